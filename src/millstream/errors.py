@@ -1,0 +1,396 @@
+"""Every error that Millstream raises, one tree.
+
+Each class carries a stable ``code``, typed attributes, a ``hint`` that says what to do, and what a caller
+outside Python sees: an HTTP status and an exit code.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class MillstreamError(Exception):
+    """Root of all errors raised by this library."""
+
+    code: ClassVar[str] = "error"
+    http_status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}. {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Subclasses take keyword arguments, which the default reduction would lose between processes.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(cls: type[MillstreamError], args: tuple[Any, ...], state: dict[str, Any]) -> MillstreamError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+# --- what the caller gave ------------------------------------------------------------------------
+
+
+class UsageError(MillstreamError):
+    """An argument cannot be used as it is."""
+
+    code = "usage"
+    http_status = 400
+    exit_code = 2
+
+
+class InvalidEvent(UsageError):
+    """An event, its metadata or its tags cannot be stored."""
+
+    code = "invalid-event"
+
+
+class InvalidStreamName(UsageError):
+    """A stream name is empty, too long, or holds characters that a name may not hold."""
+
+    code = "invalid-stream-name"
+
+    def __init__(self, stream: object, reason: str) -> None:
+        super().__init__(
+            f"{stream!r:.80} is not a stream name: {reason}",
+            hint="Use 1 to 512 bytes of printable text without '*', such as 'account-1'",
+        )
+        self.stream = stream
+
+
+class InvalidTime(UsageError):
+    """A time or duration is not in a form that is understood."""
+
+    code = "invalid-time"
+
+
+class InvalidPosition(UsageError):
+    """A position or a range of positions is not in a form that is understood."""
+
+    code = "invalid-position"
+
+
+class UnsupportedColumn(UsageError):
+    """A frame holds a column whose type cannot be stored."""
+
+    code = "unsupported-column"
+
+    def __init__(self, column: str, dtype: str) -> None:
+        super().__init__(
+            f"column {column!r} has type {dtype}, which cannot be stored",
+            hint="Cast it to a number, string, binary, temporal, list or struct type first",
+        )
+        self.column = column
+        self.dtype = dtype
+
+
+class SchemaConflict(UsageError):
+    """A column's type does not agree with what the stream already holds, and cannot be widened to."""
+
+    code = "schema-conflict"
+    http_status = 409
+    exit_code = 4
+
+    def __init__(self, stream: str, column: str, stored: str, given: str) -> None:
+        super().__init__(
+            f"column {column!r} of stream {stream!r} is {stored} in the log and {given} in this frame",
+            hint="Cast the column to the stored type, or give it another name",
+        )
+        self.stream = stream
+        self.column = column
+        self.stored = stored
+        self.given = given
+
+
+class MissingExtra(MillstreamError):
+    """A feature needs a package that is not installed."""
+
+    code = "missing-extra"
+    http_status = 501
+
+    def __init__(self, extra: str, package: str) -> None:
+        super().__init__(f"this needs {package}", hint=f"Install it with: pip install 'millstream[{extra}]'")
+        self.extra = extra
+        self.package = package
+
+
+# --- what was decided by what the log holds --------------------------------------------------------
+
+
+class Conflict(MillstreamError):
+    """The log, as it stands, does not allow the append."""
+
+    code = "conflict"
+    http_status = 409
+    exit_code = 4
+
+
+class VersionConflict(Conflict):
+    """A stream is not at the version that the append expected."""
+
+    code = "version-conflict"
+
+    def __init__(self, stream: str, expected: int, actual: int) -> None:
+        super().__init__(
+            f"stream {stream!r} is at version {actual}, not at {expected} as expected",
+            hint="Load it again, decide again, and append with the new version",
+        )
+        self.stream = stream
+        self.expected = expected
+        self.actual = actual
+
+
+class ConditionFailed(Conflict):
+    """An event that the append was guarded against is in the log."""
+
+    code = "condition-failed"
+
+    def __init__(self, position: int) -> None:
+        super().__init__(
+            f"an event that the append excludes (unless=) stands at position {position}",
+            hint="Read the events again, decide again, and append with the new position",
+        )
+        self.position = position
+
+
+class IdReused(Conflict):
+    """An append id was used before with other content."""
+
+    code = "id-reused"
+
+    def __init__(self, id: str, position: int) -> None:
+        super().__init__(
+            f"append id {id!r} was used before with other content (up to position {position})",
+            hint="Give each append an id of its own; repeat an id only to retry the very same append",
+        )
+        self.id = id
+        self.position = position
+
+
+class StreamClosed(Conflict):
+    """The stream was closed for good."""
+
+    code = "stream-closed"
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(f"stream {stream!r} is closed", hint="Append to another stream; its past stays readable")
+        self.stream = stream
+
+
+class Rejected(MillstreamError):
+    """A command is refused by the rules of the domain.
+
+    Args:
+        reason: What the caller did that is not allowed, in words for the person who did it.
+        field: The name of the command's field at fault, when it is one.
+    """
+
+    code = "rejected"
+    http_status = 422
+    exit_code = 5
+
+    def __init__(self, reason: str, *, field: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.field = field
+
+
+class NotFound(MillstreamError):
+    """What was asked for is not there."""
+
+    code = "not-found"
+    http_status = 404
+    exit_code = 3
+
+
+class StreamNotFound(NotFound):
+    """No event was ever appended to the stream."""
+
+    code = "stream-not-found"
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(f"there is no stream {stream!r}", hint="List the streams with log.streams()")
+        self.stream = stream
+
+
+class ConsumerFenced(MillstreamError):
+    """Another worker has taken over this consumer; the work was rolled back."""
+
+    code = "consumer-fenced"
+    http_status = 409
+    exit_code = 4
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"consumer {name!r} was taken over by another worker; nothing of this batch was kept",
+            hint="Stop this worker; the other one goes on from the last checkpoint",
+        )
+        self.name = name
+
+
+class TimedOut(MillstreamError):
+    """Something did not happen within the time allowed for it."""
+
+    code = "timed-out"
+    http_status = 504
+
+
+# --- the file and the machine ----------------------------------------------------------------------
+
+
+class StorageError(MillstreamError):
+    """The store under the log cannot do what was asked."""
+
+    code = "storage"
+
+
+class NotALog(StorageError):
+    """The file is not a Millstream log."""
+
+    code = "not-a-log"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} is not a Millstream log", hint="Give the path of a log, or of a new file")
+        self.path = path
+
+
+class NewerFormat(StorageError):
+    """The log was written by a newer version of the library."""
+
+    code = "newer-format"
+
+    def __init__(self, path: str, found: int, supported: int) -> None:
+        super().__init__(
+            f"{path} has format {found}; this version reads up to format {supported}",
+            hint="Upgrade millstream",
+        )
+        self.path = path
+        self.found = found
+        self.supported = supported
+
+
+class DamagedLog(StorageError):
+    """Stored bytes cannot be read back, or do not match their hash."""
+
+    code = "damaged-log"
+
+    def __init__(self, position: int, reason: str) -> None:
+        super().__init__(
+            f"the log is damaged at position {position}: {reason}",
+            hint="Run `millstream verify`, then restore from a backup",
+        )
+        self.position = position
+        self.reason = reason
+
+
+class ReadOnlyLog(StorageError):
+    """The log cannot be written: it was opened read-only, or its file or folder is read-only."""
+
+    code = "read-only"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} is read-only", hint="Check the permissions of the file and of its folder")
+        self.path = path
+
+
+class DiskFull(StorageError):
+    """There is no room left; nothing of the append was kept."""
+
+    code = "disk-full"
+    http_status = 507
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"no room left to write {path}; nothing of the append was kept",
+            hint="Free some space and append again; the log itself is whole",
+        )
+        self.path = path
+
+
+class LogLocked(StorageError):
+    """Another process held the log's writer lock for too long."""
+
+    code = "log-locked"
+    http_status = 503
+
+    def __init__(self, path: str, seconds: float) -> None:
+        super().__init__(
+            f"another process held the writer lock of {path} for more than {seconds:g} s",
+            hint="End that process's transaction, or open the log with a longer lock_timeout=",
+        )
+        self.path = path
+        self.seconds = seconds
+
+
+class LogClosed(StorageError):
+    """The log was closed by this process."""
+
+    code = "log-closed"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} is closed", hint="Open it again with millstream.open()")
+        self.path = path
+
+
+class NetworkFilesystem(StorageError):
+    """The file lies on a network file system, whose locks cannot be trusted."""
+
+    code = "network-filesystem"
+
+    def __init__(self, path: str, kind: str) -> None:
+        super().__init__(
+            f"{path} lies on a network file system ({kind}), where locks can be lost",
+            hint="Keep the log on a local disk",
+        )
+        self.path = path
+        self.kind = kind
+
+
+class ClockJumped(StorageError):
+    """The wall clock moved in a way that would put wrong times into the log."""
+
+    code = "clock-jumped"
+
+    def __init__(self, clock: str, expected: str) -> None:
+        super().__init__(
+            f"the clock says {clock}, but {expected} was to be expected",
+            hint="Set the clock right, or confirm it with log.confirm_clock()",
+        )
+        self.clock = clock
+        self.expected = expected
+
+
+class DatabaseError(StorageError):
+    """A database refused a statement."""
+
+    code = "database"
+
+
+class ConstraintViolated(DatabaseError):
+    """A constraint of the database (unique, foreign key, check, not null) rejects the row."""
+
+    code = "constraint-violated"
+    http_status = 409
+    exit_code = 4
+
+
+class CaptureError(MillstreamError):
+    """Change data capture cannot go on."""
+
+    code = "capture"
+
+
+class NotCapturedYet(CaptureError):
+    """A table is asked for at a moment before its capture began."""
+
+    code = "not-captured-yet"
+    http_status = 404
+    exit_code = 3

@@ -1,0 +1,103 @@
+"""Times and durations: what the API accepts, and the integers that the log stores.
+
+The log stores times as microseconds since 1970-01-01T00:00Z (int64) and durations as microseconds.
+"""
+
+from __future__ import annotations
+
+import re
+import time as _time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from .errors import InvalidTime
+
+Moment = datetime | str
+"""A point in time: a timezone-aware datetime, or an ISO 8601 string with an offset or ``Z``."""
+
+Duration = timedelta | str
+"""A length of time: a timedelta, or a string such as ``"5m"``, ``"1h30m"`` or ``"250ms"``."""
+
+Clock = Callable[[], datetime]
+"""Anything that returns the present as a timezone-aware datetime."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_UNITS = {
+    "us": 1,
+    "ms": 1_000,
+    "s": 1_000_000,
+    "m": 60_000_000,
+    "h": 3_600_000_000,
+    "d": 86_400_000_000,
+    "w": 604_800_000_000,
+}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d|w)")
+
+
+def system_clock() -> datetime:
+    """The machine's wall clock, in UTC."""
+    return datetime.now(UTC)
+
+
+def now_micros() -> int:
+    """The machine's wall clock in microseconds since 1970."""
+    return _time.time_ns() // 1_000
+
+
+def to_micros(moment: Moment) -> int:
+    """Microseconds since 1970 of a moment.
+
+    Raises:
+        InvalidTime: The string is not ISO 8601, or the time has no offset from UTC.
+    """
+    if isinstance(moment, str):
+        try:
+            parsed = datetime.fromisoformat(moment)
+        except ValueError as error:
+            raise InvalidTime(
+                f"{moment!r:.60} is not a time", hint="Write it as 2024-01-15T12:00:00Z"
+            ) from error
+    elif isinstance(moment, datetime):
+        parsed = moment
+    else:
+        raise InvalidTime(
+            f"{moment!r:.60} is not a time", hint="Give a timezone-aware datetime or an ISO 8601 string"
+        )
+    if parsed.tzinfo is None:
+        raise InvalidTime(
+            f"{parsed.isoformat()} has no time zone", hint="Add one: 2024-01-15T12:00:00Z or tzinfo=UTC"
+        )
+    return (parsed - _EPOCH) // _MICROSECOND
+
+
+def from_micros(micros: int) -> datetime:
+    """The moment (UTC) that so many microseconds since 1970 stand for."""
+    return _EPOCH + timedelta(microseconds=micros)
+
+
+def duration_micros(duration: Duration) -> int:
+    """Microseconds of a duration.
+
+    Raises:
+        InvalidTime: It is not a timedelta or a string such as ``"1h30m"``, or it is negative.
+    """
+    if isinstance(duration, timedelta):
+        micros = duration // _MICROSECOND
+    elif isinstance(duration, str):
+        parts = _PART.findall(duration)
+        if not parts or "".join(n + unit for n, unit in parts) != duration.replace(" ", ""):
+            raise InvalidTime(
+                f"{duration!r:.60} is not a duration", hint="Write it as 5m, 1h30m, 250ms, 2s or 7d"
+            )
+        micros = round(sum(float(n) * _UNITS[unit] for n, unit in parts))
+    else:
+        raise InvalidTime(f"{duration!r:.60} is not a duration", hint="Give a timedelta or a string like '5m'")
+    if micros < 0:
+        raise InvalidTime(f"{duration!r} is negative", hint="Durations are zero or more")
+    return micros
+
+
+def iso(micros: int) -> str:
+    """A stored time as ISO 8601 in UTC, with ``Z``: whole seconds where they suffice."""
+    return from_micros(micros).isoformat().replace("+00:00", "Z")
