@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from functools import cache
 from typing import Any, ClassVar, Self, dataclass_transform
 
 import msgspec
@@ -106,7 +106,8 @@ def type_name(event: AnyEvent | type[Event] | str) -> str:
         return event.__event_type__
     except AttributeError:
         raise InvalidEvent(
-            f"{event!r:.80} is not an event", hint="Derive its class from millstream.Event, or use millstream.Plain"
+            f"{event!r:.80} is not an event",
+            hint="Derive its class from millstream.Event, or use millstream.Plain",
         ) from None
 
 
@@ -115,7 +116,7 @@ def event_class(type: str) -> type[Event] | None:
     return _registry.get(type)
 
 
-@lru_cache(maxsize=None)
+@cache
 def decoder(cls: type[Any]) -> msgspec.json.Decoder[Any]:
     """The JSON decoder of a class, made once."""
     return msgspec.json.Decoder(cls)

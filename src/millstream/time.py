@@ -92,7 +92,9 @@ def duration_micros(duration: Duration) -> int:
             )
         micros = round(sum(float(n) * _UNITS[unit] for n, unit in parts))
     else:
-        raise InvalidTime(f"{duration!r:.60} is not a duration", hint="Give a timedelta or a string like '5m'")
+        raise InvalidTime(
+            f"{duration!r:.60} is not a duration", hint="Give a timedelta or a string like '5m'"
+        )
     if micros < 0:
         raise InvalidTime(f"{duration!r} is negative", hint="Durations are zero or more")
     return micros

@@ -106,17 +106,31 @@ class Request(msgspec.Struct):
     work: Callable[[Database, Receipt], None] | None = None
 
 
-class Row(Protocol):
-    """A row of a result."""
-
-    def __getitem__(self, key: Any) -> Any: ...
-
-
 class Database(Protocol):
     """A connection to a SQL database inside one transaction."""
 
     def execute(self, sql: str, params: Sequence[Any] | dict[str, Any] = ()) -> Any: ...
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None: ...
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """Which events a reader wants: of one stream, or of streams whose names begin so, or of these types."""
+
+    stream: str | None = None
+    prefix: str | None = None
+    types: frozenset[str] | None = None
+
+
+class StreamInfo(msgspec.Struct, frozen=True):
+    """A stream at a glance. Times are microseconds since 1970."""
+
+    name: str
+    version: int
+    first_position: int
+    last_position: int
+    first_recorded: int
+    last_recorded: int
+    closed: bool
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -135,6 +149,8 @@ __all__ = [
     "Matching",
     "Receipt",
     "Request",
+    "Scope",
     "StagedAppend",
     "StagedRun",
+    "StreamInfo",
 ]

@@ -1,0 +1,81 @@
+"""Checkpoints: how far a consumer has come, kept beside what it produced, and fenced.
+
+A checkpoint is a row in the same database as the consumer's output, changed in the same transaction, by
+compare-and-set on position and epoch. Whoever takes a consumer over raises its epoch; the one before, paused or
+forgotten, then finds no row to change and loses its work rather than doing it twice.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..errors import ConsumerFenced
+from ..storage.sqlite.database import Database
+
+TABLE = "millstream_checkpoints"
+
+_CREATE = f"""create table if not exists {TABLE} (
+    name text primary key,
+    position integer not null,
+    epoch integer not null
+) without rowid"""
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """How far a consumer has come.
+
+    Attributes:
+        name: The consumer's name.
+        position: The last position of the log that it is done with.
+        epoch: Raised by each taker; only the last one can move the checkpoint.
+    """
+
+    name: str
+    position: int
+    epoch: int
+
+
+def take(db: Database, name: str, *, start: int = 0) -> Checkpoint:
+    """Become the holder of a consumer; whoever was it before is fenced. Call inside a transaction.
+
+    Args:
+        start: Where a consumer begins that has no checkpoint yet.
+    """
+    db.execute(_CREATE)
+    db.execute(
+        f"insert into {TABLE} (name, position, epoch) values (?, ?, 1)"
+        " on conflict (name) do update set epoch = epoch + 1",
+        (name, start),
+    )
+    found = peek(db, name)
+    assert found is not None
+    return found
+
+
+def advance(db: Database, checkpoint: Checkpoint, position: int) -> Checkpoint:
+    """Move a checkpoint, in the transaction that holds the work up to there.
+
+    Raises:
+        ConsumerFenced: Another holder has taken over. Roll back.
+    """
+    changed = db.execute(
+        f"update {TABLE} set position = ? where name = ? and position = ? and epoch = ?",
+        (position, checkpoint.name, checkpoint.position, checkpoint.epoch),
+    ).rowcount
+    if changed != 1:
+        raise ConsumerFenced(checkpoint.name)
+    return Checkpoint(checkpoint.name, position, checkpoint.epoch)
+
+
+def peek(db: Database, name: str) -> Checkpoint | None:
+    """A consumer's checkpoint, without taking it; None when it has none."""
+    if not db.query("select 1 from sqlite_master where name = ?", (TABLE,)):
+        return None
+    row = db.one(f"select name, position, epoch from {TABLE} where name = ?", (name,))
+    return Checkpoint(**row) if row else None
+
+
+def reset(db: Database, name: str, *, position: int = 0) -> None:
+    """Set a consumer back (or forward) to a position and fence its holder. Call inside a transaction."""
+    taken = take(db, name)
+    db.execute(f"update {TABLE} set position = ? where name = ?", (position, taken.name))

@@ -1,0 +1,435 @@
+"""What a reader gets: runs, and the events in them.
+
+A `Run` is a header with its body at hand; a `Recorded` is one event of it, a view that decodes when asked. The
+log's readers pass runs around, since a run of a frame is 65,536 events at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import polars as pl
+
+from ..errors import DamagedLog, InvalidEvent, NotFound
+from ..events import AnyEvent, Event, Plain, decoder, event_class
+from ..frames import Columns, conform, union_columns
+from ..storage.chain import FRAME_FORMAT
+from ..time import from_micros
+
+if TYPE_CHECKING:
+    from .log import Log
+
+_decode_data = msgspec.json.Decoder().decode
+_NO_METADATA: dict[str, Any] = {}
+
+
+class Run(msgspec.Struct, eq=False, gc=False):
+    """A maximal stretch of one append with one stream, type, schema, tags, metadata and effective time.
+
+    Attributes:
+        position: Position of its first event in the log.
+        count: How many events it holds.
+        version: Version of its first event within the stream.
+        recorded: When it was recorded, in microseconds since 1970.
+        effective: When it was true in the world (microseconds), if that was said.
+    """
+
+    log: Log
+    position: int
+    count: int
+    stream_id: int
+    version: int
+    kind_id: int
+    recorded: int
+    effective: int | None
+    raw_metadata: str | None
+    format: int
+    body_ref: int | None
+    body_offset: int
+    body: str | None
+    base: int = 0
+    """Position of the header's first event, when this is a slice of a longer run; 0 when it is whole."""
+
+    # --- the header ---------------------------------------------------------------------------------
+
+    @property
+    def last(self) -> int:
+        """Position of its last event."""
+        return self.position + self.count - 1
+
+    @property
+    def stream(self) -> str:
+        """The stream's name."""
+        return self.log.store.stream_name(self.stream_id)
+
+    @property
+    def type(self) -> str:
+        """The name of the events' type."""
+        return self.log.store.kind(self.kind_id).type
+
+    @property
+    def schema(self) -> str:
+        """The version of the type's shape, or a frame's columns as JSON."""
+        return self.log.store.kind(self.kind_id).schema
+
+    @property
+    def time(self) -> datetime:
+        """When it was recorded (UTC)."""
+        return from_micros(self.recorded)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Its tags, sorted."""
+        return self.log.store.tags(self.base or self.position)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What was said about it."""
+        return msgspec.json.decode(self.raw_metadata) if self.raw_metadata else dict(_NO_METADATA)
+
+    @property
+    def is_frame(self) -> bool:
+        """Whether it was appended as a frame."""
+        return self.format == FRAME_FORMAT
+
+    # --- the body -----------------------------------------------------------------------------------
+
+    def lines(self) -> list[Any]:
+        """Each event's data as a JSON object (bytes or str). Not for frames."""
+        if self.body is not None:
+            return [self.body]
+        found = self._fetch(lambda ref: self.log.bodies.lines(ref, self.position))
+        end = self.body_offset + self.count
+        if len(found) < end:
+            raise DamagedLog(self.position, f"its body holds {len(found)} events, not {end}")
+        return found if self.count == len(found) else found[self.body_offset : end]  # type: ignore[no-any-return]
+
+    def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Its events as a frame, a column for each field, typed as far as the log knows.
+
+        Args:
+            columns: Only these columns (those that the run has).
+        """
+        if self.is_frame:
+            wanted = None
+            if columns is not None:
+                has = self.log.columns_of(self.kind_id)
+                wanted = [name for name in columns if name in has]
+                if not wanted:
+                    return pl.DataFrame(height=self.count)
+            frame: pl.DataFrame = self._fetch(lambda ref: self.log.bodies.frame(ref, self.position, wanted))
+            if frame.height < self.body_offset + self.count:
+                raise DamagedLog(self.position, f"its body holds {frame.height} events only")
+            return frame if frame.height == self.count else frame.slice(self.body_offset, self.count)
+        frame = objects_frame(self.lines(), event_class(self.type), self.position)
+        return frame.select(c for c in columns if c in frame.columns) if columns is not None else frame
+
+    def data(self) -> list[dict[str, Any]]:
+        """Each event's data as a dict of plain values."""
+        if self.is_frame:
+            return self.frame().to_dicts()
+        try:
+            return [_decode_data(line) for line in self.lines()]
+        except msgspec.DecodeError as error:
+            raise DamagedLog(self.position, f"its JSON cannot be decoded ({error})") from error
+
+    def events(self, cls: type[Any] | None = None) -> list[Any]:
+        """Its events, decoded.
+
+        Args:
+            cls: The class to decode as; by default the one that this process defines under the type's name.
+                Events of a type without a class are `Plain`.
+
+        Raises:
+            InvalidEvent: What is stored does not fit the class.
+        """
+        if cls is None:
+            cls = event_class(self.type)
+        if cls is None:
+            type = self.type
+            return [Plain(type, data) for data in self.data()]
+        try:
+            if self.is_frame:
+                return [msgspec.convert(row, cls) for row in self.frame().iter_rows(named=True)]
+            decode = decoder(cls).decode
+            return [decode(line) for line in self.lines()]
+        except msgspec.ValidationError as error:
+            raise self._misfit(cls, error) from error
+        except msgspec.DecodeError as error:
+            raise DamagedLog(self.position, f"its JSON cannot be decoded ({error})") from error
+
+    def _misfit(self, cls: type[Any], error: Exception) -> InvalidEvent:
+        return InvalidEvent(
+            f"event {self.type!r} at position {self.position} does not fit {cls.__qualname__}: {error}",
+            hint="Give new fields defaults, or read its plain data",
+        )
+
+    def _fetch(self, read: Callable[[int], Any]) -> Any:
+        """Read the body, asking for its place again when compaction has moved it meanwhile."""
+        for _ in range(3):
+            if self.body_ref is not None:
+                try:
+                    return read(self.body_ref)
+                except NotFound:
+                    pass
+            header = self.base or self.position
+            moved = self.log.store.find_body(header)
+            if moved is None:
+                break
+            self.body_ref, self.body_offset = moved[0], moved[1] + self.position - header
+        raise DamagedLog(self.position, "its body is missing")
+
+    # --- parts --------------------------------------------------------------------------------------
+
+    def cut(self, after: int, until: int) -> Run | None:
+        """The part of the run strictly between two positions; None when there is none."""
+        if self.position > after and self.last < until:
+            return self
+        skip = max(after + 1 - self.position, 0)
+        keep = min(self.last, until - 1) - self.position + 1 - skip
+        if keep <= 0:
+            return None
+        return msgspec.structs.replace(
+            self,
+            position=self.position + skip,
+            version=self.version + skip,
+            count=keep,
+            body_offset=self.body_offset + skip,
+            base=self.base or self.position,
+        )
+
+    def __iter__(self) -> Iterator[Recorded]:
+        """Its events, in order."""
+        return iter([Recorded(self, index) for index in range(self.count)])
+
+    def __len__(self) -> int:
+        return self.count
+
+
+class Recorded(msgspec.Struct, eq=False, gc=False):
+    """An event as the log holds it: its place, its time, its data. Decodes when asked."""
+
+    run: Run
+    index: int
+    _event: Any = None
+
+    @property
+    def position(self) -> int:
+        """Its place in the log; the first event has 1."""
+        return self.run.position + self.index
+
+    @property
+    def version(self) -> int:
+        """Its place in its stream; the first event has 1."""
+        return self.run.version + self.index
+
+    @property
+    def stream(self) -> str:
+        """The stream's name."""
+        return self.run.stream
+
+    @property
+    def type(self) -> str:
+        """The name of its type."""
+        return self.run.type
+
+    @property
+    def recorded(self) -> int:
+        """When it was recorded, in microseconds since 1970."""
+        return self.run.recorded
+
+    @property
+    def time(self) -> datetime:
+        """When it was recorded (UTC)."""
+        return from_micros(self.run.recorded)
+
+    @property
+    def effective(self) -> datetime | None:
+        """When it was true in the world, if that was said (UTC)."""
+        micros = self.run.effective
+        return None if micros is None else from_micros(micros)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Its tags, sorted."""
+        return self.run.tags
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What was said about it: correlation, causation, and what the writer added."""
+        return self.run.metadata
+
+    @property
+    def correlation(self) -> str | None:
+        """The id of the conversation that it belongs to."""
+        return self.run.metadata.get("correlation")
+
+    @property
+    def causation(self) -> str | None:
+        """The id of what caused it."""
+        return self.run.metadata.get("causation")
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Its data as a dict of plain values."""
+        run = self.run
+        if run.is_frame:
+            return run.frame().row(self.index, named=True)
+        try:
+            return _decode_data(run.lines()[self.index])  # type: ignore[no-any-return]
+        except msgspec.DecodeError as error:
+            raise DamagedLog(self.position, f"its JSON cannot be decoded ({error})") from error
+
+    @property
+    def event(self) -> AnyEvent:
+        """The event, as the class that this process defines under its type's name; `Plain` when there is none."""
+        found = self._event
+        if found is None:
+            run = self.run
+            if run.body is not None:
+                log = run.log
+                found = log.decode(run.kind_id, run.body)
+                if found is None:
+                    found = run.events()[0]
+            else:
+                found = _event_of(self)
+            self._event = found
+        return found  # type: ignore[no-any-return]
+
+    def decode(self, cls: type[Any]) -> Any:
+        """The event decoded as a class of the caller's choice.
+
+        Raises:
+            InvalidEvent: What is stored does not fit the class.
+        """
+        event = self._event
+        if type(event) is cls:
+            return event
+        if self.run.count == 1:
+            return self.run.events(cls)[0]
+        run = self.run.cut(self.position - 1, self.position + 1)
+        assert run is not None
+        return run.events(cls)[0]
+
+    def __repr__(self) -> str:
+        return (
+            f"Recorded(position={self.position}, stream={self.stream!r}, version={self.version}, "
+            f"time={self.time.isoformat()}, event={self.event!r})"
+        )
+
+
+def _event_of(recorded: Recorded) -> Any:
+    run = recorded.run
+    cls = event_class(run.type)
+    if cls is None:
+        return Plain(run.type, recorded.data)
+    return recorded.decode(cls)
+
+
+def recorded_events(run: Run) -> list[Recorded]:
+    """A run's events, all decoded at once when they have a class: cheaper than one by one."""
+    if run.count == 1:
+        return [Recorded(run, 0)]
+    if not run.is_frame and event_class(run.type) is not None:
+        try:
+            return [Recorded(run, index, event) for index, event in enumerate(run.events())]
+        except InvalidEvent:
+            pass  # told when the one that does not fit is asked for
+    return [Recorded(run, index) for index in range(run.count)]
+
+
+def objects_frame(lines: Sequence[Any], cls: type[Event] | None, position: int) -> pl.DataFrame:
+    """JSON objects as a frame: typed by the class's fields where there is a class, else as they look."""
+    try:
+        rows = [_decode_data(line) for line in lines]
+        if cls is None:
+            return pl.DataFrame(rows, infer_schema_length=None, strict=False)
+        decode = decoder(cls).decode
+        typed = [msgspec.structs.asdict(decode(line)) for line in lines]
+    except msgspec.ValidationError:
+        return pl.DataFrame(rows, infer_schema_length=None, strict=False)
+    except msgspec.DecodeError as error:
+        raise DamagedLog(position, f"its JSON cannot be decoded ({error})") from error
+    try:
+        return pl.DataFrame(typed, infer_schema_length=None)
+    except (TypeError, ValueError, pl.exceptions.PolarsError):
+        # A field that is no column type (an enum, a nested struct): its plain form is one.
+        return pl.DataFrame(rows, infer_schema_length=None, strict=False)
+
+
+def frame_of(runs: Iterable[Run], *, columns: Columns | None = None, envelope: bool = False) -> pl.DataFrame:
+    """One frame of many runs: the union of their columns, nulls where a run lacks one.
+
+    Args:
+        runs: The runs, in the order of the rows.
+        columns: The columns to give, with their types; by default all that occur.
+        envelope: Add ``_position``, ``_stream``, ``_version``, ``_type`` and ``_time`` (UTC, microseconds).
+    """
+    wanted = list(columns) if columns is not None else None
+    parts: list[tuple[list[Run], pl.DataFrame]] = []
+    for group in _alike(runs):
+        if group[0].is_frame:
+            parts.append((group, group[0].frame(wanted)))
+        else:
+            lines = [line for run in group for line in run.lines()]
+            parts.append((group, objects_frame(lines, event_class(group[0].type), group[0].position)))
+    if columns is None:
+        columns = {}
+        for group, frame in parts:
+            columns = union_columns(group[0].stream, columns, dict(frame.schema))
+    frames = [
+        _enveloped(group, conform(frame, columns)) if envelope else conform(frame, columns)
+        for group, frame in parts
+    ]
+    if not frames:
+        empty = {**columns, **ENVELOPE} if envelope else columns
+        return pl.DataFrame(schema=empty)
+    return frames[0] if len(frames) == 1 else pl.concat(frames)
+
+
+ENVELOPE: Columns = {
+    "_position": pl.Int64(),
+    "_stream": pl.String(),
+    "_version": pl.Int64(),
+    "_type": pl.String(),
+    "_time": pl.Datetime("us", "UTC"),
+}
+
+
+def _alike(runs: Iterable[Run]) -> Iterator[list[Run]]:
+    """Neighbouring JSON runs of one kind together; each frame alone."""
+    group: list[Run] = []
+    for run in runs:
+        if group and not run.is_frame and not group[0].is_frame and run.kind_id == group[0].kind_id:
+            group.append(run)
+            continue
+        if group:
+            yield group
+        group = [run]
+    if group:
+        yield group
+
+
+def _enveloped(group: list[Run], frame: pl.DataFrame) -> pl.DataFrame:
+    if len(group) == 1:
+        run = group[0]
+        return frame.with_columns(
+            pl.int_range(run.position, run.position + run.count, dtype=pl.Int64).alias("_position"),
+            pl.lit(run.stream).alias("_stream"),
+            pl.int_range(run.version, run.version + run.count, dtype=pl.Int64).alias("_version"),
+            pl.lit(run.type).alias("_type"),
+            pl.lit(run.recorded).cast(pl.Datetime("us", "UTC")).alias("_time"),
+        )
+    rows = [
+        (run.position + i, run.stream, run.version + i, run.type, run.recorded)
+        for run in group
+        for i in range(run.count)
+    ]
+    schema = {**ENVELOPE, "_time": pl.Int64()}
+    about = pl.DataFrame(rows, schema=schema, orient="row").with_columns(
+        pl.col("_time").cast(pl.Datetime("us", "UTC"))
+    )
+    return pl.concat([frame, about], how="horizontal")

@@ -1,0 +1,250 @@
+"""From what a user appends to runs that are ready to be written.
+
+A run is a maximal stretch of one append with equal type, schema, tags, metadata and effective time. Everything
+here happens on the caller's thread, before and outside any lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from ..errors import InvalidEvent, InvalidStreamName
+from ..events import AnyEvent, Draft, Event, Plain, encode
+from ..frames import (
+    MAX_ROWS,
+    as_frame,
+    check_columns,
+    encode_frame,
+    frame_hash,
+    normalise,
+    schema_text,
+    split,
+)
+from ..frames import time_ranges as ranges_of
+from ..storage.base import Encoding, Matching, StagedAppend, StagedRun
+from ..time import Moment, to_micros
+
+MAX_NAME = 512
+"""The longest stream name, type name or tag, in bytes of UTF-8."""
+
+_sha256 = hashlib.sha256
+_encode_json = msgspec.json.Encoder(order="deterministic").encode
+
+Metadata = Mapping[str, Any]
+
+
+def check_stream(stream: object) -> str:
+    """The stream name, if it is one.
+
+    Raises:
+        InvalidStreamName: It is no string, empty, too long, or holds control characters or ``*``.
+    """
+    if type(stream) is str and stream.isascii() and stream.isprintable() and 0 < len(stream) <= MAX_NAME:
+        if "*" in stream:
+            raise InvalidStreamName(stream, "'*' stands for many streams when reading")
+        return stream
+    if not isinstance(stream, str):
+        raise InvalidStreamName(stream, f"it is of type {type(stream).__name__}")
+    if not stream:
+        raise InvalidStreamName(stream, "it is empty")
+    reason = _bad_text(stream)
+    if reason is not None:
+        raise InvalidStreamName(stream, reason)
+    if "*" in stream:
+        raise InvalidStreamName(stream, "'*' stands for many streams when reading")
+    return stream
+
+
+def _bad_text(text: str) -> str | None:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        return "it holds half of a surrogate pair"
+    if size > MAX_NAME:
+        return f"it has {size} bytes, more than {MAX_NAME}"
+    if any(ord(c) < 32 or 127 <= ord(c) < 160 for c in text):
+        return "it holds control characters"
+    return None
+
+
+def check_label(text: object, what: str) -> str:
+    """A type name or tag, if it can be one."""
+    reason = f"it is of type {type(text).__name__}" if not isinstance(text, str) else None
+    if reason is None:
+        assert isinstance(text, str)
+        reason = "it is empty" if not text else _bad_text(text)
+    if reason is not None:
+        raise InvalidEvent(f"{text!r:.80} is not a {what}: {reason}", hint="Use a short printable text")
+    return text  # type: ignore[return-value]
+
+
+def stage(
+    stream: str,
+    events: object,
+    *,
+    type: str | None = None,
+    expect: int | None = None,
+    unless: Matching | None = None,
+    tags: Iterable[str] = (),
+    metadata: Metadata | None = None,
+    effective: Moment | None = None,
+    close: bool = False,
+) -> StagedAppend:
+    """Encode events for one stream.
+
+    Args:
+        stream: The stream's name.
+        events: One event, an iterable of them (each may be wrapped in a `Draft`), or a frame.
+        type: The type of a frame's events; only for frames.
+
+    Raises:
+        InvalidEvent, InvalidStreamName, UnsupportedColumn, InvalidTime: See their texts.
+    """
+    check_stream(stream)
+    if expect is not None and (not isinstance(expect, int) or isinstance(expect, bool) or expect < 0):
+        raise InvalidEvent(
+            f"expect={expect!r} is not a version", hint="Give 0 for a new stream, or its version"
+        )
+    labels = check_tags(tags)
+    about = encode_metadata(metadata)
+    when = to_micros(effective) if effective is not None else None
+    if isinstance(events, Event | Plain | Draft):
+        runs = _object_runs((events,), labels, about, metadata, when, type)
+    else:
+        frame = as_frame(events)
+        if frame is not None:
+            runs = _frame_runs(frame, type, labels, about, when)
+        elif isinstance(events, Iterable) and not isinstance(events, str | bytes | Mapping):
+            runs = _object_runs(events, labels, about, metadata, when, type)
+        else:
+            raise InvalidEvent(
+                f"{events!r:.80} is not an event",
+                hint="Give a millstream.Event, a millstream.Plain, or a frame",
+            )
+    return StagedAppend(stream, runs, expect, unless, close)
+
+
+def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """Tags as they are stored: each once, sorted."""
+    if isinstance(tags, str):
+        raise InvalidEvent(f"tags={tags!r} is one string", hint="Give a list of tags")
+    return tuple(sorted({check_label(tag, "tag") for tag in tags})) if tags else ()
+
+
+def encode_metadata(metadata: Metadata | None) -> bytes | None:
+    """Metadata as it is stored: a JSON object with its keys in order, or None for none."""
+    if not metadata:
+        return None
+    if not isinstance(metadata, Mapping):
+        raise InvalidEvent(f"metadata is {metadata!r:.60}", hint="Give a dict")
+    try:
+        return _encode_json(dict(metadata))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidEvent(f"the metadata cannot be encoded: {error}", hint="Use JSON-like values") from error
+
+
+def _object_runs(
+    events: Iterable[Any],
+    tags: tuple[str, ...],
+    about: bytes | None,
+    metadata: Metadata | None,
+    effective: int | None,
+    type: str | None,
+) -> list[StagedRun]:
+    if type is not None:
+        raise InvalidEvent(
+            "type= is for frames; events carry their own type", hint="Use millstream.Plain(type, data)"
+        )
+    runs: list[StagedRun] = []
+    bodies: list[bytes] = []
+    current: tuple[Any, ...] | None = None
+    plain_key = (tags, about, effective)
+    for item in events:
+        event: AnyEvent = item
+        key = plain_key
+        if isinstance(item, Draft):
+            event = item.event
+            key = _draft_key(item, tags, metadata, effective)
+        body = encode(event)
+        if isinstance(event, Event):
+            identity = (event.__event_type__, event.__event_schema__, *key)
+        elif isinstance(event, Plain):
+            identity = (check_label(event.type, "type name"), 1, *key)
+        else:
+            raise InvalidEvent(
+                f"{event!r:.80} is not an event",
+                hint="Derive its class from millstream.Event, or use millstream.Plain",
+            )
+        if identity != current or len(bodies) == MAX_ROWS:
+            if current is not None:
+                runs.append(_object_run(current, bodies))
+            current, bodies = identity, []
+        bodies.append(body)
+    if current is not None:
+        runs.append(_object_run(current, bodies))
+    return runs
+
+
+def _draft_key(
+    draft: Draft, tags: tuple[str, ...], metadata: Metadata | None, effective: int | None
+) -> tuple[Any, ...]:
+    return (
+        check_tags([*tags, *draft.tags]) if draft.tags else tags,
+        encode_metadata({**(metadata or {}), **(draft.metadata or {})}),
+        to_micros(draft.effective) if draft.effective is not None else effective,
+    )
+
+
+def _object_run(identity: tuple[Any, ...], bodies: list[bytes]) -> StagedRun:
+    type, schema, tags, about, effective = identity
+    count = len(bodies)
+    body = bodies[0] if count == 1 else b"\n".join(bodies)
+    encoding = Encoding.JSON if count == 1 else Encoding.NDJSON
+    return StagedRun(
+        type, str(schema), count, encoding, body, _sha256(body).digest(), tags, about, effective
+    )  # fmt: skip
+
+
+def _frame_runs(
+    frame: pl.DataFrame, type: str | None, tags: tuple[str, ...], about: bytes | None, effective: int | None
+) -> list[StagedRun]:
+    if type is None:
+        raise InvalidEvent("a frame's events need a type", hint="Append with type='Click', for example")
+    check_label(type, "type name")
+    check_columns(frame)
+    if not frame.height:
+        return []
+    frame = normalise(frame)
+    schema = schema_text(frame.schema)
+    return [
+        StagedRun(
+            type,
+            schema,
+            piece.height,
+            Encoding.ARROW,
+            encode_frame(piece),
+            frame_hash(piece),
+            tags,
+            about,
+            effective,
+            ranges_of(piece),
+        )  # fmt: skip
+        for piece in split(frame)
+    ]
+
+
+def digest_of(appends: Iterable[StagedAppend]) -> bytes:
+    """SHA-256 of what an append with an id asks for, to tell a retry from another append."""
+    digest = _sha256()
+    for append in appends:
+        digest.update(_encode_json([append.stream, append.expect, append.unless, append.close]))
+        for run in append.runs:
+            digest.update(run.body_hash)
+            digest.update(_encode_json([run.type, run.schema, run.count, run.tags, run.effective]))
+            digest.update(run.metadata or b"")
+    return digest.digest()

@@ -1,0 +1,223 @@
+"""Group commit: every change of a log goes through one queue, and those that wait share one commit.
+
+A caller that is alone commits itself: a hand-over to a writer thread would cost a third of its rate. Callers
+that come while a commit is under way queue; when it is done, one of them leads all of them into the next.
+Coroutines never lead on their loop's thread: a helper thread leads for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from queue import SimpleQueue
+
+from ..errors import LogClosed, LogLocked, UsageError
+from .base import Receipt, Request
+
+MAX_BATCH = 4_096
+
+
+class Job:
+    """A request in the queue, and what became of it."""
+
+    __slots__ = ("error", "future", "gate", "leads", "loop", "receipt", "request")
+
+    def __init__(self, request: Request | None) -> None:
+        self.request = request
+        """None stands for a caller that wants the writer for itself."""
+        self.receipt: Receipt | None = None
+        self.error: BaseException | None = None
+        self.gate: threading.Lock | None = None
+        self.leads = False
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.future: asyncio.Future[Receipt] | None = None
+
+    def result(self) -> Receipt:
+        if self.error is not None:
+            raise self.error
+        assert self.receipt is not None
+        return self.receipt
+
+
+class Committer:
+    """Turns concurrent requests into few commits.
+
+    Args:
+        write: Commits a batch of jobs; sets ``receipt`` or ``error`` of each and never raises.
+        path: Names the log in errors.
+        timeout: The longest wait, in seconds, behind another caller that holds the writer.
+    """
+
+    def __init__(self, write: Callable[[list[Job]], None], path: str, timeout: float) -> None:
+        self._write = write
+        self._path = path
+        self._timeout = timeout
+        self._mutex = threading.Lock()
+        self._queue: deque[Job] = deque()
+        self._busy = False
+        self._closed = False
+        self._leader = 0
+        self._helper: SimpleQueue[bool] | None = None
+
+    def submit(self, request: Request) -> Receipt:
+        """Commit a request, alone or with others; returns when it is on disk."""
+        job = Job(request)
+        if self._enter(job):
+            self._lead([job])
+        return job.result()
+
+    def submit_soon(self, request: Request, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Receipt]:
+        """Queue a request for a coroutine; the future is done when it is on disk. Call on the loop's thread."""
+        job = Job(request)
+        job.loop = loop
+        job.future = loop.create_future()
+        with self._mutex:
+            self._check()
+            self._queue.append(job)
+            start = not self._busy
+            self._busy = True
+        if start:
+            self._call_helper()
+        return job.future
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """The writer for the caller alone, on its own thread, until the block ends."""
+        job = Job(None)
+        self._enter(job)
+        if job.error is not None:
+            raise job.error
+        self._leader = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._leader = 0
+            self._pass_on()
+
+    def close(self) -> None:
+        """Refuse further requests. Those under way end as usual."""
+        with self._mutex:
+            self._closed = True
+        if self._helper is not None:
+            self._helper.put(False)
+
+    @contextmanager
+    def drained(self) -> Iterator[None]:
+        """After `close`: waits (no longer than the time limit) until what was under way has ended."""
+        deadline = time.monotonic() + self._timeout
+        while time.monotonic() < deadline:
+            with self._mutex:
+                if not self._busy:
+                    break
+            time.sleep(0.001)
+        yield
+
+    # --- who leads -----------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self._closed:
+            raise LogClosed(self._path)
+        if self._leader == threading.get_ident():
+            raise UsageError(
+                "this thread is inside a transaction of the same log",
+                hint="Append through the transaction (tx.append), or after it",
+            )
+
+    def _enter(self, job: Job) -> bool:
+        """Queue up; True when the caller now leads (with the job alone), False when the job is done."""
+        with self._mutex:
+            self._check()
+            if not self._busy:
+                self._busy = True
+                return True
+            job.gate = gate = threading.Lock()
+            gate.acquire()
+            self._queue.append(job)
+        if not gate.acquire(timeout=self._timeout):
+            with self._mutex:
+                if job in self._queue and not job.leads:
+                    self._queue.remove(job)
+                    raise LogLocked(self._path, self._timeout)
+            gate.acquire()
+        if job.leads:
+            if job.request is None:
+                return True
+            self._lead(self._take())
+        return False
+
+    def _take(self) -> list[Job]:
+        """The jobs of the next commit: all in the queue, up to one that wants the writer alone."""
+        with self._mutex:
+            batch: list[Job] = []
+            while self._queue and len(batch) < MAX_BATCH and self._queue[0].request is not None:
+                batch.append(self._queue.popleft())
+            return batch
+
+    def _lead(self, batch: list[Job]) -> None:
+        self._leader = threading.get_ident()
+        try:
+            self._write(batch)
+        finally:
+            self._leader = 0
+            if len(batch) > 1 or batch[0].loop is not None:
+                self._answer(batch)
+            self._pass_on()
+
+    def _answer(self, batch: list[Job]) -> None:
+        loops: dict[asyncio.AbstractEventLoop, list[Job]] = {}
+        for job in batch:
+            if job.loop is not None:
+                loops.setdefault(job.loop, []).append(job)
+            elif job.gate is not None and not job.leads:
+                job.gate.release()
+        for loop, jobs in loops.items():
+            try:
+                loop.call_soon_threadsafe(_resolve, jobs)
+            except RuntimeError:
+                pass  # the loop has ended: nobody waits for these any more
+
+    def _pass_on(self) -> None:
+        """Make the first in the queue the next leader, or nobody."""
+        with self._mutex:
+            if not self._queue:
+                self._busy = False
+                return
+            job = self._queue[0]
+            if job.gate is not None:
+                job.leads = True
+                if job.request is None:
+                    self._queue.popleft()
+                job.gate.release()
+                return
+        self._call_helper()
+
+    def _call_helper(self) -> None:
+        if self._helper is None:
+            self._helper = SimpleQueue()
+            threading.Thread(
+                target=self._help, args=(self._helper,), name="millstream-commit", daemon=True
+            ).start()
+        self._helper.put(True)
+
+    def _help(self, calls: SimpleQueue[bool]) -> None:
+        while calls.get():
+            batch = self._take()
+            if batch:
+                self._lead(batch)
+            else:
+                self._pass_on()
+
+
+def _resolve(jobs: list[Job]) -> None:
+    for job in jobs:
+        future = job.future
+        if future is None or future.done():
+            continue  # the coroutine was cancelled; the append stands all the same
+        if job.error is not None:
+            future.set_exception(job.error)
+        else:
+            future.set_result(job.result())

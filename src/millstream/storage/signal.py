@@ -1,0 +1,81 @@
+"""How followers learn of a commit: at once inside the process, by a poll of the file for other processes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+_QUICK = 0.002
+_SLOW = 0.004
+_CALM_AFTER = 5.0
+_LINGER = 1.0
+
+
+class Signal:
+    """The head as this process knows it, and a way to wait until it moves.
+
+    Args:
+        probe: Returns something that changes whenever any process commits, and the head; None for a store
+            that no other process can write. It is called from a thread of its own, only while somebody waits.
+    """
+
+    def __init__(self, probe: Callable[[], Callable[[], tuple[object, Callable[[], int]]]] | None) -> None:
+        self._condition = threading.Condition()
+        self._probe = probe
+        self._head = 0
+        self._waiters = 0
+        self._poller: threading.Thread | None = None
+        self._closed = False
+
+    def announce(self, head: int) -> None:
+        """The log's head is (at least) here."""
+        with self._condition:
+            if head > self._head:
+                self._head = head
+                if self._waiters:
+                    self._condition.notify_all()
+
+    def wait(self, after: int, timeout: float | None) -> bool:
+        """Wait until the head is beyond a position. False when the time is up or the log was closed."""
+        with self._condition:
+            if self._head > after:
+                return True
+            self._waiters += 1
+            try:
+                if self._probe is not None and self._poller is None:
+                    self._poller = threading.Thread(target=self._poll, name="millstream-poll", daemon=True)
+                    self._poller.start()
+                self._condition.wait_for(lambda: self._head > after or self._closed, timeout)
+                return self._head > after
+            finally:
+                self._waiters -= 1
+
+    def close(self) -> None:
+        """Wake everyone for good."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+
+    def _poll(self) -> None:
+        assert self._probe is not None
+        look = self._probe()
+        last: object = None
+        moved = wanted = time.monotonic()
+        while True:
+            with self._condition:
+                if self._waiters:
+                    wanted = time.monotonic()
+                # A follower that handles an event is back in a moment: linger rather than start anew.
+                if self._closed or time.monotonic() - wanted > _LINGER:
+                    self._poller = None
+                    return
+            try:
+                mark, read_head = look()
+                if mark != last:
+                    last, moved = mark, time.monotonic()
+                    self.announce(read_head())
+            except Exception:
+                # The file is busy or being replaced: the next look will tell.
+                last = None
+            time.sleep(_QUICK if time.monotonic() - moved < _CALM_AFTER else _SLOW)

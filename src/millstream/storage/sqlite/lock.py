@@ -1,0 +1,130 @@
+"""The writer lock between processes: a file beside the database that writers queue on.
+
+SQLite's own back-off sleeps longer and longer while others barge in. Two `flock`s make a turnstile instead:
+who holds *turn* is next in line for *lock*, so a process that has just committed cannot overtake those
+that wait. The kernel frees both when a process dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+
+from ...errors import LogLocked, ReadOnlyLog, StorageError
+
+
+class WriterLock:
+    """Exclusive between processes, fair among those that wait. Not reentrant; one holder a process."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._turn = _open(path + "-turn")
+        self._lock = _open(path + "-lock")
+
+    def acquire(self, timeout: float) -> None:
+        """Wait for the lock.
+
+        Raises:
+            LogLocked: Another process held it for longer than ``timeout`` seconds.
+        """
+        try:
+            fcntl.flock(self._turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not _Waiter(self._turn).wait(timeout):
+                self._turn = _reopen(self._turn, self._path + "-turn")
+                raise LogLocked(self._path, timeout) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not _Waiter(self._lock).wait(timeout):
+                self._lock = _reopen(self._lock, self._path + "-lock")
+                fcntl.flock(self._turn, fcntl.LOCK_UN)
+                raise LogLocked(self._path, timeout) from None
+        fcntl.flock(self._turn, fcntl.LOCK_UN)
+
+    def release(self) -> None:
+        """Let the next one in."""
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Give up the files (their locks go with them)."""
+        os.close(self._turn)
+        os.close(self._lock)
+
+
+class _Waiter:
+    """flock has no time limit of its own, so a thread waits in it and the caller waits for the thread."""
+
+    def __init__(self, descriptor: int) -> None:
+        # A duplicate shares the lock with the original, and outlives it should the wait be abandoned.
+        self._descriptor = os.dup(descriptor)
+        self._state = threading.Lock()
+        self._abandoned = False
+        self._acquired = threading.Event()
+        threading.Thread(target=self._run, name="millstream-lock", daemon=True).start()
+
+    def _run(self) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        with self._state:
+            if self._abandoned:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            else:
+                self._acquired.set()
+        os.close(self._descriptor)
+
+    def wait(self, timeout: float) -> bool:
+        if self._acquired.wait(timeout):
+            return True
+        with self._state:
+            if self._acquired.is_set():
+                return True
+            self._abandoned = True
+            return False
+
+
+def _reopen(descriptor: int, path: str) -> int:
+    # An abandoned waiter may still get the lock of the old description, and will free it: use a new one.
+    os.close(descriptor)
+    return _open(path)
+
+
+def _open(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except PermissionError as error:
+        raise ReadOnlyLog(path) from error
+    except OSError as error:
+        raise StorageError(f"{path} cannot be opened: {error.strerror}", hint="Check the folder") from error
+
+
+_NETWORK = {
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "9p",
+    "afs",
+    "ceph",
+    "fuse.sshfs",
+    "fuse.glusterfs",
+    "glusterfs",
+}
+
+
+def network_filesystem(path: str) -> str | None:
+    """The type of the network file system that a path lies on, or None for a local one."""
+    try:
+        with open("/proc/mounts", encoding="utf-8", errors="replace") as mounts:
+            entries = [line.split() for line in mounts]
+    except OSError:
+        return None
+    real = os.path.realpath(path)
+    best = ("", "")
+    for _, mount, kind, *_ in entries:
+        mount = mount.replace("\\040", " ")
+        inside = real == mount or real.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best[0]):
+            best = (mount, kind)
+    return best[1] if best[1] in _NETWORK else None

@@ -1,0 +1,247 @@
+"""The read side of the SQLite store: pages of headers, bodies, streams, and times as positions."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from ..base import Scope, StreamInfo
+from .names import Names
+
+COLUMNS = "position, count, stream, version, kind, recorded, effective, metadata, format, body_ref, body_offset, body"
+_NEVER = 1 << 62
+
+
+def page(
+    connection: sqlite3.Connection,
+    scope: Scope,
+    names: Names,
+    after: int,
+    until: int,
+    limit: int,
+    backwards: bool,
+) -> list[tuple[Any, ...]]:
+    """The next headers of a scope with events in (after, until), oldest first unless ``backwards``.
+
+    The first or last run may reach beyond the bounds; who reads cuts it.
+    """
+    if until <= after + 1:
+        return []
+    order = "desc" if backwards else "asc"
+    low = _containing(connection, after + 1)
+    if scope.stream is not None:
+        row = connection.execute("select id from streams where name = ?", (scope.stream,)).fetchone()
+        if row is None:
+            return []
+        kinds = None if scope.types is None else kind_ids(connection, scope)
+        return _stream_page(connection, row[0], kinds, low, until, limit, order)
+    if scope.prefix is None and scope.types is None:
+        return connection.execute(
+            f"select {COLUMNS} from runs where position >= ? and position < ? order by position {order} limit ?",
+            (low, until, limit),
+        ).fetchall()
+    kinds = kind_ids(connection, scope)
+    return _kinds_page(connection, kinds, scope, low, until, limit, backwards)
+
+
+def _containing(connection: sqlite3.Connection, position: int) -> int:
+    """Where the run that holds this position begins (the position itself when it is beyond the head)."""
+    row = connection.execute(
+        "select position, count from runs where position <= ? order by position desc limit 1", (position,)
+    ).fetchone()
+    return row[0] if row is not None and row[0] + row[1] > position else position
+
+
+def _stream_page(
+    connection: sqlite3.Connection,
+    stream: int,
+    kinds: list[int] | None,
+    low: int,
+    until: int,
+    limit: int,
+    order: str,
+) -> list[tuple[Any, ...]]:
+    # Versions order a stream's runs as positions do, and only versions are indexed: translate the bounds.
+    first = 0 if low <= 1 else _version_at(connection, stream, low)
+    last = _NEVER if until >= _NEVER else _version_at(connection, stream, until)
+    chosen = "" if kinds is None else f" and kind in ({','.join(map(str, kinds))})"
+    return connection.execute(
+        f"select {COLUMNS} from runs where stream = ? and version >= ? and version < ?{chosen}"
+        f" order by version {order} limit ?",
+        (stream, first, last, limit),
+    ).fetchall()
+
+
+def _version_at(connection: sqlite3.Connection, stream: int, position: int) -> int:
+    """The version of the stream's first run at or after a position; one past its last when there is none."""
+    row = connection.execute(
+        "select version + count from runs where stream = ? order by version desc limit 1", (stream,)
+    ).fetchone()
+    low, high = 1, row[0] if row else 1
+    while low < high:
+        middle = (low + high) // 2
+        found = connection.execute(
+            "select version, position from runs where stream = ? and version >= ? order by version limit 1",
+            (stream, middle),
+        ).fetchone()
+        if found is None or found[1] >= position:
+            high = middle
+        else:
+            low = found[0] + 1
+    return low
+
+
+def version_bounds(
+    connection: sqlite3.Connection, stream: str, first: int, last: int, low: int, high: int
+) -> tuple[int, int]:
+    """Bounds (after, until) by position, narrowed to a stream's versions from ``first`` to before ``last``."""
+    row = connection.execute("select id from streams where name = ?", (stream,)).fetchone()
+    if row is None or last <= first:
+        return low, low + 1
+    for version, is_low in ((first, True), (last, False)):
+        found = connection.execute(
+            "select position, version, count from runs where stream = ? and version <= ? order by version desc limit 1",
+            (row[0], version),
+        ).fetchone()
+        if found is None:
+            position = None if is_low else low + 1
+        elif version < found[1] + found[2]:
+            position = found[0] + version - found[1]
+        else:
+            position = found[0] + found[2] if is_low else None  # beyond the stream's end
+        if position is not None:
+            low, high = (max(low, position - 1), high) if is_low else (low, min(high, position))
+    return low, high
+
+
+def kind_ids(connection: sqlite3.Connection, scope: Scope) -> list[int]:
+    """The kinds that a scope by category or by type takes in."""
+    ids = []
+    for id, category, type in connection.execute("select id, category, type from kinds"):
+        if scope.types is not None and type not in scope.types:
+            continue
+        if scope.stream is not None and category != scope.stream.partition("-")[0]:
+            continue
+        if scope.prefix is not None:
+            head, dash, _ = scope.prefix.partition("-")
+            if category != head if dash else not category.startswith(scope.prefix):
+                continue
+        ids.append(id)
+    return ids
+
+
+def _kinds_page(
+    connection: sqlite3.Connection,
+    kinds: list[int],
+    scope: Scope,
+    low: int,
+    until: int,
+    limit: int,
+    backwards: bool,
+) -> list[tuple[Any, ...]]:
+    order = "desc" if backwards else "asc"
+    if not kinds:
+        return []
+    # SQLite would sort all that `kind in (…)` matches. Each kind alone comes in order from the index, so take
+    # a page of each, and keep what lies before the end of the shortest full page: nothing can be missing there.
+    positions: list[int] = []
+    bound = None
+    for kind in kinds:
+        found = connection.execute(
+            f"select position from runs where kind = ? and position >= ? and position < ?"
+            f" order by position {order} limit ?",
+            (kind, low, until, limit),
+        ).fetchall()
+        positions.extend(row[0] for row in found)
+        if len(found) == limit:
+            end = found[-1][0]
+            bound = end if bound is None else (max if backwards else min)(bound, end)
+    if bound is not None:
+        positions = [p for p in positions if (p >= bound if backwards else p <= bound)]
+    positions.sort(reverse=backwards)
+    positions = positions[:limit]
+    if not positions:
+        return []
+    rows = connection.execute(
+        f"select {COLUMNS} from runs where position in ({','.join(map(str, positions))}) order by position {order}"
+    ).fetchall()
+    return _within(connection, rows, scope)
+
+
+def _within(
+    connection: sqlite3.Connection, rows: list[tuple[Any, ...]], scope: Scope
+) -> list[tuple[Any, ...]]:
+    prefix = scope.prefix
+    if prefix is None or (prefix.endswith("-") and prefix.count("-") == 1) or "-" not in prefix:
+        return rows
+    ids = {row[2] for row in rows}
+    inside = {
+        row[0]
+        for row in connection.execute(f"select id, name from streams where id in ({','.join(map(str, ids))})")
+        if row[1].startswith(prefix)
+    }
+    # A row that is only passed over stays, its count negative, so that a page never looks like the end.
+    return [row if row[2] in inside else (row[0], -row[1], *row[2:]) for row in rows]
+
+
+def position_at(connection: sqlite3.Connection, micros: int) -> int:
+    """The last position that was recorded strictly before a time; 0 when there is none.
+
+    ``recorded`` never goes backwards, so a search by halves over positions needs no index.
+    """
+    row = connection.execute("select position from runs order by position desc limit 1").fetchone()
+    low, high, answer = 1, row[0] if row else 0, 0
+    while low <= high:
+        middle = (low + high) // 2
+        position, count, recorded = connection.execute(
+            "select position, count, recorded from runs where position <= ? order by position desc limit 1",
+            (middle,),
+        ).fetchone()
+        if recorded < micros:
+            answer, low = position + count - 1, position + count
+        else:
+            high = position - 1
+    return int(answer)
+
+
+def stream_info(connection: sqlite3.Connection, id: int, name: str, closed: int) -> StreamInfo:
+    """What there is to know of a stream without reading its events."""
+    first = connection.execute(
+        "select position, recorded from runs where stream = ? order by version limit 1", (id,)
+    ).fetchone()
+    last = connection.execute(
+        "select position + count - 1, recorded, version + count - 1 from runs where stream = ?"
+        " order by version desc limit 1",
+        (id,),
+    ).fetchone()
+    if first is None:
+        return StreamInfo(name, 0, 0, 0, 0, 0, bool(closed))
+    return StreamInfo(name, last[2], first[0], last[0], first[1], last[1], bool(closed))
+
+
+def streams(
+    connection: sqlite3.Connection, prefix: str, after: str, limit: int
+) -> list[tuple[int, str, int]]:
+    """Streams whose names begin with a prefix, in order of name, from after a name on."""
+    low = max(prefix, after)
+    strict = ">" if after >= prefix and after else ">="
+    if prefix:
+        return connection.execute(
+            f"select id, name, closed from streams where name {strict} ? and name < ? order by name limit ?",
+            (low, _after_prefix(prefix), limit),
+        ).fetchall()
+    return connection.execute(
+        f"select id, name, closed from streams where name {strict} ? order by name limit ?", (low, limit)
+    ).fetchall()
+
+
+def _after_prefix(prefix: str) -> str:
+    return prefix + "\U0010ffff"
+
+
+def tags_of(connection: sqlite3.Connection, position: int) -> tuple[str, ...]:
+    """The tags of the run at a position, sorted."""
+    return tuple(
+        row[0]
+        for row in connection.execute("select tag from tags where position = ? order by tag", (position,))
+    )

@@ -1,0 +1,372 @@
+"""The SQLite store: opening, committing, reading, and staying whole across forks."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import resources
+from typing import Any
+
+from ...errors import LogClosed, NetworkFilesystem, NewerFormat, NotALog, NotFound, ReadOnlyLog
+from ...time import Clock
+from ..base import Head, Receipt, Request, Scope, StreamInfo
+from ..committer import Committer
+from ..signal import Signal
+from . import reader
+from .database import Database, connect, statements
+from .faults import translated
+from .lock import WriterLock, network_filesystem
+from .names import Kind, Names
+from .pool import ReaderPool, SharedReader, abandon
+from .writer import InlineHandler, Writer, read_head
+
+FORMAT = 1
+APPLICATION_ID = 0x4D494C4C  # "MILL"
+
+
+class SQLiteStore:
+    """A log's store in a SQLite file (or, with the path ``:memory:``, in memory)."""
+
+    def __init__(
+        self, path: str, *, clock: Clock | None = None, readonly: bool = False, lock_timeout: float = 30.0
+    ) -> None:
+        self.path = path
+        self.readonly = readonly
+        self.memory = path == ":memory:"
+        self.names = Names()
+        self._clock = clock
+        self._lock_timeout = lock_timeout
+        self._inline: dict[str, tuple[frozenset[str] | None, InlineHandler]] = {}
+        self._closed = False
+        if not self.memory:
+            self._check_place()
+        self._begin()
+
+    def _check_place(self) -> None:
+        folder = os.path.dirname(os.path.abspath(self.path))
+        if not os.path.isdir(folder):
+            raise NotFound(f"there is no folder {folder}", hint="Create it first")
+        if os.path.isdir(self.path):
+            raise NotALog(self.path)
+        if self.readonly and not os.path.exists(self.path):
+            raise NotFound(f"there is no log {self.path}", hint="Open it for writing to create it")
+        kind = network_filesystem(folder)
+        if kind is not None:
+            raise NetworkFilesystem(self.path, kind)
+
+    def _begin(self) -> None:
+        """Open the connections and locks that belong to this process."""
+        self._pid = os.getpid()
+        self._writer: Writer | None = None
+        self._lock: WriterLock | None = None
+        if self.memory:
+            connection = connect(":memory:")
+            shared = SharedReader(connection)
+            self._readers: ReaderPool | SharedReader = shared
+            _create(connection)
+            self.signal = Signal(None)
+        else:
+            self._readers = ReaderPool(self.path)
+            self.signal = Signal(self._probe)
+            if self.readonly:
+                self._check_format_readonly()
+            else:
+                self._open_writer()
+        if self.memory:
+            self._make_writer(connection)
+        self.committer = Committer(self._write, self.path, self._lock_timeout)
+
+    def _open_writer(self) -> None:
+        existed = os.path.exists(self.path)
+        if existed and not os.access(self.path, os.W_OK):
+            raise ReadOnlyLog(self.path)
+        self._lock = WriterLock(self.path)
+        try:
+            self._lock.acquire(self._lock_timeout)
+            try:
+                with translated(self.path, lock_timeout=self._lock_timeout):
+                    connection = connect(self.path, timeout=self._lock_timeout)
+                try:
+                    with translated(self.path, lock_timeout=self._lock_timeout):
+                        if not _has_tables(connection):
+                            _create(connection)
+                        check_format(connection, self.path)
+                        connection.execute("pragma wal_autocheckpoint = 4000")
+                except BaseException:
+                    connection.close()
+                    raise
+            finally:
+                self._lock.release()
+        except BaseException:
+            self._lock.close()
+            raise
+        self._make_writer(connection)
+
+    def _make_writer(self, connection: sqlite3.Connection) -> None:
+        self._writer = Writer(
+            connection, self.path, self._lock, self.names, self._clock, self._lock_timeout, self._committed
+        )
+        self._writer.inline = self._inline
+
+    def _check_format_readonly(self) -> None:
+        with self._readers.reader() as connection:
+            check_format(connection, self.path)
+
+    # --- writing --------------------------------------------------------------------------------------
+
+    @property
+    def writer(self) -> Writer:
+        """The writer, if the log is open for writing.
+
+        Raises:
+            ReadOnlyLog: It was opened read-only.
+            LogClosed: It was closed.
+        """
+        if self._closed:
+            raise LogClosed(self.path)
+        if self._writer is None:
+            raise ReadOnlyLog(self.path)
+        return self._writer
+
+    def commit(self, request: Request) -> Receipt:
+        """Commit a request; on disk when this returns."""
+        self._renew()
+        self.writer  # noqa: B018 - raises when there is none
+        return self.committer.submit(request)
+
+    def commit_soon(self, request: Request, loop: Any) -> Any:
+        """Queue a request for a coroutine: an asyncio future of the receipt."""
+        self._renew()
+        self.writer  # noqa: B018
+        return self.committer.submit_soon(request, loop)
+
+    def _write(self, jobs: list[Any]) -> None:
+        with self._alone():
+            self.writer.write(jobs)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        # In memory, readers share the writer's connection: keep them out of the transaction.
+        if isinstance(self._readers, SharedReader):
+            with self._readers.mutex:
+                yield
+        else:
+            yield
+
+    @contextmanager
+    def transaction(self) -> Iterator[Writer]:
+        """The writer inside a transaction of the caller's own, on the caller's thread."""
+        self._renew()
+        writer = self.writer
+        with self.committer.exclusive(), self._alone():
+            with translated(self.path, lock_timeout=self._lock_timeout):
+                writer.begin()
+                try:
+                    yield writer
+                except BaseException:
+                    writer.rollback()
+                    raise
+                writer.commit()
+
+    def inline(self, name: str, types: frozenset[str] | None, handler: InlineHandler) -> None:
+        """Run a handler inside every commit that appends one of these types (None: any)."""
+        self._inline[name] = (types, handler)
+
+    def remove_inline(self, name: str) -> None:
+        """Run it no longer."""
+        self._inline.pop(name, None)
+
+    def _committed(self, head: int) -> None:
+        self.signal.announce(head)
+
+    def confirm_clock(self) -> None:
+        """Accept the wall clock as it is."""
+        self.writer.confirm_clock()
+
+    def now(self) -> int:
+        """The log's clock, in microseconds since 1970."""
+        from ...time import now_micros, to_micros
+
+        return now_micros() if self._clock is None else to_micros(self._clock())
+
+    # --- reading --------------------------------------------------------------------------------------
+
+    @contextmanager
+    def reader(self) -> Iterator[sqlite3.Connection]:
+        """A connection to read with, for a moment."""
+        self._renew()
+        with self._readers.reader() as connection:
+            yield connection
+
+    @contextmanager
+    def connect(self) -> Iterator[Database]:
+        """The same as a `Database`."""
+        with self.reader() as connection:
+            yield Database(connection, self.path)
+
+    def head(self) -> Head:
+        """The end of the log as it is now, whoever wrote it."""
+        with self.reader() as connection:
+            head = read_head(connection)
+        return head
+
+    def page(
+        self, scope: Scope, after: int, until: int, limit: int, backwards: bool = False
+    ) -> list[tuple[Any, ...]]:
+        """A page of headers; see `reader.page`."""
+        with self.reader() as connection:
+            return reader.page(connection, scope, self.names, after, until, limit, backwards)
+
+    def body(self, ref: int) -> tuple[int, bytes]:
+        """The encoding and the bytes of a body.
+
+        Raises:
+            NotFound: It is gone: compacted into another since its header was read. Read the header again.
+        """
+        with self.reader() as connection:
+            row = connection.execute("select encoding, bytes from bodies where id = ?", (ref,)).fetchone()
+        if row is None:
+            raise NotFound(f"body {ref} has moved", hint="Read its header again")
+        return row[0], row[1]
+
+    def find_body(self, position: int) -> tuple[int, int] | None:
+        """Where the body of the run that begins at a position is now: its number and the offset inside."""
+        with self.reader() as connection:
+            row = connection.execute(
+                "select body_ref, body_offset from runs where position = ?", (position,)
+            ).fetchone()
+        return (row[0], row[1]) if row is not None and row[0] is not None else None
+
+    def kind(self, id: int) -> Kind:
+        """The category, type and schema that a number stands for."""
+        found = self.names.known_kind(id)
+        if found is None:
+            with self.reader() as connection:
+                found = self.names.kind(connection, id)
+        return found
+
+    def stream_name(self, id: int) -> str:
+        """The name that a stream's number stands for."""
+        found = self.names.known_stream(id)
+        if found is None:
+            with self.reader() as connection:
+                found = self.names.stream(connection, id)
+        return found
+
+    def tags(self, position: int) -> tuple[str, ...]:
+        """The tags of the run that begins at a position."""
+        with self.reader() as connection:
+            return reader.tags_of(connection, position)
+
+    def position_at(self, micros: int) -> int:
+        """The last position recorded strictly before a time."""
+        with self.reader() as connection:
+            return reader.position_at(connection, micros)
+
+    def version_bounds(self, stream: str, first: int, last: int, low: int, high: int) -> tuple[int, int]:
+        """Bounds (after, until) by position, narrowed to versions from ``first`` to before ``last``."""
+        with self.reader() as connection:
+            return reader.version_bounds(connection, stream, first, last, low, high)
+
+    def stream(self, name: str) -> StreamInfo | None:
+        """A stream at a glance, or None."""
+        with self.reader() as connection:
+            row = connection.execute("select id, closed from streams where name = ?", (name,)).fetchone()
+            return reader.stream_info(connection, row[0], name, row[1]) if row else None
+
+    def streams(self, prefix: str = "", *, batch: int = 500) -> Iterator[StreamInfo]:
+        """All streams whose names begin with a prefix, by name."""
+        after = ""
+        while True:
+            with self.reader() as connection:
+                rows = reader.streams(connection, prefix, after, batch)
+                infos = [reader.stream_info(connection, *row) for row in rows]
+            yield from (info for info in infos if info.version)
+            if len(rows) < batch:
+                return
+            after = rows[-1][1]
+
+    def _probe(self) -> Callable[[], tuple[object, Callable[[], int]]]:
+        connection = connect(self.path, readonly=True)
+
+        def look() -> tuple[object, Callable[[], int]]:
+            mark = connection.execute("pragma data_version").fetchone()[0]
+            return mark, lambda: read_head(connection).position
+
+        return look
+
+    # --- the end, and forks ---------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close all that is open. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._pid != os.getpid():
+            return
+        self.committer.close()
+        self.signal.close()
+        if self._writer is not None and not self.memory:
+            with self.committer.drained():
+                self._writer.connection.close()
+                if self._lock is not None:
+                    self._lock.close()
+        self._readers.close()
+
+    def _renew(self) -> None:
+        """In a forked child, open everything anew: SQLite connections and flocks must not be shared."""
+        if self._closed:
+            raise LogClosed(self.path)
+        if self._pid == os.getpid():
+            return
+        if isinstance(self._readers, SharedReader):
+            # The child has a copy of its own; only the locks may have been left in another thread's hands.
+            self._pid = os.getpid()
+            self._readers.mutex = threading.RLock()
+            self.signal = Signal(None)
+            self.committer = Committer(self._write, self.path, self._lock_timeout)
+            return
+        self._readers.abandon()
+        if self._writer is not None:
+            abandon(self._writer.connection)
+        if self._lock is not None:
+            self._lock.close()
+        self._begin()
+
+
+def _has_tables(connection: sqlite3.Connection) -> bool:
+    return connection.execute("select 1 from sqlite_master limit 1").fetchone() is not None
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    script = resources.files(__package__).joinpath("schema.sql").read_text(encoding="utf-8")
+    connection.execute("begin immediate")
+    try:
+        for statement in statements(script):
+            connection.execute(statement)
+        connection.execute(f"pragma application_id = {APPLICATION_ID}")
+        connection.execute(f"pragma user_version = {FORMAT}")
+        connection.execute("insert into meta values ('log_id', ?)", (uuid.uuid4().hex,))
+        connection.execute("commit")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("rollback")
+        raise
+
+
+def check_format(connection: sqlite3.Connection, path: str) -> None:
+    """Refuse what is not a log, or is one of a later version.
+
+    Raises:
+        NotALog: Another application's database, or no database.
+        NewerFormat: Written by a newer version of the library.
+    """
+    if connection.execute("pragma application_id").fetchone()[0] != APPLICATION_ID:
+        raise NotALog(path)
+    found = connection.execute("pragma user_version").fetchone()[0]
+    if found > FORMAT:
+        raise NewerFormat(path, found, FORMAT)

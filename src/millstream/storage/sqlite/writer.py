@@ -1,0 +1,504 @@
+"""The write side of the SQLite store: a batch of requests becomes rows of one transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from ...errors import (
+    ClockJumped,
+    ConditionFailed,
+    IdReused,
+    InvalidTime,
+    MillstreamError,
+    StorageError,
+    StreamClosed,
+    VersionConflict,
+)
+from ...frames import MAX_ROWS, Columns, is_frame_schema, schema_columns, union_columns
+from ...time import Clock, iso, now_micros, to_micros
+from ..base import Encoding, Head, Matching, Receipt, Request, StagedAppend, StagedRun
+from ..chain import FRAME_FORMAT, GENESIS, JSON_FORMAT, header_hash
+from ..committer import Job
+from .database import Database
+from .faults import translate
+from .lock import WriterLock
+from .names import Names, category_of
+
+INLINE_LIMIT = 8_192
+"""Bodies of one event up to so many bytes stand in the header's row."""
+_HOUR = 3_600_000_000
+_CACHED_STREAMS = 200_000
+
+InlineHandler = Callable[[Database, StagedAppend, int], None]
+
+_INSERT_RUN = (
+    "insert into runs (position, count, stream, version, kind, recorded, effective, format, body_hash, hash,"
+    " metadata, body_ref, body_offset, body) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)"
+)
+
+
+class _Stream:
+    """What the writer knows of a stream, as of the last commit."""
+
+    __slots__ = ("closed", "columns", "id", "kinds", "version")
+
+    def __init__(self, id: int, version: int, closed: bool) -> None:
+        self.id = id
+        self.version = version
+        self.closed = closed
+        self.columns: Columns | None = None
+        self.kinds: set[int] | None = None
+
+
+class _Rows:
+    """Rows that wait to be inserted."""
+
+    __slots__ = ("appends", "bodies", "catalogue", "ranges", "runs", "tags")
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[Any, ...]] = []
+        self.bodies: list[tuple[Any, ...]] = []
+        self.tags: list[tuple[str, int]] = []
+        self.ranges: list[tuple[int, str, int, int]] = []
+        self.catalogue: list[tuple[int, int]] = []
+        self.appends: list[tuple[Any, ...]] = []
+
+    def insert(self, connection: sqlite3.Connection) -> None:
+        if self.runs:
+            if len(self.runs) == 1:
+                connection.execute(_INSERT_RUN, self.runs[0])
+            else:
+                connection.executemany(_INSERT_RUN, self.runs)
+            self.runs = []
+        if self.bodies:
+            connection.executemany(
+                "insert into bodies (id, encoding, rows, bytes) values (?, ?, ?, ?)", self.bodies
+            )
+            self.bodies = []
+        if self.tags:
+            connection.executemany("insert into tags (tag, position) values (?, ?)", self.tags)
+            self.tags = []
+        if self.ranges:
+            connection.executemany(
+                "insert into ranges (position, name, low, high) values (?, ?, ?, ?)", self.ranges
+            )
+            self.ranges = []
+        if self.catalogue:
+            connection.executemany(
+                "insert or ignore into catalogue (stream, kind) values (?, ?)", self.catalogue
+            )
+            self.catalogue = []
+        if self.appends:
+            connection.executemany(
+                "insert into appends (id, digest, first, last, result) values (?, ?, ?, ?, ?)", self.appends
+            )
+            self.appends = []
+
+
+class Writer:
+    """Writes batches through one connection. Used by one thread at a time (see `Committer`)."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        path: str,
+        lock: WriterLock | None,
+        names: Names,
+        clock: Clock | None,
+        lock_timeout: float,
+        on_commit: Callable[[int], None],
+    ) -> None:
+        self.connection = connection
+        self.database = Database(connection, path)
+        self._path = path
+        self._lock = lock
+        self._names = names
+        self._clock = clock
+        self._lock_timeout = lock_timeout
+        self._on_commit = on_commit
+        self._head: Head | None = None
+        self._data_version = -1
+        self._streams: dict[str, _Stream] = {}
+        self._clock_mark: tuple[int, int] | None = None
+        self._clock_confirmed = False
+        self._durable = False
+        self.inline: dict[str, tuple[frozenset[str] | None, InlineHandler]] = {}
+
+    # --- a batch, a transaction -----------------------------------------------------------------------
+
+    def write(self, jobs: list[Job]) -> None:
+        """Commit a batch; every job has its receipt or its error afterwards."""
+        self._durable = False
+        try:
+            self._commit(jobs)
+        except sqlite3.Error as error:
+            if len(jobs) > 1:
+                # What fails at COMMIT does not say whose fault it was: each request gets a commit of its own.
+                for job in jobs:
+                    if job.error is None:
+                        self.write([job])
+                return
+            jobs[0].error = translate(error, self._path, lock_timeout=self._lock_timeout)
+        except MillstreamError as error:
+            for job in jobs:
+                job.error = job.error or error
+        except BaseException as error:
+            if not self._durable:
+                for job in jobs:
+                    job.error = job.error or StorageError(
+                        "the commit was interrupted and rolled back", hint="Append again"
+                    )
+            jobs[0].error = error
+
+    def _commit(self, jobs: list[Job]) -> None:
+        self.begin()
+        try:
+            rows = _Rows()
+            for job in jobs:
+                assert job.request is not None
+                try:
+                    job.receipt = self._perform(job.request, rows)
+                except sqlite3.Error:
+                    raise
+                except Exception as error:
+                    job.error = error
+                    if not self.connection.in_transaction:
+                        # SQLite gave up the whole transaction (a full disk): nothing may follow outside it.
+                        raise
+            rows.insert(self.connection)
+        except BaseException:
+            self.rollback()
+            raise
+        self.commit()
+
+    def begin(self) -> None:
+        """Take the writer lock, begin a transaction, and learn what other processes have written."""
+        if self._lock is not None:
+            self._lock.acquire(self._lock_timeout)
+        try:
+            self.connection.execute("begin immediate")
+            if self._lock is not None:
+                version = self.connection.execute("pragma data_version").fetchone()[0]
+                if version != self._data_version:
+                    self._forget()
+                    self._data_version = version
+            if self._head is None:
+                self._head = read_head(self.connection)
+        except BaseException:
+            self.rollback()
+            raise
+
+    def commit(self) -> None:
+        """Make the transaction durable, free the lock and wake those that follow."""
+        try:
+            self.connection.execute("commit")
+            self._durable = True
+        except BaseException:
+            self.rollback()
+            raise
+        self._names.committed()
+        if self._lock is not None:
+            self._lock.release()
+        assert self._head is not None
+        self._on_commit(self._head.position)
+
+    def rollback(self) -> None:
+        """Undo the transaction and free the lock."""
+        try:
+            if self.connection.in_transaction:
+                self.connection.execute("rollback")
+        finally:
+            self._forget()
+            if self._lock is not None:
+                self._lock.release()
+
+    def _forget(self) -> None:
+        self._head = None
+        self._streams.clear()
+        self._names.forget_new()
+
+    # --- one request ----------------------------------------------------------------------------------
+
+    def _perform(self, request: Request, rows: _Rows) -> Receipt:
+        if request.id is not None:
+            rows.insert(self.connection)
+            done = self.done_before(request)
+            if done is not None:
+                return done
+        if request.work is None and not self._wanted_inline(request.appends):
+            return self.append(request, rows)
+        rows.insert(self.connection)
+        return self.isolated(request)
+
+    def isolated(self, request: Request) -> Receipt:
+        """A request under a savepoint of its own: its appends, inline handlers and work, or nothing of it."""
+        head = self._head
+        try:
+            with self.database.savepoint():
+                rows = _Rows()
+                receipt = self.append(request, rows)
+                rows.insert(self.connection)
+                self.run_inline(request.appends, receipt)
+                if request.work is not None:
+                    request.work(self.database, receipt)
+            return receipt
+        except BaseException:
+            self._streams.clear()
+            self._names.forget_new()
+            self._head = head
+            raise
+
+    def finish(self, request: Request) -> Receipt:
+        """The appends of a transaction whose SQL has run already: placed in it, inline handlers and all.
+
+        When its id was used before for the same content, that SQL is undone, for it took effect the first time.
+        """
+        if request.id is not None:
+            done = self.done_before(request)
+            if done is not None:
+                self.connection.execute("rollback")
+                self.connection.execute("begin immediate")
+                return done
+        return self.isolated(request)
+
+    def done_before(self, request: Request) -> Receipt | None:
+        """The receipt of the first time, when the same append id was used for the same content.
+
+        Raises:
+            IdReused: It was used for other content.
+        """
+        found = self.connection.execute(
+            "select digest, result, last from appends where id = ?", (request.id,)
+        ).fetchone()
+        if found is None:
+            return None
+        if found[0] != request.digest:
+            raise IdReused(request.id or "", found[2])
+        return msgspec.json.decode(found[1], type=Receipt)
+
+    def _wanted_inline(self, appends: Sequence[StagedAppend]) -> bool:
+        return bool(self.inline) and any(
+            types is None or any(run.type in types for append in appends for run in append.runs)
+            for types, _ in self.inline.values()
+        )
+
+    def run_inline(self, appends: Sequence[StagedAppend], receipt: Receipt) -> None:
+        """Run the inline handlers that want any of the appended types."""
+        if not receipt.count:
+            return
+        for types, handler in list(self.inline.values()):
+            position = receipt.first
+            for append in appends:
+                if types is None or any(run.type in types for run in append.runs):
+                    handler(self.database, append, position)
+                position += sum(run.count for run in append.runs)
+
+    def append(self, request: Request, rows: _Rows) -> Receipt:
+        """Check all conditions of a request, then place its runs. Nothing is placed when a check fails."""
+        seen: dict[str, tuple[int, Columns | None]] = {}
+        for append in request.appends:
+            self._check(append, seen, rows)
+        receipt = self._place(request.appends, rows)
+        if request.id is not None:
+            rows.appends.append(
+                (
+                    request.id,
+                    request.digest,
+                    receipt.first,
+                    receipt.position,
+                    msgspec.json.encode(receipt).decode(),
+                )
+            )
+        return receipt
+
+    def _check(self, append: StagedAppend, seen: dict[str, tuple[int, Columns | None]], rows: _Rows) -> None:
+        stream = self._stream(append.stream)
+        actual, columns = seen.get(append.stream) or (stream.version if stream else 0, None)
+        if stream is not None and stream.closed:
+            raise StreamClosed(append.stream)
+        if append.expect is not None and append.expect != actual:
+            raise VersionConflict(append.stream, append.expect, actual)
+        if append.unless is not None:
+            rows.insert(self.connection)
+            position = self._find(append.unless)
+            if position is not None:
+                raise ConditionFailed(position)
+        for run in append.runs:
+            if run.encoding is Encoding.ARROW and (
+                stream is None or not self._knows(stream, append.stream, run)
+            ):
+                if columns is None:
+                    columns = self._columns(stream) if stream is not None else {}
+                columns = union_columns(append.stream, columns, schema_columns(run.schema))
+        seen[append.stream] = (actual + sum(run.count for run in append.runs), columns)
+
+    def _place(self, appends: Iterable[StagedAppend], rows: _Rows) -> Receipt:
+        assert self._head is not None
+        position, recorded, digest = self._head.position, self._head.recorded, self._head.hash
+        first = position + 1
+        name: str | None = None
+        version = 0
+        if appends:
+            recorded = max(recorded, self.now())
+        for append in appends:
+            name = append.stream
+            stream = self._stream(name) or self._create(name)
+            version = stream.version
+            category = category_of(name)
+            for run in append.runs:
+                kind = self._names.kind_id(self.connection, category, run.type, run.schema)
+                at = position + 1
+                frame = run.encoding is Encoding.ARROW
+                format = FRAME_FORMAT if frame else JSON_FORMAT
+                metadata = run.metadata.decode() if run.metadata is not None else None
+                digest = header_hash(
+                    digest, run.body_hash, at, run.count, name, version + 1, run.type, run.schema, recorded,
+                    run.effective, run.tags, metadata, format,
+                )  # fmt: skip
+                if run.encoding is Encoding.JSON and len(run.body) <= INLINE_LIMIT:
+                    ref, body = None, run.body.decode()
+                else:
+                    ref, body = at, None
+                    rows.bodies.append((at, int(run.encoding), run.count, run.body))
+                rows.runs.append(
+                    (at, run.count, stream.id, version + 1, kind, recorded, run.effective, format, run.body_hash,
+                     digest, metadata, ref, body)
+                )  # fmt: skip
+                if run.tags:
+                    rows.tags.extend((tag, at) for tag in run.tags)
+                if run.ranges:
+                    rows.ranges.extend((at, column, low, high) for column, low, high in run.ranges)
+                if frame and (stream.kinds is None or kind not in stream.kinds):
+                    rows.catalogue.append((stream.id, kind))
+                    self._learn(stream, name, kind, run.schema)
+                position += run.count
+                version += run.count
+            stream.version = version
+            if append.close:
+                stream.closed = True
+                self.connection.execute("update streams set closed = 1 where id = ?", (stream.id,))
+        count = position + 1 - first
+        if count:
+            self._head = Head(position, recorded, digest)
+        return Receipt(first if count else position, position, count, name, version, recorded)
+
+    # --- streams --------------------------------------------------------------------------------------
+
+    def _stream(self, name: str) -> _Stream | None:
+        stream = self._streams.get(name)
+        if stream is None:
+            row = self.connection.execute("select id, closed from streams where name = ?", (name,)).fetchone()
+            if row is None:
+                return None
+            last = self.connection.execute(
+                "select version + count - 1 from runs where stream = ? order by version desc limit 1",
+                (row[0],),
+            ).fetchone()
+            stream = self._remember(name, _Stream(row[0], last[0] if last else 0, bool(row[1])))
+        return stream
+
+    def _create(self, name: str) -> _Stream:
+        cursor = self.connection.execute("insert into streams (name) values (?)", (name,))
+        assert cursor.lastrowid is not None
+        return self._remember(name, _Stream(cursor.lastrowid, 0, False))
+
+    def _remember(self, name: str, stream: _Stream) -> _Stream:
+        if len(self._streams) >= _CACHED_STREAMS:
+            self._streams.clear()
+        self._streams[name] = stream
+        return stream
+
+    def _knows(self, stream: _Stream, name: str, run: StagedRun) -> bool:
+        if stream.kinds is None:
+            self._columns(stream)
+        assert stream.kinds is not None
+        return self._names.kind_id(self.connection, category_of(name), run.type, run.schema) in stream.kinds
+
+    def _columns(self, stream: _Stream) -> Columns:
+        if stream.columns is None:
+            columns: Columns = {}
+            kinds: set[int] = set()
+            for kind, schema in self.connection.execute(
+                "select k.id, k.schema from catalogue c join kinds k on k.id = c.kind where c.stream = ?",
+                (stream.id,),
+            ):
+                kinds.add(kind)
+                columns = union_columns("", columns, schema_columns(schema))
+            stream.columns, stream.kinds = columns, kinds
+        return stream.columns
+
+    def _learn(self, stream: _Stream, name: str, kind: int, schema: str) -> None:
+        if is_frame_schema(schema):
+            stream.columns = union_columns(name, self._columns(stream), schema_columns(schema))
+            assert stream.kinds is not None
+            stream.kinds.add(kind)
+
+    def _find(self, matching: Matching) -> int | None:
+        """The position of an event that the query matches, if there is one."""
+        for query in matching.any_of:
+            # No run is longer than MAX_ROWS, which bounds where one that reaches past `after` may begin.
+            conditions = ["r.position > ?", "r.position + r.count - 1 > ?"]
+            params: list[Any] = [*query.tags, query.after - MAX_ROWS, query.after]
+            source = "runs r"
+            if query.types:
+                kinds = self._names.kinds_of_types(self.connection, query.types)
+                if not kinds:
+                    continue
+                conditions.append(f"r.kind in ({','.join(map(str, kinds))})")
+            for number in range(len(query.tags)):
+                source += f" join tags t{number} on t{number}.position = r.position and t{number}.tag = ?"
+            row = self.connection.execute(
+                f"select r.position + r.count - 1 from {source} where {' and '.join(conditions)} limit 1",
+                params,
+            ).fetchone()
+            if row is not None:
+                return int(row[0])
+        return None
+
+    # --- time -----------------------------------------------------------------------------------------
+
+    def now(self) -> int:
+        """The log's clock in microseconds since 1970.
+
+        Raises:
+            ClockJumped: The wall clock ran more than an hour ahead of the monotonic clock since the last append.
+        """
+        if self._clock is not None:
+            try:
+                return to_micros(self._clock())
+            except InvalidTime as error:
+                raise InvalidTime(f"the log's clock: {error.message}", hint=error.hint) from error
+        wall = now_micros()
+        steady = _steady_micros()
+        mark = self._clock_mark
+        if mark is not None:
+            if (wall - mark[0]) - (steady - mark[1]) > _HOUR:
+                raise ClockJumped(iso(wall), iso(mark[0] + steady - mark[1]))
+        elif not self._clock_confirmed and self._head is not None and self._head.recorded - wall > _HOUR:
+            raise ClockJumped(iso(wall), f"a time after the last event's, {iso(self._head.recorded)},")
+        self._clock_mark = (wall, steady)
+        return wall
+
+    def confirm_clock(self) -> None:
+        """Accept what the wall clock says now."""
+        self._clock_mark = None
+        self._clock_confirmed = True
+
+
+def _steady_micros() -> int:
+    # The boot-time clock goes on while the machine sleeps; the monotonic one would call waking up a jump.
+    source = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime_ns(source) // 1_000
+
+
+def read_head(connection: sqlite3.Connection) -> Head:
+    """The last header's position, time and hash."""
+    row = connection.execute(
+        "select position + count - 1, recorded, hash from runs order by position desc limit 1"
+    ).fetchone()
+    return Head(row[0], row[1], row[2]) if row else Head(0, 0, GENESIS)
