@@ -1,5 +1,6 @@
 """Millstream: event sourcing, change data capture, CQRS and stream processing on one append-only log."""
 
+from . import aio
 from .errors import *  # noqa: F403
 from .events import Draft, Event, Plain
 from .log import Log, Recorded, Run, open
@@ -17,5 +18,6 @@ __all__ = [
     "Recorded",
     "Run",
     "StreamInfo",
+    "aio",
     "open",
 ]

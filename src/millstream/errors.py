@@ -181,9 +181,7 @@ class StreamClosed(Conflict):
     code = "stream-closed"
 
     def __init__(self, stream: str) -> None:
-        super().__init__(
-            f"stream {stream!r} is closed", hint="Append to another stream; its past stays readable"
-        )
+        super().__init__(f"stream {stream!r} is closed", hint="Append to another stream; its past stays readable")
         self.stream = stream
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar, Self, dataclass_transform
 
 import msgspec
@@ -15,10 +15,8 @@ from .time import Moment
 _registry: dict[str, type[Event]] = {}
 
 
-@dataclass_transform(
-    frozen_default=True, kw_only_default=True, eq_default=True, field_specifiers=(msgspec.field,)
-)
-class EventMeta(type(msgspec.Struct)):  # type: ignore[misc]
+@dataclass_transform(frozen_default=True, kw_only_default=True, eq_default=True, field_specifiers=(msgspec.field,))
+class EventMeta(msgspec.StructMeta):
     """Makes each event class an immutable, keyword-only msgspec struct and registers it by its name."""
 
     def __new__(
@@ -34,14 +32,14 @@ class EventMeta(type(msgspec.Struct)):  # type: ignore[misc]
         for field in namespace.get("__annotations__", ()):
             default = namespace.get(field)
             if isinstance(default, list | dict | set) and default:
-                namespace[field] = msgspec.field(default_factory=lambda value=default: copy.deepcopy(value))
+                namespace[field] = msgspec.field(default_factory=partial(copy.deepcopy, default))
         namespace.setdefault("__event_type__", type or name)
         namespace.setdefault("__event_schema__", schema or 1)
         config.setdefault("frozen", True)
         config.setdefault("kw_only", True)
         cls = super().__new__(mcls, name, bases, namespace, **config)
         if namespace["__module__"] != __name__:
-            _registry[cls.__event_type__] = cls
+            _registry[namespace["__event_type__"]] = cls  # type: ignore[assignment]
         return cls
 
 
@@ -117,7 +115,7 @@ def event_class(type: str) -> type[Event] | None:
 
 
 @cache
-def decoder(cls: type[Any]) -> msgspec.json.Decoder[Any]:
+def decoder(cls: Any) -> msgspec.json.Decoder[Any]:
     """The JSON decoder of a class, made once."""
     return msgspec.json.Decoder(cls)
 

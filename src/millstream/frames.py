@@ -31,7 +31,7 @@ def as_frame(data: object) -> pl.DataFrame | None:
     module = type(data).__module__.partition(".")[0]
     if module == "pandas":
         _need("pandas", "pyarrow")
-        return pl.from_pandas(data)  # type: ignore[call-overload, no-any-return]
+        return pl.from_pandas(data)
     if hasattr(data, "__arrow_c_stream__"):
         return pl.DataFrame(data)
     return None

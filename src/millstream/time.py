@@ -55,19 +55,13 @@ def to_micros(moment: Moment) -> int:
         try:
             parsed = datetime.fromisoformat(moment)
         except ValueError as error:
-            raise InvalidTime(
-                f"{moment!r:.60} is not a time", hint="Write it as 2024-01-15T12:00:00Z"
-            ) from error
+            raise InvalidTime(f"{moment!r:.60} is not a time", hint="Write it as 2024-01-15T12:00:00Z") from error
     elif isinstance(moment, datetime):
         parsed = moment
     else:
-        raise InvalidTime(
-            f"{moment!r:.60} is not a time", hint="Give a timezone-aware datetime or an ISO 8601 string"
-        )
+        raise InvalidTime(f"{moment!r:.60} is not a time", hint="Give a timezone-aware datetime or an ISO 8601 string")
     if parsed.tzinfo is None:
-        raise InvalidTime(
-            f"{parsed.isoformat()} has no time zone", hint="Add one: 2024-01-15T12:00:00Z or tzinfo=UTC"
-        )
+        raise InvalidTime(f"{parsed.isoformat()} has no time zone", hint="Add one: 2024-01-15T12:00:00Z or tzinfo=UTC")
     return (parsed - _EPOCH) // _MICROSECOND
 
 
@@ -87,14 +81,10 @@ def duration_micros(duration: Duration) -> int:
     elif isinstance(duration, str):
         parts = _PART.findall(duration)
         if not parts or "".join(n + unit for n, unit in parts) != duration.replace(" ", ""):
-            raise InvalidTime(
-                f"{duration!r:.60} is not a duration", hint="Write it as 5m, 1h30m, 250ms, 2s or 7d"
-            )
+            raise InvalidTime(f"{duration!r:.60} is not a duration", hint="Write it as 5m, 1h30m, 250ms, 2s or 7d")
         micros = round(sum(float(n) * _UNITS[unit] for n, unit in parts))
     else:
-        raise InvalidTime(
-            f"{duration!r:.60} is not a duration", hint="Give a timedelta or a string like '5m'"
-        )
+        raise InvalidTime(f"{duration!r:.60} is not a duration", hint="Give a timedelta or a string like '5m'")
     if micros < 0:
         raise InvalidTime(f"{duration!r} is negative", hint="Durations are zero or more")
     return micros

@@ -53,7 +53,7 @@ class Bodies:
         except Exception as error:
             raise DamagedLog(position, f"its frame cannot be decoded ({error})") from error
         if columns is None:
-            self._keep(ref, frame, frame.estimated_size())
+            self._keep(ref, frame, int(frame.estimated_size()))
         return frame
 
     def _recall(self, ref: int) -> Any:

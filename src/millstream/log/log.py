@@ -263,7 +263,7 @@ class Log:
         def handle(database: Database, append: StagedAppend, position: int) -> None:
             handler(database, self._staged_runs(database, append, position, wanted))
 
-        self.store.inline(name, wanted, handle)  # type: ignore[arg-type]
+        self.store.inline(name, wanted, handle)
 
     def _staged_runs(
         self, database: Database, append: StagedAppend, position: int, types: frozenset[str] | None
@@ -330,9 +330,7 @@ class Log:
         )  # fmt: skip
         return _events(runs, backwards, limit)
 
-    def read_until(
-        self, time: Moment, stream: str | None = None, *, types: Types = None
-    ) -> Iterator[Recorded]:
+    def read_until(self, time: Moment, stream: str | None = None, *, types: Types = None) -> Iterator[Recorded]:
         """All that was recorded before a moment, of the whole log or of one stream."""
         return self.read(stream, types=types, until=time)
 
@@ -377,9 +375,7 @@ class Log:
         if (since_version is not None or until_version is not None) and scope.stream is None:
             raise InvalidPosition("versions are within one stream", hint="Name the stream, or use positions")
         if scope.stream is not None and (first > 1 or last is not None):
-            low, high = self.store.version_bounds(
-                scope.stream, first, END if last is None else last, low, high
-            )
+            low, high = self.store.version_bounds(scope.stream, first, END if last is None else last, low, high)
         if high == END:
             high = self.head + 1
         return self._pages(scope, low, high, backwards, limit)
@@ -561,6 +557,11 @@ class Log:
     # --- the rest -------------------------------------------------------------------------------------
 
     @property
+    def closed(self) -> bool:
+        """Whether this process has closed it."""
+        return self._closed
+
+    @property
     def path(self) -> str:
         """The file's path; empty for a log in memory."""
         return "" if self.store.memory else self.store.path
@@ -633,7 +634,7 @@ class _UncommittedRun(Run, eq=False):
         return tuple(self.staged.tags)
 
     def lines(self) -> list[Any]:
-        return [self.staged.body] if self.count == 1 else self.staged.body.split(b"\n")  # type: ignore[no-any-return]
+        return [self.staged.body] if self.count == 1 else self.staged.body.split(b"\n")
 
     def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
         from ..frames import decode_frame
@@ -644,9 +645,7 @@ class _UncommittedRun(Run, eq=False):
         return frame.select(c for c in columns if c in frame.columns) if columns is not None else frame
 
 
-def with_causes(
-    metadata: Mapping[str, Any] | None, correlation: str | None, causation: str | None
-) -> dict[str, Any]:
+def with_causes(metadata: Mapping[str, Any] | None, correlation: str | None, causation: str | None) -> dict[str, Any]:
     """Metadata with the ids of what an append belongs to and what caused it."""
     if metadata is not None and not isinstance(metadata, Mapping):
         raise InvalidEvent(f"metadata is {metadata!r:.60}", hint="Give a dict")
@@ -669,7 +668,7 @@ def _type_names(types: Types) -> frozenset[str] | None:
     if types is None:
         return None
     if isinstance(types, str) or not isinstance(types, Iterable):
-        types = [types]  # type: ignore[list-item]
+        types = [types]
     return frozenset(type_name(each) for each in types)
 
 

@@ -22,6 +22,8 @@ from ..time import from_micros
 if TYPE_CHECKING:
     from .log import Log
 
+EventClass = type[Any]
+
 _decode_data = msgspec.json.Decoder().decode
 _NO_METADATA: dict[str, Any] = {}
 
@@ -136,7 +138,7 @@ class Run(msgspec.Struct, eq=False, gc=False):
         except msgspec.DecodeError as error:
             raise DamagedLog(self.position, f"its JSON cannot be decoded ({error})") from error
 
-    def events(self, cls: type[Any] | None = None) -> list[Any]:
+    def events(self, cls: EventClass | None = None) -> list[Any]:
         """Its events, decoded.
 
         Args:
@@ -146,8 +148,7 @@ class Run(msgspec.Struct, eq=False, gc=False):
         Raises:
             InvalidEvent: What is stored does not fit the class.
         """
-        if cls is None:
-            cls = event_class(self.type)
+        cls = cls or event_class(self.type)
         if cls is None:
             type = self.type
             return [Plain(type, data) for data in self.data()]
@@ -161,7 +162,7 @@ class Run(msgspec.Struct, eq=False, gc=False):
         except msgspec.DecodeError as error:
             raise DamagedLog(self.position, f"its JSON cannot be decoded ({error})") from error
 
-    def _misfit(self, cls: type[Any], error: Exception) -> InvalidEvent:
+    def _misfit(self, cls: EventClass, error: Exception) -> InvalidEvent:
         return InvalidEvent(
             f"event {self.type!r} at position {self.position} does not fit {cls.__qualname__}: {error}",
             hint="Give new fields defaults, or read its plain data",
@@ -299,7 +300,7 @@ class Recorded(msgspec.Struct, eq=False, gc=False):
             self._event = found
         return found  # type: ignore[no-any-return]
 
-    def decode(self, cls: type[Any]) -> Any:
+    def decode(self, cls: EventClass) -> Any:
         """The event decoded as a class of the caller's choice.
 
         Raises:
@@ -381,8 +382,7 @@ def frame_of(runs: Iterable[Run], *, columns: Columns | None = None, envelope: b
         for group, frame in parts:
             columns = union_columns(group[0].stream, columns, dict(frame.schema))
     frames = [
-        _enveloped(group, conform(frame, columns)) if envelope else conform(frame, columns)
-        for group, frame in parts
+        _enveloped(group, conform(frame, columns)) if envelope else conform(frame, columns) for group, frame in parts
     ]
     if not frames:
         empty = {**columns, **ENVELOPE} if envelope else columns
@@ -429,7 +429,5 @@ def _enveloped(group: list[Run], frame: pl.DataFrame) -> pl.DataFrame:
         for i in range(run.count)
     ]
     schema = {**ENVELOPE, "_time": pl.Int64()}
-    about = pl.DataFrame(rows, schema=schema, orient="row").with_columns(
-        pl.col("_time").cast(pl.Datetime("us", "UTC"))
-    )
+    about = pl.DataFrame(rows, schema=schema, orient="row").with_columns(pl.col("_time").cast(pl.Datetime("us", "UTC")))
     return pl.concat([frame, about], how="horizontal")

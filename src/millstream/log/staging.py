@@ -107,9 +107,7 @@ def stage(
     """
     check_stream(stream)
     if expect is not None and (not isinstance(expect, int) or isinstance(expect, bool) or expect < 0):
-        raise InvalidEvent(
-            f"expect={expect!r} is not a version", hint="Give 0 for a new stream, or its version"
-        )
+        raise InvalidEvent(f"expect={expect!r} is not a version", hint="Give 0 for a new stream, or its version")
     labels = check_tags(tags)
     about = encode_metadata(metadata)
     when = to_micros(effective) if effective is not None else None
@@ -157,9 +155,7 @@ def _object_runs(
     type: str | None,
 ) -> list[StagedRun]:
     if type is not None:
-        raise InvalidEvent(
-            "type= is for frames; events carry their own type", hint="Use millstream.Plain(type, data)"
-        )
+        raise InvalidEvent("type= is for frames; events carry their own type", hint="Use millstream.Plain(type, data)")
     runs: list[StagedRun] = []
     bodies: list[bytes] = []
     current: tuple[Any, ...] | None = None
@@ -233,7 +229,7 @@ def _frame_runs(
             about,
             effective,
             ranges_of(piece),
-        )  # fmt: skip
+        )
         for piece in split(frame)
     ]
 

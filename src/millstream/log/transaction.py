@@ -53,9 +53,7 @@ class Transaction:
         from .log import with_causes
 
         if not self._entered:
-            raise UsageError(
-                "the transaction is not open", hint="Use it inside `with log.transaction() as tx:`"
-            )
+            raise UsageError("the transaction is not open", hint="Use it inside `with log.transaction() as tx:`")
         if correlation is not None or causation is not None:
             metadata = with_causes(metadata, correlation, causation)
         self._appends.append(
@@ -73,9 +71,7 @@ class Transaction:
             LogLocked: Other writers held it for longer than the log's ``lock_timeout``.
         """
         if not self._entered:
-            raise UsageError(
-                "the transaction is not open", hint="Use it inside `with log.transaction() as tx:`"
-            )
+            raise UsageError("the transaction is not open", hint="Use it inside `with log.transaction() as tx:`")
         if self._writer is None:
             self._open = self._log.store.transaction()
             self._writer = self._open.__enter__()

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 
 from ..errors import LogClosed, LogLocked, UsageError
@@ -175,10 +175,8 @@ class Committer:
             elif job.gate is not None and not job.leads:
                 job.gate.release()
         for loop, jobs in loops.items():
-            try:
+            with suppress(RuntimeError):  # the loop has ended: nobody waits for these any more
                 loop.call_soon_threadsafe(_resolve, jobs)
-            except RuntimeError:
-                pass  # the loop has ended: nobody waits for these any more
 
     def _pass_on(self) -> None:
         """Make the first in the queue the next leader, or nobody."""
@@ -198,9 +196,7 @@ class Committer:
     def _call_helper(self) -> None:
         if self._helper is None:
             self._helper = SimpleQueue()
-            threading.Thread(
-                target=self._help, args=(self._helper,), name="millstream-commit", daemon=True
-            ).start()
+            threading.Thread(target=self._help, args=(self._helper,), name="millstream-commit", daemon=True).start()
         self._helper.put(True)
 
     def _help(self, calls: SimpleQueue[bool]) -> None:

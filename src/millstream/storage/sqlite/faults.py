@@ -50,9 +50,7 @@ def translate(error: sqlite3.Error, path: str, *, lock_timeout: float = 0.0) -> 
             return DiskFull(path)
         return StorageError(f"{path}: {error}", hint="Check the disk and the file's permissions")
     if primary == _CANT_OPEN:
-        return StorageError(
-            f"{path} cannot be opened: {error}", hint="Check that its folder exists and is writable"
-        )
+        return StorageError(f"{path} cannot be opened: {error}", hint="Check that its folder exists and is writable")
     return DatabaseError(str(error), hint="Check the statement and its parameters")
 
 

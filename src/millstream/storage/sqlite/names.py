@@ -44,9 +44,7 @@ class Names:
                 "select id from kinds where category = ? and type = ? and schema = ?", key
             ).fetchone()
             if row is None:
-                cursor = connection.execute(
-                    "insert into kinds (category, type, schema) values (?, ?, ?)", key
-                )
+                cursor = connection.execute("insert into kinds (category, type, schema) values (?, ?, ?)", key)
                 assert cursor.lastrowid is not None
                 found = cursor.lastrowid
                 self._new.append(key)

@@ -130,6 +130,24 @@ def kind_ids(connection: sqlite3.Connection, scope: Scope) -> list[int]:
     return ids
 
 
+def stream_kinds(connection: sqlite3.Connection, name: str, kinds: list[int]) -> tuple[list[int], bool]:
+    """The kinds of frames that a stream holds, out of these, and whether it holds JSON of any of them too."""
+    row = connection.execute("select id from streams where name = ?", (name,)).fetchone()
+    if row is None:
+        return [], False
+    frames = {
+        k for (k,) in connection.execute("select kind from catalogue where stream = ?", (row[0],)) if k in set(kinds)
+    }
+    others = [kind for kind in kinds if kind not in frames]
+    if not others:
+        return sorted(frames), False
+    # Only a category with both frames and objects needs the look.
+    found = connection.execute(
+        f"select 1 from runs where stream = ? and kind in ({','.join(map(str, others))}) limit 1", (row[0],)
+    ).fetchone()
+    return sorted(frames), found is not None
+
+
 def _kinds_page(
     connection: sqlite3.Connection,
     kinds: list[int],
@@ -168,9 +186,7 @@ def _kinds_page(
     return _within(connection, rows, scope)
 
 
-def _within(
-    connection: sqlite3.Connection, rows: list[tuple[Any, ...]], scope: Scope
-) -> list[tuple[Any, ...]]:
+def _within(connection: sqlite3.Connection, rows: list[tuple[Any, ...]], scope: Scope) -> list[tuple[Any, ...]]:
     prefix = scope.prefix
     if prefix is None or (prefix.endswith("-") and prefix.count("-") == 1) or "-" not in prefix:
         return rows
@@ -219,9 +235,7 @@ def stream_info(connection: sqlite3.Connection, id: int, name: str, closed: int)
     return StreamInfo(name, last[2], first[0], last[0], first[1], last[1], bool(closed))
 
 
-def streams(
-    connection: sqlite3.Connection, prefix: str, after: str, limit: int
-) -> list[tuple[int, str, int]]:
+def streams(connection: sqlite3.Connection, prefix: str, after: str, limit: int) -> list[tuple[int, str, int]]:
     """Streams whose names begin with a prefix, in order of name, from after a name on."""
     low = max(prefix, after)
     strict = ">" if after >= prefix and after else ">="
@@ -242,6 +256,5 @@ def _after_prefix(prefix: str) -> str:
 def tags_of(connection: sqlite3.Connection, position: int) -> tuple[str, ...]:
     """The tags of the run at a position, sorted."""
     return tuple(
-        row[0]
-        for row in connection.execute("select tag from tags where position = ? order by tag", (position,))
+        row[0] for row in connection.execute("select tag from tags where position = ? order by tag", (position,))
     )

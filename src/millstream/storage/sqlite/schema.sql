@@ -39,6 +39,9 @@ create table runs (
 create unique index runs_stream on runs (stream, version);
 create index runs_kind on runs (kind);
 
+-- Bodies that compaction has merged have numbers below 0, and only those are shared by headers.
+create index runs_merged on runs (body_ref) where body_ref < 0;
+
 create table bodies (
     id       integer primary key,
     encoding integer not null,

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any
@@ -211,12 +211,9 @@ class SQLiteStore:
     def head(self) -> Head:
         """The end of the log as it is now, whoever wrote it."""
         with self.reader() as connection:
-            head = read_head(connection)
-        return head
+            return read_head(connection)
 
-    def page(
-        self, scope: Scope, after: int, until: int, limit: int, backwards: bool = False
-    ) -> list[tuple[Any, ...]]:
+    def page(self, scope: Scope, after: int, until: int, limit: int, backwards: bool = False) -> list[tuple[Any, ...]]:
         """A page of headers; see `reader.page`."""
         with self.reader() as connection:
             return reader.page(connection, scope, self.names, after, until, limit, backwards)
@@ -266,6 +263,88 @@ class SQLiteStore:
         """The last position recorded strictly before a time."""
         with self.reader() as connection:
             return reader.position_at(connection, micros)
+
+    def kinds(self, scope: Scope) -> list[int]:
+        """The kinds of the categories and types that a scope takes in."""
+        with self.reader() as connection:
+            return reader.kind_ids(connection, scope)
+
+    def stream_kinds(self, name: str, kinds: list[int]) -> tuple[list[int], bool]:
+        """The kinds of frames that a stream holds, out of these, and whether it holds JSON too."""
+        with self.reader() as connection:
+            return reader.stream_kinds(connection, name, kinds)
+
+    def range_of(self, position: int, name: str) -> tuple[int, int] | None:
+        """Minimum and maximum of a datetime column of the run at a position (microseconds), if known."""
+        with self.reader() as connection:
+            row = connection.execute(
+                "select low, high from ranges where position = ? and name = ?", (position, name)
+            ).fetchone()
+        return (row[0], row[1]) if row else None
+
+    def headers(self, after: int, limit: int) -> list[tuple[Any, ...]]:
+        """The next headers after a position, with body hash and hash as the last two values."""
+        with self.reader() as connection:
+            return connection.execute(
+                f"select {reader.COLUMNS}, body_hash, hash from runs where position > ? order by position limit ?",
+                (after, limit),
+            ).fetchall()
+
+    def body_rows(self, ref: int) -> int | None:
+        """How many events a body holds; None when it is gone."""
+        with self.reader() as connection:
+            row = connection.execute("select rows from bodies where id = ?", (ref,)).fetchone()
+        return row[0] if row else None
+
+    def move_bodies(self, encoding: int, rows: int, body: bytes, links: Sequence[tuple[int, int | None, int]]) -> bool:
+        """Store a merged body, point headers into it and drop the bodies that they had, in one short transaction.
+
+        Args:
+            links: For each header: its position, its body's number until now, its offset in the new body.
+
+        Returns:
+            False, with nothing changed, when a header's body has moved since it was read.
+        """
+        with self.transaction() as writer:
+            connection = writer.connection
+            # Numbers of merged bodies count down from -1 and are never used twice: caches go by them.
+            ref = connection.execute("select value from meta where key = 'last_merged_body'").fetchone()
+            new = (ref[0] if ref else 0) - 1
+            for position, old, offset in links:
+                changed = connection.execute(
+                    "update runs set body_ref = ?, body_offset = ?, body = null where position = ? and body_ref is ?",
+                    (new, offset, position, old),
+                ).rowcount
+                if changed != 1:
+                    connection.execute("rollback")
+                    connection.execute("begin immediate")
+                    return False
+            connection.execute("insert or replace into meta values ('last_merged_body', ?)", (new,))
+            connection.execute(
+                "insert into bodies (id, encoding, rows, bytes) values (?, ?, ?, ?)", (new, encoding, rows, body)
+            )
+            olds = {old for _, old, _ in links if old is not None}
+            for old in olds:
+                connection.execute(
+                    "delete from bodies where id = ? and not exists (select 1 from runs where body_ref = ? and body_ref < 0)"
+                    if old < 0
+                    else "delete from bodies where id = ?",
+                    (old, old) if old < 0 else (old,),
+                )
+        return True
+
+    def copy_to(self, path: str) -> None:
+        """Copy the database as it is at one moment to a new file, durably."""
+        with self.reader() as source, translated(path):
+            target = sqlite3.connect(path, isolation_level=None)
+            try:
+                target.execute("pragma synchronous = full")
+                # In memory, the one connection is held meanwhile anyway; a file is copied in one go, too: pages
+                # that are copied in steps would start over at each commit beside them.
+                source.backup(target, pages=-1)
+                target.execute("pragma journal_mode = delete")
+            finally:
+                target.close()
 
     def version_bounds(self, stream: str, first: int, last: int, low: int, high: int) -> tuple[int, int]:
         """Bounds (after, until) by position, narrowed to versions from ``first`` to before ``last``."""

@@ -76,22 +76,16 @@ class _Rows:
                 connection.executemany(_INSERT_RUN, self.runs)
             self.runs = []
         if self.bodies:
-            connection.executemany(
-                "insert into bodies (id, encoding, rows, bytes) values (?, ?, ?, ?)", self.bodies
-            )
+            connection.executemany("insert into bodies (id, encoding, rows, bytes) values (?, ?, ?, ?)", self.bodies)
             self.bodies = []
         if self.tags:
             connection.executemany("insert into tags (tag, position) values (?, ?)", self.tags)
             self.tags = []
         if self.ranges:
-            connection.executemany(
-                "insert into ranges (position, name, low, high) values (?, ?, ?, ?)", self.ranges
-            )
+            connection.executemany("insert into ranges (position, name, low, high) values (?, ?, ?, ?)", self.ranges)
             self.ranges = []
         if self.catalogue:
-            connection.executemany(
-                "insert or ignore into catalogue (stream, kind) values (?, ?)", self.catalogue
-            )
+            connection.executemany("insert or ignore into catalogue (stream, kind) values (?, ?)", self.catalogue)
             self.catalogue = []
         if self.appends:
             connection.executemany(
@@ -329,9 +323,7 @@ class Writer:
             if position is not None:
                 raise ConditionFailed(position)
         for run in append.runs:
-            if run.encoding is Encoding.ARROW and (
-                stream is None or not self._knows(stream, append.stream, run)
-            ):
+            if run.encoding is Encoding.ARROW and (stream is None or not self._knows(stream, append.stream, run)):
                 if columns is None:
                     columns = self._columns(stream) if stream is not None else {}
                 columns = union_columns(append.stream, columns, schema_columns(run.schema))

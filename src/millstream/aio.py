@@ -1,0 +1,164 @@
+"""The log for asyncio: the same verbs, awaited. A thin face over `millstream.log`; appends join its group commits.
+
+Example:
+    >>> import asyncio
+    >>> import millstream as ms
+    >>> import millstream.aio
+    >>> async def main():
+    ...     async with ms.aio.open() as log:
+    ...         receipt = await log.append("audit", ms.Plain("Login", {"user": 7}))
+    ...         return receipt.position, [e.type async for e in log.read("audit")]
+    >>> asyncio.run(main())
+    (1, ['Login'])
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, Self, TypeVar
+
+from .log import Log as SyncLog
+from .log import Recorded, Run
+from .log import open as open_sync
+from .storage.base import Receipt
+
+T = TypeVar("T")
+_BATCH = 500
+
+
+def open(path: str | None = None, **options: Any) -> Log:
+    """Open a log for asyncio; the arguments are those of `millstream.open`."""
+    return Log(open_sync(path, **options))
+
+
+class Log:
+    """A log whose verbs are awaited. ``log.sync`` is the log under it, which may be used beside it."""
+
+    def __init__(self, log: SyncLog) -> None:
+        self.sync = log
+        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="millstream-aio")
+
+    async def append(self, stream: str, events: object, **options: Any) -> Receipt:
+        """Append events; see `millstream.Log.append`. Many coroutines that append at once share commits."""
+        request = self.sync.request(stream, events, **options)
+        receipt: Receipt = await self.sync.store.commit_soon(request, asyncio.get_running_loop())
+        return receipt
+
+    async def head(self) -> int:
+        """Position of the last event; 0 when the log is empty."""
+        return await self.call(lambda: self.sync.head)
+
+    def read(self, stream: str | None = None, **options: Any) -> AsyncIterator[Recorded]:
+        """Events in order; see `millstream.Log.read`. The loop stays free while pages are read."""
+        return self._iterate(self.sync.read(stream, **options))
+
+    def read_until(self, time: Any, stream: str | None = None, **options: Any) -> AsyncIterator[Recorded]:
+        """All that was recorded before a moment; see `millstream.Log.read_until`."""
+        return self._iterate(self.sync.read_until(time, stream, **options))
+
+    async def _iterate(self, events: Iterator[Recorded]) -> AsyncIterator[Recorded]:
+        while batch := await self.call(lambda: list(islice(events, _BATCH))):
+            for event in batch:
+                yield event
+
+    async def follow(self, stream: str | None = None, **options: Any) -> AsyncIterator[Recorded]:
+        """History, then what comes; see `millstream.Log.follow`. Each follower has a thread of its own that waits."""
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[list[Run] | BaseException | None] = asyncio.Queue()
+        room = threading.Semaphore(4)
+        stopped = threading.Event()
+
+        def wait() -> None:
+            ending: BaseException | None = None
+            try:
+                for batch in self._waking(stopped, stream, options):
+                    room.acquire()
+                    if stopped.is_set():
+                        return
+                    loop.call_soon_threadsafe(queue.put_nowait, batch)
+            except BaseException as error:
+                ending = error
+            if not stopped.is_set():
+                loop.call_soon_threadsafe(queue.put_nowait, ending)
+
+        threading.Thread(target=wait, name="millstream-follow", daemon=True).start()
+        try:
+            while (got := await queue.get()) is not None:
+                if isinstance(got, BaseException):
+                    raise got
+                for run in got:
+                    for event in run:
+                        yield event
+                room.release()
+        finally:
+            stopped.set()
+            room.release()
+
+    def _waking(self, stopped: threading.Event, stream: str | None, options: dict[str, Any]) -> Iterator[list[Run]]:
+        """Runs as they come; looks up now and then whether anyone still listens."""
+        timeout = options.pop("timeout", None)
+        after = options.pop("after", 0)
+        if timeout is not None:
+            yield from self.sync.follow_runs(stream, after=after, timeout=timeout, **options)
+            return
+        while not stopped.is_set() and not self.sync.closed:
+            for batch in self.sync.follow_runs(stream, after=after, timeout=1.0, **options):
+                yield batch
+                after = batch[-1].last
+
+    async def transaction(self, work: Callable[[Any], T], *, id: str | None = None) -> Receipt:
+        """Run ``work(tx)`` inside `millstream.Log.transaction`, on another thread.
+
+        Returns:
+            The receipt of the whole.
+        """
+
+        def run() -> Receipt:
+            with self.sync.transaction(id=id) as tx:
+                work(tx)
+            return tx.receipt
+
+        return await self.call(run)
+
+    async def scan(self, stream: str, **options: Any) -> Any:
+        """A stream as a frame (collected; see `millstream.Log.scan` for a lazy one)."""
+        return await self.call(lambda: self.sync.scan(stream, **options).collect())
+
+    async def sql(self, query: str) -> Any:
+        """See `millstream.Log.sql`."""
+        return await self.call(lambda: self.sync.sql(query))
+
+    async def verify(self, **options: Any) -> Any:
+        """See `millstream.Log.verify`."""
+        return await self.call(lambda: self.sync.verify(**options))
+
+    async def backup(self, path: str) -> None:
+        """See `millstream.Log.backup`."""
+        await self.call(lambda: self.sync.backup(path))
+
+    async def streams(self, pattern: str = "*") -> list[Any]:
+        """See `millstream.Log.streams`."""
+        return await self.call(lambda: list(self.sync.streams(pattern)))
+
+    async def close_stream(self, stream: str, **options: Any) -> Receipt:
+        """See `millstream.Log.close_stream`."""
+        return await self.call(lambda: self.sync.close_stream(stream, **options))
+
+    async def call(self, work: Callable[[], T]) -> T:
+        """Run anything on the log's threads, so that the loop stays free."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def close(self) -> None:
+        """Close the log."""
+        await self.call(self.sync.close)
+        self._threads.shutdown(wait=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()

@@ -1,0 +1,42 @@
+"""Looking after the file: online backups."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ..errors import StorageError
+
+if TYPE_CHECKING:
+    from .log import Log
+
+
+def backup(log: Log, path: str) -> None:
+    """Copy the whole log, as it is at one moment, to a new file, while others go on reading and writing.
+
+    The copy is made beside its place and renamed into it once it is whole and on disk.
+
+    Raises:
+        StorageError: There is a file at that path already.
+        DiskFull: There is no room for the copy; nothing is left behind.
+    """
+    if os.path.exists(path):
+        raise StorageError(f"{path} is there already", hint="Give a new name, or remove the old backup first")
+    partial = f"{path}.part"
+    try:
+        log.store.copy_to(partial)
+        os.rename(partial, path)
+        _sync_folder(path)
+    except BaseException:
+        for left in (partial, f"{partial}-journal", f"{partial}-wal", f"{partial}-shm"):
+            if os.path.exists(left):
+                os.remove(left)
+        raise
+
+
+def _sync_folder(path: str) -> None:
+    descriptor = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,124 @@
+"""Streams as lazy frames: only the runs that can matter are read, and only the columns that are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import polars as pl
+from polars.io.plugins import register_io_source
+
+from ..errors import InvalidTime, StreamNotFound
+from ..frames import Columns, union_columns
+from ..time import Moment, from_micros, to_micros
+from .records import ENVELOPE, Run, frame_of
+
+if TYPE_CHECKING:
+    from .log import Log, Types
+
+_BATCH = 262_144
+
+
+def scan(
+    log: Log, stream: str, *, types: Types, since: Moment | None, until: Moment | None, by: str | None, envelope: bool
+) -> pl.LazyFrame:
+    """See `Log.scan`."""
+    from .log import scope_of
+
+    scope = scope_of(stream, types)
+    low = to_micros(since) if since is not None else None
+    high = to_micros(until) if until is not None else None
+    kinds = log.store.kinds(scope)
+    if not kinds and not _exists(log, stream):
+        raise StreamNotFound(stream)
+    head = log.head
+    columns, json_kinds = _columns(log, stream, kinds)
+    if json_kinds:
+        # Objects have no stored columns: one pass over them fixes the shape of the whole.
+        objects = (run for run in log.runs(stream, types=types, until_position=head + 1) if not run.is_frame)
+        columns = union_columns(stream, columns, dict(frame_of(objects).schema))
+    if by is not None and not isinstance(columns.get(by), pl.Datetime):
+        raise InvalidTime(f"{by!r} is not a datetime column of {stream!r}", hint=f"It has {', '.join(columns)}")
+    names = [*columns, *ENVELOPE] if envelope else list(columns)
+    schema = {**columns, **ENVELOPE} if envelope else columns
+
+    def runs() -> Iterator[Run]:
+        if by is None:
+            found = log.runs(stream, types=types, since=since, until=until, until_position=head + 1)
+        else:
+            found = log.runs(stream, types=types, until_position=head + 1)
+            if low is not None or high is not None:
+                found = _overlapping(log, found, by, low, high)
+        return found
+
+    def source(
+        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        wanted = names if with_columns is None else [n for n in names if n in with_columns]
+        needed = {n: t for n, t in columns.items() if n in wanted or n == by}
+        with_envelope = any(n in ENVELOPE for n in wanted)
+        left = n_rows
+        for group in _groups(runs(), batch_size or _BATCH):
+            frame = frame_of(group, columns=needed, envelope=with_envelope)
+            if by is not None:
+                frame = _between(frame, by, low, high)
+            frame = frame.select(wanted)
+            if predicate is not None:
+                frame = frame.filter(predicate)
+            if left is not None:
+                frame = frame.head(left)
+                left -= frame.height
+            yield frame
+            if left is not None and left <= 0:
+                return
+
+    return register_io_source(source, schema=schema)
+
+
+def _exists(log: Log, stream: str) -> bool:
+    return stream.endswith("*") or log.store.stream(stream) is not None
+
+
+def _columns(log: Log, stream: str, kinds: list[int]) -> tuple[Columns, bool]:
+    columns: Columns = {}
+    objects = False
+    if not stream.endswith("*"):
+        kinds, objects = log.store.stream_kinds(stream, kinds)
+    for kind in kinds:
+        more = log.columns_of(kind)
+        if more:
+            columns = union_columns(stream, columns, more)
+        else:
+            objects = True
+    return columns, objects
+
+
+def _groups(runs: Iterator[Run], rows: int) -> Iterator[list[Run]]:
+    group: list[Run] = []
+    count = 0
+    for run in runs:
+        group.append(run)
+        count += run.count
+        if count >= rows:
+            yield group
+            group, count = [], 0
+    if group:
+        yield group
+
+
+def _overlapping(log: Log, runs: Iterator[Run], by: str, low: int | None, high: int | None) -> Iterator[Run]:
+    for run in runs:
+        bounds = log.store.range_of(run.base or run.position, by) if run.is_frame else None
+        if bounds is None or ((high is None or bounds[0] < high) and (low is None or bounds[1] >= low)):
+            yield run
+
+
+def _between(frame: pl.DataFrame, by: str, low: int | None, high: int | None) -> pl.DataFrame:
+    dtype = frame.schema[by]
+    zone = dtype.time_zone if isinstance(dtype, pl.Datetime) else None
+    column = pl.col(by) if zone else pl.col(by).dt.replace_time_zone("UTC")
+    if low is not None:
+        frame = frame.filter(column >= pl.lit(from_micros(low)))
+    if high is not None:
+        frame = frame.filter(column < pl.lit(from_micros(high)))
+    return frame

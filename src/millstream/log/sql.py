@@ -1,0 +1,77 @@
+"""SQL over streams and tables, by DuckDB. It is handed Arrow and never opens the log's file itself."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from ..errors import DatabaseError, MissingExtra, NotFound, StreamNotFound
+
+if TYPE_CHECKING:
+    from .log import Log
+
+
+def sql(log: Log, query: str) -> pl.DataFrame:
+    """See `Log.sql`."""
+    try:
+        import duckdb
+    except ImportError as error:
+        raise MissingExtra("sql", "duckdb") from error
+    # What a query may reach is what the log hands over: no files, no network, no extensions.
+    connection = duckdb.connect(
+        ":memory:", config={"enable_external_access": "false", "autoinstall_known_extensions": "false"}
+    )
+    try:
+        connection.execute("set python_enable_replacements = false")
+        for name in _tables(connection, query):
+            connection.register(name, _relation(log, name))
+        return pl.DataFrame(connection.execute(query).to_arrow_table())
+    except duckdb.Error as error:
+        raise DatabaseError(str(error), hint="The query is in DuckDB's dialect of SQL") from error
+    finally:
+        connection.close()
+
+
+def _tables(connection: Any, query: str) -> set[str]:
+    """The names of tables that a query refers to and does not define itself."""
+    text = connection.execute("select json_serialize_sql($1::varchar)", [query]).fetchone()[0]
+    tree = json.loads(text)
+    if tree.get("error"):
+        raise DatabaseError(
+            tree.get("error_message", "the query cannot be read"), hint="Give one SELECT statement, in DuckDB's dialect"
+        )
+    names: set[str] = set()
+    defined: set[str] = set()
+
+    def visit(node: Any) -> None:
+        if isinstance(node, dict):
+            if node.get("type") == "BASE_TABLE" and not node.get("schema_name"):
+                names.add(node["table_name"])
+            if "cte_map" in node:
+                defined.update(entry["key"] for entry in node["cte_map"].get("map", []))
+            for value in node.values():
+                visit(value)
+        elif isinstance(node, list):
+            for value in node:
+                visit(value)
+
+    visit(tree)
+    return names - defined
+
+
+def _relation(log: Log, name: str) -> Any:
+    try:
+        return log.scan(name, envelope=True).collect().to_arrow()
+    except StreamNotFound:
+        with log.connect() as database:
+            known = database.query(
+                "select name from sqlite_master where type in ('table', 'view') and lower(name) = lower(?)", (name,)
+            )
+            if not known:
+                raise NotFound(
+                    f"there is no stream or table {name!r}", hint="List the streams with log.streams()"
+                ) from None
+            quoted = known[0]["name"].replace('"', '""')
+            return database.frame(f'select * from "{quoted}"').to_arrow()
