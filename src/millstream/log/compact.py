@@ -69,15 +69,20 @@ def _groups(log: Log, stream: str, *, inline: bool) -> Iterator[list[Run]]:
             and size + weight <= _MAX_BYTES
         )
         if group and not (small and fits):
-            if len(group) > 1:
+            if _worth(group):
                 yield group
             group, rows, size = [], 0, 0
         if small:
             group.append(run)
             rows += run.count
             size += weight if run.body is not None else run.count * 100
-    if len(group) > 1:
+    if _worth(group):
         yield group
+
+
+def _worth(group: list[Run]) -> bool:
+    refs = {run.body_ref for run in group}
+    return len(group) > 1 and (len(refs) > 1 or refs == {None})
 
 
 def _is_small(log: Log, run: Run, inline: bool) -> bool:

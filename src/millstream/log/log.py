@@ -270,7 +270,7 @@ class Log:
     ) -> list[Run]:
         rows = database.execute(
             f"select {_COLUMNS} from runs where position >= ? and position < ? order by position",
-            (position, position + sum(run.count for run in append.runs)),
+            (position, position + append.count),
         ).fetchall()
         runs = [_UncommittedRun(self, *row) for row in rows]
         for run, staged in zip(runs, append.runs, strict=True):

@@ -155,7 +155,7 @@ class Run(msgspec.Struct, eq=False, gc=False):
         try:
             if self.is_frame:
                 return [msgspec.convert(row, cls) for row in self.frame().iter_rows(named=True)]
-            decode = decoder(cls).decode
+            decode = decoder(cls).decode  # type: ignore[arg-type]
             return [decode(line) for line in self.lines()]
         except msgspec.ValidationError as error:
             raise self._misfit(cls, error) from error

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import polars as pl
 from polars.io.plugins import register_io_source
 
 from ..errors import InvalidTime, StreamNotFound
-from ..frames import Columns, union_columns
+from ..frames import MAX_ROWS, Columns, union_columns
 from ..time import Moment, from_micros, to_micros
 from .records import ENVELOPE, Run, frame_of
 
 if TYPE_CHECKING:
     from .log import Log, Types
-
-_BATCH = 262_144
 
 
 def scan(
@@ -58,13 +59,15 @@ def scan(
         needed = {n: t for n, t in columns.items() if n in wanted or n == by}
         with_envelope = any(n in ENVELOPE for n in wanted)
         left = n_rows
-        for group in _groups(runs(), batch_size or _BATCH):
+
+        def decode(group: list[Run]) -> pl.DataFrame:
             frame = frame_of(group, columns=needed, envelope=with_envelope)
             if by is not None:
                 frame = _between(frame, by, low, high)
             frame = frame.select(wanted)
-            if predicate is not None:
-                frame = frame.filter(predicate)
+            return frame if predicate is None else frame.filter(predicate)
+
+        for frame in _ahead(decode, _groups(runs(), batch_size or MAX_ROWS)):
             if left is not None:
                 frame = frame.head(left)
                 left -= frame.height
@@ -104,6 +107,28 @@ def _groups(runs: Iterator[Run], rows: int) -> Iterator[list[Run]]:
             group, count = [], 0
     if group:
         yield group
+
+
+def _ahead(decode: Callable[[list[Run]], pl.DataFrame], groups: Iterator[list[Run]]) -> Iterator[pl.DataFrame]:
+    """Frames in order, the next few decoded on other threads while the caller works on this one."""
+    first = next(groups, None)
+    if first is None:
+        return
+    second = next(groups, None)
+    if second is None:
+        yield decode(first)
+        return
+    workers = min(4, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers, thread_name_prefix="millstream-scan") as threads:
+        pending = deque([threads.submit(decode, first), threads.submit(decode, second)])
+        try:
+            while pending:
+                while len(pending) <= workers and (group := next(groups, None)) is not None:
+                    pending.append(threads.submit(decode, group))
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
 
 
 def _overlapping(log: Log, runs: Iterator[Run], by: str, low: int | None, high: int | None) -> Iterator[Run]:

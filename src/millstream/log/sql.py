@@ -27,7 +27,7 @@ def sql(log: Log, query: str) -> pl.DataFrame:
         connection.execute("set python_enable_replacements = false")
         for name in _tables(connection, query):
             connection.register(name, _relation(log, name))
-        return pl.DataFrame(connection.execute(query).to_arrow_table())
+        return pl.DataFrame(connection.sql(query).to_arrow_table())
     except duckdb.Error as error:
         raise DatabaseError(str(error), hint="The query is in DuckDB's dialect of SQL") from error
     finally:
@@ -36,7 +36,7 @@ def sql(log: Log, query: str) -> pl.DataFrame:
 
 def _tables(connection: Any, query: str) -> set[str]:
     """The names of tables that a query refers to and does not define itself."""
-    text = connection.execute("select json_serialize_sql($1::varchar)", [query]).fetchone()[0]
+    text = connection.execute("select json_serialize_sql($1::varchar)", [query]).fetchall()[0][0]
     tree = json.loads(text)
     if tree.get("error"):
         raise DatabaseError(

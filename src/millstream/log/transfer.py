@@ -106,7 +106,8 @@ def import_ndjson(log: Log, lines: Iterable[bytes | str], stream: str | None = N
         InvalidEvent: A line is not an event; names the line. The batches before it stand.
     """
     decode = msgspec.json.Decoder(Line).decode
-    pending: dict[str, list[Draft]] = {}
+    # Stretches of one stream each, so that the order over all streams stays.
+    pending: list[tuple[str, list[Draft]]] = []
     waiting = 0
     for number, text in enumerate(lines, 1):
         if not text.strip():
@@ -121,17 +122,19 @@ def import_ndjson(log: Log, lines: Iterable[bytes | str], stream: str | None = N
         if target is None:
             raise InvalidEvent(f"line {number} names no stream", hint="Give each line a stream, or name one for all")
         draft = Draft(Plain(line.type, line.data), line.tags, line.metadata or None, line.effective)
-        pending.setdefault(target, []).append(draft)
+        if not pending or pending[-1][0] != target:
+            pending.append((target, []))
+        pending[-1][1].append(draft)
         waiting += 1
         if waiting >= _BATCH:
             yield _append(log, pending)
-            pending, waiting = {}, 0
+            pending, waiting = [], 0
     if pending:
         yield _append(log, pending)
 
 
-def _append(log: Log, pending: dict[str, list[Draft]]) -> Receipt:
-    return log.commit([log.stage(stream, drafts) for stream, drafts in pending.items()])
+def _append(log: Log, pending: list[tuple[str, list[Draft]]]) -> Receipt:
+    return log.commit([log.stage(stream, drafts) for stream, drafts in pending])
 
 
 def import_parquet(log: Log, path: str, stream: str, *, type: str | None = None) -> Iterator[Receipt]:

@@ -65,6 +65,12 @@ class StagedAppend(msgspec.Struct):
     expect: int | None = None
     unless: Matching | None = None
     close: bool = False
+    count: int = 0
+    """How many events its runs hold together."""
+
+    def __post_init__(self) -> None:
+        runs = self.runs
+        self.count = runs[0].count if len(runs) == 1 else sum(run.count for run in runs)
 
 
 class Receipt(msgspec.Struct, frozen=True):

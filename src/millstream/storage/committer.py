@@ -19,6 +19,8 @@ from ..errors import LogClosed, LogLocked, UsageError
 from .base import Receipt, Request
 
 MAX_BATCH = 4_096
+_PAUSE = 0.0002
+"""Seconds without a newcomer after which a leader waits no longer."""
 
 
 class Job:
@@ -61,6 +63,12 @@ class Committer:
         self._busy = False
         self._closed = False
         self._leader = 0
+        self._last = 1
+        """How many shared the last commit."""
+        self._awaited = 0
+        """How many must be in the queue for the leader to end its pause; 0 when it does not pause."""
+        self._arrived = threading.Lock()
+        self._arrived.acquire()
         self._helper: SimpleQueue[bool] | None = None
 
     def submit(self, request: Request) -> Receipt:
@@ -77,7 +85,7 @@ class Committer:
         job.future = loop.create_future()
         with self._mutex:
             self._check()
-            self._queue.append(job)
+            self._join(job)
             start = not self._busy
             self._busy = True
         if start:
@@ -136,18 +144,39 @@ class Committer:
                 return True
             job.gate = gate = threading.Lock()
             gate.acquire()
-            self._queue.append(job)
-        if not gate.acquire(timeout=self._timeout):
-            with self._mutex:
-                if job in self._queue and not job.leads:
-                    self._queue.remove(job)
+            self._join(job)
+        try:
+            if not gate.acquire(timeout=self._timeout):
+                if self._leave(job):
                     raise LogLocked(self._path, self._timeout)
-            gate.acquire()
+                gate.acquire()
+        except KeyboardInterrupt:
+            # Whoever leaves must not take the lead away with it.
+            if not self._leave(job) and job.leads:
+                if job in self._queue:
+                    self._queue.remove(job)
+                self._pass_on()
+            raise
         if job.leads:
             if job.request is None:
                 return True
             self._lead(self._take())
         return False
+
+    def _join(self, job: Job) -> None:
+        """Into the queue, with the mutex held."""
+        self._queue.append(job)
+        if self._awaited and len(self._queue) >= self._awaited:
+            self._awaited = 0
+            self._arrived.release()
+
+    def _leave(self, job: Job) -> bool:
+        """Out of the queue again, unless the job is in a commit or leads the next."""
+        with self._mutex:
+            if job in self._queue and not job.leads:
+                self._queue.remove(job)
+                return True
+            return False
 
     def _take(self) -> list[Job]:
         """The jobs of the next commit: all in the queue, up to one that wants the writer alone."""
@@ -157,7 +186,34 @@ class Committer:
                 batch.append(self._queue.popleft())
             return batch
 
+    def _gather(self, batch: list[Job]) -> None:
+        """Let those that shared the last commit come back and share this one.
+
+        They were all woken at once, and the first of them leads: without a pause it would commit alone, and
+        every second commit would be of one. It pauses until as many are there, or none came for a moment; a
+        caller that was alone the last time does not pause.
+        """
+        wanted = self._last - len(batch)
+        with self._mutex:
+            self._awaited = wanted
+            seen = len(self._queue)
+        while seen < wanted:
+            if not self._arrived.acquire(timeout=_PAUSE):
+                grown = len(self._queue)
+                if grown == seen:
+                    break
+                seen = grown
+            else:
+                break
+        with self._mutex:
+            self._awaited = 0
+        self._arrived.acquire(blocking=False)
+        batch.extend(self._take())
+
     def _lead(self, batch: list[Job]) -> None:
+        if self._last > 1:
+            self._gather(batch)
+        self._last = len(batch)
         self._leader = threading.get_ident()
         try:
             self._write(batch)

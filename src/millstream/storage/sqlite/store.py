@@ -326,7 +326,8 @@ class SQLiteStore:
             olds = {old for _, old, _ in links if old is not None}
             for old in olds:
                 connection.execute(
-                    "delete from bodies where id = ? and not exists (select 1 from runs where body_ref = ? and body_ref < 0)"
+                    "delete from bodies where id = ?"
+                    " and not exists (select 1 from runs where body_ref = ? and body_ref < 0)"
                     if old < 0
                     else "delete from bodies where id = ?",
                     (old, old) if old < 0 else (old,),

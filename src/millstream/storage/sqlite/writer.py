@@ -121,6 +121,8 @@ class Writer:
         self._clock_mark: tuple[int, int] | None = None
         self._clock_confirmed = False
         self._durable = False
+        self._now: int | None = None
+        """The clock as read for the present transaction: all of it is recorded at one time."""
         self.inline: dict[str, tuple[frozenset[str] | None, InlineHandler]] = {}
 
     # --- a batch, a transaction -----------------------------------------------------------------------
@@ -174,6 +176,7 @@ class Writer:
         """Take the writer lock, begin a transaction, and learn what other processes have written."""
         if self._lock is not None:
             self._lock.acquire(self._lock_timeout)
+        self._now = None
         try:
             self.connection.execute("begin immediate")
             if self._lock is not None:
@@ -290,7 +293,7 @@ class Writer:
             for append in appends:
                 if types is None or any(run.type in types for run in append.runs):
                     handler(self.database, append, position)
-                position += sum(run.count for run in append.runs)
+                position += append.count
 
     def append(self, request: Request, rows: _Rows) -> Receipt:
         """Check all conditions of a request, then place its runs. Nothing is placed when a check fails."""
@@ -327,7 +330,7 @@ class Writer:
                 if columns is None:
                     columns = self._columns(stream) if stream is not None else {}
                 columns = union_columns(append.stream, columns, schema_columns(run.schema))
-        seen[append.stream] = (actual + sum(run.count for run in append.runs), columns)
+        seen[append.stream] = (actual + append.count, columns)
 
     def _place(self, appends: Iterable[StagedAppend], rows: _Rows) -> Receipt:
         assert self._head is not None
@@ -336,7 +339,9 @@ class Writer:
         name: str | None = None
         version = 0
         if appends:
-            recorded = max(recorded, self.now())
+            if self._now is None:
+                self._now = self.now()
+            recorded = max(recorded, self._now)
         for append in appends:
             name = append.stream
             stream = self._stream(name) or self._create(name)
