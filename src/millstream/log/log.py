@@ -132,12 +132,12 @@ class Log:
         """
         if self._closed:
             raise LogClosed(self.path)
-        return self.store.commit(
-            self.request(
-                stream, events, type=type, expect=expect, id=id, unless=unless, tags=tags, metadata=metadata,
-                correlation=correlation, causation=causation, effective=effective,
-            )
-        )  # fmt: skip
+        if correlation is not None or causation is not None:
+            metadata = with_causes(metadata, correlation, causation)
+        staged = stage(
+            stream, events, type=type, expect=expect, unless=unless, tags=tags, metadata=metadata, effective=effective
+        )
+        return self.store.commit(_request([staged], id))
 
     def request(
         self,
@@ -167,9 +167,7 @@ class Log:
             metadata=metadata,
             effective=effective,
         )
-        if id is None:
-            return Request([staged])
-        return Request([staged], check_label(id, "append id"), digest_of([staged]))
+        return _request([staged], id)
 
     def stage(
         self,
@@ -643,6 +641,18 @@ class _UncommittedRun(Run, eq=False):
             return super().frame(columns)
         frame = decode_frame(self.staged.body)
         return frame.select(c for c in columns if c in frame.columns) if columns is not None else frame
+
+
+def _request(
+    appends: list[StagedAppend],
+    id: str | None,
+    digest: bytes | None = None,
+    work: Callable[[Database, Receipt], None] | None = None,
+) -> Request:
+    if id is None:
+        return Request(appends, None, b"", work)  # type: ignore[arg-type]
+    check_label(id, "append id")
+    return Request(appends, id, digest if digest is not None else digest_of(appends), work)  # type: ignore[arg-type]
 
 
 def with_causes(metadata: Mapping[str, Any] | None, correlation: str | None, causation: str | None) -> dict[str, Any]:

@@ -33,6 +33,8 @@ MAX_NAME = 512
 """The longest stream name, type name or tag, in bytes of UTF-8."""
 
 _sha256 = hashlib.sha256
+_ONE = (Event, Plain, Draft)
+type_of = type
 _encode_json = msgspec.json.Encoder(order="deterministic").encode
 
 Metadata = Mapping[str, Any]
@@ -106,12 +108,19 @@ def stage(
         InvalidEvent, InvalidStreamName, UnsupportedColumn, InvalidTime: See their texts.
     """
     check_stream(stream)
-    if expect is not None and (not isinstance(expect, int) or isinstance(expect, bool) or expect < 0):
+    if expect is not None and (type_of(expect) is not int or expect < 0):
         raise InvalidEvent(f"expect={expect!r} is not a version", hint="Give 0 for a new stream, or its version")
+    if isinstance(events, Event) and not tags and not metadata and effective is None and type is None:
+        # By far the most frequent case, and one whose cost shows: an aggregate's single event.
+        body = encode(events)
+        run = StagedRun(
+            events.__event_type__, str(events.__event_schema__), 1, Encoding.JSON, body, _sha256(body).digest()
+        )
+        return StagedAppend(stream, [run], expect, unless, close, 1)
     labels = check_tags(tags)
     about = encode_metadata(metadata)
     when = to_micros(effective) if effective is not None else None
-    if isinstance(events, Event | Plain | Draft):
+    if isinstance(events, _ONE):
         runs = _object_runs((events,), labels, about, metadata, when, type)
     else:
         frame = as_frame(events)
@@ -124,7 +133,7 @@ def stage(
                 f"{events!r:.80} is not an event",
                 hint="Give a millstream.Event, a millstream.Plain, or a frame",
             )
-    return StagedAppend(stream, runs, expect, unless, close)
+    return StagedAppend(stream, runs, expect, unless, close, sum(run.count for run in runs))
 
 
 def check_tags(tags: Iterable[str]) -> tuple[str, ...]:

@@ -68,10 +68,6 @@ class StagedAppend(msgspec.Struct):
     count: int = 0
     """How many events its runs hold together."""
 
-    def __post_init__(self) -> None:
-        runs = self.runs
-        self.count = runs[0].count if len(runs) == 1 else sum(run.count for run in runs)
-
 
 class Receipt(msgspec.Struct, frozen=True):
     """What the log answers to an append that is on disk.

@@ -30,11 +30,12 @@ class Signal:
 
     def announce(self, head: int) -> None:
         """The log's head is (at least) here."""
-        with self._condition:
-            if head > self._head:
-                self._head = head
-                if self._waiters:
-                    self._condition.notify_all()
+        if head > self._head:
+            self._head = head
+        # A waiter counts itself before it looks at the head, so that none is missed without the lock.
+        if self._waiters:
+            with self._condition:
+                self._condition.notify_all()
 
     def wait(self, after: int, timeout: float | None) -> bool:
         """Wait until the head is beyond a position. False when the time is up or the log was closed."""

@@ -452,7 +452,7 @@ class LogContract:
         follower = threading.Thread(target=follow)
         follower.start()
         writers = [
-            threading.Thread(target=lambda k=k: [log.append(f"w-{k}", Counted(n=n)) for n in range(100)])  # type: ignore[misc]
+            threading.Thread(target=lambda k=k: [log.append(f"w-{k}", Counted(n=n)) for n in range(100)])
             for k in range(4)
         ]
         for thread in writers:

@@ -145,7 +145,10 @@ class SQLiteStore:
         return self.committer.submit_soon(request, loop)
 
     def _write(self, jobs: list[Any]) -> None:
-        with self._alone():
+        if self.memory:
+            with self._alone():
+                self.writer.write(jobs)
+        else:
             self.writer.write(jobs)
 
     @contextmanager

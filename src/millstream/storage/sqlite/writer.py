@@ -20,7 +20,7 @@ from ...errors import (
     VersionConflict,
 )
 from ...frames import MAX_ROWS, Columns, is_frame_schema, schema_columns, union_columns
-from ...time import Clock, iso, now_micros, to_micros
+from ...time import Clock, iso, to_micros
 from ..base import Encoding, Head, Matching, Receipt, Request, StagedAppend, StagedRun
 from ..chain import FRAME_FORMAT, GENESIS, JSON_FORMAT, header_hash
 from ..committer import Job
@@ -55,18 +55,28 @@ class _Stream:
         self.kinds: set[int] | None = None
 
 
-class _Rows:
-    """Rows that wait to be inserted."""
+_INSERTS = {
+    "bodies": "insert into bodies (id, encoding, rows, bytes) values (?, ?, ?, ?)",
+    "tags": "insert into tags (tag, position) values (?, ?)",
+    "ranges": "insert into ranges (position, name, low, high) values (?, ?, ?, ?)",
+    "catalogue": "insert or ignore into catalogue (stream, kind) values (?, ?)",
+    "appends": "insert into appends (id, digest, first, last, result) values (?, ?, ?, ?, ?)",
+}
 
-    __slots__ = ("appends", "bodies", "catalogue", "ranges", "runs", "tags")
+
+class _Rows:
+    """Rows that wait to be inserted: headers, and what few headers have."""
+
+    __slots__ = ("others", "runs")
 
     def __init__(self) -> None:
         self.runs: list[tuple[Any, ...]] = []
-        self.bodies: list[tuple[Any, ...]] = []
-        self.tags: list[tuple[str, int]] = []
-        self.ranges: list[tuple[int, str, int, int]] = []
-        self.catalogue: list[tuple[int, int]] = []
-        self.appends: list[tuple[Any, ...]] = []
+        self.others: dict[str, list[tuple[Any, ...]]] | None = None
+
+    def add(self, table: str, row: tuple[Any, ...]) -> None:
+        if self.others is None:
+            self.others = {}
+        self.others.setdefault(table, []).append(row)
 
     def insert(self, connection: sqlite3.Connection) -> None:
         if self.runs:
@@ -75,23 +85,10 @@ class _Rows:
             else:
                 connection.executemany(_INSERT_RUN, self.runs)
             self.runs = []
-        if self.bodies:
-            connection.executemany("insert into bodies (id, encoding, rows, bytes) values (?, ?, ?, ?)", self.bodies)
-            self.bodies = []
-        if self.tags:
-            connection.executemany("insert into tags (tag, position) values (?, ?)", self.tags)
-            self.tags = []
-        if self.ranges:
-            connection.executemany("insert into ranges (position, name, low, high) values (?, ?, ?, ?)", self.ranges)
-            self.ranges = []
-        if self.catalogue:
-            connection.executemany("insert or ignore into catalogue (stream, kind) values (?, ?)", self.catalogue)
-            self.catalogue = []
-        if self.appends:
-            connection.executemany(
-                "insert into appends (id, digest, first, last, result) values (?, ?, ?, ?, ?)", self.appends
-            )
-            self.appends = []
+        if self.others:
+            for table, rows in self.others.items():
+                connection.executemany(_INSERTS[table], rows)
+            self.others = None
 
 
 class Writer:
@@ -177,6 +174,9 @@ class Writer:
         if self._lock is not None:
             self._lock.acquire(self._lock_timeout)
         self._now = None
+        if len(self._streams) > _CACHED_STREAMS:
+            # Not later: versions that are not inserted yet are known here alone.
+            self._streams.clear()
         try:
             self.connection.execute("begin immediate")
             if self._lock is not None:
@@ -297,25 +297,23 @@ class Writer:
 
     def append(self, request: Request, rows: _Rows) -> Receipt:
         """Check all conditions of a request, then place its runs. Nothing is placed when a check fails."""
-        seen: dict[str, tuple[int, Columns | None]] = {}
-        for append in request.appends:
-            self._check(append, seen, rows)
+        appends = request.appends
+        if len(appends) == 1:
+            self._check(appends[0], None, rows)
+        else:
+            seen: dict[str, tuple[int, Columns | None]] = {}
+            for append in appends:
+                self._check(append, seen, rows)
         receipt = self._place(request.appends, rows)
         if request.id is not None:
-            rows.appends.append(
-                (
-                    request.id,
-                    request.digest,
-                    receipt.first,
-                    receipt.position,
-                    msgspec.json.encode(receipt).decode(),
-                )
-            )
+            result = msgspec.json.encode(receipt).decode()
+            rows.add("appends", (request.id, request.digest, receipt.first, receipt.position, result))
         return receipt
 
-    def _check(self, append: StagedAppend, seen: dict[str, tuple[int, Columns | None]], rows: _Rows) -> None:
+    def _check(self, append: StagedAppend, seen: dict[str, tuple[int, Columns | None]] | None, rows: _Rows) -> None:
+        """Check the conditions of an append. ``seen``: what the request's appends before it do to its stream."""
         stream = self._stream(append.stream)
-        actual, columns = seen.get(append.stream) or (stream.version if stream else 0, None)
+        actual, columns = (seen.get(append.stream) if seen else None) or (stream.version if stream else 0, None)
         if stream is not None and stream.closed:
             raise StreamClosed(append.stream)
         if append.expect is not None and append.expect != actual:
@@ -330,7 +328,8 @@ class Writer:
                 if columns is None:
                     columns = self._columns(stream) if stream is not None else {}
                 columns = union_columns(append.stream, columns, schema_columns(run.schema))
-        seen[append.stream] = (actual + append.count, columns)
+        if seen is not None:
+            seen[append.stream] = (actual + append.count, columns)
 
     def _place(self, appends: Iterable[StagedAppend], rows: _Rows) -> Receipt:
         assert self._head is not None
@@ -361,17 +360,17 @@ class Writer:
                     ref, body = None, run.body.decode()
                 else:
                     ref, body = at, None
-                    rows.bodies.append((at, int(run.encoding), run.count, run.body))
+                    rows.add("bodies", (at, int(run.encoding), run.count, run.body))
                 rows.runs.append(
                     (at, run.count, stream.id, version + 1, kind, recorded, run.effective, format, run.body_hash,
                      digest, metadata, ref, body)
                 )  # fmt: skip
-                if run.tags:
-                    rows.tags.extend((tag, at) for tag in run.tags)
-                if run.ranges:
-                    rows.ranges.extend((at, column, low, high) for column, low, high in run.ranges)
+                for tag in run.tags:
+                    rows.add("tags", (tag, at))
+                for column, low, high in run.ranges:
+                    rows.add("ranges", (at, column, low, high))
                 if frame and (stream.kinds is None or kind not in stream.kinds):
-                    rows.catalogue.append((stream.id, kind))
+                    rows.add("catalogue", (stream.id, kind))
                     self._learn(stream, name, kind, run.schema)
                 position += run.count
                 version += run.count
@@ -405,8 +404,6 @@ class Writer:
         return self._remember(name, _Stream(cursor.lastrowid, 0, False))
 
     def _remember(self, name: str, stream: _Stream) -> _Stream:
-        if len(self._streams) >= _CACHED_STREAMS:
-            self._streams.clear()
         self._streams[name] = stream
         return stream
 
@@ -470,8 +467,8 @@ class Writer:
                 return to_micros(self._clock())
             except InvalidTime as error:
                 raise InvalidTime(f"the log's clock: {error.message}", hint=error.hint) from error
-        wall = now_micros()
-        steady = _steady_micros()
+        wall = time.time_ns() // 1_000
+        steady = time.clock_gettime_ns(_STEADY) // 1_000
         mark = self._clock_mark
         if mark is not None:
             if (wall - mark[0]) - (steady - mark[1]) > _HOUR:
@@ -487,10 +484,8 @@ class Writer:
         self._clock_confirmed = True
 
 
-def _steady_micros() -> int:
-    # The boot-time clock goes on while the machine sleeps; the monotonic one would call waking up a jump.
-    source = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-    return time.clock_gettime_ns(source) // 1_000
+# The boot-time clock goes on while the machine sleeps; the monotonic one would call waking up a jump.
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def read_head(connection: sqlite3.Connection) -> Head:
