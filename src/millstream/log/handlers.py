@@ -1,0 +1,213 @@
+"""Handlers of events: ``@on`` marks a method, and a class's table says which method takes which type.
+
+Aggregates and projections both dispatch through such a table. It is made once per class, so that applying an
+event costs one look-up by type name and one call.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, Union, get_args, get_origin, overload
+
+import msgspec
+
+from ..errors import UsageError
+from ..events import Event, Plain, event_class, type_name
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+_MARK = "__millstream_on__"
+
+
+class InvalidHandler(UsageError):
+    """A method marked with ``@on`` cannot be used as a handler of events."""
+
+    code = "invalid-handler"
+
+    def __init__(self, handler: str, reason: str, *, hint: str = "") -> None:
+        super().__init__(f"{handler} cannot handle events: {reason}", hint=hint)
+        self.handler = handler
+        self.reason = reason
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """A parameter of a handler beyond the event.
+
+    Attributes:
+        name: Its name.
+        annotation: Its type; the text of it where it names something that cannot be found; None without one.
+        required: Whether it has no default.
+    """
+
+    name: str
+    annotation: Any
+    required: bool
+
+
+class Handler(msgspec.Struct, frozen=True):
+    """One method, for one type of event.
+
+    Attributes:
+        handles: The type's name in the log.
+        event: The class to decode with: an event class, or ``Plain``.
+        method: The method's name; looked up on the class, so that a subclass may override it.
+        function: The function that the class has under that name.
+        parameters: What it takes after the event.
+    """
+
+    handles: str
+    event: type[Any]
+    method: str
+    function: Callable[..., Any]
+    parameters: tuple[Parameter, ...]
+
+
+class _Mark(msgspec.Struct):
+    given: tuple[Any, ...]
+    annotations: dict[str, Any]
+
+
+@overload
+def on(event: type[Event] | str, /, *more: type[Event] | str) -> Callable[[Method], Method]: ...
+@overload
+def on(method: Method, /) -> Method: ...
+
+
+def on(*given: Any) -> Any:
+    """Mark a method as the handler of a type of event.
+
+    The type is taken from the annotation of the first parameter (``A | B`` handles both), or given:
+    ``@on(MoneyDeposited)``, or ``@on("Login")`` for events that have no class here. Annotations may be
+    strings (``from __future__ import annotations``) and may name classes that are local to a function or defined
+    further down. Subclasses inherit handlers, and may override a method or handle a type by another one.
+
+    Args:
+        given: The method itself, or the types of event that it handles.
+
+    Raises:
+        InvalidHandler: It takes no event, or (when the table is first used) its type cannot be told.
+
+    Example:
+        >>> import millstream as ms
+        >>> class Opened(ms.Event):
+        ...     owner: str
+        >>> class Account(ms.Aggregate):
+        ...     owner: str = ""
+        ...
+        ...     @ms.on
+        ...     def opened(self, event: Opened) -> None:
+        ...         self.owner = event.owner
+    """
+    body = sys._getframe(1)
+    if len(given) == 1 and isinstance(given[0], types.FunctionType):
+        return _mark(given[0], (), body)
+    for item in given:
+        if not isinstance(item, str) and not (isinstance(item, type) and issubclass(item, Event)):
+            raise InvalidHandler(
+                f"@on({item!r:.60})",
+                "it is neither an event class nor a type's name",
+                hint="Write @on(SomeEvent)",
+            )
+    if not given:
+        raise InvalidHandler("@on()", "it names no type", hint="Write @on, or @on(SomeEvent)")
+    return lambda function: _mark(function, given, body)
+
+
+def _mark(function: Any, given: tuple[Any, ...], body: types.FrameType) -> Any:
+    name = getattr(function, "__qualname__", repr(function))
+    if not isinstance(function, types.FunctionType):
+        raise InvalidHandler(name, "it is not a plain method", hint="Put @on directly above the def")
+    if len(_positional(function)) < 2:
+        raise InvalidHandler(name, "it takes no event", hint="Write def handler(self, event: SomeEvent)")
+    # The names that string annotations mean are at hand only now, while the class body runs: those of the
+    # body, and of the function around it. What is not defined yet is looked up when the table is made.
+    around = body.f_back
+    names = {**(around.f_locals if around else {}), **body.f_locals}
+    found = {key: _resolve(value, function, names) for key, value in function.__annotations__.items()}
+    setattr(function, _MARK, _Mark(given, found))
+    return function
+
+
+def _positional(function: types.FunctionType) -> list[inspect.Parameter]:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [p for p in inspect.signature(function).parameters.values() if p.kind in kinds]
+
+
+def _resolve(annotation: Any, function: types.FunctionType, names: Mapping[str, Any]) -> Any:
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        return eval(annotation, function.__globals__, dict(names))
+    except Exception:
+        return annotation
+
+
+def handler_table(cls: type) -> dict[str, Handler]:
+    """The handlers of a class by type name, its bases' included; what a subclass defines wins.
+
+    Raises:
+        InvalidHandler: The type of a handler cannot be told, or one class handles a type twice.
+    """
+    table: dict[str, Handler] = {}
+    for base in reversed(cls.__mro__):
+        own: dict[str, Handler] = {}
+        for name, function in vars(base).items():
+            mark = getattr(function, _MARK, None)
+            if mark is None:
+                continue
+            # A method defined anew handles what it says now, not what its namesake in a base handled.
+            table = {type: handler for type, handler in table.items() if handler.method != name}
+            for handler in _handlers(cls, name, function, mark):
+                if handler.handles in own:
+                    raise InvalidHandler(
+                        f"{base.__qualname__}.{name}",
+                        f"{own[handler.handles].method} handles {handler.handles!r} already",
+                        hint="Handle each type in one method",
+                    )
+                own[handler.handles] = handler
+        table |= own
+    return table
+
+
+def _handlers(cls: type, name: str, function: types.FunctionType, mark: _Mark) -> list[Handler]:
+    _, event, *rest = _positional(function)
+    keywords = [p for p in inspect.signature(function).parameters.values() if p.kind == p.KEYWORD_ONLY]
+    parameters = tuple(
+        Parameter(p.name, _resolve(mark.annotations.get(p.name), function, {}), p.default is p.empty)
+        for p in (*rest, *keywords)
+    )
+    annotated = _resolve(mark.annotations.get(event.name), function, {})
+    return [
+        Handler(type, decode_as, name, getattr(cls, name), parameters)
+        for type, decode_as in _types(function.__qualname__, annotated, mark.given)
+    ]
+
+
+def _types(handler: str, annotated: Any, given: tuple[Any, ...]) -> list[tuple[str, type[Any]]]:
+    """The types a handler takes, each with the class to decode it with."""
+    if given:
+        known = annotated if isinstance(annotated, type) and issubclass(annotated, Event | Plain) else None
+        return [
+            (item, known or event_class(item) or Plain) if isinstance(item, str) else (type_name(item), item)
+            for item in given
+        ]
+    if annotated is None:
+        raise InvalidHandler(
+            handler, "its event has no annotation", hint="Annotate it, or name the type: @on(SomeEvent)"
+        )
+    found = []
+    for part in get_args(annotated) if get_origin(annotated) in (Union, types.UnionType) else (annotated,):
+        if isinstance(part, str):
+            # Imported for type checkers only, or local to a function further out: known by its name.
+            part = event_class(part.rpartition(".")[2]) or part
+        if not (isinstance(part, type) and issubclass(part, Event)) or part is Event:
+            raise InvalidHandler(
+                handler,
+                f"{part!r:.60} is not a type of event that can be found",
+                hint="Annotate the event with its class, or name the type: @on(SomeEvent)",
+            )
+        found.append((type_name(part), part))
+    return found
