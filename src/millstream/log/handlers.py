@@ -23,12 +23,12 @@ _MARK = "__millstream_on__"
 
 
 class InvalidHandler(UsageError):
-    """A method marked with ``@on`` cannot be used as a handler of events."""
+    """A method or function that is to be a handler cannot be used as one."""
 
     code = "invalid-handler"
 
     def __init__(self, handler: str, reason: str, *, hint: str = "") -> None:
-        super().__init__(f"{handler} cannot handle events: {reason}", hint=hint)
+        super().__init__(f"{handler} cannot be a handler: {reason}", hint=hint)
         self.handler = handler
         self.reason = reason
 
@@ -81,8 +81,8 @@ def on(*given: Any) -> Any:
 
     The type is taken from the annotation of the first parameter (``A | B`` handles both), or given:
     ``@on(MoneyDeposited)``, or ``@on("Login")`` for events that have no class here. Annotations may be
-    strings (``from __future__ import annotations``) and may name classes that are local to a function or defined
-    further down. Subclasses inherit handlers, and may override a method or handle a type by another one.
+    strings (``from __future__ import annotations``) and may name classes that are local to a function or
+    defined further down. Subclasses inherit handlers, and may override a method or handle a type by another.
 
     Args:
         given: The method itself, or the types of event that it handles.
@@ -126,7 +126,9 @@ def _mark(function: Any, given: tuple[Any, ...], body: types.FrameType) -> Any:
     # body, and of the function around it. What is not defined yet is looked up when the table is made.
     around = body.f_back
     names = {**(around.f_locals if around else {}), **body.f_locals}
-    found = {key: _resolve(value, function, names) for key, value in function.__annotations__.items()}
+    found = {
+        key: resolve(value, function.__globals__, names) for key, value in function.__annotations__.items()
+    }
     setattr(function, _MARK, _Mark(given, found))
     return function
 
@@ -136,11 +138,12 @@ def _positional(function: types.FunctionType) -> list[inspect.Parameter]:
     return [p for p in inspect.signature(function).parameters.values() if p.kind in kinds]
 
 
-def _resolve(annotation: Any, function: types.FunctionType, names: Mapping[str, Any]) -> Any:
+def resolve(annotation: Any, globals: dict[str, Any], names: Mapping[str, Any]) -> Any:
+    """What a string annotation means, given the names around it; the string itself when it means nothing."""
     if not isinstance(annotation, str):
         return annotation
     try:
-        return eval(annotation, function.__globals__, dict(names))
+        return eval(annotation, globals, dict(names))
     except Exception:
         return annotation
 
@@ -176,10 +179,12 @@ def _handlers(cls: type, name: str, function: types.FunctionType, mark: _Mark) -
     _, event, *rest = _positional(function)
     keywords = [p for p in inspect.signature(function).parameters.values() if p.kind == p.KEYWORD_ONLY]
     parameters = tuple(
-        Parameter(p.name, _resolve(mark.annotations.get(p.name), function, {}), p.default is p.empty)
+        Parameter(
+            p.name, resolve(mark.annotations.get(p.name), function.__globals__, {}), p.default is p.empty
+        )
         for p in (*rest, *keywords)
     )
-    annotated = _resolve(mark.annotations.get(event.name), function, {})
+    annotated = resolve(mark.annotations.get(event.name), function.__globals__, {})
     return [
         Handler(type, decode_as, name, getattr(cls, name), parameters)
         for type, decode_as in _types(function.__qualname__, annotated, mark.given)

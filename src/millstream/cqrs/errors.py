@@ -1,0 +1,76 @@
+"""What can go wrong between commands, read models and queries."""
+
+from __future__ import annotations
+
+from ..errors import MillstreamError, UsageError
+
+
+class UnknownCommand(UsageError):
+    """No handler was registered for the command."""
+
+    code = "unknown-command"
+
+    def __init__(self, command: str) -> None:
+        super().__init__(
+            f"there is no handler for the command {command}",
+            hint="Register one with @app.command; its first parameter has the command's type",
+        )
+        self.command = command
+
+
+class UnknownQuery(UsageError):
+    """No handler was registered for the query."""
+
+    code = "unknown-query"
+
+    def __init__(self, query: str) -> None:
+        super().__init__(
+            f"there is no handler for the query {query}",
+            hint="Register one with @app.query; its first parameter has the query's type",
+        )
+        self.query = query
+
+
+class DuplicateHandler(UsageError):
+    """A command or query has a handler already, or two projections have one name."""
+
+    code = "duplicate-handler"
+
+    def __init__(self, what: str, first: str) -> None:
+        super().__init__(f"{what} is handled by {first} already", hint="Keep one of the two")
+        self.what = what
+        self.first = first
+
+
+class ProjectionFailed(MillstreamError):
+    """A handler of a projection raised; the projection stands right before that event, with all before kept.
+
+    The handler's own error is the ``__cause__``.
+    """
+
+    code = "projection-failed"
+
+    def __init__(self, projection: str, position: int, type: str, error: str) -> None:
+        super().__init__(
+            f"projection {projection!r} stopped at position {position} ({type}): {error}",
+            hint="Mend its handler and start the app again; it goes on with that event",
+        )
+        self.projection = projection
+        self.position = position
+        self.type = type
+        self.error = error
+
+
+class SchemaChanged(MillstreamError):
+    """The tables of a read model were made by another version of its schema."""
+
+    code = "schema-changed"
+    http_status = 409
+    exit_code = 4
+
+    def __init__(self, projection: str) -> None:
+        super().__init__(
+            f"the schema of projection {projection!r} is not the one that its tables were made with",
+            hint="Build it anew with app.rebuild(…), or give the new version another name and tables",
+        )
+        self.projection = projection

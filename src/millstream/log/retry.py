@@ -1,0 +1,54 @@
+"""Trying again after a version conflict: what a decision on the present state does when it came second."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from ..errors import VersionConflict
+
+Result = TypeVar("Result")
+
+ATTEMPTS = 20
+"""How often a decision is made before it is given up: some two seconds against a steady rival."""
+
+_FIRST_PAUSE = 0.001
+_LONGEST_PAUSE = 0.1
+
+
+class Contended(VersionConflict):
+    """A decision was made again and again, and each time another one came first."""
+
+    code = "contended"
+
+    def __init__(self, stream: str, expected: int, actual: int, *, attempts: int) -> None:
+        super().__init__(stream, expected, actual)
+        self.attempts = attempts
+        self.message = f"stream {stream!r} was changed by others each of the {attempts} times it was to be updated"
+        self.hint = "Try again later, or give what is updated so often streams of its own"
+        self.args = (self.message,)
+
+
+def retrying(decide: Callable[[], Result], *, attempts: int = ATTEMPTS) -> Result:
+    """Call until it goes through without a version conflict, pausing longer each time.
+
+    The pauses are random up to a bound that doubles from 1 ms to 100 ms, so that rivals do not meet again in
+    step. ``decide`` must load what it decides on anew at each call.
+
+    Raises:
+        Contended: It came second ``attempts`` times.
+    """
+    bound = _FIRST_PAUSE
+    for attempt in range(1, attempts + 1):
+        try:
+            return decide()
+        except VersionConflict as conflict:
+            if attempt == attempts:
+                raise Contended(
+                    conflict.stream, conflict.expected, conflict.actual, attempts=attempts
+                ) from conflict
+        time.sleep(random.uniform(0, bound))
+        bound = min(2 * bound, _LONGEST_PAUSE)
+    raise ValueError(f"attempts={attempts} is not at least 1")
