@@ -1,0 +1,201 @@
+"""Projections: read models as classes, and where each of them is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar
+
+import msgspec
+
+from ..errors import InvalidEvent
+from ..events import Plain
+from ..log.handlers import Handler, InvalidHandler, handler_table
+from ..log.records import Recorded, Run
+from ..storage.sqlite.database import Database
+from .binding import named
+from .errors import SchemaChanged
+
+Apply = Callable[[Any, Database, Recorded | None], object]
+
+
+class Projection:
+    """Base class of projections: what events mean for the rows of a read model.
+
+    Handlers, marked ``@ms.on``, take the event and, by annotation or name, ``db: ms.Database`` (in the
+    transaction that also moves the projection's checkpoint, so each event takes effect exactly once) and
+    ``recorded: ms.Recorded``, the event's envelope. They may run again after a rollback, so they must have no
+    effects but through ``db``.
+
+    Attributes:
+        schema: SQL that creates the read model's tables; runs once.
+        name: Names it in checkpoints and errors; by default the class's name.
+
+    Example:
+        >>> import millstream as ms
+        >>> class OrderPlaced(ms.Event):
+        ...     customer: str
+        >>> class OrderSummary(ms.Projection):
+        ...     schema = "create table order_summary (id text primary key, customer text)"
+        ...
+        ...     @ms.on
+        ...     def placed(self, event: OrderPlaced, db: ms.Database, recorded: ms.Recorded) -> None:
+        ...         db.execute("insert into order_summary values (?, ?)", (recorded.stream, event.customer))
+        >>> OrderSummary.into("read.db")
+        <OrderSummary into read.db>
+    """
+
+    schema: ClassVar[str] = ""
+    name: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "name" not in vars(cls):
+            cls.name = cls.__name__
+
+    @classmethod
+    def inline(cls) -> Placement:
+        """Kept in the log's own database, in the very commit that appends the events.
+
+        An error that a handler raises, a violated constraint above all, rejects the append: nothing is left.
+        """
+        return Placement(cls, inline=True)
+
+    @classmethod
+    def into(cls, path: str | os.PathLike[str] | None = None) -> Placement:
+        """Kept by a worker that follows the log, a moment behind it.
+
+        Args:
+            path: The SQLite file of the read model; None for tables in the log's own database.
+        """
+        return Placement(cls, path=None if path is None else os.fspath(path))
+
+
+class Placement:
+    """A projection, and where and when it is kept. Made by `Projection.inline` and `Projection.into`.
+
+    Attributes:
+        projection: The projection's class.
+        inline: Whether it is kept inside the appending commits.
+        path: The file of the read model; None for the log's own database.
+        types: The names of the types that it handles.
+    """
+
+    def __init__(
+        self, projection: type[Projection], *, inline: bool = False, path: str | None = None
+    ) -> None:
+        self.projection = projection
+        self.inline = inline
+        self.path = path
+        self.name = projection.name
+        self._applies = _bound(projection)
+        self.types = tuple(self._applies)
+
+    @property
+    def consumer(self) -> str:
+        """The name of its checkpoint."""
+        return f"projection:{self.name}"
+
+    def prepare(self, db: Database) -> None:
+        """Create the tables, unless that was done before. Call inside a transaction.
+
+        Raises:
+            SchemaChanged: The tables were made by another version of the schema.
+            DatabaseError: The schema is not SQL that runs.
+        """
+        db.execute(f"create table if not exists {_TABLE} (name text primary key, schema_hash text not null)")
+        fingerprint = hashlib.sha256(self.projection.schema.encode()).hexdigest()
+        row = db.one(f"select schema_hash from {_TABLE} where name = ?", (self.name,))
+        if row is None:
+            db.executescript(self.projection.schema)
+            db.execute(f"insert into {_TABLE} values (?, ?)", (self.name, fingerprint))
+        elif row["schema_hash"] != fingerprint:
+            raise SchemaChanged(self.name)
+
+    def pieces(self, runs: Iterable[Run]) -> Iterator[Piece]:
+        """The events of runs, decoded, each with what applies it."""
+        for run in runs:
+            apply, cls, wants_recorded = self._applies[run.type]
+            try:
+                events = [Plain(run.type, data) for data in run.data()] if cls is Plain else run.events(cls)
+            except InvalidEvent:
+                yield from self._one_by_one(run, apply, cls)
+                continue
+            position = run.position
+            for index, event in enumerate(events):
+                recorded = Recorded(run, index, event) if wants_recorded else None
+                yield Piece(position + index, run.type, apply, event, recorded)
+
+    def _one_by_one(self, run: Run, apply: Apply, cls: type[Any]) -> Iterator[Piece]:
+        """The events of a run of which some do not fit their class: those fail when they are applied."""
+        for recorded in run:
+            try:
+                yield Piece(recorded.position, run.type, apply, recorded.decode(cls), recorded)
+            except InvalidEvent as error:
+                yield Piece(recorded.position, run.type, _refuse, error, recorded)
+
+    def __repr__(self) -> str:
+        where = "inline" if self.inline else f"into {self.path or 'the log'}"
+        return f"<{self.name} {where}>"
+
+
+class Piece(msgspec.Struct, gc=False):
+    """An event that is ready to be applied."""
+
+    position: int
+    type: str
+    apply: Apply
+    event: Any
+    recorded: Recorded | None
+
+    def to(self, db: Database) -> None:
+        """Apply it."""
+        self.apply(self.event, db, self.recorded)
+
+
+def _refuse(error: InvalidEvent, db: Database, recorded: Recorded | None) -> None:
+    raise error
+
+
+_TABLE = "millstream_projections"
+
+
+def _bound(projection: type[Projection]) -> dict[str, tuple[Apply, type[Any], bool]]:
+    """For each type: what applies an event, the class to decode it as, whether it wants the envelope."""
+    instance = projection()
+    table = handler_table(projection)
+    if not table:
+        raise InvalidHandler(
+            projection.__qualname__, "it handles no event", hint="Mark its handlers with @ms.on"
+        )
+    return {name: _apply(projection, instance, handler) for name, handler in table.items()}
+
+
+def _apply(
+    projection: type[Projection], instance: Projection, handler: Handler
+) -> tuple[Apply, type[Any], bool]:
+    database = envelope = ""
+    for parameter in handler.parameters:
+        if named(parameter.annotation, "Database") or (
+            parameter.annotation is None and parameter.name == "db"
+        ):
+            database = parameter.name
+        elif named(parameter.annotation, "Recorded") or (
+            parameter.annotation is None and parameter.name == "recorded"
+        ):
+            envelope = parameter.name
+        elif parameter.required:
+            raise InvalidHandler(
+                f"{projection.__qualname__}.{handler.method}",
+                f"it asks for {parameter.name!r}, which a projection cannot give",
+                hint="Ask for the event, db: ms.Database and recorded: ms.Recorded",
+            )
+    method = getattr(instance, handler.method)
+    if database and envelope:
+        return lambda e, db, r: method(e, **{database: db, envelope: r}), handler.event, True
+    if database:
+        return lambda e, db, r: method(e, **{database: db}), handler.event, False
+    if envelope:
+        return lambda e, db, r: method(e, **{envelope: r}), handler.event, True
+    return lambda e, db, r: method(e), handler.event, False

@@ -1,0 +1,206 @@
+"""Queries: what is asked of the read side, answered from read models that may be told to be fresh."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from ..errors import TimedOut, UsageError
+from ..log import Log
+from ..log.handlers import InvalidHandler
+from ..storage.base import Receipt
+from ..storage.sqlite.database import Database, open_database
+from .binding import message_type, named, parameters
+from .command import MessageMeta
+from .errors import DuplicateHandler, UnknownQuery
+from .follower import Follower
+from .projection import Placement, Projection
+
+Result = TypeVar("Result", covariant=True)
+
+
+class Query(msgspec.Struct, Generic[Result], metaclass=MessageMeta):
+    """Base class of queries: immutable, typed questions, generic in what answers them.
+
+    Example:
+        >>> import millstream as ms
+        >>> class GetOrder(ms.Query[dict]):
+        ...     order: str
+        >>> GetOrder("order-1")
+        GetOrder(order='order-1')
+    """
+
+
+class _Handler(msgspec.Struct, frozen=True):
+    function: Callable[..., Any]
+    query: str
+    database: str
+    """The name of the parameter that takes the database; empty without one."""
+    reads: tuple[Placement, ...] | None
+    """The read models that it declares to use; None: any."""
+
+
+class Queries:
+    """The handlers of queries, and the databases that they read.
+
+    A handler's ``db`` shows the tables of all read models that lie in files, of the log's own database too:
+    unqualified names find them. It is a snapshot for as long as the handler runs.
+    """
+
+    def __init__(self, log: Log, placements: Sequence[Placement], followers: dict[str, Follower]) -> None:
+        self._log = log
+        self._placements = placements
+        self._followers = followers
+        self._handlers: dict[type[Any], _Handler] = {}
+        self._views: dict[str, _View] = {}
+
+    def register(
+        self, function: Callable[..., Any], frame: FrameType, reads: Sequence[type[Projection]] | None
+    ) -> None:
+        """Have a function answer the query that its annotation names.
+
+        Raises:
+            InvalidHandler: A parameter cannot be filled by its type.
+            DuplicateHandler: The query has a handler already.
+        """
+        found = parameters(function, frame)
+        name, query = message_type(function, found, Query)
+        if query in self._handlers:
+            first = self._handlers[query].function
+            raise DuplicateHandler(query.__name__, getattr(first, "__qualname__", repr(first)))
+        database = ""
+        for parameter in found:
+            if named(parameter.annotation, "Database") or (
+                parameter.annotation is None and parameter.name == "db"
+            ):
+                database = parameter.name
+            elif parameter.name != name and parameter.required:
+                raise InvalidHandler(
+                    f"{function.__module__}.{getattr(function, '__qualname__', function)}",
+                    f"parameter {parameter.name!r} is nothing that a query can give",
+                    hint="Ask for the query and for db: ms.Database",
+                )
+        self._handlers[query] = _Handler(function, name, database, self._declared(reads))
+
+    def _declared(self, reads: Sequence[type[Projection]] | None) -> tuple[Placement, ...] | None:
+        if reads is None:
+            return None
+        by_class = {placement.projection: placement for placement in self._placements}
+        for projection in reads:
+            if projection not in by_class:
+                raise UsageError(
+                    f"{getattr(projection, '__name__', projection)} is not a projection of this app",
+                    hint="Give it to ms.App(projections=[…])",
+                )
+        return tuple(by_class[projection] for projection in reads)
+
+    def answer(self, query: Query[Result], *, after: Receipt | int | None, timeout: float) -> Result:
+        """Answer a query; see ``App.query``."""
+        handler = self._handlers.get(type(query))
+        if handler is None:
+            raise UnknownQuery(type(query).__name__)
+        if after is not None:
+            self._await(handler, after.position if isinstance(after, Receipt) else after, timeout)
+        if not handler.database:
+            return handler.function(**{handler.query: query})  # type: ignore[no-any-return]
+        with self._database(handler) as db:
+            return handler.function(**{handler.query: query, handler.database: db})  # type: ignore[no-any-return]
+
+    def _await(self, handler: _Handler, position: int, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        for placement in self._placements if handler.reads is None else handler.reads:
+            follower = self._followers.get(placement.name)
+            if follower is None or follower.wait(position, max(0.0, deadline - time.monotonic())):
+                continue
+            raise TimedOut(
+                f"read model {placement.name!r} has not come to position {position} within {timeout:g} s",
+                hint="See that a worker keeps it: app.start() or app.run(), here or in another process",
+            )
+
+    def _database(self, handler: _Handler) -> Any:
+        """The database for a handler: its own read models' first, the others attached."""
+        wanted = self._placements if handler.reads is None else handler.reads
+        files = [p.path for p in (*wanted, *self._placements) if p.path is not None]
+        in_log = any(p.path is None for p in wanted)
+        if not files or (handler.reads and not self._log.path and in_log):
+            return self._log.connect()
+        # Files first: read models are what queries are for; the write side's tables come after.
+        paths = list(dict.fromkeys(os.path.abspath(path) for path in files))
+        if self._log.path:
+            paths.append(os.path.abspath(self._log.path))
+        key = "\0".join(paths)
+        view = self._views.get(key)
+        if view is None:
+            view = self._views[key] = _View(paths)
+        return view.reading()
+
+    def close(self) -> None:
+        """Close the connections."""
+        for view in self._views.values():
+            view.close()
+        self._views.clear()
+
+
+class _View:
+    """Read-only connections that show several files' tables as one database, kept for the next query."""
+
+    def __init__(self, paths: list[str]) -> None:
+        self._paths = paths
+        self._idle: list[Database] = []
+        self._mutex = threading.Lock()
+        self._process = os.getpid()
+
+    @contextmanager
+    def reading(self) -> Iterator[Database]:
+        """A connection inside a read transaction, so that all statements see the same moment."""
+        db = self._take()
+        try:
+            db.execute("begin")
+            yield db
+        finally:
+            if db.connection.in_transaction:
+                db.connection.execute("rollback")
+            self._give_back(db)
+
+    def _take(self) -> Database:
+        with self._mutex:
+            if self._process != os.getpid():
+                # A fork: the parent's connections are not to be used or closed here.
+                _left_to_parent.extend(self._idle)
+                self._idle, self._process = [], os.getpid()
+            if self._idle:
+                return self._idle.pop()
+        db = open_database(self._paths[0], readonly=True)
+        try:
+            for number, path in enumerate(self._paths[1:], start=1):
+                db.execute(f"attach database ? as read{number}", (f"file:{quote(path)}?mode=ro",))
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _give_back(self, db: Database) -> None:
+        with self._mutex:
+            if len(self._idle) < _KEPT:
+                self._idle.append(db)
+                return
+        db.close()
+
+    def close(self) -> None:
+        with self._mutex:
+            if self._process == os.getpid():
+                for db in self._idle:
+                    db.close()
+            self._idle = []
+
+
+_KEPT = 8
+_left_to_parent: list[Database] = []
