@@ -1,0 +1,264 @@
+"""`App`: one log with everything that is built on it, in one process."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self, TypeVar, overload
+
+from ..cqrs.command import Command, Commands
+from ..cqrs.errors import DuplicateHandler
+from ..cqrs.follower import Follower
+from ..cqrs.inline import InlineProjection
+from ..cqrs.projection import Placement, Projection
+from ..cqrs.query import Queries, Query
+from ..errors import UsageError
+from ..log import Log
+from ..storage.base import Receipt
+from .aggregates import LoadedAggregates
+from .supervisor import Background, State, Worker, WorkerStatus, supervised
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Result = TypeVar("Result")
+
+
+class App:
+    """Commands, queries, projections, captures and flows on one log.
+
+    Inline projections are level with the log, and the tables of all of them exist, when this returns. The
+    workers of asynchronous projections, captures and flows run between `start` and `stop`, here or in another
+    process: of several, the last to start a projection keeps it.
+
+    Args:
+        log: The log.
+        projections: Where each projection is kept: ``Orders.inline()``, ``OrderSummary.into("read.db")``.
+        captures: Objects with ``start(log)`` and ``stop()``, such as those that ``ms.capture`` makes.
+        flows: The same, for flows of ``ms.stream``.
+
+    Raises:
+        DuplicateHandler: Two projections have one name.
+        SchemaChanged: An inline projection's tables were made by another version of its schema.
+
+    Example:
+        >>> import millstream as ms
+        >>> class OrderPlaced(ms.Event):
+        ...     customer: str
+        >>> class Order(ms.Aggregate):
+        ...     customer: str = ""
+        ...
+        ...     def place(self, customer: str) -> None:
+        ...         if self.version:
+        ...             raise ms.Rejected("the order was placed before")
+        ...         self.record(OrderPlaced(customer=customer))
+        ...
+        ...     @ms.on
+        ...     def placed(self, event: OrderPlaced) -> None:
+        ...         self.customer = event.customer
+        >>> class PlaceOrder(ms.Command):
+        ...     order: ms.Ref[Order]
+        ...     customer: str
+        >>> app = ms.App(ms.open())
+        >>> @app.command
+        ... def place_order(command: PlaceOrder, order: Order) -> None:
+        ...     order.place(command.customer)
+        >>> app.execute(PlaceOrder("order-1", "Ann")).version
+        1
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        *,
+        projections: Sequence[Placement] = (),
+        captures: Sequence[Background] = (),
+        flows: Sequence[Background] = (),
+    ) -> None:
+        self.log = log
+        for placement in projections:
+            if not isinstance(placement, Placement):
+                raise UsageError(
+                    f"{placement!r:.60} does not say where it is kept",
+                    hint="Write OrderSummary.inline(), OrderSummary.into() or OrderSummary.into('read.db')",
+                )
+        self._placements = _distinct(projections)
+        self._inline = [InlineProjection(log, p) for p in projections if p.inline]
+        self._followers = {p.name: Follower(log, p) for p in projections if not p.inline}
+        self._commands = Commands(log, LoadedAggregates(log))
+        self._queries = Queries(log, self._placements, self._followers)
+        self._workers = [Worker(f.placement.name, "projection", f.run) for f in self._followers.values()]
+        self._workers += [
+            Worker(getattr(background, "name", "") or f"{kind}-{number}", kind, supervised(background, log))
+            for kind, backgrounds in (("capture", captures), ("flow", flows))
+            for number, background in enumerate(backgrounds, start=1)
+        ]
+        self._ended = threading.Event()
+        for follower in self._followers.values():
+            follower.prepare()
+        for inline in self._inline:
+            inline.attach()
+
+    # --- the write side -------------------------------------------------------------------------------
+
+    def command(self, function: Function) -> Function:
+        """Have a function decide a command: ``@app.command``.
+
+        Its parameters are filled by type: the command, and aggregates, each loaded from the stream that the
+        command's ``ms.Ref`` field of the same name (or the only one of that class) holds. What they record is
+        appended in one commit. The function may run again after a conflict: no other effects in it.
+
+        Raises:
+            InvalidHandler: A parameter cannot be filled.
+            DuplicateHandler: The command has a handler already.
+        """
+        self._commands.register(function, sys._getframe(1))
+        return function
+
+    def execute(self, command: Command, *, id: str | None = None) -> Receipt:
+        """Have a command decided, and what it leads to written, all of it or nothing.
+
+        When another writer came first, the command is decided again on what is there then.
+
+        Args:
+            command: The command.
+            id: Names this request. The same command with the same id takes effect once, and gives the same
+                receipt, also from another process, after a crash, or when nothing was recorded.
+
+        Returns:
+            Where the events stand; give it to a query as ``after=``. ``count`` is 0 when there are none.
+
+        Raises:
+            UnknownCommand: It has no handler.
+            Rejected: The handler refused it. Nothing is left, and the id may be used again.
+            ConstraintViolated: An inline projection's table refused it. Nothing is left.
+            IdReused: The id stands for another command.
+            Contended: Others changed the aggregate first, again and again.
+        """
+        return self._commands.execute(command, id=id)
+
+    # --- the read side --------------------------------------------------------------------------------
+
+    @overload
+    def query(
+        self, query: Query[Result], /, *, after: Receipt | int | None = None, timeout: float = 10.0
+    ) -> Result: ...
+    @overload
+    def query(self, function: Function, /) -> Function: ...
+    @overload
+    def query(self, /, *, reads: Sequence[type[Projection]]) -> Callable[[Function], Function]: ...
+
+    def query(
+        self,
+        given: Any = None,
+        /,
+        *,
+        after: Receipt | int | None = None,
+        timeout: float = 10.0,
+        reads: Sequence[type[Projection]] | None = None,
+    ) -> Any:
+        """Answer a query, ``app.query(GetOrder("o-1"))``; or have a function answer it, ``@app.query``.
+
+        The function's parameters are filled by type: the query, and ``db: ms.Database``, which is read-only
+        and shows the tables of the app's read models at one moment.
+
+        Args:
+            given: The query; or the function.
+            after: A receipt (or position): wait until the read models show it. Those that ``reads`` names
+                for the handler, or all.
+            timeout: The longest wait, in seconds.
+            reads: The projections whose tables the function reads: ``@app.query(reads=[OrderSummary])``.
+
+        Raises:
+            UnknownQuery: It has no handler.
+            TimedOut: A read model did not come to the position in time.
+            ProjectionFailed: A read model will not: its projection has stopped.
+            InvalidHandler, DuplicateHandler: The function cannot answer the query, or another one does.
+        """
+        if isinstance(given, Query):
+            return self._queries.answer(given, after=after, timeout=timeout)
+        frame = sys._getframe(1)
+
+        def register(function: Function) -> Function:
+            self._queries.register(function, frame, reads)
+            return function
+
+        return register if given is None else register(given)
+
+    # --- running --------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the workers in the background; those that run go on. Returns at once."""
+        self._ended.clear()
+        for worker in self._workers:
+            worker.start()
+
+    def stop(self) -> None:
+        """Stop the workers, and return when they have ended. Commands and queries still work."""
+        self._ended.set()
+        for worker in self._workers:
+            worker.ask_to_stop()
+        for worker in self._workers:
+            worker.join()
+        self._queries.close()
+
+    def run(self) -> None:
+        """Run the workers until `stop` is called from another thread, or Ctrl-C or SIGTERM comes."""
+        self.start()
+        try:
+            with _stopping_on_sigterm(self._ended):
+                self._ended.wait()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            self.stop()
+
+    def status(self) -> list[WorkerStatus]:
+        """How each projection, capture and flow is."""
+        head = self.log.head
+        found = [
+            WorkerStatus(p.name, "projection", State.RUNNING, position=head, behind=0)
+            for p in self._placements
+            if p.inline
+        ]
+        for worker in self._workers:
+            follower = self._followers.get(worker.name) if worker.kind == "projection" else None
+            position = follower.position() if follower is not None else None
+            error = worker.describe() or (str(follower.failure) if follower and follower.failure else None)
+            found.append(
+                WorkerStatus(
+                    worker.name, worker.kind, worker.state, worker.restarts, error, position,
+                    None if position is None else max(0, head - position),
+                )
+            )  # fmt: skip
+        return found
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+
+def _distinct(placements: Sequence[Placement]) -> list[Placement]:
+    seen: dict[str, Placement] = {}
+    for placement in placements:
+        first = seen.setdefault(placement.name, placement)
+        if first is not placement:
+            raise DuplicateHandler(f"the name {placement.name!r}", repr(first))
+    return list(placements)
+
+
+@contextmanager
+def _stopping_on_sigterm(ended: threading.Event) -> Iterator[None]:
+    """Have SIGTERM end the wait, where handlers can be set: on the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

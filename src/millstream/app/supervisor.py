@@ -1,0 +1,160 @@
+"""Supervision: background work that is started again when it crashes, and says how it is."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, Protocol
+
+import msgspec
+
+from ..cqrs.errors import ProjectionFailed, SchemaChanged
+from ..errors import ConsumerFenced, MillstreamError
+from ..log import Log
+
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 30.0
+_STEADY = 60.0
+"""After so many seconds without a crash, the next one is taken as the first again."""
+
+_LOOK = 0.2
+"""How often, in seconds, background objects are asked whether they have failed."""
+
+
+class State(StrEnum):
+    """How a worker is."""
+
+    STOPPED = "stopped"
+    RUNNING = "running"
+    RESTARTING = "restarting"
+    FAILED = "failed"
+    FENCED = "fenced"
+
+
+class WorkerStatus(msgspec.Struct, frozen=True):
+    """A worker at a glance.
+
+    Attributes:
+        name: What it keeps going.
+        kind: ``projection``, ``capture`` or ``flow``.
+        state: How it is; a failed or fenced one is not started again before the app is.
+        restarts: How often it crashed and was started again.
+        error: What went wrong last, if anything did.
+        position: How far a projection has come in the log; None for others.
+        behind: How many positions that is from the log's head.
+    """
+
+    name: str
+    kind: str
+    state: State
+    restarts: int = 0
+    error: str | None = None
+    position: int | None = None
+    behind: int | None = None
+
+
+class Background(Protocol):
+    """A capture or a flow: works in threads of its own between ``start`` and ``stop``.
+
+    One that has an attribute ``error`` says through it that its work has ended, and why.
+    """
+
+    def start(self, log: Log) -> object:
+        """Begin, in the background."""
+
+    def stop(self) -> object:
+        """End, and wait until it has ended."""
+
+
+class Worker:
+    """Keeps one piece of background work going in a thread of its own.
+
+    A crash is followed by a new start, after pauses that grow from 0.1 s to 30 s. What another start would
+    not change ends it: being fenced by another worker, or a handler of a projection that fails.
+    """
+
+    def __init__(self, name: str, kind: str, work: Callable[[threading.Event], None]) -> None:
+        self.name = name
+        self.kind = kind
+        self.state = State.STOPPED
+        self.restarts = 0
+        self.error: BaseException | None = None
+        self._work = work
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin, unless it is under way."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        self._stop = threading.Event()
+        self.state, self.error, self.restarts = State.RUNNING, None, 0
+        self._thread = threading.Thread(
+            target=self._keep_going,
+            args=(self._stop,),
+            name=f"millstream-{self.kind}-{self.name}",
+            daemon=True,
+        )
+        self._thread.start()
+
+    def ask_to_stop(self) -> None:
+        """Tell it to end; does not wait."""
+        self._stop.set()
+
+    def join(self) -> None:
+        """Wait until it has ended."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _keep_going(self, stop: threading.Event) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            began = time.monotonic()
+            try:
+                self._work(stop)
+                self.state = State.STOPPED
+                return
+            except ConsumerFenced as error:
+                self.state, self.error = State.FENCED, error
+                return
+            except (ProjectionFailed, SchemaChanged) as error:
+                self.state, self.error = State.FAILED, error
+                return
+            except Exception as error:
+                self.error = error
+            if time.monotonic() - began > _STEADY:
+                pause = _FIRST_PAUSE
+            self.state = State.RESTARTING
+            if stop.wait(pause):
+                self.state = State.STOPPED
+                return
+            self.restarts += 1
+            self.state = State.RUNNING
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def describe(self) -> str | None:
+        """What went wrong last, in words."""
+        if self.error is None:
+            return None
+        if isinstance(self.error, MillstreamError):
+            return str(self.error)
+        return f"{type(self.error).__name__}: {self.error}"
+
+
+def supervised(background: Background, log: Log) -> Callable[[threading.Event], None]:
+    """Work for a `Worker` that starts a background object, watches it, and stops it."""
+
+    def work(stop: threading.Event) -> None:
+        background.start(log)
+        try:
+            while not stop.wait(_LOOK):
+                error: Any = getattr(background, "error", None)
+                if isinstance(error, BaseException):
+                    raise error
+        finally:
+            background.stop()
+
+    return work
