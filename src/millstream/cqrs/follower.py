@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from typing import Protocol
 
-from ..errors import DatabaseError, MillstreamError, StorageError
+from ..errors import ConsumerFenced, DatabaseError, MillstreamError, StorageError
 from ..log import Log
 from ..log.checkpoints import Checkpoint, advance, peek, take
 from ..storage.sqlite.database import Database, open_database
@@ -308,6 +308,9 @@ class _Step:
     def work(self, db: Database) -> None:
         self.done = 0
         self.failed = None
+        # Before the first row: what another holder has applied since would look like a fault of the handler's.
+        if peek(db, self._before.name) != self._before:
+            raise ConsumerFenced(self._before.name)
         deadline = time.monotonic() + self._hold
         for piece in self._pieces:
             try:

@@ -1,0 +1,285 @@
+"""Asynchronous projections: caught up, live, exactly once, fenced, and stopped by their own faults alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import polars as pl
+import pytest
+
+import millstream as ms
+from millstream.log.checkpoints import peek
+
+
+class Added(ms.Event):
+    n: int
+
+
+class Other(ms.Event):
+    pass
+
+
+class Numbers(ms.Projection):
+    schema = "create table numbers (position integer primary key, n integer not null)"
+
+    @ms.on
+    def added(self, event: Added, db: ms.Database, recorded: ms.Recorded) -> None:
+        if event.n < 0:
+            raise ValueError(f"{event.n} is negative")
+        db.execute("insert into numbers values (?, ?)", (recorded.position, event.n))
+
+
+class Total(ms.Projection):
+    schema = "create table total (n integer not null); insert into total values (0)"
+
+    @ms.on
+    def added(self, event: Added, db: ms.Database) -> None:
+        db.execute("update total set n = n + ?", (event.n,))
+
+
+class AllNumbers(ms.Query[list[int]]):
+    pass
+
+
+@pytest.fixture
+def log(tmp_path):
+    with ms.open(str(tmp_path / "log.db")) as log:
+        yield log
+
+
+@pytest.fixture(params=["own file", "the log's database", "a log in memory", "own file beside memory"])
+def place(request, tmp_path):
+    """A log, and the place for a read model."""
+    path = None if "memory" in request.param else str(tmp_path / "log.db")
+    with ms.open(path) as log:
+        yield log, str(tmp_path / "read.db") if "own" in request.param else None
+
+
+def make(log: ms.Log, path: str | None, *projections: Any) -> ms.App:
+    app = ms.App(log, projections=[(p if isinstance(p, ms.Placement) else p.into(path)) for p in projections])
+
+    @app.query(reads=[Numbers])
+    def all_numbers(query: AllNumbers, db: ms.Database) -> list[int]:
+        return [row["n"] for row in db.query("select n from numbers order by position")]
+
+    return app
+
+
+def status(app: ms.App, name: str) -> ms.WorkerStatus:
+    return next(s for s in app.status() if s.name == name)
+
+
+def eventually(check: Any) -> None:
+    deadline = time.monotonic() + 10
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_history_first_and_then_live(place):
+    log, path = place
+    log.append("a", [Added(n=n) for n in range(3)])
+    with make(log, path, Numbers) as app:
+        assert app.query(AllNumbers(), after=log.head) == [0, 1, 2]
+        receipt = log.append("b", Added(n=7))
+        assert app.query(AllNumbers(), after=receipt) == [0, 1, 2, 7]
+
+
+def test_a_long_history_is_kept_in_full_and_in_order(place):
+    log, path = place
+    log.append("a", [Added(n=n) for n in range(12_000)])
+    log.append("b", pl.DataFrame({"n": range(12_000, 20_000)}), type="Added")
+    log.commit([log.stage("c", Added(n=n)) for n in range(20_000, 21_000)])
+    with make(log, path, Numbers) as app:
+        assert app.query(AllNumbers(), after=log.head, timeout=60) == list(range(21_000))
+
+
+def test_a_restart_goes_on_where_it_was(place):
+    log, path = place
+    for n in range(3):
+        receipt = log.append("a", Added(n=n))
+        with make(log, path, Numbers) as app:
+            assert app.query(AllNumbers(), after=receipt) == list(range(n + 1))
+
+
+def test_after_accepts_that_nothing_of_its_types_has_come_since(place):
+    log, path = place
+    receipt = log.append("a", Added(n=1))
+    with make(log, path, Numbers) as app:
+        app.query(AllNumbers(), after=receipt)
+    receipt = log.append("b", [Other()] * 5)
+    # No worker runs: what it has seen is enough all the same.
+    assert app.query(AllNumbers(), after=receipt, timeout=0) == [1]
+
+
+def test_its_checkpoint_advances_though_its_types_do_not_occur(place):
+    log, path = place
+    with make(log, path, Numbers) as app:
+        receipt = log.append("b", [Other()] * 5)
+        app.query(AllNumbers(), after=receipt)
+        follower = app._followers["Numbers"]
+        eventually(lambda: follower._stored() == receipt.position)
+
+
+def test_after_waits_no_longer_than_told(place):
+    log, path = place
+    app = make(log, path, Numbers)
+    receipt = log.append("a", Added(n=1))
+    with pytest.raises(ms.TimedOut, match=r"'Numbers' has not come to position 1 within 0\.05 s"):
+        app.query(AllNumbers(), after=receipt, timeout=0.05)
+    assert app.query(AllNumbers()) == []
+
+
+def test_a_failing_handler_stops_its_projection_right_before_the_event(place):
+    log, path = place
+    log.append("a", [Added(n=1), Added(n=2), Added(n=-3), Added(n=4)])
+    with make(log, path, Numbers, Total) as app:
+        with pytest.raises(
+            ms.ProjectionFailed, match=r"'Numbers' stopped at position 3 \(Added\): ValueError: -3 is negative"
+        ) as caught:
+            app.query(AllNumbers(), after=log.head)
+        assert (caught.value.projection, caught.value.position) == ("Numbers", 3)
+        assert isinstance(caught.value.__cause__, ValueError)
+        assert app.query(AllNumbers()) == [1, 2]
+        failed = status(app, "Numbers")
+        assert (failed.state, failed.position, failed.behind) == (ms.State.FAILED, 2, 2)
+        assert failed.error is not None and "-3 is negative" in failed.error
+        # The other one keeps going.
+        log.append("a", Added(n=5))
+        eventually(lambda: status(app, "Total").position == 5)
+        assert status(app, "Total").state is ms.State.RUNNING
+
+
+def test_a_mended_handler_goes_on_with_the_event_that_failed(place):
+    log, path = place
+    log.append("a", [Added(n=1), Added(n=-3), Added(n=4)])
+    with make(log, path, Numbers) as app, pytest.raises(ms.ProjectionFailed):
+        app.query(AllNumbers(), after=log.head)
+
+    class Mended(Numbers):
+        name = "Numbers"
+
+        @ms.on
+        def added(self, event: Added, db: ms.Database, recorded: ms.Recorded) -> None:
+            super().added(event.replace(n=abs(event.n)), db, recorded)
+
+    app = ms.App(log, projections=[Mended.into(path)])
+
+    @app.query
+    def all_numbers(query: AllNumbers, db: ms.Database) -> list[int]:
+        return [row["n"] for row in db.query("select n from numbers order by position")]
+
+    with app:
+        assert app.query(AllNumbers(), after=log.head) == [1, 3, 4]
+
+
+def test_an_event_that_does_not_fit_stops_it_right_before_that_event(place):
+    log, path = place
+    log.append("a", [ms.Plain("Added", {"n": 1}), ms.Plain("Added", {"n": "one"}), ms.Plain("Added", {"n": 2})])
+    with make(log, path, Numbers) as app:
+        with pytest.raises(ms.ProjectionFailed, match=r"position 2 \(Added\): InvalidEvent"):
+            app.query(AllNumbers(), after=log.head)
+        assert app.query(AllNumbers()) == [1]
+
+
+def test_of_two_workers_one_is_fenced(tmp_path):
+    path, read = str(tmp_path / "log.db"), str(tmp_path / "read.db")
+    with ms.open(path) as one, ms.open(path) as two:
+        first, second = make(one, read, Numbers), make(two, read, Numbers)
+        with first, second:
+            for n in range(20):
+                receipt = one.append("a", Added(n=n))
+            assert second.query(AllNumbers(), after=receipt) == list(range(20))
+            eventually(lambda: status(first, "Numbers").state is ms.State.FENCED)
+            assert status(second, "Numbers").state is ms.State.RUNNING
+            # The fenced one still answers, from what the other keeps.
+            receipt = two.append("a", Added(n=20))
+            assert first.query(AllNumbers(), after=receipt) == list(range(21))
+
+
+def test_another_schema_is_told_by_status_and_query(place):
+    log, path = place
+    with make(log, path, Numbers) as app:
+        app.query(AllNumbers(), after=log.append("a", Added(n=1)))
+    changed = type("Numbers", (Numbers,), {"schema": "create table numbers (n integer)", "name": "Numbers"})
+    app = ms.App(log, projections=[changed.into(path)])
+
+    @app.query
+    def all_numbers(query: AllNumbers, db: ms.Database) -> list[int]:
+        raise AssertionError("not to be asked")
+
+    with app:
+        with pytest.raises(ms.SchemaChanged, match="'Numbers'"):
+            app.query(AllNumbers(), after=log.append("a", Added(n=2)))
+        eventually(lambda: status(app, "Numbers").state is ms.State.FAILED)
+
+
+def test_an_append_is_seen_at_once_though_the_worker_was_waiting(place):
+    log, path = place
+    with make(log, path, Numbers) as app:
+        app.query(AllNumbers(), after=log.append("a", Added(n=0)))
+        time.sleep(0.1)
+        began = time.monotonic()
+        for n in range(20):
+            app.query(AllNumbers(), after=log.append("a", Added(n=n)))
+        assert time.monotonic() - began < 20 * 0.25
+
+
+# --- processes -------------------------------------------------------------------------------------
+
+WORKER = """
+import sys, threading
+import millstream as ms
+from test_async_projection import Numbers
+
+log = ms.open(sys.argv[1])
+app = ms.App(log, projections=[Numbers.into(sys.argv[2] or None)])
+app.start()
+print("ready", flush=True)
+threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize("own_file", [True, False], ids=["own file", "the log's database"])
+def test_killed_again_and_again_each_event_takes_effect_once(tmp_path, own_file):
+    path, read = str(tmp_path / "log.db"), str(tmp_path / "read.db") if own_file else ""
+    env = {**os.environ, "PYTHONPATH": ":".join([*sys.path, __file__.rpartition("/")[0]])}
+    with ms.open(path) as log:
+        n = 0
+        for round in range(4):
+            worker = subprocess.Popen(
+                [sys.executable, "-c", WORKER, path, read], stdout=subprocess.PIPE, text=True, env=env
+            )
+            assert worker.stdout is not None and worker.stdout.readline() == "ready\n"
+            deadline = time.monotonic() + 0.15 + 0.1 * round
+            while time.monotonic() < deadline:
+                log.append("a", [Added(n=n + i) for i in range(40)])
+                n += 40
+            worker.send_signal(signal.SIGKILL)
+            worker.wait()
+            worker.stdout.close()
+        with make(log, read or None, Numbers) as app:
+            assert app.query(AllNumbers(), after=log.head, timeout=60) == list(range(n))
+
+
+def test_the_checkpoint_never_says_more_than_the_rows(tmp_path):
+    """They are of one transaction: whenever the file is looked at, they agree."""
+    path, read = str(tmp_path / "log.db"), str(tmp_path / "read.db")
+    from millstream.storage.sqlite.database import open_database
+
+    with ms.open(path) as log, make(log, read, Numbers):
+        db = open_database(read, readonly=True)
+        for n in range(200):
+            log.append("a", Added(n=n))
+            db.execute("begin")
+            checkpoint = peek(db, "projection:Numbers")
+            last = db.one("select coalesce(max(position), 0) as position from numbers")
+            db.execute("rollback")
+            assert last is not None
+            assert (checkpoint.position if checkpoint else 0) == last["position"]
+        db.close()

@@ -1,0 +1,203 @@
+"""Inline projections: rows in the commit of the events, and nothing of either when a row is refused."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+import millstream as ms
+
+
+class UserAdded(ms.Event):
+    email: str
+
+
+class Other(ms.Event):
+    pass
+
+
+class Users(ms.Projection):
+    schema = "create table users (id text primary key, email text not null unique, position integer not null)"
+
+    @ms.on
+    def added(self, event: UserAdded, db: ms.Database, recorded: ms.Recorded) -> None:
+        db.execute("insert into users values (?, ?, ?)", (recorded.stream, event.email, recorded.position))
+
+
+@pytest.fixture(params=["memory", "file"])
+def log(request, tmp_path):
+    with ms.open(None if request.param == "memory" else str(tmp_path / "log.db")) as log:
+        yield log
+
+
+def rows(log: ms.Log) -> list[tuple[str, int]]:
+    with log.connect() as db:
+        return [(row["id"], row["position"]) for row in db.query("select * from users order by position")]
+
+
+def test_rows_are_there_when_append_returns(log):
+    ms.App(log, projections=[Users.inline()])
+    log.append("user-1", UserAdded(email="a@example.com"))
+    assert rows(log) == [("user-1", 1)]
+
+
+def test_a_constraint_rejects_the_append_and_leaves_nothing(log):
+    ms.App(log, projections=[Users.inline()])
+    log.append("user-1", UserAdded(email="a@example.com"))
+    with pytest.raises(ms.ConstraintViolated, match="UNIQUE"):
+        log.append("user-2", [UserAdded(email="b@example.com"), UserAdded(email="a@example.com")])
+    assert log.head == 1 and rows(log) == [("user-1", 1)]
+    log.append("user-2", UserAdded(email="b@example.com"))
+    assert rows(log) == [("user-1", 1), ("user-2", 2)]
+
+
+def test_a_handler_that_raises_rejects_only_its_own_append(log):
+    class Picky(ms.Projection):
+        @ms.on
+        def added(self, event: UserAdded) -> None:
+            if event.email == "bad":
+                raise ms.Rejected("no such address")
+
+    ms.App(log, projections=[Picky.inline(), Users.inline()])
+    failures = []
+
+    def append(number: int) -> None:
+        try:
+            log.append(f"user-{number}", UserAdded(email="bad" if number % 3 == 0 else f"{number}@example.com"))
+        except ms.Rejected:
+            failures.append(number)
+
+    threads = [threading.Thread(target=append, args=(number,)) for number in range(30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(failures) == list(range(0, 30, 3))
+    assert [position for _, position in rows(log)] == list(range(1, 21))
+
+
+def test_what_was_appended_before_is_caught_up_with_first(log):
+    log.append("user-1", [UserAdded(email=f"{n}@example.com") for n in range(3)])
+    log.append("other", Other())
+
+    class Count(ms.Projection):
+        schema = "create table counts (n integer); insert into counts values (0)"
+
+        @ms.on
+        def added(self, event: UserAdded, db: ms.Database) -> None:
+            db.execute("update counts set n = n + 1")
+
+    ms.App(log, projections=[Count.inline()])
+    with log.connect() as db:
+        assert db.one("select n from counts") == {"n": 3}
+    log.append("user-1", UserAdded(email="x@example.com"))
+    with log.connect() as db:
+        assert db.one("select n from counts") == {"n": 4}
+
+
+def test_a_long_history_is_caught_up_with_in_full(log):
+    for number in range(4):
+        log.append(f"user-{number}", [UserAdded(email=f"{number}.{n}@example.com") for n in range(700)])
+
+    class Emails(ms.Projection):
+        schema = "create table emails (email text primary key)"
+
+        @ms.on
+        def added(self, event: UserAdded, db: ms.Database) -> None:
+            db.execute("insert into emails values (?)", (event.email,))
+
+    ms.App(log, projections=[Emails.inline()])
+    with log.connect() as db:
+        assert db.one("select count(*) as n from emails") == {"n": 2800}
+
+
+def test_what_another_process_appends_without_it_is_made_up_for_in_order(tmp_path):
+    path = str(tmp_path / "log.db")
+    with ms.open(path) as log, ms.open(path) as other:
+        ms.App(log, projections=[Users.inline()])
+        log.append("user-1", UserAdded(email="a@example.com"))
+        other.append("user-2", UserAdded(email="b@example.com"))
+        other.append("other", Other())
+        assert rows(log) == [("user-1", 1)]
+        log.append("user-3", UserAdded(email="c@example.com"))
+        assert rows(log) == [("user-1", 1), ("user-2", 2), ("user-3", 4)]
+
+
+def test_two_apps_on_one_log_keep_it_once(tmp_path):
+    path = str(tmp_path / "log.db")
+    with ms.open(path) as one, ms.open(path) as two:
+        for log in (one, one, two):
+            ms.App(log, projections=[Users.inline()])
+        for number in range(10):
+            (one, two)[number % 2].append(f"user-{number}", UserAdded(email=f"{number}@example.com"))
+        assert [position for _, position in rows(one)] == list(range(1, 11))
+
+
+def test_it_is_there_again_after_reopening(tmp_path):
+    path = str(tmp_path / "log.db")
+    with ms.open(path) as log:
+        ms.App(log, projections=[Users.inline()])
+        log.append("user-1", UserAdded(email="a@example.com"))
+    with ms.open(path) as log:
+        log.append("user-2", UserAdded(email="b@example.com"))
+        ms.App(log, projections=[Users.inline()])
+        log.append("user-3", UserAdded(email="c@example.com"))
+        assert [position for _, position in rows(log)] == [1, 2, 3]
+
+
+def test_streams_of_one_commit_are_all_applied(log):
+    ms.App(log, projections=[Users.inline()])
+    with log.transaction() as tx:
+        tx.append("other", Other())
+        tx.append("user-1", UserAdded(email="a@example.com"))
+        tx.append("other", [Other(), Other()])
+        tx.append("user-2", [UserAdded(email="b@example.com"), Other()])
+    assert rows(log) == [("user-1", 2), ("user-2", 5)]
+
+
+def test_another_schema_under_the_same_name_is_refused(log):
+    ms.App(log, projections=[Users.inline()])
+    changed = type("Users", (Users,), {"schema": "create table users (id text)"})
+    with pytest.raises(ms.SchemaChanged, match="'Users'"):
+        ms.App(log, projections=[changed.inline()])
+
+
+def test_a_schema_that_is_no_sql_is_refused_and_leaves_nothing(log):
+    class Broken(ms.Projection):
+        schema = "create table good (id); create tabel bad (id)"
+
+        @ms.on
+        def added(self, event: UserAdded) -> None: ...
+
+    with pytest.raises(ms.DatabaseError, match="tabel"):
+        ms.App(log, projections=[Broken.inline()])
+    with log.connect() as db:
+        assert db.query("select name from sqlite_master where name = 'good'") == []
+
+
+def test_a_projection_without_handlers_is_refused():
+    class Empty(ms.Projection):
+        pass
+
+    with pytest.raises(ms.InvalidHandler, match="handles no event"):
+        Empty.inline()
+
+
+def test_a_handler_that_asks_for_what_is_not_there_is_refused():
+    class Wide(ms.Projection):
+        @ms.on
+        def added(self, event: UserAdded, clock: object) -> None: ...
+
+    with pytest.raises(ms.InvalidHandler, match="asks for 'clock'"):
+        Wide.inline()
+
+
+def test_two_projections_of_one_name_are_refused(log):
+    with pytest.raises(ms.DuplicateHandler, match="'Users'"):
+        ms.App(log, projections=[Users.inline(), Users.into()])
+
+
+def test_a_projection_without_a_place_is_refused(log):
+    with pytest.raises(ms.UsageError, match="where it is kept"):
+        ms.App(log, projections=[Users])  # type: ignore[list-item]
