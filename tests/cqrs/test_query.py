@@ -1,0 +1,293 @@
+"""Queries: how handlers are bound, and what the database shows them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+import millstream as ms
+
+
+class Added(ms.Event):
+    n: int
+
+
+class Write(ms.Projection):
+    schema = "create table written (n integer)"
+
+    @ms.on
+    def added(self, event: Added, db: ms.Database) -> None:
+        db.execute("insert into written values (?)", (event.n,))
+
+
+class One(ms.Projection):
+    schema = "create table one (n integer)"
+
+    @ms.on
+    def added(self, event: Added, db: ms.Database) -> None:
+        db.execute("insert into one values (?)", (event.n,))
+
+
+class Two(ms.Projection):
+    schema = "create table two (n integer)"
+
+    @ms.on
+    def added(self, event: Added, db: ms.Database) -> None:
+        if event.n < 0:
+            raise ValueError("negative")
+        db.execute("insert into two values (?)", (event.n,))
+
+
+class Sums(ms.Query[dict[str, int]]):
+    least: int = 0
+
+
+class Number(ms.Query[int]):
+    pass
+
+
+@pytest.fixture
+def log(tmp_path):
+    with ms.open(str(tmp_path / "log.db")) as log:
+        yield log
+
+
+@pytest.fixture
+def app(log, tmp_path):
+    with ms.App(
+        log,
+        projections=[Write.inline(), One.into(tmp_path / "one's 100%.db"), Two.into(str(tmp_path / "two.db"))],
+    ) as app:
+        yield app
+
+
+def test_the_tables_of_all_read_models_are_at_hand(log, app):
+    @app.query
+    def sums(query: Sums, db: ms.Database) -> dict[str, int]:
+        row = db.one(
+            "select (select sum(n) from written where n >= :least) as written,"
+            " (select sum(n) from one where n >= :least) as one,"
+            " (select sum(n) from two where n >= :least) as two",
+            {"least": query.least},
+        )
+        assert row is not None
+        return row
+
+    receipt = log.append("a", [Added(n=1), Added(n=2)])
+    assert app.query(Sums(), after=receipt) == {"written": 3, "one": 3, "two": 3}
+    assert app.query(Sums(least=2), after=receipt.position) == {"written": 2, "one": 2, "two": 2}
+
+
+def test_all_statements_of_a_handler_see_one_moment(log, app):
+    @app.query
+    def number(query: Number, db: ms.Database) -> int:
+        before = db.one("select count(*) as n from written")
+        log.append("a", Added(n=1))
+        after = db.one("select count(*) as n from written")
+        assert before == after
+        return after["n"]
+
+    assert [app.query(Number()) for _ in range(3)] == [0, 1, 2]
+
+
+def test_the_database_is_read_only(log, app):
+    @app.query
+    def number(query: Number, db: ms.Database) -> int:
+        db.execute("delete from one")
+        return 0
+
+    with pytest.raises(ms.MillstreamError, match="read-?only"):
+        app.query(Number())
+
+
+def test_an_error_of_a_handler_leaves_the_connection_usable(log, app):
+    @app.query
+    def number(query: Number, db: ms.Database) -> int:
+        found = db.one("select n from one")
+        if found is None:
+            raise ms.NotFound("there is none")
+        return found["n"]
+
+    with pytest.raises(ms.NotFound):
+        app.query(Number())
+    assert app.query(Number(), after=log.append("a", Added(n=5))) == 5
+
+
+def test_a_query_that_says_what_it_reads_waits_for_that_alone(log, app):
+    @app.query(reads=[One])
+    def number(query: Number, db: ms.Database) -> int:
+        return db.one("select sum(n) as n from one")["n"]
+
+    @app.query
+    def sums(query: Sums, db: ms.Database) -> dict[str, int]:
+        return {}
+
+    receipt = log.append("a", Added(n=-1))
+    assert app.query(Number(), after=receipt) == -1
+    with pytest.raises(ms.ProjectionFailed, match="'Two'"):
+        app.query(Sums(), after=receipt)
+
+
+def test_a_query_that_only_reads_the_write_side_does_not_wait(log, app):
+    @app.query(reads=[Write])
+    def number(query: Number, db: ms.Database) -> int:
+        return db.one("select sum(n) as n from written")["n"]
+
+    app.stop()
+    assert app.query(Number(), after=log.append("a", Added(n=3)), timeout=0) == 3
+
+
+def test_reading_a_projection_of_another_app_is_refused(log):
+    with pytest.raises(ms.UsageError, match="One is not a projection of this app"):
+
+        @ms.App(log).query(reads=[One])
+        def number(query: Number) -> int:
+            return 1
+
+
+def test_a_query_without_a_handler_is_refused(app):
+    with pytest.raises(ms.UnknownQuery, match="Number"):
+        app.query(Number())
+
+
+def test_a_query_has_one_handler(app):
+    @app.query
+    def number(query: Number) -> int:
+        return 1
+
+    with pytest.raises(ms.DuplicateHandler, match="Number"):
+
+        @app.query
+        def again(query: Number) -> int:
+            return 2
+
+    assert app.query(Number()) == 1
+
+
+def test_a_parameter_of_an_unknown_kind_is_refused(app):
+    with pytest.raises(ms.InvalidHandler, match="parameter 'cache'"):
+
+        @app.query
+        def number(query: Number, cache: dict) -> int:  # type: ignore[type-arg]
+            return 1
+
+
+def test_what_is_neither_query_nor_function_is_refused(app):
+    with pytest.raises(ms.InvalidHandler, match="not a function"):
+        app.query({"order": "o-1"})
+
+
+def test_a_log_in_memory_has_queries_too():
+    log = ms.open()
+    app = ms.App(log, projections=[Write.inline()])
+
+    @app.query
+    def number(query: Number, db: ms.Database) -> int:
+        return db.one("select sum(n) as n from written")["n"]
+
+    assert app.query(Number(), after=log.append("a", Added(n=3))) == 3
+
+
+def test_many_threads_may_ask_at_once(log, app):
+    @app.query
+    def number(query: Number, db: ms.Database) -> int:
+        return db.one("select count(*) as n from one")["n"]
+
+    results: list[Any] = []
+
+    def ask() -> None:
+        for _ in range(10):
+            receipt = log.append("a", Added(n=1))
+            results.append(app.query(Number(), after=receipt) >= 1)
+
+    threads = [threading.Thread(target=ask) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 120
+
+
+TYPED = """
+from __future__ import annotations
+from decimal import Decimal
+from typing import Any
+import millstream as ms
+
+class Placed(ms.Event):
+    total: Decimal
+
+class Order(ms.Aggregate):
+    total: Decimal = Decimal(0)
+
+    def place(self, total: Decimal) -> None:
+        self.record(Placed(total=total))
+
+    @ms.on
+    def placed(self, event: Placed) -> None:
+        self.total += event.total
+
+    @ms.on(Placed)
+    def placed_again(self, event: Placed) -> None: ...
+
+class PlaceOrder(ms.Command):
+    order: ms.Ref[Order]
+    total: Decimal
+
+class GetOrder(ms.Query[dict[str, Any]]):
+    order: str
+
+class Orders(ms.Projection):
+    @ms.on
+    def placed(self, event: Placed, db: ms.Database, recorded: ms.Recorded) -> None: ...
+
+log = ms.open()
+app = ms.App(log, projections=[Orders.inline(), Orders.into("read.db")])
+
+@app.command
+def place_order(command: PlaceOrder, order: Order) -> None:
+    order.place(command.total)
+
+@app.query
+def get_order(query: GetOrder, db: ms.Database) -> dict[str, Any]:
+    return {}
+
+@app.query(reads=[Orders])
+def get_it(query: GetOrder, db: ms.Database) -> dict[str, Any]:
+    return {}
+
+receipt = app.execute(PlaceOrder("order-1", Decimal(1)), id="r")
+orders = ms.Repository(log, Order)
+reveal_type(app.query(GetOrder("o-1"), after=receipt))
+reveal_type(orders.get("order-1", at=ms.Position(1)).total)
+reveal_type(orders.update("order-1", lambda order: order.place(Decimal(1))))
+with orders.edit("order-1") as order:
+    reveal_type(order.total)
+for step in orders.history("order-1"):
+    reveal_type(step.state.total)
+reveal_type(place_order)
+PlaceOrder(order=1, total=Decimal(1))
+"""
+
+
+def test_type_checkers_see_through_it(tmp_path):
+    (tmp_path / "typed.py").write_text(TYPED)
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "typed.py"]
+    env = {"PYTHONPATH": "", "MYPYPATH": ms.__file__.rpartition("/millstream/")[0], "PATH": ""}
+    out = subprocess.run(mypy, capture_output=True, text=True, cwd=tmp_path, env=env).stdout
+    shown = [line.partition(": ")[2] for line in out.splitlines()]
+    assert shown == [
+        'note: Revealed type is "dict[str, Any]"',
+        'note: Revealed type is "decimal.Decimal"',
+        'note: Revealed type is "millstream.storage.base.Receipt"',
+        'note: Revealed type is "decimal.Decimal"',
+        'note: Revealed type is "decimal.Decimal"',
+        'note: Revealed type is "def (command: typed.PlaceOrder, order: typed.Order)"',
+        'error: Argument "order" to "PlaceOrder" has incompatible type "int"; expected "str | Reference[Order]"'
+        "  [arg-type]",
+        "Found 1 error in 1 file (checked 1 source file)",
+    ]
