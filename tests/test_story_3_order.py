@@ -59,9 +59,7 @@ class Orders(ms.Projection):
     @ms.on
     def placed(self, event: OrderPlaced, db: ms.Database, recorded: ms.Recorded) -> None:
         db.execute("insert or ignore into customers (name) values (?)", (event.customer,))
-        db.execute(
-            "insert into orders select ?, id from customers where name = ?", (recorded.stream, event.customer)
-        )
+        db.execute("insert into orders select ?, id from customers where name = ?", (recorded.stream, event.customer))
         db.executemany(
             "insert into order_lines values (?, ?, ?, ?)",
             [(recorded.stream, product, quantity, str(price)) for product, quantity, price in event.lines],

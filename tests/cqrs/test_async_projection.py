@@ -148,7 +148,8 @@ def test_a_failing_handler_stops_its_projection_right_before_the_event(place):
         assert app.query(AllNumbers()) == [1, 2]
         failed = status(app, "Numbers")
         assert (failed.state, failed.position, failed.behind) == (ms.State.FAILED, 2, 2)
-        assert failed.error is not None and "-3 is negative" in failed.error
+        assert failed.error is not None
+        assert "-3 is negative" in failed.error
         # The other one keeps going.
         log.append("a", Added(n=5))
         eventually(lambda: status(app, "Total").position == 5)
@@ -255,7 +256,8 @@ def test_killed_again_and_again_each_event_takes_effect_once(tmp_path, own_file)
             worker = subprocess.Popen(
                 [sys.executable, "-c", WORKER, path, read], stdout=subprocess.PIPE, text=True, env=env
             )
-            assert worker.stdout is not None and worker.stdout.readline() == "ready\n"
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == "ready\n"
             deadline = time.monotonic() + 0.15 + 0.1 * round
             while time.monotonic() < deadline:
                 log.append("a", [Added(n=n + i) for i in range(40)])

@@ -336,7 +336,8 @@ def test_the_same_ids_in_two_processes_at_once_take_effect_once(tmp_path):
         process.stdin.flush()
     one, other = (process.communicate()[0].split() for process in processes)
     assert [process.returncode for process in processes] == [0, 0]
-    assert one == other and len(set(one)) == 40
+    assert one == other
+    assert len(set(one)) == 40
     with ms.open(path) as log:
         assert balance(log, "account-1") == sum(range(1, 41))
         assert log.head == 40

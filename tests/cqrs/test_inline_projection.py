@@ -47,7 +47,8 @@ def test_a_constraint_rejects_the_append_and_leaves_nothing(log):
     log.append("user-1", UserAdded(email="a@example.com"))
     with pytest.raises(ms.ConstraintViolated, match="UNIQUE"):
         log.append("user-2", [UserAdded(email="b@example.com"), UserAdded(email="a@example.com")])
-    assert log.head == 1 and rows(log) == [("user-1", 1)]
+    assert log.head == 1
+    assert rows(log) == [("user-1", 1)]
     log.append("user-2", UserAdded(email="b@example.com"))
     assert rows(log) == [("user-1", 1), ("user-2", 2)]
 

@@ -100,7 +100,7 @@ def test_the_database_is_read_only(log, app):
         db.execute("delete from one")
         return 0
 
-    with pytest.raises(ms.MillstreamError, match="read-?only"):
+    with pytest.raises(ms.MillstreamError, match=r"read-?only"):
         app.query(Number())
 
 

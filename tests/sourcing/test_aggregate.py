@@ -53,7 +53,8 @@ def test_recording_changes_the_state_and_keeps_the_event_for_the_log():
 def test_defaults_that_can_change_are_copied_for_each_instance():
     one, other = Basket("basket-1"), Basket("basket-2")
     one.add("tea")
-    assert other.items == [] and Basket.items == []
+    assert other.items == []
+    assert Basket.items == []
 
 
 def test_state_is_what_is_annotated_with_a_value():
@@ -79,7 +80,8 @@ def test_an_event_that_no_handler_takes_cannot_be_recorded():
     basket = Basket("basket-1")
     with pytest.raises(ms.HandlerMissing, match="Basket records 'Unhandled'"):
         basket.record(Unhandled())
-    assert basket.pending == () and basket.version == 0
+    assert basket.pending == ()
+    assert basket.version == 0
 
 
 def test_a_handler_that_records_is_refused():
@@ -116,7 +118,8 @@ def test_tags_and_metadata_go_with_the_event():
     log = ms.open()
     log.append("basket-1", basket.pending)
     (recorded,) = log.read("basket-1")
-    assert recorded.tags == ("item:tea",) and recorded.metadata == {"by": "ann"}
+    assert recorded.tags == ("item:tea",)
+    assert recorded.metadata == {"by": "ann"}
 
 
 def test_events_without_a_class_are_handled_by_name():

@@ -108,19 +108,25 @@ def test_edit_saves_at_the_end_of_the_block(log, accounts):
 
 
 def test_edit_raises_when_another_came_first(accounts):
-    with pytest.raises(ms.VersionConflict) as caught:
+    def edit() -> None:
         with accounts.edit("account-1") as account:
             account.deposit(5)
             accounts.update("account-1", lambda other: other.deposit(7))
+
+    with pytest.raises(ms.VersionConflict) as caught:
+        edit()
     assert (caught.value.stream, caught.value.expected, caught.value.actual) == ("account-1", 0, 1)
     assert accounts.get("account-1").balance == 7
 
 
 def test_edit_saves_nothing_when_the_block_raises(log, accounts):
-    with pytest.raises(RuntimeError):
+    def edit() -> None:
         with accounts.edit("account-1") as account:
             account.deposit(5)
             raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        edit()
     assert log.head == 0
 
 
@@ -237,9 +243,7 @@ def test_a_frame_of_events_is_applied_as_well(log, accounts):
 
 
 @pytest.mark.usefixtures("day")
-@pytest.mark.parametrize(
-    ("at", "error"), [(-1, ms.UsageError), ("yesterday", ms.InvalidTime), (1.5, ms.InvalidTime)]
-)
+@pytest.mark.parametrize(("at", "error"), [(-1, ms.UsageError), ("yesterday", ms.InvalidTime), (1.5, ms.InvalidTime)])
 def test_a_point_that_cannot_be_understood_is_refused(accounts, at, error):
     with pytest.raises(error):
         accounts.get("account-1", at=at)

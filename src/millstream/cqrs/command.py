@@ -57,7 +57,7 @@ else:
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
-class MessageMeta(type(msgspec.Struct)):  # type: ignore[misc]
+class MessageMeta(msgspec.StructMeta):
     """Makes each command or query class an immutable msgspec struct, and notes its references."""
 
     def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **config: Any) -> Any:

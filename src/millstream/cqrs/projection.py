@@ -82,9 +82,7 @@ class Placement:
         types: The names of the types that it handles.
     """
 
-    def __init__(
-        self, projection: type[Projection], *, inline: bool = False, path: str | None = None
-    ) -> None:
+    def __init__(self, projection: type[Projection], *, inline: bool = False, path: str | None = None) -> None:
         self.projection = projection
         self.inline = inline
         self.path = path
@@ -166,24 +164,16 @@ def _bound(projection: type[Projection]) -> dict[str, tuple[Apply, type[Any], bo
     instance = projection()
     table = handler_table(projection)
     if not table:
-        raise InvalidHandler(
-            projection.__qualname__, "it handles no event", hint="Mark its handlers with @ms.on"
-        )
+        raise InvalidHandler(projection.__qualname__, "it handles no event", hint="Mark its handlers with @ms.on")
     return {name: _apply(projection, instance, handler) for name, handler in table.items()}
 
 
-def _apply(
-    projection: type[Projection], instance: Projection, handler: Handler
-) -> tuple[Apply, type[Any], bool]:
+def _apply(projection: type[Projection], instance: Projection, handler: Handler) -> tuple[Apply, type[Any], bool]:
     database = envelope = ""
     for parameter in handler.parameters:
-        if named(parameter.annotation, "Database") or (
-            parameter.annotation is None and parameter.name == "db"
-        ):
+        if named(parameter.annotation, "Database") or (parameter.annotation is None and parameter.name == "db"):
             database = parameter.name
-        elif named(parameter.annotation, "Recorded") or (
-            parameter.annotation is None and parameter.name == "recorded"
-        ):
+        elif named(parameter.annotation, "Recorded") or (parameter.annotation is None and parameter.name == "recorded"):
             envelope = parameter.name
         elif parameter.required:
             raise InvalidHandler(

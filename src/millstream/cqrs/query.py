@@ -78,9 +78,7 @@ class Queries:
             raise DuplicateHandler(query.__name__, getattr(first, "__qualname__", repr(first)))
         database = ""
         for parameter in found:
-            if named(parameter.annotation, "Database") or (
-                parameter.annotation is None and parameter.name == "db"
-            ):
+            if named(parameter.annotation, "Database") or (parameter.annotation is None and parameter.name == "db"):
                 database = parameter.name
             elif parameter.name != name and parameter.required:
                 raise InvalidHandler(

@@ -125,9 +125,7 @@ class Aggregate:
             self._sealed = None
         self.version += 1
         extra = tags or metadata is not None or effective is not None
-        self._pending.append(
-            Draft(event, tags=tuple(tags), metadata=metadata, effective=effective) if extra else event
-        )
+        self._pending.append(Draft(event, tags=tuple(tags), metadata=metadata, effective=effective) if extra else event)
 
     @classmethod
     def handlers(cls) -> dict[str, Handler]:
@@ -170,9 +168,7 @@ APPLYING = ("is being changed by a handler", "Record in methods; handlers only c
 
 def copied(state: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes by name, with values that can change copied."""
-    return {
-        name: value if type(value) in _UNCHANGING else copy.deepcopy(value) for name, value in state.items()
-    }
+    return {name: value if type(value) in _UNCHANGING else copy.deepcopy(value) for name, value in state.items()}
 
 
 def _is_class_variable(annotation: Any) -> bool:

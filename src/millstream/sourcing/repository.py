@@ -270,9 +270,7 @@ class Repository(Generic[A]):
             return None, int(at)
         if isinstance(at, int):
             if at < 0:
-                raise UsageError(
-                    f"at={at} is not a version", hint="Versions start at 1; 0 is before the first event"
-                )
+                raise UsageError(f"at={at} is not a version", hint="Versions start at 1; 0 is before the first event")
             return at, None
         # position_at is exclusive, and at= is not; the log's times are whole microseconds.
         return None, self._log.position_at(from_micros(to_micros(at) + 1))

@@ -1,0 +1,195 @@
+"""App: what runs in the background is supervised, told about, and ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+
+import millstream as ms
+
+
+class Added(ms.Event):
+    n: int
+
+
+class Numbers(ms.Projection):
+    schema = "create table numbers (n integer)"
+
+    @ms.on
+    def added(self, event: Added, db: ms.Database) -> None:
+        db.execute("insert into numbers values (?)", (event.n,))
+
+
+class Ticker:
+    """Background work as captures and flows are: appends by a thread of its own."""
+
+    name = "ticker"
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+        self.starts = 0
+        self.running = False
+
+    def start(self, log: ms.Log) -> None:
+        self.starts += 1
+        self.error = None
+        self.running = True
+        log.append("ticks", Added(n=self.starts))
+
+    def stop(self) -> None:
+        self.running = False
+
+
+def eventually(check: Any) -> None:
+    deadline = time.monotonic() + 10
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def log(tmp_path):
+    with ms.open(str(tmp_path / "log.db")) as log:
+        yield log
+
+
+def test_captures_and_flows_run_between_start_and_stop(log):
+    capture, flow = Ticker(), Ticker()
+    app = ms.App(log, captures=[capture], flows=[flow])
+    assert (capture.starts, flow.starts) == (0, 0)
+    with app:
+        eventually(lambda: capture.running and flow.running)
+        assert [(s.name, s.kind, s.state) for s in app.status()] == [
+            ("ticker", "capture", ms.State.RUNNING),
+            ("ticker", "flow", ms.State.RUNNING),
+        ]
+    assert not capture.running
+    assert not flow.running
+    assert [s.state for s in app.status()] == [ms.State.STOPPED, ms.State.STOPPED]
+
+
+def test_what_crashes_is_started_again(log):
+    ticker = Ticker()
+    with ms.App(log, captures=[ticker]) as app:
+        eventually(lambda: ticker.running)
+        ticker.error = OSError("the line is down")
+        eventually(lambda: ticker.starts == 2)
+        (found,) = app.status()
+        assert (found.state, found.restarts, found.error) == (
+            ms.State.RUNNING,
+            1,
+            "OSError: the line is down",
+        )
+
+
+def test_what_cannot_start_is_tried_again(log):
+    class Late(Ticker):
+        def start(self, log: ms.Log) -> None:
+            self.starts += 1
+            if self.starts < 3:
+                raise ConnectionRefusedError("not yet")
+            self.running = True
+
+    late = Late()
+    with ms.App(log, flows=[late]) as app:
+        eventually(lambda: late.running)
+        assert app.status()[0].restarts == 2
+
+
+def test_what_is_fenced_is_not_started_again(log):
+    ticker = Ticker()
+    with ms.App(log, flows=[ticker]) as app:
+        eventually(lambda: ticker.running)
+        ticker.error = ms.ConsumerFenced("ticker")
+        eventually(lambda: app.status()[0].state is ms.State.FENCED)
+        assert ticker.starts == 1
+        assert not ticker.running
+
+
+def test_status_tells_how_far_each_projection_is(log, tmp_path):
+    class Inline(Numbers):
+        schema = "create table numbers (n integer)"
+
+    log.append("a", [Added(n=n) for n in range(5)])
+    app = ms.App(log, projections=[Inline.inline(), Numbers.into(tmp_path / "read.db")])
+    assert [(s.name, s.state, s.position, s.behind) for s in app.status()] == [
+        ("Inline", ms.State.RUNNING, 5, 0),
+        ("Numbers", ms.State.STOPPED, 0, 5),
+    ]
+    with app:
+        eventually(lambda: app.status()[1].behind == 0)
+        assert app.status()[1].state is ms.State.RUNNING
+
+
+def test_start_and_stop_may_be_repeated(log, tmp_path):
+    app = ms.App(log, projections=[Numbers.into(tmp_path / "read.db")])
+    for _ in range(2):
+        app.start()
+        app.start()
+        app.stop()
+        app.stop()
+    assert threading.active_count() < 10
+
+
+def test_run_ends_when_another_thread_stops_it(log):
+    ticker = Ticker()
+    app = ms.App(log, captures=[ticker])
+    thread = threading.Thread(target=app.run)
+    thread.start()
+    eventually(lambda: ticker.running)
+    app.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert not ticker.running
+
+
+PROCESS = """
+import sys
+import millstream as ms
+from test_app import Numbers
+
+log = ms.open(sys.argv[1])
+app = ms.App(log, projections=[Numbers.into(sys.argv[2])])
+print("ready", flush=True)
+app.run()
+log.close()
+print("ended", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_run_ends_cleanly_on_a_signal(tmp_path, number):
+    env = {**os.environ, "PYTHONPATH": ":".join([*sys.path, __file__.rpartition("/")[0]])}
+    path, read = str(tmp_path / "log.db"), str(tmp_path / "read.db")
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROCESS, path, read],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    with ms.open(path) as log:
+        receipt = log.append("a", Added(n=1))
+        app = ms.App(log, projections=[Numbers.into(read)])
+
+        class Count(ms.Query[int]):
+            pass
+
+        @app.query
+        def count(query: Count, db: ms.Database) -> int:
+            return db.one("select count(*) as n from numbers")["n"]
+
+        # The other process keeps the read model; this one only asks.
+        assert app.query(Count(), after=receipt) == 1
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert (out, err, process.returncode) == ("ended\n", "", 0)
