@@ -151,12 +151,14 @@ def test_run_ends_when_another_thread_stops_it(log):
 
 
 PROCESS = """
-import sys
+import signal, sys
 import millstream as ms
 from test_app import Numbers
 
 log = ms.open(sys.argv[1])
 app = ms.App(log, projections=[Numbers.into(sys.argv[2])])
+# A test run in the background of a shell hands down that SIGINT is ignored; at a terminal it is not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 print("ready", flush=True)
 app.run()
 log.close()

@@ -279,7 +279,7 @@ def test_type_checkers_see_through_it(tmp_path):
     mypy = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "typed.py"]
     env = {"PYTHONPATH": "", "MYPYPATH": ms.__file__.rpartition("/millstream/")[0], "PATH": ""}
     out = subprocess.run(mypy, capture_output=True, text=True, cwd=tmp_path, env=env).stdout
-    shown = [line.partition(": ")[2] for line in out.splitlines()]
+    shown = [line.partition(": ")[2] for line in out.splitlines() if "typed.py" in line]
     assert shown == [
         'note: Revealed type is "dict[str, Any]"',
         'note: Revealed type is "decimal.Decimal"',
@@ -289,5 +289,4 @@ def test_type_checkers_see_through_it(tmp_path):
         'note: Revealed type is "def (command: typed.PlaceOrder, order: typed.Order)"',
         'error: Argument "order" to "PlaceOrder" has incompatible type "int"; expected "str | Reference[Order]"'
         "  [arg-type]",
-        "Found 1 error in 1 file (checked 1 source file)",
     ]

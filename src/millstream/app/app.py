@@ -24,6 +24,8 @@ from .supervisor import Background, State, Worker, WorkerStatus, supervised
 Function = TypeVar("Function", bound=Callable[..., Any])
 Result = TypeVar("Result")
 
+_LOOK_UP = 0.5
+
 
 class App:
     """Commands, queries, projections, captures and flows on one log.
@@ -205,14 +207,16 @@ class App:
 
     def run(self) -> None:
         """Run the workers until `stop` is called from another thread, or Ctrl-C or SIGTERM comes."""
-        self.start()
-        try:
-            with _stopping_on_sigterm(self._ended):
-                self._ended.wait()
-        except KeyboardInterrupt:
-            pass
-        finally:
-            self.stop()
+        with _sigterm_as_interrupt():
+            try:
+                self.start()
+                # A signal that comes just before the wait does not end it: look up now and then.
+                while not self._ended.wait(_LOOK_UP):
+                    pass
+            except KeyboardInterrupt:
+                pass
+            finally:
+                self.stop()
 
     def status(self) -> list[WorkerStatus]:
         """How each projection, capture and flow is."""
@@ -252,12 +256,15 @@ def _distinct(placements: Sequence[Placement]) -> list[Placement]:
 
 
 @contextmanager
-def _stopping_on_sigterm(ended: threading.Event) -> Iterator[None]:
-    """Have SIGTERM end the wait, where handlers can be set: on the main thread."""
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Have SIGTERM raise KeyboardInterrupt, as Ctrl-C does, where handlers can be set: on the main thread.
+
+    To set an event instead could block for ever: its lock may be held by the very code that is interrupted.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
