@@ -222,6 +222,30 @@ def test_another_schema_is_told_by_status_and_query(place):
         eventually(lambda: status(app, "Numbers").state is ms.State.FAILED)
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["another log", "a log that lost its end"])
+def test_a_read_model_of_another_log_is_told_rather_than_mixed(tmp_path, kept):
+    path, read = str(tmp_path / "log.db"), str(tmp_path / "read.db")
+    with ms.open(path) as log:
+        log.append("a", Added(n=1))
+        log.backup(str(tmp_path / "backup.db"))
+        with make(log, read, Numbers) as app:
+            app.query(AllNumbers(), after=log.append("a", Added(n=2)))
+    with ms.open(None if kept else str(tmp_path / "backup.db")) as log:
+        reason = "built from another one" if kept else "shows position 2, and the log ends at 1"
+        with make(log, read, Numbers) as app, pytest.raises(ms.ForeignReadModel, match=reason):
+            app.query(AllNumbers(), after=log.head + 2)
+        assert app.query(AllNumbers()) == [1, 2]
+
+
+@pytest.mark.parametrize("own_file", [True, False], ids=["own file", "the log's database"])
+def test_a_process_that_only_reads_the_log_answers_queries(tmp_path, own_file):
+    path, read = str(tmp_path / "log.db"), str(tmp_path / "read.db") if own_file else None
+    with ms.open(path) as log, make(log, read, Numbers, Total.inline()):
+        receipt = log.append("a", Added(n=1))
+        with ms.open(path, readonly=True) as reader:
+            assert make(reader, read, Numbers, Total.inline()).query(AllNumbers(), after=receipt) == [1]
+
+
 def test_an_append_is_seen_at_once_though_the_worker_was_waiting(place):
     log, path = place
     with make(log, path, Numbers) as app:

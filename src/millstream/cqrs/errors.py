@@ -71,6 +71,22 @@ class SchemaChanged(MillstreamError):
     def __init__(self, projection: str) -> None:
         super().__init__(
             f"the schema of projection {projection!r} is not the one that its tables were made with",
-            hint="Build it anew with app.rebuild(…), or give the new version another name and tables",
+            hint="Delete the read model's file to have it built anew, or give the new version another name and tables",
         )
         self.projection = projection
+
+
+class ForeignReadModel(MillstreamError):
+    """A read model shows another log than this one, or one that has lost its end."""
+
+    code = "foreign-read-model"
+    http_status = 409
+    exit_code = 4
+
+    def __init__(self, projection: str, reason: str) -> None:
+        super().__init__(
+            f"the read model of projection {projection!r} is not of this log: {reason}",
+            hint="Delete the read model's file to have it built anew, or give the projection another one",
+        )
+        self.projection = projection
+        self.reason = reason

@@ -9,11 +9,11 @@ from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from typing import Protocol
 
-from ..errors import ConsumerFenced, DatabaseError, MillstreamError, StorageError
+from ..errors import ConsumerFenced, DatabaseError, MillstreamError, ReadOnlyLog, StorageError
 from ..log import Log
 from ..log.checkpoints import Checkpoint, advance, peek, take
 from ..storage.sqlite.database import Database, open_database
-from .errors import ProjectionFailed, SchemaChanged
+from .errors import ForeignReadModel, ProjectionFailed, SchemaChanged
 from .inline import HOLD
 from .projection import Piece, Placement
 
@@ -142,11 +142,13 @@ class Follower:
         return self._seen if self._running else max(self._seen, self._stored())
 
     def prepare(self) -> None:
-        """Create the read model's file and tables, so that queries find them; note it when they differ."""
+        """Create the read model's file and tables, so that queries find them; note it when they do not fit."""
         try:
-            self.target.transact(self.placement.prepare)
-        except SchemaChanged as error:
+            self.target.transact(lambda db: self.placement.prepare(db, self._log))
+        except (SchemaChanged, ForeignReadModel) as error:
             self.failure = error
+        except ReadOnlyLog:
+            pass  # its tables are in a log that is only read here: those who write it keep them
 
     def run(self, stop: threading.Event) -> None:
         """Follow the log until ``stop`` is set.
@@ -154,13 +156,13 @@ class Follower:
         Raises:
             ConsumerFenced: Another worker has taken the projection over.
             ProjectionFailed: A handler raised. All before that event is kept.
-            SchemaChanged: The tables were made by another version of the schema.
+            SchemaChanged, ForeignReadModel: The tables do not fit the projection, or the log.
         """
         try:
             with self.target.kept_open() as target:
                 self.failure = None
                 _Run(self, self._log, target).follow(stop)
-        except (ProjectionFailed, SchemaChanged) as error:
+        except (ProjectionFailed, SchemaChanged, ForeignReadModel) as error:
             self.failure = error
             raise
         finally:
@@ -171,7 +173,7 @@ class Follower:
         """Wait until the read model shows the log up to a position. False when the time is up.
 
         Raises:
-            ProjectionFailed, SchemaChanged: The projection has stopped.
+            ProjectionFailed, SchemaChanged, ForeignReadModel: The projection has stopped.
         """
         deadline = time.monotonic() + timeout
         while self._seen < position:
@@ -241,7 +243,7 @@ class _Run:
         taken: list[Checkpoint] = []
 
         def work(db: Database) -> None:
-            self._placement.prepare(db)
+            self._placement.prepare(db, self._log)
             taken.append(take(db, self._placement.consumer))
 
         self._target.transact(work)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+from ..errors import ReadOnlyLog
 from ..log import Log
 from ..log.checkpoints import Checkpoint, advance, peek, take
 from ..log.records import Run
@@ -33,20 +34,21 @@ class InlineProjection:
     def attach(self) -> None:
         """Create the tables, catch up with the log, and be part of its commits from here on.
 
+        With a log that was opened to be read there is nothing to do: those who write it keep the tables.
+
         Raises:
             SchemaChanged: The tables were made by another version of the schema.
         """
-        self._log.commit(work=self._prepare)
+        try:
+            self._log.commit(work=self._prepare)
+        except ReadOnlyLog:
+            return
         while self._catch_up():
             pass
         self._log.inline(self._placement.consumer, self._placement.types, self._handle)
 
-    def detach(self) -> None:
-        """Be part of the log's commits no longer."""
-        self._log.store.remove_inline(self._placement.consumer)
-
     def _prepare(self, db: Database, receipt: Receipt) -> None:
-        self._placement.prepare(db)
+        self._placement.prepare(db, self._log)
         if peek(db, self._placement.consumer) is None:
             take(db, self._placement.consumer)
 

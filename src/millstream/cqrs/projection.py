@@ -11,11 +11,13 @@ import msgspec
 
 from ..errors import InvalidEvent
 from ..events import Plain
+from ..log import Log
+from ..log.checkpoints import peek
 from ..log.handlers import Handler, InvalidHandler, handler_table
 from ..log.records import Recorded, Run
 from ..storage.sqlite.database import Database
 from .binding import named
-from .errors import SchemaChanged
+from .errors import ForeignReadModel, SchemaChanged
 
 Apply = Callable[[Any, Database, Recorded | None], object]
 
@@ -95,21 +97,30 @@ class Placement:
         """The name of its checkpoint."""
         return f"projection:{self.name}"
 
-    def prepare(self, db: Database) -> None:
+    def prepare(self, db: Database, log: Log) -> None:
         """Create the tables, unless that was done before. Call inside a transaction.
 
         Raises:
             SchemaChanged: The tables were made by another version of the schema.
+            ForeignReadModel: They show another log.
             DatabaseError: The schema is not SQL that runs.
         """
-        db.execute(f"create table if not exists {_TABLE} (name text primary key, schema_hash text not null)")
+        db.execute(_CREATE)
         fingerprint = hashlib.sha256(self.projection.schema.encode()).hexdigest()
-        row = db.one(f"select schema_hash from {_TABLE} where name = ?", (self.name,))
+        row = db.one(f"select schema_hash, log_id from {_TABLE} where name = ?", (self.name,))
         if row is None:
             db.executescript(self.projection.schema)
-            db.execute(f"insert into {_TABLE} values (?, ?)", (self.name, fingerprint))
+            db.execute(f"insert into {_TABLE} values (?, ?, ?)", (self.name, fingerprint, _id_of(log)))
         elif row["schema_hash"] != fingerprint:
             raise SchemaChanged(self.name)
+        elif self.path is not None:
+            checkpoint = peek(db, self.consumer)
+            if row["log_id"] != _id_of(log):
+                raise ForeignReadModel(self.name, "it was built from another one")
+            if checkpoint is not None and checkpoint.position > log.head:
+                raise ForeignReadModel(
+                    self.name, f"it shows position {checkpoint.position}, and the log ends at {log.head}"
+                )
 
     def pieces(self, runs: Iterable[Run]) -> Iterator[Piece]:
         """The events of runs, decoded, each with what applies it."""
@@ -156,7 +167,18 @@ def _refuse(error: InvalidEvent, db: Database, recorded: Recorded | None) -> Non
     raise error
 
 
+def _id_of(log: Log) -> str:
+    with log.connect() as db:
+        row = db.one("select value from meta where key = 'log_id'")
+    return str(row["value"]) if row is not None else ""
+
+
 _TABLE = "millstream_projections"
+_CREATE = f"""create table if not exists {_TABLE} (
+    name text primary key,
+    schema_hash text not null,
+    log_id text not null
+) without rowid"""
 
 
 def _bound(projection: type[Projection]) -> dict[str, tuple[Apply, type[Any], bool]]:
