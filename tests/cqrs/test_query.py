@@ -82,8 +82,9 @@ def test_the_tables_of_all_read_models_are_at_hand(log, app):
     assert app.query(Sums(least=2), after=receipt.position) == {"written": 2, "one": 2, "two": 2}
 
 
-def test_all_statements_of_a_handler_see_one_moment(log, app):
-    @app.query
+@pytest.mark.parametrize("reads", [None, [Write]], ids=["all", "the log's database alone"])
+def test_all_statements_of_a_handler_see_one_moment(log, app, reads):
+    @app.query(reads=reads)
     def number(query: Number, db: ms.Database) -> int:
         before = db.one("select count(*) as n from written")
         log.append("a", Added(n=1))
@@ -139,6 +140,16 @@ def test_a_query_that_only_reads_the_write_side_does_not_wait(log, app):
 
     app.stop()
     assert app.query(Number(), after=log.append("a", Added(n=3)), timeout=0) == 3
+
+
+def test_a_query_is_shown_only_what_it_says_it_reads(app):
+    @app.query(reads=[One, Write])
+    def number(query: Number, db: ms.Database) -> int:
+        db.query("select * from one, written")
+        return len(db.query("select * from two"))
+
+    with pytest.raises(ms.DatabaseError, match="no such table: two"):
+        app.query(Number())
 
 
 def test_reading_a_projection_of_another_app_is_refused(log):

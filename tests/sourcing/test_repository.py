@@ -104,6 +104,8 @@ def test_edit_saves_at_the_end_of_the_block(log, accounts):
         account.deposit(5)
         assert log.head == 0
     assert account.pending == ()
+    with pytest.raises(ms.CannotRecord, match="was saved"):
+        account.deposit(7)
     assert accounts.get("account-1").balance == 5
 
 

@@ -163,14 +163,15 @@ class App:
         """Answer a query, ``app.query(GetOrder("o-1"))``; or have a function answer it, ``@app.query``.
 
         The function's parameters are filled by type: the query, and ``db: ms.Database``, which is read-only
-        and shows the tables of the app's read models at one moment.
+        and shows the tables of the app's read models, in whichever file they lie, at one moment.
 
         Args:
             given: The query; or the function.
             after: A receipt (or position): wait until the read models show it. Those that ``reads`` names
                 for the handler, or all.
             timeout: The longest wait, in seconds.
-            reads: The projections whose tables the function reads: ``@app.query(reads=[OrderSummary])``.
+            reads: The projections whose tables the function reads, and is shown:
+                ``@app.query(reads=[OrderSummary])``; by default all of the app.
 
         Raises:
             UnknownQuery: It has no handler.

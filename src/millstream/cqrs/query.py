@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
@@ -51,8 +51,9 @@ class _Handler(msgspec.Struct, frozen=True):
 class Queries:
     """The handlers of queries, and the databases that they read.
 
-    A handler's ``db`` shows the tables of all read models that lie in files, of the log's own database too:
-    unqualified names find them. It is a snapshot for as long as the handler runs.
+    A handler's ``db`` shows the tables of the read models that it declares to use, or of all of them, whichever
+    file they lie in: unqualified names find them. What it shows is of one moment for as long as the handler
+    runs. (Tables of a log in memory are shown only when no read model lies in a file.)
     """
 
     def __init__(self, log: Log, placements: Sequence[Placement], followers: dict[str, Follower]) -> None:
@@ -60,7 +61,7 @@ class Queries:
         self._placements = placements
         self._followers = followers
         self._handlers: dict[type[Any], _Handler] = {}
-        self._views: dict[str, _View] = {}
+        self._views: dict[tuple[str, ...], _View] = {}
 
     def register(
         self, function: Callable[..., Any], frame: FrameType, reads: Sequence[type[Projection]] | None
@@ -82,7 +83,7 @@ class Queries:
                 database = parameter.name
             elif parameter.name != name and parameter.required:
                 raise InvalidHandler(
-                    f"{function.__module__}.{getattr(function, '__qualname__', function)}",
+                    getattr(function, "__qualname__", repr(function)),
                     f"parameter {parameter.name!r} is nothing that a query can give",
                     hint="Ask for the query and for db: ms.Database",
                 )
@@ -123,22 +124,32 @@ class Queries:
                 hint="See that a worker keeps it: app.start() or app.run(), here or in another process",
             )
 
-    def _database(self, handler: _Handler) -> Any:
-        """The database for a handler: its own read models' first, the others attached."""
+    def _database(self, handler: _Handler) -> AbstractContextManager[Database]:
         wanted = self._placements if handler.reads is None else handler.reads
-        files = [p.path for p in (*wanted, *self._placements) if p.path is not None]
-        in_log = any(p.path is None for p in wanted)
-        if not files or (handler.reads and not self._log.path and in_log):
-            return self._log.connect()
-        # Files first: read models are what queries are for; the write side's tables come after.
-        paths = list(dict.fromkeys(os.path.abspath(path) for path in files))
-        if self._log.path:
+        # Read models first: they are what queries are for; the tables of the log's own database come after.
+        paths = list(dict.fromkeys(os.path.abspath(p.path) for p in wanted if p.path is not None))
+        if not paths:
+            return self._log_alone()
+        if self._log.path and (handler.reads is None or any(p.path is None for p in wanted)):
             paths.append(os.path.abspath(self._log.path))
-        key = "\0".join(paths)
+        key = tuple(paths)
         view = self._views.get(key)
         if view is None:
             view = self._views[key] = _View(paths)
         return view.reading()
+
+    @contextmanager
+    def _log_alone(self) -> Iterator[Database]:
+        with self._log.connect() as db:
+            if not self._log.path:
+                # In memory, whoever has the connection has the log for itself.
+                yield db
+                return
+            db.execute("begin")
+            try:
+                yield db
+            finally:
+                db.connection.execute("rollback")
 
     def close(self) -> None:
         """Close the connections."""

@@ -126,9 +126,7 @@ def _mark(function: Any, given: tuple[Any, ...], body: types.FrameType) -> Any:
     # body, and of the function around it. What is not defined yet is looked up when the table is made.
     around = body.f_back
     names = {**(around.f_locals if around else {}), **body.f_locals}
-    found = {
-        key: resolve(value, function.__globals__, names) for key, value in function.__annotations__.items()
-    }
+    found = {key: resolve(value, function.__globals__, names) for key, value in function.__annotations__.items()}
     setattr(function, _MARK, _Mark(given, found))
     return function
 
@@ -179,9 +177,7 @@ def _handlers(cls: type, name: str, function: types.FunctionType, mark: _Mark) -
     _, event, *rest = _positional(function)
     keywords = [p for p in inspect.signature(function).parameters.values() if p.kind == p.KEYWORD_ONLY]
     parameters = tuple(
-        Parameter(
-            p.name, resolve(mark.annotations.get(p.name), function.__globals__, {}), p.default is p.empty
-        )
+        Parameter(p.name, resolve(mark.annotations.get(p.name), function.__globals__, {}), p.default is p.empty)
         for p in (*rest, *keywords)
     )
     annotated = resolve(mark.annotations.get(event.name), function.__globals__, {})

@@ -115,7 +115,7 @@ class Aggregate:
         if self._sealed is not None:
             reason, hint = self._sealed
             raise CannotRecord(type(self).__name__, self.id, reason, hint=hint)
-        handler = type(self).handlers().get(type_name(event))
+        handler = type(self)._handlers().get(type_name(event))
         if handler is None:
             raise HandlerMissing(type(self).__name__, type_name(event))
         self._sealed = APPLYING
@@ -128,7 +128,7 @@ class Aggregate:
         self._pending.append(Draft(event, tags=tuple(tags), metadata=metadata, effective=effective) if extra else event)
 
     @classmethod
-    def handlers(cls) -> dict[str, Handler]:
+    def _handlers(cls) -> dict[str, Handler]:
         """The handlers by type of event, inherited ones included.
 
         Raises:

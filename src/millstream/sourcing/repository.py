@@ -90,7 +90,7 @@ class Repository(Generic[A]):
     def __init__(self, log: Log, aggregate: type[A]) -> None:
         self._log = log
         self._class = aggregate
-        self._handlers = aggregate.handlers()
+        self._handlers = aggregate._handlers()
         # By the number that the log gives a type: one look-up per run instead of two names'.
         self._known: dict[int, _Entry] = {}
 
@@ -219,6 +219,7 @@ class Repository(Generic[A]):
         staged = self.stage(aggregate)
         receipt = self._log.commit([staged] if staged is not None else [])
         aggregate._pending.clear()
+        aggregate._sealed = _SAVED
         return receipt
 
     def _replayed(self, id: str, *, version: int | None = None, position: int | None = None) -> A:
@@ -278,6 +279,7 @@ class Repository(Generic[A]):
 
 _PRESENT = ("was loaded to be read", "Change it in repository.update(id, …) or with repository.edit(id)")
 _PAST = ("is of the past", "Change the present one in repository.update(id, …)")
+_SAVED = ("was saved", "Change it again in repository.update(id, …) or with repository.edit(id)")
 _REPLAY = ("is being rebuilt", "Record in methods; handlers only change the state")
 
 
