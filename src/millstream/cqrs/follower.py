@@ -160,7 +160,6 @@ class Follower:
         """
         try:
             with self.target.kept_open() as target:
-                self.failure = None
                 _Run(self, self._log, target).follow(stop)
         except (ProjectionFailed, SchemaChanged, ForeignReadModel) as error:
             self.failure = error
@@ -195,8 +194,8 @@ class Follower:
     def _level(self, position: int) -> bool:
         """Whether the stored checkpoint is there, or nothing of the projection's lies between."""
         stored = max(self._seen, self._stored())
-        if stored >= position:
-            return True
+        if stored >= position or position > self._log.head:
+            return stored >= position
         missing = self._log.runs(types=self.placement.types, after=stored, until_position=position + 1)
         return next(missing, None) is None
 
@@ -205,11 +204,14 @@ class Follower:
             checkpoint = peek(db, self.placement.consumer)
         return checkpoint.position if checkpoint is not None else 0
 
-    def _announce(self, position: int, *, running: bool | None = None) -> None:
+    def _begun(self, position: int) -> None:
+        self.failure = None
+        self._running = True
+        self._announce(position)
+
+    def _announce(self, position: int) -> None:
         with self._moved:
             self._seen = position
-            if running is not None:
-                self._running = running
             self._moved.notify_all()
 
 
@@ -226,7 +228,7 @@ class _Run:
     def follow(self, stop: threading.Event) -> None:
         self._checkpoint = self._take()
         self._seen = self._checkpoint.position
-        self._follower._announce(self._seen, running=True)
+        self._follower._begun(self._seen)
         while not stop.is_set():
             # The head first: what is appended after it is for the next round.
             head = self._log.head
