@@ -13,6 +13,7 @@ from .errors import InvalidEvent
 from .time import Moment
 
 _registry: dict[str, type[Event]] = {}
+_defined = 0
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, eq_default=True, field_specifiers=(msgspec.field,))
@@ -39,6 +40,8 @@ class EventMeta(msgspec.StructMeta):
         config.setdefault("kw_only", True)
         cls = super().__new__(mcls, name, bases, namespace, **config)
         if namespace["__module__"] != __name__:
+            global _defined
+            _defined += 1
             _registry[namespace["__event_type__"]] = cls  # type: ignore[assignment]
         return cls
 
@@ -112,6 +115,11 @@ def type_name(event: AnyEvent | type[Event] | str) -> str:
 def event_class(type: str) -> type[Event] | None:
     """The class last defined under this type name in this process, if any."""
     return _registry.get(type)
+
+
+def definitions() -> int:
+    """How many event classes were defined so far: what was learnt of them before another one may be out of date."""
+    return _defined
 
 
 @cache

@@ -25,18 +25,19 @@ class Bodies:
         self._mutex = threading.Lock()
         self._kept: OrderedDict[int, tuple[int, Any]] = OrderedDict()
 
-    def raw(self, ref: int) -> tuple[int, bytes]:
-        """Encoding and bytes, as stored."""
-        return self._store.body(ref)
+    def text(self, ref: int, position: int) -> bytes:
+        """The JSON objects of a body, joined by newlines."""
+        encoding, data = self._store.body(ref)
+        if encoding == Encoding.ARROW:
+            raise DamagedLog(position, "a frame stands where JSON should")
+        return data
 
     def lines(self, ref: int, position: int) -> list[bytes]:
         """The JSON objects of a body, one an event."""
         kept = self._recall(ref)
         if kept is None:
-            encoding, data = self._store.body(ref)
-            if encoding == Encoding.ARROW:
-                raise DamagedLog(position, "a frame stands where JSON should")
-            kept = [data] if encoding == Encoding.JSON else data.split(b"\n")
+            data = self.text(ref, position)
+            kept = data.split(b"\n")
             self._keep(ref, kept, len(data))
         return kept  # type: ignore[no-any-return]
 
@@ -44,7 +45,8 @@ class Bodies:
         """The frame of a body, or only some of its columns."""
         kept = self._recall(ref)
         if kept is not None:
-            return kept.select(columns) if columns is not None else kept  # type: ignore[no-any-return]
+            # A clone shares the data, not the object: one frame in two threads can lock both.
+            return kept.select(columns) if columns is not None else kept.clone()  # type: ignore[no-any-return]
         encoding, data = self._store.body(ref)
         if encoding != Encoding.ARROW:
             raise DamagedLog(position, "JSON stands where a frame should")

@@ -14,7 +14,7 @@ import msgspec
 import polars as pl
 
 from ..frames import MAX_ROWS, encode_frame
-from ..storage.base import Encoding, Scope
+from ..storage.base import Encoding
 from .records import Run
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _groups(log: Log, stream: str, *, inline: bool) -> Iterator[list[Run]]:
     """Neighbours in a stream that can share a body: the same kind, none of them large."""
     group: list[Run] = []
     rows = size = 0
-    for run in log._pages(Scope(stream), 0, log.head + 1, False, None):
+    for run in log.runs(stream):
         small = _is_small(log, run, inline)
         weight = len(run.body or "") if small else 0
         fits = (

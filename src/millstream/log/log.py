@@ -5,13 +5,12 @@ from __future__ import annotations
 import time as _time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
-import msgspec
-
 from ..errors import InvalidEvent, InvalidPosition, LogClosed, StreamNotFound, UsageError
-from ..events import AnyEvent, Event, Plain, decoder, event_class, type_name
-from ..frames import Columns, is_frame_schema, schema_columns
+from ..events import AnyEvent, Event, Plain, decoder, definitions, event_class, type_name
+from ..frames import MAX_ROWS, Columns, is_frame_schema, schema_columns
 from ..storage.base import Matching, Receipt, Request, Scope, StagedAppend, StreamInfo
 from ..storage.sqlite import SQLiteStore
 from ..storage.sqlite.database import Database
@@ -79,7 +78,10 @@ class Log:
     def __init__(self, store: SQLiteStore) -> None:
         self.store = store
         self.bodies = Bodies(store)
-        self._decoders: dict[int, tuple[type[Event], Callable[[Any], Any]] | None] = {}
+        self.decoders: dict[int, Callable[[Any], Any]] = {}
+        """How to decode the JSON of a kind, for the kinds that were read and have a class."""
+        self._undecodable: set[int] = set()
+        self._definitions = -1
         self._columns: dict[int, Columns] = {}
         self._closed = False
 
@@ -322,11 +324,11 @@ class Log:
             >>> [e.type for e in log.read("audit", backwards=True)]
             ['Logout', 'Login']
         """
-        runs = self._runs(
+        pages = self._runs(
             stream, types, after, since, until, since_version, until_version, since_position, until_position,
             backwards, _count("limit", limit),
         )  # fmt: skip
-        return _events(runs, backwards, limit)
+        return _events(pages, backwards, limit)
 
     def read_until(self, time: Moment, stream: str | None = None, *, types: Types = None) -> Iterator[Recorded]:
         """All that was recorded before a moment, of the whole log or of one stream."""
@@ -343,7 +345,8 @@ class Log:
         until_position: int | None = None,
     ) -> Iterator[Run]:
         """The same as `read`, by runs: whole frames, and neighbouring events of one append together."""
-        return self._runs(stream, types, after, since, until, None, None, None, until_position, False, None)
+        pages = self._runs(stream, types, after, since, until, None, None, None, until_position, False, None)
+        return chain.from_iterable(pages)
 
     def _runs(
         self,
@@ -358,7 +361,7 @@ class Log:
         until_position: int | None,
         backwards: bool,
         limit: int | None,
-    ) -> Iterator[Run]:
+    ) -> Iterator[list[Run]]:
         scope = scope_of(stream, types)
         low = max(_count("after", after) or 0, (_count("since_position", since_position) or 1) - 1)
         high = END
@@ -378,21 +381,24 @@ class Log:
             high = self.head + 1
         return self._pages(scope, low, high, backwards, limit)
 
-    def _pages(self, scope: Scope, low: int, high: int, backwards: bool, limit: int | None) -> Iterator[Run]:
+    def _pages(self, scope: Scope, low: int, high: int, backwards: bool, limit: int | None) -> Iterator[list[Run]]:
         size = _PAGE if limit is None else max(1, min(_PAGE, limit))
+        whole = scope.prefix is None
         while True:
             rows = self.store.page(scope, low, high, size, backwards)
-            for row in rows:
-                if row[1] < 0:
-                    continue
-                run = Run(self, *row)
-                # Most runs lie inside whole; only at the edges is there something to cut.
-                if run.position <= low or run.position + run.count > high:
-                    part = run.cut(low, high)
-                    if part is None:
-                        continue
-                    run = part
-                yield run
+            runs = [Run(self, *row) for row in rows if whole or row[1] > 0]
+            # All but those at the edges lie inside the bounds whole.
+            for edge in {0, len(runs) - 1} if runs else ():
+                part = runs[edge].cut(low, high)
+                if part is None:
+                    runs[edge].count = 0
+                else:
+                    runs[edge] = part
+            if runs and not (runs[0].count and runs[-1].count):
+                runs = [run for run in runs if run.count]
+            if runs:
+                self._refresh_decoders({run.kind_id for run in runs})
+                yield runs
             if len(rows) < size:
                 return
             if backwards:
@@ -531,18 +537,20 @@ class Log:
 
     # --- caches that runs use -------------------------------------------------------------------------
 
-    def decode(self, kind: int, body: Any) -> Any:
-        """The typed event of one JSON body; None when its type has no class here, or the body does not fit."""
-        entry = self._decoders.get(kind)
-        if entry is None or event_class(entry[0].__event_type__) is not entry[0]:
-            cls = event_class(self.store.kind(kind).type)
-            if cls is None:
-                return None
-            entry = self._decoders[kind] = (cls, decoder(cls).decode)
-        try:
-            return entry[1](body)
-        except msgspec.MsgspecError:
-            return None
+    def _refresh_decoders(self, kinds: Iterable[int]) -> None:
+        """Make `decoders` hold what this process can decode of these kinds."""
+        if self._definitions != definitions():
+            self._definitions = definitions()
+            self.decoders.clear()
+            self._undecodable.clear()
+        for kind in kinds:
+            if kind not in self.decoders and kind not in self._undecodable:
+                found = self.store.kind(kind)
+                cls = event_class(found.type)
+                if cls is None or is_frame_schema(found.schema):
+                    self._undecodable.add(kind)
+                else:
+                    self.decoders[kind] = decoder(cls).decode
 
     def columns_of(self, kind: int) -> Columns:
         """The columns of a kind of frame."""
@@ -696,35 +704,38 @@ def _seconds(timeout: Duration | float | None) -> float | None:
     return duration_micros(timeout) / 1e6
 
 
-def _events(runs: Iterator[Run], backwards: bool, limit: int | None) -> Iterator[Recorded]:
+def _events(pages: Iterator[list[Run]], backwards: bool, limit: int | None) -> Iterator[Recorded]:
     left = END if limit is None else limit
     if left <= 0:
         return
-    for run in runs:
-        if run.count == 1:
-            yield Recorded(run, 0)
-            left -= 1
-        else:
-            events = recorded_events(run)
-            if backwards:
-                events.reverse()
-            yield from events if len(events) <= left else events[:left]
-            left -= len(events)
-        if left <= 0:
-            return
+    for page in pages:
+        for run in page:
+            if run.count == 1:
+                yield Recorded(run, 0)
+                left -= 1
+            else:
+                events = recorded_events(run)
+                if backwards:
+                    events.reverse()
+                yield from events if len(events) <= left else events[:left]
+                left -= len(events)
+            if left <= 0:
+                return
 
 
-def _batches(runs: Iterator[Run]) -> Iterator[list[Run]]:
-    batch: list[Run] = []
-    rows = 0
-    for run in runs:
-        batch.append(run)
-        rows += run.count
-        if rows >= 65_536 or len(batch) >= _PAGE:
+def _batches(pages: Iterator[list[Run]]) -> Iterator[list[Run]]:
+    """Pages cut so that each holds some 65,536 events at most."""
+    for page in pages:
+        batch: list[Run] = []
+        rows = 0
+        for run in page:
+            batch.append(run)
+            rows += run.count
+            if rows >= MAX_ROWS:
+                yield batch
+                batch, rows = [], 0
+        if batch:
             yield batch
-            batch, rows = [], 0
-    if batch:
-        yield batch
 
 
 __all__ = ["AnyEvent", "Log", "Plain", "StreamClosedEvent", "open"]

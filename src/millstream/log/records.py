@@ -155,6 +155,12 @@ class Run(msgspec.Struct, eq=False, gc=False):
         try:
             if self.is_frame:
                 return [msgspec.convert(row, cls) for row in self.frame().iter_rows(named=True)]
+            if self.body_ref is not None and self.body_offset == 0 and self.count > 1:
+                # The whole of a body, most likely: its lines need not be cut apart.
+                text = self._fetch(lambda ref: self.log.bodies.text(ref, self.position))
+                events = decoder(cls).decode_lines(text)  # type: ignore[arg-type]
+                if len(events) == self.count:
+                    return events
             decode = decoder(cls).decode  # type: ignore[arg-type]
             return [decode(line) for line in self.lines()]
         except msgspec.ValidationError as error:
@@ -290,14 +296,16 @@ class Recorded(msgspec.Struct, eq=False, gc=False):
         found = self._event
         if found is None:
             run = self.run
-            if run.body is not None:
-                log = run.log
-                found = log.decode(run.kind_id, run.body)
-                if found is None:
-                    found = run.events()[0]
-            else:
-                found = _event_of(self)
-            self._event = found
+            body = run.body
+            if body is not None:
+                decode = run.log.decoders.get(run.kind_id)
+                if decode is not None:
+                    try:
+                        self._event = found = decode(body)
+                        return found  # type: ignore[no-any-return]
+                    except msgspec.MsgspecError:
+                        pass  # told in full by the long way
+            self._event = found = _event_of(self)
         return found  # type: ignore[no-any-return]
 
     def decode(self, cls: EventClass) -> Any:

@@ -7,7 +7,9 @@ here happens on the caller's thread, before and outside any lock.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -34,6 +36,7 @@ MAX_NAME = 512
 
 _sha256 = hashlib.sha256
 _ONE = (Event, Plain, Draft)
+_PARALLEL_ROWS = 8_192
 type_of = type
 _encode_json = msgspec.json.Encoder(order="deterministic").encode
 
@@ -228,19 +231,40 @@ def _frame_runs(
     schema = schema_text(frame.schema)
     return [
         StagedRun(
-            type,
-            schema,
-            piece.height,
-            Encoding.ARROW,
-            encode_frame(piece),
-            frame_hash(piece),
-            tags,
-            about,
-            effective,
-            ranges_of(piece),
+            type, schema, piece.height, Encoding.ARROW, body, digest, tags, about, effective, ranges_of(piece)
         )
-        for piece in split(frame)
-    ]
+        for piece, body, digest in _encoded(list(split(frame)))
+    ]  # fmt: skip
+
+
+def _encoded(pieces: list[pl.DataFrame]) -> Iterator[tuple[pl.DataFrame, bytes, bytes]]:
+    """Each piece with its body and its hash, which are worked out side by side: both leave the interpreter."""
+    if pieces[0].height < _PARALLEL_ROWS:
+        for piece in pieces:
+            yield piece, encode_frame(piece), frame_hash(piece)
+        return
+    for piece in pieces:
+        # A clone shares the data, not the lock that a frame holds while it is written.
+        digest = _helpers().submit(frame_hash, piece.clone())
+        yield piece, encode_frame(piece), digest.result()
+
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def _helpers() -> ThreadPoolExecutor:
+    global _pool
+    if _pool is None:
+        _pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="millstream-hash")
+    return _pool
+
+
+def _forget_helpers() -> None:
+    global _pool
+    _pool = None
+
+
+os.register_at_fork(after_in_child=_forget_helpers)
 
 
 def digest_of(appends: Iterable[StagedAppend]) -> bytes:
