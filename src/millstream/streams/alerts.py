@@ -1,0 +1,94 @@
+"""Alerts: the rows that meet a condition, once per burst and key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import polars as pl
+
+from .columns import AT, SEQUENCE, key_column, names_of
+from .errors import MissingColumn
+from .expressions import apply
+from .state import Batch, OperatorState, Parts, Step, concat
+
+_LAST = "__last"
+
+
+class AlertState(msgspec.Struct, frozen=True, eq=False):
+    """When the condition last held, for each key for which that was less than a cooldown ago."""
+
+    parts: Parts = Parts()
+
+
+class Alert(msgspec.Struct, frozen=True, eq=False):
+    """The operator of alerts.
+
+    A burst of a key is a stretch of rows that meet the condition, each less than ``cooldown`` of event time
+    after the one before. The first row of a burst is the alert; the condition has to stay unmet for
+    ``cooldown`` before there is another. With a cooldown of zero every row that meets it is one.
+    """
+
+    condition: pl.Expr
+    cooldown: int
+    keys: int
+    """How many hidden key columns the rows carry."""
+
+    @property
+    def reads(self) -> set[str]:
+        """The columns that it reads."""
+        return names_of([self.condition])
+
+    @property
+    def shape(self) -> str:
+        return f"alert cooldown {self.cooldown} by {self.keys}"
+
+    def start(self) -> AlertState:
+        return AlertState()
+
+    def restore(self, parts: Parts, watermark: int) -> AlertState:
+        return AlertState(parts.expire(self._limit(watermark)))
+
+    def _limit(self, watermark: int) -> int:
+        # Rows to come are not before the watermark, so older meetings are a cooldown away from all of them.
+        return watermark - self.cooldown + 1
+
+    def step(self, state: OperatorState, batch: Batch) -> Step:
+        parts = state.parts
+        frame = batch.frame
+        if frame.height:
+            frame = apply("alert", frame.columns, lambda: frame.filter(self.condition))
+        if frame.height and self.cooldown:
+            keys = [key_column(i) for i in range(self.keys)]
+            frame, parts = self._bursts(parts, frame, keys)
+        return Step(AlertState(parts.expire(self._limit(batch.after))), frame)
+
+    def _bursts(self, parts: Parts, hot: pl.DataFrame, keys: Sequence[str]) -> tuple[pl.DataFrame, Parts]:
+        missing = [key for key in keys if key not in hot.columns]
+        if missing:
+            raise MissingColumn(missing[0], "alert", hot.columns)
+        order = [*keys, AT, SEQUENCE]
+        hot = hot.sort(order)
+        before = pl.col(AT).shift(1)
+        if keys:
+            before = before.over(keys)
+        hot = hot.with_columns(before.alias(_LAST))
+        if parts.items:
+            known = self._merge(concat(part.frame for part in parts.items), keys)
+            if keys:
+                hot = hot.join(
+                    known, on=keys, how="left", nulls_equal=True, suffix="_known", maintain_order="left"
+                )
+            else:
+                hot = hot.join(known, how="cross", suffix="_known", maintain_order="left")
+            hot = hot.with_columns(pl.coalesce(_LAST, _LAST + "_known").alias(_LAST)).drop(_LAST + "_known")
+        new = self._merge(hot.select(*keys, pl.col(AT).alias(_LAST)), keys)
+        span = new.select(pl.col(_LAST).min().alias("low"), pl.col(_LAST).max().alias("high")).row(0)
+        parts = parts.add(new, *span).compact(lambda frame: self._merge(frame, keys))
+        begins = pl.col(_LAST).is_null() | (pl.col(AT) - pl.col(_LAST) >= self.cooldown)
+        return hot.filter(begins).drop(_LAST), parts
+
+    def _merge(self, frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+        if not keys:
+            return frame.select(pl.col(_LAST).max())
+        return frame.group_by(list(keys)).agg(pl.col(_LAST).max())

@@ -1,0 +1,89 @@
+"""The columns that a flow keeps beside the user's own, and which of them leave it.
+
+A flow's frames carry, next to the user's columns, the event time as an integer, whether the row is late, and
+where it stands in the log. They travel through ``select`` unseen and are dropped where the flow ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import polars as pl
+
+AT = "__at"
+"""Event time of the row, microseconds since 1970 (Int64)."""
+
+LATE = "__late"
+"""Whether the row's time is below the watermark before it."""
+
+SEQUENCE = "_position"
+"""Where the row stands in the log; breaks ties of time and key."""
+
+ENVELOPE = ("_position", "_stream", "_version", "_type", "_time")
+"""What the log knows of each event; usable in expressions, never part of the output."""
+
+NO_TIME = -(2**62)
+"""A time before all times: the watermark of a flow that has seen no row."""
+
+END_OF_TIME = 2**62
+"""A time after all times: the watermark that closes everything."""
+
+
+def key_column(index: int) -> str:
+    """The name under which a key column travels, so that ``select`` cannot lose the output's order."""
+    return f"__key{index}"
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a column is the flow's or the log's own."""
+    return name.startswith("__") or name in ENVELOPE
+
+
+def visible(frame: pl.DataFrame) -> list[str]:
+    """The names of the user's columns."""
+    return [name for name in frame.columns if not is_hidden(name)]
+
+
+def hidden(frame: pl.DataFrame) -> list[str]:
+    """The names of the columns that travel unseen."""
+    return [name for name in frame.columns if is_hidden(name)]
+
+
+def ordered(frame: pl.DataFrame, descending: bool = False) -> pl.DataFrame:
+    """The rows by event time, key (nulls first), position: the order in which a flow's output is promised."""
+    if frame.height < 2:
+        return frame
+    keys = sorted(name for name in frame.columns if name.startswith("__key"))
+    by = [AT, *keys, *([SEQUENCE] if SEQUENCE in frame.columns else [])]
+    return frame.sort(by, nulls_last=False, descending=descending)
+
+
+def published(frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows in output order, without the hidden columns."""
+    return ordered(frame).select(visible(frame))
+
+
+def utc(micros: pl.Expr) -> pl.Expr:
+    """Integer microseconds as a UTC datetime."""
+    return micros.cast(pl.Datetime("us", "UTC"))
+
+
+def micros(column: str, dtype: pl.DataType) -> pl.Expr | None:
+    """A column's event time as integer microseconds, or None where the type holds no time.
+
+    A datetime without a zone is taken as UTC. Text is read as ISO 8601; what is not a time becomes null.
+    """
+    if isinstance(dtype, pl.Datetime):
+        return pl.col(column).dt.epoch("us")
+    if isinstance(dtype, pl.Date):
+        return pl.col(column).cast(pl.Datetime("us")).dt.epoch("us")
+    if isinstance(dtype, pl.String):
+        return pl.col(column).str.to_datetime(time_unit="us", time_zone="UTC", strict=False).dt.epoch("us")
+    if isinstance(dtype, pl.Null):
+        return pl.lit(None, pl.Int64)
+    return None
+
+
+def names_of(expressions: Iterable[pl.Expr]) -> set[str]:
+    """The columns that expressions read."""
+    return {name for expression in expressions for name in expression.meta.root_names()}

@@ -1,0 +1,89 @@
+"""What a flow refuses, each by name, before or while it runs."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ..errors import Conflict, UsageError
+
+
+class FlowError(UsageError):
+    """A flow is put together in a way that has no meaning."""
+
+    code: ClassVar[str] = "flow"
+
+
+class UnsupportedExpression(FlowError):
+    """An expression depends on more than the row (or the group) that it is given.
+
+    Attributes:
+        expression: The expression, as Polars prints it.
+        where: The verb that it was given to.
+    """
+
+    code = "unsupported-expression"
+
+    def __init__(self, expression: str, where: str, reason: str, *, hint: str) -> None:
+        super().__init__(f"{where} cannot use {expression}: {reason}", hint=hint)
+        self.expression = expression
+        self.where = where
+        self.reason = reason
+
+
+class UnsupportedPattern(FlowError):
+    """A pattern uses what is not supported, or what has no meaning.
+
+    Attributes:
+        pattern: The pattern as given.
+        part: What in it is refused.
+    """
+
+    code = "unsupported-pattern"
+
+    def __init__(self, pattern: str, part: str, reason: str, *, hint: str) -> None:
+        super().__init__(f"pattern {pattern!r}: {part}: {reason}", hint=hint)
+        self.pattern = pattern
+        self.part = part
+        self.reason = reason
+
+
+class MissingColumn(FlowError):
+    """A flow asks for a column that its rows do not have.
+
+    Attributes:
+        column: The column's name.
+        where: The verb that asks for it.
+        columns: The columns that there are.
+    """
+
+    code = "missing-column"
+
+    def __init__(self, column: str, where: str, columns: list[str]) -> None:
+        super().__init__(
+            f"{where} needs column {column!r}; there are {', '.join(map(repr, columns)) or 'none'}",
+            hint="Check the name, or add the column with with_columns",
+        )
+        self.column = column
+        self.where = where
+        self.columns = columns
+
+
+class FlowChanged(Conflict):
+    """The state that the log keeps under this name belongs to a flow of another shape.
+
+    Attributes:
+        name: The flow's name.
+        stored: The shape that the state belongs to.
+        given: The shape of the flow that was to go on with it.
+    """
+
+    code = "flow-changed"
+
+    def __init__(self, name: str, stored: str, given: str) -> None:
+        super().__init__(
+            f"flow {name!r} keeps state as [{stored}] and cannot go on as [{given}]",
+            hint="Give the changed flow another name: .to(stream, type=..., name='...')",
+        )
+        self.name = name
+        self.stored = stored
+        self.given = given

@@ -1,0 +1,313 @@
+"""Flows: what a user builds, verb by verb, from a stream of the log to a stream of the log.
+
+A flow is a value: every verb gives a new one, and nothing happens until it is run (`millstream.run`), or asked
+about the past (`Flow.over`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import polars as pl
+
+from ..errors import UsageError
+from ..time import Duration, Moment, duration_micros
+from .alerts import Alert
+from .errors import FlowError
+from .expressions import aggregation, check_rowwise
+from .match import Match
+from .pattern import Automaton, parse
+from .shaping import Filter, Select, WithColumns
+from .sliding import SlidingWindows, check_sliding
+from .windows import Hopping, PaneWindows, Sliding, check_names
+
+if TYPE_CHECKING:
+    from ..log.log import Log
+
+Stage = Filter | Select | WithColumns | PaneWindows | SlidingWindows | Match | Alert
+IntoExpr = pl.Expr | str
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where a flow's rows come from, and what their time is."""
+
+    stream: str
+    time: str | None
+    lateness: int
+
+
+class Sink(msgspec.Struct, frozen=True):
+    """Where a flow's rows go."""
+
+    stream: str
+    type: str
+    name: str
+
+
+class Flow(msgspec.Struct, frozen=True, eq=False):
+    """Rows of a stream, and what is made of them. Begin with `stream`."""
+
+    source: Source
+    stages: tuple[Stage, ...] = ()
+    keys: tuple[str, ...] = ()
+    """The columns that rows were last grouped by."""
+    sink: Sink | None = None
+    late: tuple[str, str] | None = None
+    """Stream and type for rows that come late."""
+
+    # --- shaping --------------------------------------------------------------------------------------
+
+    def filter(self, condition: pl.Expr) -> Flow:
+        """Only the rows that meet a condition (null is not met).
+
+        Raises:
+            UnsupportedExpression: The condition depends on other rows.
+        """
+        check_rowwise([condition], "filter")
+        return self._with(Filter(condition))
+
+    def select(self, *columns: IntoExpr, **named: IntoExpr) -> Flow:
+        """Only these columns. The row's time and place in the log stay with it, unseen.
+
+        Raises:
+            UnsupportedExpression: An expression depends on other rows.
+        """
+        return self._with(Select(tuple(_expressions("select", columns, named))))
+
+    def with_columns(self, *columns: IntoExpr, **named: IntoExpr) -> Flow:
+        """With more columns, or others in place of those of the same name.
+
+        Raises:
+            UnsupportedExpression: An expression depends on other rows.
+        """
+        return self._with(WithColumns(tuple(_expressions("with_columns", columns, named))))
+
+    # --- grouping -------------------------------------------------------------------------------------
+
+    def group_by(self, *keys: str) -> Grouped:
+        """Each key for itself: windows and patterns see only rows that agree in these columns. Null is a key."""
+        if not keys or not all(isinstance(key, str) for key in keys):
+            raise UsageError("group_by takes the names of columns", hint="Write group_by('user')")
+        check_names(keys, ())
+        return Grouped(self, keys)
+
+    def window(self, window: Hopping | Sliding) -> Windowed:
+        """Windows over all rows together; see `Grouped.window`."""
+        return Grouped(self, ()).window(window)
+
+    def match(
+        self,
+        pattern: str,
+        *,
+        within: Duration | None = None,
+        define: Mapping[str, pl.Expr],
+        contiguity: Literal["strict", "relaxed"] = "strict",
+    ) -> Flow:
+        """Sequences over all rows together; see `Grouped.match`."""
+        return Grouped(self, ()).match(pattern, within=within, define=define, contiguity=contiguity)
+
+    # --- alerts ---------------------------------------------------------------------------------------
+
+    def alert(self, condition: pl.Expr, *, cooldown: Duration = "0s") -> Flow:
+        """The rows that meet a condition, once per burst and key.
+
+        Args:
+            condition: What to be alerted of, such as ``pl.col("clicks") >= 50``.
+            cooldown: Rows of a key that meet the condition, each less than this after the one before (in event
+                time), are one burst, and only the first of them is an alert. With zero every row is one.
+
+        Raises:
+            UnsupportedExpression: The condition depends on other rows.
+            FlowError: There is a cooldown, and no window or pattern before it to put rows into order of time.
+        """
+        check_rowwise([condition], "alert")
+        micros = duration_micros(cooldown)
+        if micros and not self._ordered:
+            raise FlowError(
+                "an alert with a cooldown needs rows in order of time",
+                hint="Put a window, such as sliding(...), or a pattern before it",
+            )
+        return self._with(Alert(condition, micros, len(self.keys)))
+
+    # --- ends -----------------------------------------------------------------------------------------
+
+    def to(self, stream: str, *, type: str, name: str | None = None) -> Flow:
+        """Append the rows to a stream, in order of time, key and place.
+
+        Args:
+            stream: The stream, of the same log.
+            type: The type of the events.
+            name: Names the flow: its checkpoint and state in the log are kept under it. By default
+                ``"<stream>/<type>"``. Give a flow that has changed another name.
+        """
+        if stream == self.source.stream:
+            raise FlowError(
+                f"the flow would read what it writes to {stream!r}", hint="Let it write to another stream"
+            )
+        return msgspec.structs.replace(self, sink=Sink(stream, type, name or f"{stream}/{type}"))
+
+    def late_to(self, stream: str, *, type: str = "Late") -> Flow:
+        """Append rows that come late, or have no time, to a stream of their own, as they are.
+
+        They are counted in any case. Only windows and patterns leave late rows out; they count as late where
+        they meet the first of them, so rows that were filtered out before do not.
+        """
+        if stream == self.source.stream:
+            raise FlowError(
+                f"the flow would read the late rows it writes to {stream!r}", hint="Use another stream"
+            )
+        return msgspec.structs.replace(self, late=(stream, type))
+
+    def over(
+        self,
+        history: Log | pl.DataFrame,
+        *,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        final: bool = True,
+    ) -> pl.DataFrame:
+        """What the flow makes of the past, as a frame; nothing is written.
+
+        Args:
+            history: The log, or a frame of the source's rows in the order of their arrival.
+            since: Only events recorded at or after this time.
+            until: Only events recorded before this time.
+            final: Close what is still open at the end, as if time had gone on. Without it, the frame holds just
+                what a run would have given so far.
+
+        Returns:
+            The rows, in the order in which a run gives them. Without any, the frame may lack columns.
+        """
+        from .replay import replay
+
+        return replay(self, history, since=since, until=until, final=final)
+
+    @property
+    def _ordered(self) -> bool:
+        return any(isinstance(stage, PaneWindows | SlidingWindows | Match) for stage in self.stages)
+
+    def _with(self, stage: Stage, **changes: Any) -> Flow:
+        if self.sink is not None:
+            raise FlowError("the flow has ended with to()", hint="Put to() last")
+        return msgspec.structs.replace(self, stages=(*self.stages, stage), **changes)
+
+
+class Grouped(msgspec.Struct, frozen=True, eq=False):
+    """A flow whose rows are told apart by key."""
+
+    flow: Flow
+    keys: tuple[str, ...]
+
+    def window(self, window: Hopping | Sliding) -> Windowed:
+        """Cut each key's time into windows: `tumbling`, `hopping` or `sliding`."""
+        if not isinstance(window, Hopping | Sliding):
+            raise UsageError(f"{window!r:.80} is not a window", hint="Use tumbling, hopping or sliding")
+        return Windowed(self.flow, self.keys, window)
+
+    def match(
+        self,
+        pattern: str,
+        *,
+        within: Duration | None = None,
+        define: Mapping[str, pl.Expr],
+        contiguity: Literal["strict", "relaxed"] = "strict",
+    ) -> Flow:
+        """Sequences of rows of a key, read in order of time (ties in order of the log).
+
+        A match begins as early as it can and is greedy from left to right; the next begins after its last row.
+        It is given once no later row could change it. Columns: the keys, ``match_start`` and ``match_end`` (time
+        of its first and last row), ``events`` (how many rows).
+
+        Args:
+            pattern: Variables in sequence, with quantifiers: ``"click{3,} purchase"``, ``"a b? c+ d{2,5}"``.
+            within: The longest time from the first row of a match to its last.
+            define: For each variable, the condition of a row that fits it. A row may fit several.
+            contiguity: ``"strict"``: the rows of a match follow one another without a gap. ``"relaxed"``: rows
+                that fit no variable are skipped first.
+
+        Raises:
+            UnsupportedPattern: The pattern cannot be used; the error names the part.
+            UnsupportedExpression: A condition depends on other rows.
+        """
+        from .errors import UnsupportedPattern
+
+        if contiguity not in ("strict", "relaxed"):
+            raise UsageError(f"contiguity={contiguity!r} is not known", hint="Use 'strict' or 'relaxed'")
+        check_rowwise(define.values(), "match")
+        elements = parse(pattern, define)
+        if within is None:
+            endless = any(element.most is None for element in elements)
+            raise UnsupportedPattern(
+                pattern,
+                "no within=",
+                "its quantifiers let a match grow without end" if endless else "it is not supported without",
+                hint="Say how long a match may take: within='10m'",
+            )
+        check_names(self.keys, ("match_start", "match_end", "events"))
+        automaton = Automaton(elements, tuple(define))
+        stage = Match(
+            self.keys, automaton, tuple(define.values()), duration_micros(within), contiguity == "relaxed"
+        )
+        return self.flow._with(stage, keys=self.keys)
+
+
+class Windowed(msgspec.Struct, frozen=True, eq=False):
+    """A flow whose rows are cut into windows of time."""
+
+    flow: Flow
+    keys: tuple[str, ...]
+    spec: Hopping | Sliding
+
+    def agg(self, **aggregates: pl.Expr) -> Flow:
+        """Aggregate each window. Columns: the keys, ``window_start``, ``window_end``, the aggregates.
+
+        A sliding window gives a row for each row, with the row's other columns before the aggregates;
+        ``window_end`` is then the row's time. Counts and sums of integers are 64 bits wide. Sums of floats may
+        differ in their last digits with the batches that rows came in (about 1e-15 of the sum of magnitudes).
+
+        Raises:
+            UnsupportedExpression: An aggregate cannot be merged from the parts of its group.
+        """
+        if not aggregates:
+            raise UsageError("agg needs an aggregate", hint="Write agg(count=pl.len())")
+        check_names((*self.keys, "window_start", "window_end"), tuple(aggregates))
+        parts = aggregation(aggregates)
+        if isinstance(self.spec, Hopping):
+            return self.flow._with(PaneWindows(self.spec, self.keys, parts), keys=self.keys)
+        check_sliding(parts)
+        return self.flow._with(SlidingWindows(self.spec, self.keys, parts), keys=self.keys)
+
+
+def stream(name: str, *, time: str | None = None, lateness: Duration = "0s") -> Flow:
+    """The rows of a stream of the log, or of a category such as ``"clicks-*"``.
+
+    The watermark before a row is the greatest event time of the rows before it in the log, less ``lateness``. A
+    row below it is late. So what is late, and what a flow gives, is decided by the log alone; it also means that
+    windows of a stream that has gone idle stay open until its next row.
+
+    Args:
+        name: The stream.
+        time: The column with the event time: a datetime (without a zone: UTC), a date, or ISO 8601 text. By
+            default the time at which the log recorded the event.
+        lateness: How far behind the latest row a row may come.
+
+    Example:
+        >>> import millstream as ms
+        >>> import polars as pl
+        >>> clicks = ms.stream("clicks", time="ts", lateness="2s")
+        >>> counts = clicks.group_by("user").window(ms.tumbling("5m")).agg(clicks=pl.len())
+    """
+    return Flow(Source(name, time, duration_micros(lateness)))
+
+
+def _expressions(where: str, columns: Iterable[IntoExpr], named: Mapping[str, IntoExpr]) -> list[pl.Expr]:
+    expressions = [pl.col(c) if isinstance(c, str) else c for c in columns]
+    expressions += [
+        (pl.col(value) if isinstance(value, str) else value).alias(name) for name, value in named.items()
+    ]
+    if not expressions:
+        raise UsageError(f"{where} needs a column", hint="Name at least one")
+    check_rowwise(expressions, where)
+    return expressions

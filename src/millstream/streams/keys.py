@@ -1,0 +1,92 @@
+"""Keys as small integers, for indexes that pack key and time into one number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from .errors import MissingColumn
+
+Ints = np.ndarray
+
+
+class KeyIds:
+    """Numbers for the keys of one operator, given as they first occur; a cache, not part of any state.
+
+    A single integer key that is small enough is its own number (plus one; null is zero). Other keys are numbered
+    by a private set of Polars categories, which costs as much as the batch, not as the set. An index that has
+    outlived most of its keys starts with a new `KeyIds`, so that keys that came and went do not add up.
+    """
+
+    def __init__(self, columns: Sequence[str], *, direct: bool = True) -> None:
+        self.columns = tuple(columns)
+        self.direct = direct and len(columns) == 1
+        self._categories = pl.Categories.random()
+        self._known: list[pl.DataFrame] = []
+        self.count = 0
+
+    def takes(self, frame: pl.DataFrame, bits: int) -> bool:
+        """Whether the keys of a frame fit numbers of so many bits."""
+        if not self.direct or not frame.height:
+            return True
+        key = frame[self.columns[0]]
+        if not key.dtype.is_integer():
+            return False
+        low, high = key.min(), key.max()
+        return low is None or (low >= 0 and high < 2**bits - 2)  # type: ignore[operator]
+
+    def encode(self, frame: pl.DataFrame) -> Ints:
+        """The number of each row's key."""
+        for column in self.columns:
+            if column not in frame.columns:
+                raise MissingColumn(column, "group_by", frame.columns)
+        if not self.columns:
+            return np.zeros(frame.height, np.int64)
+        if self.direct:
+            key = frame[self.columns[0]].cast(pl.Int64)
+            if key.null_count():
+                return (key + 1).fill_null(0).to_numpy()
+            return key.to_numpy() + 1
+        texts = frame.select(_text([frame.schema[c] for c in self.columns], self.columns)).to_series()
+        ids = texts.cast(pl.Categorical(self._categories)).to_physical().to_numpy().astype(np.int64)
+        self._learn(frame, ids)
+        return ids
+
+    def _learn(self, frame: pl.DataFrame, ids: Ints) -> None:
+        fresh = ids >= self.count
+        if not fresh.any():
+            return
+        # Categories are numbered by first occurrence, so the new ones follow without a gap.
+        numbers, rows = np.unique(ids[fresh], return_index=True)
+        self._known.append(frame.select(self.columns)[np.flatnonzero(fresh)[rows]])
+        self.count = int(numbers[-1]) + 1
+        if len(self._known) > 32:
+            self._known = [pl.concat(self._known, how="vertical_relaxed")]
+
+    def decode(self, ids: Ints) -> pl.DataFrame:
+        """The key columns of these numbers."""
+        if not self.columns:
+            return pl.DataFrame()
+        if self.direct:
+            name = self.columns[0]
+            key = pl.Series(name, ids, pl.Int64)
+            return pl.DataFrame({name: key}).select(pl.when(pl.col(name) > 0).then(pl.col(name) - 1))
+        self._known = [pl.concat(self._known, how="vertical_relaxed")]
+        return self._known[0][ids]
+
+
+def _text(dtypes: Sequence[pl.DataType], columns: Sequence[str]) -> pl.Expr:
+    """One text for a key, different for different keys: each value with its length before it."""
+    if len(columns) == 1:
+        return _plain(dtypes[0], columns[0]).fill_null("\0null")
+    pieces = []
+    for dtype, column in zip(dtypes, columns, strict=True):
+        text = _plain(dtype, column)
+        pieces.append(pl.concat_str(text.str.len_bytes().cast(pl.String), pl.lit(":"), text).fill_null("-"))
+    return pl.concat_str(pieces)
+
+
+def _plain(dtype: pl.DataType, column: str) -> pl.Expr:
+    return pl.col(column) if dtype == pl.String else pl.col(column).cast(pl.String)

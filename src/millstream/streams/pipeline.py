@@ -1,0 +1,132 @@
+"""A flow put to work on frames: one pure step from state and rows to state, output and late rows."""
+
+from __future__ import annotations
+
+import msgspec
+import polars as pl
+
+from ..frames import Columns, conform, union_columns
+from .columns import AT, END_OF_TIME, ENVELOPE, LATE, NO_TIME, SEQUENCE, micros, published, visible
+from .errors import FlowError, MissingColumn
+from .flow import Flow
+from .shaping import Filter, Select, WithColumns
+from .state import Batch, Operator, OperatorState
+
+
+class FlowState(msgspec.Struct, frozen=True, eq=False):
+    """All that a flow remembers.
+
+    Attributes:
+        high: The greatest event time so far; the watermark is this less the lateness.
+        late: How many rows came late.
+        columns: The columns of the source so far; rows that lack some have nulls there.
+        operators: The states of the operators that have one.
+    """
+
+    high: int
+    late: int
+    columns: Columns
+    operators: tuple[OperatorState, ...]
+
+
+class Pipeline:
+    """A flow's stages, ready to run."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+        self.operators: list[Operator] = [
+            stage for stage in flow.stages if not isinstance(stage, Filter | Select | WithColumns)
+        ]
+        self._asked = {name for stage in flow.stages for name in stage.reads}
+
+    @property
+    def shape(self) -> str:
+        """What the flow's state depends on."""
+        source = self.flow.source
+        head = f"{source.stream} by {source.time} lateness {source.lateness}"
+        return "; ".join([head, *(operator.shape for operator in self.operators)])
+
+    def start(self) -> FlowState:
+        """The state before the first row."""
+        return FlowState(NO_TIME, 0, {}, tuple(operator.start() for operator in self.operators))
+
+    def watermark(self, state: FlowState) -> int:
+        """The time below which rows are late."""
+        return state.high - self.flow.source.lateness if state.high > NO_TIME else NO_TIME
+
+    def step(
+        self, state: FlowState, rows: pl.DataFrame
+    ) -> tuple[FlowState, pl.DataFrame, pl.DataFrame | None]:
+        """Take in rows, in the order of the log, with the log's envelope beside them.
+
+        Returns:
+            The state afterwards; the rows that come out, in order; the rows that came late.
+        """
+        columns = union_columns(
+            self.flow.source.stream, state.columns, {n: rows.schema[n] for n in visible(rows)}
+        )
+        if columns != {name: rows.schema[name] for name in visible(rows)}:
+            envelope = {name: ENVELOPE_TYPES[name] for name in ENVELOPE if name in rows.columns}
+            rows = conform(rows, {**columns, **envelope})
+        frame, high = self._timed(rows, state.high)
+        before, after = self.watermark(state), max(high - self.flow.source.lateness, NO_TIME)
+        state = msgspec.structs.replace(state, high=high, columns=columns)
+        return self._run(state, Batch(frame, before, after))
+
+    def finish(self, state: FlowState) -> tuple[FlowState, pl.DataFrame]:
+        """Close all that is open, as if time had gone on for ever."""
+        state, frame, _ = self._run(state, Batch(pl.DataFrame(), self.watermark(state), END_OF_TIME))
+        return state, frame
+
+    def _run(self, state: FlowState, batch: Batch) -> tuple[FlowState, pl.DataFrame, pl.DataFrame | None]:
+        operators = list(state.operators)
+        late: list[pl.DataFrame] = []
+        frame, number = batch.frame, 0
+        for stage in self.flow.stages:
+            if isinstance(stage, Filter | Select | WithColumns):
+                # A frame without columns is what an operator gives when it has nothing to say.
+                frame = stage.apply(frame) if frame.width else frame
+                continue
+            step = stage.step(operators[number], Batch(frame, batch.before, batch.after))
+            operators[number], frame = step.state, step.frame
+            if step.late is not None:
+                late.append(step.late.select(visible(step.late)))
+            number += 1
+        aside = pl.concat(late, how="diagonal_relaxed") if late else None
+        state = msgspec.structs.replace(
+            state, operators=tuple(operators), late=state.late + (aside.height if aside is not None else 0)
+        )
+        return state, published(frame) if frame.width else frame, aside
+
+    def _timed(self, rows: pl.DataFrame, high: int) -> tuple[pl.DataFrame, int]:
+        """The rows with their time and whether they are late; and the greatest time so far."""
+        source = self.flow.source
+        name = source.time or "_time"
+        if name not in rows.columns:
+            raise MissingColumn(name, f"stream({source.stream!r}, time=...)", visible(rows))
+        at = micros(name, rows.schema[name])
+        if at is None:
+            raise FlowError(
+                f"column {name!r} of stream {source.stream!r} is {rows.schema[name]}, which is no time",
+                hint="Name a column of datetimes, or of ISO 8601 text",
+            )
+        if not rows.height:
+            return rows.with_columns(at.cast(pl.Int64).alias(AT), pl.lit(False).alias(LATE)), high
+        keep = [n for n in rows.columns if n not in ENVELOPE or n in self._asked or n == SEQUENCE]
+        rows = rows.select(*keep, at.cast(pl.Int64).alias(AT))
+        known = pl.col(AT).fill_null(NO_TIME)
+        # The running maximum of the rows before: what the watermark is when a row comes.
+        reached = pl.max_horizontal(known.cum_max().shift(1, fill_value=high), pl.lit(high, pl.Int64))
+        late = pl.col(AT).is_null() | (pl.col(AT) < reached - source.lateness)
+        rows = rows.with_columns(late.alias(LATE))
+        greatest = rows[AT].max()
+        return rows, max(high, greatest) if isinstance(greatest, int) else high
+
+
+ENVELOPE_TYPES: Columns = {
+    "_position": pl.Int64(),
+    "_stream": pl.String(),
+    "_version": pl.Int64(),
+    "_type": pl.String(),
+    "_time": pl.Datetime("us", "UTC"),
+}

@@ -1,0 +1,74 @@
+"""A flow over the past: the same steps as a run, nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from ..frames import MAX_ROWS
+from ..log.records import Run, frame_of
+from ..time import Moment
+from .columns import SEQUENCE
+from .flow import Flow
+from .pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from ..log.log import Log
+
+
+def batches(runs: Iterable[Run], rows: int = MAX_ROWS) -> Iterator[list[Run]]:
+    """Runs in groups of at most so many rows (a run is never split)."""
+    group: list[Run] = []
+    count = 0
+    for run in runs:
+        if group and count + run.count > rows:
+            yield group
+            group, count = [], 0
+        group.append(run)
+        count += run.count
+    if group:
+        yield group
+
+
+def replay(
+    flow: Flow,
+    history: Log | pl.DataFrame,
+    *,
+    since: Moment | None = None,
+    until: Moment | None = None,
+    final: bool = True,
+    rows: int = MAX_ROWS,
+) -> pl.DataFrame:
+    """What a flow makes of the past; see `Flow.over`.
+
+    Args:
+        rows: The most rows of a batch. It makes no difference to the result.
+    """
+    pipeline = Pipeline(flow)
+    state = pipeline.start()
+    results: list[pl.DataFrame] = []
+    for frame in _frames(flow, history, since, until, rows):
+        state, result, _ = pipeline.step(state, frame)
+        results.append(result)
+    if final:
+        results.append(pipeline.finish(state)[1])
+    some = [result for result in results if result.height] or [r for r in results if r.width][:1]
+    return pl.concat(some, how="vertical_relaxed") if some else pl.DataFrame()
+
+
+def _frames(
+    flow: Flow, history: Log | pl.DataFrame, since: Moment | None, until: Moment | None, rows: int
+) -> Iterator[pl.DataFrame]:
+    if isinstance(history, pl.DataFrame):
+        placed = history
+        if SEQUENCE not in history.columns:
+            placed = history.with_columns(pl.int_range(1, history.height + 1, dtype=pl.Int64).alias(SEQUENCE))
+        for start in range(0, placed.height, rows):
+            yield placed.slice(start, rows)
+        return
+    after = history.position_at(since) if since is not None else 0
+    end = (history.position_at(until) if until is not None else history.head) + 1
+    for group in batches(history.runs(flow.source.stream, after=after, until_position=end), rows):
+        yield frame_of(group, envelope=True)

@@ -1,0 +1,140 @@
+"""What operators remember: immutable parts, so that a checkpoint writes only what a batch made.
+
+An operator's state is a tuple of `Part`: a frame with an id that is never used for other content. A step gives
+a new tuple that shares the parts it did not touch. Saving a state is then the difference of two sets of ids:
+new parts are inserted, gone ones deleted. A part whose rows have *partly* run out stays as it is in the store;
+its dead rows are cut again when it is read, by the same limit, which is a function of the watermark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import msgspec
+import polars as pl
+
+FAN_IN = 8
+"""So many parts of one order of magnitude become one."""
+
+
+class Part(msgspec.Struct, frozen=True, eq=False):
+    """A piece of an operator's state.
+
+    Attributes:
+        id: Its name within the operator; the same id is always the same rows, but for those that ran out.
+        low: The least value by which its rows run out (a pane, a time).
+        high: The greatest one.
+        frame: The rows.
+    """
+
+    id: int
+    low: int
+    high: int
+    frame: pl.DataFrame
+
+
+class Parts(msgspec.Struct, frozen=True, eq=False):
+    """The parts of one operator's state, oldest first, and the id that the next one gets."""
+
+    items: tuple[Part, ...] = ()
+    next: int = 1
+
+    def add(self, frame: pl.DataFrame, low: int, high: int) -> Parts:
+        """With one more part."""
+        return Parts((*self.items, Part(self.next, low, high, frame)), self.next + 1)
+
+    def expire(self, limit: int, column: str | None = None) -> Parts:
+        """Without the parts whose values are all below a limit; without the rows below it, given their column."""
+        if all(part.low >= limit for part in self.items):
+            return self
+        kept = []
+        for part in self.items:
+            if part.high < limit:
+                continue
+            if column is not None and part.low < limit:
+                alive = part.frame.filter(pl.col(column) >= limit)
+                part = Part(part.id, limit, part.high, alive)
+            kept.append(part)
+        return Parts(tuple(kept), self.next)
+
+    def compact(self, merge: Callable[[pl.DataFrame], pl.DataFrame], fan_in: int = FAN_IN) -> Parts:
+        """With the newest parts merged while there are ``fan_in`` of one order of magnitude.
+
+        Each row is merged a number of times that grows with the logarithm of the state, and the number of parts
+        stays logarithmic too.
+        """
+        items, following = self.items, self.next
+        while len(items) >= fan_in:
+            tail = items[-fan_in:]
+            if max(p.frame.height for p in tail) > fan_in * max(tail[-1].frame.height, 16):
+                break
+            merged = merge(pl.concat([p.frame for p in tail], how="vertical_relaxed"))
+            part = Part(following, min(p.low for p in tail), max(p.high for p in tail), merged)
+            items, following = (*items[:-fan_in], part), following + 1
+        return self if items is self.items else Parts(items, following)
+
+    @property
+    def low(self) -> int | None:
+        """The least value of all parts; None when there is none."""
+        return min((part.low for part in self.items), default=None)
+
+    @property
+    def rows(self) -> int:
+        """How many rows all parts hold."""
+        return sum(part.frame.height for part in self.items)
+
+
+class Batch(msgspec.Struct, frozen=True, eq=False):
+    """Rows on their way through a flow, and the watermark before and after them."""
+
+    frame: pl.DataFrame
+    before: int
+    after: int
+
+
+class Step(msgspec.Struct, frozen=True, eq=False):
+    """What an operator makes of a batch: its state afterwards, the rows that go on, the rows that came late."""
+
+    state: OperatorState
+    frame: pl.DataFrame
+    late: pl.DataFrame | None = None
+
+
+class OperatorState(Protocol):
+    """The state of an operator: whatever it wants, as long as its parts are all that has to be kept."""
+
+    @property
+    def parts(self) -> Parts: ...
+
+
+class Operator(Protocol):
+    """A pure function from state and batch to state and batch."""
+
+    @property
+    def reads(self) -> set[str]:
+        """The columns that it reads."""
+        ...
+
+    @property
+    def shape(self) -> str:
+        """What its state depends on; a flow goes on only with state of the same shape."""
+        ...
+
+    def start(self) -> OperatorState:
+        """The state before the first row."""
+        ...
+
+    def step(self, state: OperatorState, batch: Batch) -> Step:
+        """Take in a batch. Changes nothing that it is given."""
+        ...
+
+    def restore(self, parts: Parts, watermark: int) -> OperatorState:
+        """The state that these parts are of, as it was when the watermark stood there."""
+        ...
+
+
+def concat(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """Frames below one another, types widened where need be."""
+    held = list(frames)
+    return held[0] if len(held) == 1 else pl.concat(held, how="vertical_relaxed")

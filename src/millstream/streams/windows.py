@@ -1,0 +1,246 @@
+"""Tumbling and hopping windows: panes of mergeable partials, closed by the watermark.
+
+Time is cut into *panes*, the greatest pieces of which every window is made; a batch adds one part with its
+partials per pane and key, and what a batch costs follows the batch. A window covers ``[start, end)`` with starts
+at multiples of ``every`` since 1970-01-01T00:00Z. It closes when the watermark reaches its end, and its result is
+then final. Windows without a row give no result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+import polars as pl
+
+from ..errors import UsageError
+from ..time import Duration, duration_micros
+from .columns import AT, LATE, SEQUENCE, key_column, utc
+from .errors import MissingColumn
+from .expressions import Aggregation, apply
+from .state import Batch, OperatorState, Parts, Step, concat
+
+PANE = "__pane"
+_WINDOW = "__window"
+
+
+class Hopping(msgspec.Struct, frozen=True):
+    """Windows of one size that start every so often; see `hopping` and `tumbling`."""
+
+    size: int
+    every: int
+
+
+class Sliding(msgspec.Struct, frozen=True):
+    """A trailing span for each row; see `sliding`."""
+
+    size: int
+    closed: Literal["both", "right"] = "both"
+
+
+def _positive(name: str, duration: Duration) -> int:
+    micros = duration_micros(duration)
+    if micros == 0:
+        raise UsageError(f"{name} is zero", hint="Give a duration such as '5m'")
+    return micros
+
+
+def tumbling(size: Duration) -> Hopping:
+    """Windows side by side: each row is in one. They start at multiples of ``size`` since 1970, in UTC.
+
+    Args:
+        size: Their length, such as ``"5m"``; a window covers ``[start, start + size)``.
+    """
+    micros = _positive("the size of the window", size)
+    return Hopping(micros, micros)
+
+
+def hopping(size: Duration, *, every: Duration) -> Hopping:
+    """Windows that overlap: one starts every ``every``, and each row is in ``size / every`` of them.
+
+    Args:
+        size: Their length, such as ``"5m"``; a window covers ``[start, start + size)``.
+        every: How far their starts are apart, such as ``"1m"``; at most ``size``.
+    """
+    micros, hop = _positive("the size of the window", size), _positive("every", every)
+    if hop > micros:
+        raise UsageError(
+            f"windows of {size} every {every} would leave rows out", hint="Let every= be at most the size"
+        )
+    return Hopping(micros, hop)
+
+
+def sliding(size: Duration, *, closed: Literal["both", "right"] = "both") -> Sliding:
+    """An answer for each row, over the span of time that ends with it.
+
+    Args:
+        size: The length of the span, such as ``"5m"``.
+        closed: ``"both"`` counts rows with time in ``[t - size, t]``, as SQL's ``RANGE BETWEEN … PRECEDING AND
+            CURRENT ROW`` does; ``"right"`` leaves out those at exactly ``t - size``. Rows of the same key and
+            time count for one another.
+    """
+    if closed not in ("both", "right"):
+        raise UsageError(f"closed={closed!r} is not known", hint="Use 'both' or 'right'")
+    return Sliding(_positive("the size of the window", size), closed)
+
+
+class PaneState(msgspec.Struct, frozen=True, eq=False):
+    """Partials per pane and key."""
+
+    parts: Parts = Parts()
+
+
+class PaneWindows(msgspec.Struct, frozen=True, eq=False):
+    """The operator of tumbling and hopping windows."""
+
+    window: Hopping
+    keys: tuple[str, ...]
+    aggregation: Aggregation
+
+    @property
+    def pane(self) -> int:
+        """The length of a pane."""
+        return math.gcd(self.window.size, self.window.every)
+
+    @property
+    def reads(self) -> set[str]:
+        """The columns that it reads."""
+        return {*self.keys, *self.aggregation.reads}
+
+    @property
+    def shape(self) -> str:
+        return f"window {self.window.size}/{self.window.every} by {self.keys} of {self.aggregation.shape}"
+
+    def start(self) -> PaneState:
+        return PaneState()
+
+    def restore(self, parts: Parts, watermark: int) -> PaneState:
+        return PaneState(parts.expire(self._limit(watermark), PANE))
+
+    def step(self, state: OperatorState, batch: Batch) -> Step:
+        parts = state.parts
+        rows, late = split_late(batch.frame)
+        if rows.height:
+            partial = self._partials(rows)
+            panes = partial[PANE]
+            parts = parts.add(partial, panes.min(), panes.max())  # type: ignore[arg-type]
+            parts = parts.compact(self._merge)
+        closed, parts = self._close(parts, batch.before, batch.after)
+        return Step(PaneState(parts), closed, late)
+
+    # --- rows to partials -----------------------------------------------------------------------------
+
+    def _partials(self, rows: pl.DataFrame) -> pl.DataFrame:
+        columns = rows.columns
+        for key in self.keys:
+            if key not in columns:
+                raise MissingColumn(key, "group_by", columns)
+        pane = pl.col(AT) // self.pane
+        low, high = rows.select(pane.min().alias("low"), pane.max().alias("high")).row(0)
+        aggregates = apply("agg", columns, lambda: self.aggregation.of_rows(rows.schema))
+        if high - low > 2:
+            return apply("agg", columns, lambda: rows.group_by(pane.alias(PANE), *self.keys).agg(aggregates))
+        # A batch mostly falls into one or two panes; grouping by the key alone is then twice as fast.
+        pieces = []
+        for index in range(low, high + 1):
+            inside = rows
+            if low < high:
+                inside = rows.filter(pl.col(AT).is_between(index * self.pane, (index + 1) * self.pane - 1))
+            if inside.height:
+                grouped = apply("agg", columns, lambda inside=inside: self._group(inside, aggregates))  # type: ignore[misc]
+                pieces.append(grouped.select(pl.lit(index, pl.Int64).alias(PANE), pl.all()))
+        return concat(pieces)
+
+    def _group(self, frame: pl.DataFrame, aggregates: list[pl.Expr], *by: str) -> pl.DataFrame:
+        keys = [*by, *self.keys]
+        return frame.group_by(keys).agg(aggregates) if keys else frame.select(aggregates)
+
+    def _merge(self, frame: pl.DataFrame) -> pl.DataFrame:
+        return self._group(frame, self.aggregation.merged(), PANE)
+
+    # --- partials to windows --------------------------------------------------------------------------
+
+    def _last_closed(self, watermark: int) -> int:
+        """The number of the last window whose end the watermark has reached."""
+        return (watermark - self.window.size) // self.window.every
+
+    def _limit(self, watermark: int) -> int:
+        """The first pane that some window still needs."""
+        return (self._last_closed(watermark) + 1) * self.window.every // self.pane
+
+    def _close(self, parts: Parts, before: int, after: int) -> tuple[pl.DataFrame, Parts]:
+        first, last = self._last_closed(before) + 1, self._last_closed(after)
+        size, every, pane = self.window.size, self.window.every, self.pane
+        low = parts.low
+        if low is not None:
+            # No window before the first that holds the earliest pane has anything in it.
+            first = max(first, (low * pane - size) // every + 1)
+        if low is None or first > last:
+            return self._finish(None), parts
+        end = (last * every + size) // pane
+        held = concat(part.frame for part in parts.items if part.low < end)
+        if first == last:
+            inside = held.filter(pl.col(PANE).is_between(first * every // pane, end - 1))
+            windows = inside.with_columns(pl.lit(first, pl.Int64).alias(_WINDOW))
+        else:
+            # A pane belongs to the window that starts last before it, and to those before as far as they reach.
+            pieces = []
+            newest = pl.col(PANE) * pane // every
+            for back in range(-(-size // every)):
+                window = newest - back
+                pieces.append(
+                    held.with_columns(window.alias(_WINDOW)).filter(
+                        pl.col(_WINDOW).is_between(first, last)
+                        & (pl.col(_WINDOW) * every + size > pl.col(PANE) * pane)
+                    )
+                )
+            windows = concat(pieces)
+        merged = self._group(windows, self.aggregation.merged(), _WINDOW)
+        return self._finish(merged), parts.expire(self._limit(after), PANE)
+
+    def _finish(self, merged: pl.DataFrame | None) -> pl.DataFrame:
+        if merged is None or not merged.height:
+            return pl.DataFrame()
+        start = pl.col(_WINDOW) * self.window.every
+        end = start + self.window.size
+        aggregation = self.aggregation
+        result = merged.select(
+            *self.keys,
+            utc(start).alias("window_start"),
+            utc(end).alias("window_end"),
+            *aggregation.finals,
+            end.alias(AT),
+            pl.lit(False).alias(LATE),
+            *(pl.col(key).alias(key_column(i)) for i, key in enumerate(self.keys)),
+        )
+        return numbered(result)
+
+
+def numbered(result: pl.DataFrame) -> pl.DataFrame:
+    """Results in output order, numbered, for operators downstream that break ties by sequence.
+
+    The number starts anew with each batch; it is compared only between rows of one time, and those always come
+    in one batch.
+    """
+    keys = sorted(name for name in result.columns if name.startswith("__key"))
+    return result.sort([AT, *keys], nulls_last=False, maintain_order=True).with_columns(
+        pl.int_range(pl.len(), dtype=pl.Int64).alias(SEQUENCE)
+    )
+
+
+def split_late(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    """The rows that are in time, and those that are late (None when there are none)."""
+    if not frame.height or not frame[LATE].any():
+        return frame, None
+    return frame.filter(~pl.col(LATE)), frame.filter(LATE)
+
+
+def check_names(keys: Sequence[str], names: Sequence[str], others: Sequence[str] = ()) -> None:
+    """Refuse output columns that would hide one another."""
+    seen: set[str] = set()
+    for name in (*keys, *others, *names):
+        if name in seen:
+            raise UsageError(f"two output columns are named {name!r}", hint="Give one of them another name")
+        seen.add(name)
