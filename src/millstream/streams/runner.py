@@ -1,0 +1,268 @@
+"""Flows live on a log: history first, then what comes, each row exactly once.
+
+A commit holds the output of some batches, the change of the state that they made, and the checkpoint, moved by
+compare-and-set. So a flow that is killed goes on where its last commit was, with the state of that moment; and
+when two workers run the same flow, the one that took it first loses its next commit, and stops.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Literal, Self
+
+import polars as pl
+
+from ..errors import UsageError
+from ..log.checkpoints import Checkpoint, advance, take
+from ..log.records import frame_of
+from ..storage.base import StagedAppend
+from .errors import FlowError
+from .flow import Flow
+from .pipeline import FlowState, Pipeline
+from .replay import batches
+from .store import change, load
+
+if TYPE_CHECKING:
+    from ..log.log import Log
+    from ..storage.base import Receipt
+    from ..storage.sqlite.database import Database
+
+_COMMIT_EVERY = 0.2
+"""Seconds of work in a commit when there is much to catch up with."""
+
+_ROWS = 262_144
+"""Rows of output in a commit, at most a batch more."""
+
+_TICK = 0.25
+"""Seconds after which a waiting worker looks whether it is to stop."""
+
+
+class Worker:
+    """One flow on one log."""
+
+    def __init__(self, log: Log, flow: Flow) -> None:
+        if flow.sink is None:
+            raise FlowError("a flow that runs needs an end", hint="End it with .to(stream, type=...)")
+        self.log = log
+        self.flow = flow
+        self.sink = flow.sink
+        self.pipeline = Pipeline(flow)
+        self.name = flow.sink.name
+        self._committed = 0.0
+        with log.transaction() as tx:
+            # Taking it over and reading the state in one transaction: the old holder cannot write in between.
+            self.checkpoint = take(tx.db, f"flow:{self.name}")
+            self.state, self._stored = load(tx.db, self.name, self.pipeline)
+        self._seen = self.checkpoint.position
+
+    @property
+    def position(self) -> int:
+        """The last position of the log that it is done with (perhaps not committed yet: nothing was its own)."""
+        return self._seen
+
+    def advance(self, head: int) -> bool:
+        """Take in what the log holds up to a position: for a while, in one commit.
+
+        Returns:
+            Whether there may be more up to there.
+
+        Raises:
+            ConsumerFenced: Another worker has taken the flow over.
+        """
+        if self._seen >= head:
+            return False
+        state, position, done = self.state, self._seen, True
+        outputs: list[pl.DataFrame] = []
+        late: list[pl.DataFrame] = []
+        began = time.monotonic()
+        runs = self.log.runs(self.flow.source.stream, after=position, until_position=head + 1)
+        for group in batches(runs):
+            state, output, aside = self.pipeline.step(state, frame_of(group, envelope=True))
+            position = group[-1].last
+            if output.height:
+                outputs.append(output)
+            if aside is not None:
+                late.append(aside)
+            if time.monotonic() - began > _COMMIT_EVERY or sum(o.height for o in outputs) >= _ROWS:
+                done = False
+                break
+        if done and state is self.state:
+            # Nothing was for this flow. The checkpoint need not follow each step of others.
+            self._seen = head
+            if time.monotonic() - self._committed >= 1.0:
+                self.flush()
+            return False
+        if done:
+            position = head
+        self._commit(state, position, outputs, late)
+        return not done
+
+    def flush(self) -> None:
+        """Commit the checkpoint where it lags behind what was seen."""
+        if self._seen > self.checkpoint.position:
+            self._commit(self.state, self._seen, [], [])
+
+    def _commit(
+        self, state: FlowState, position: int, outputs: list[pl.DataFrame], late: list[pl.DataFrame]
+    ) -> None:
+        appends: list[StagedAppend] = []
+        if outputs:
+            frame = pl.concat(outputs, how="vertical_relaxed")
+            appends.append(self.log.stage(self.sink.stream, frame, type=self.sink.type))
+        if late and self.flow.late is not None:
+            stream, type = self.flow.late
+            appends.append(self.log.stage(stream, pl.concat(late, how="diagonal_relaxed"), type=type))
+        checkpoint = self.checkpoint
+        difference = change(self.name, state, self._stored)
+
+        def work(database: Database, receipt: Receipt) -> None:
+            advance(database, checkpoint, position)
+            difference.apply(database)
+
+        self.log.commit(appends, work=work)
+        self.checkpoint = Checkpoint(checkpoint.name, position, checkpoint.epoch)
+        self.state, self._stored = state, difference.stored
+        self._seen = position
+        self._committed = time.monotonic()
+
+
+class Running:
+    """Flows at work on a log, in the background once started; made by `run` and by `start`.
+
+    Attributes:
+        flows: The flows, by name.
+    """
+
+    def __init__(self, log: Log, *flows: Flow) -> None:
+        if not flows:
+            raise UsageError("there is no flow to run", hint="Name at least one")
+        self._log = log
+        self.flows: dict[str, Flow] = {}
+        for flow in flows:
+            name = flow.sink.name if flow.sink is not None else ""
+            if name and name in self.flows:
+                raise UsageError(
+                    f"two flows are named {name!r}", hint="Name one: .to(stream, type=..., name='...')"
+                )
+            self.flows[name] = flow
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._workers: list[Worker] = []
+
+    @property
+    def late(self) -> dict[str, int]:
+        """How many rows have come late, or had no time, by flow; as of the last commit."""
+        return {worker.name: worker.state.late for worker in self._workers}
+
+    def run(self, *, until: Literal["head"] | None = None) -> None:
+        """Work in this thread: until stopped, or until the present head of the log."""
+        self._workers = [Worker(self._log, flow) for flow in self.flows.values()]
+        head = self._log.head
+        while not self._stop.is_set():
+            if until is None:
+                head = self._log.head
+            # Each in turn, so that one that is behind does not hold the others up.
+            more = [worker.advance(head) for worker in self._workers]
+            if any(more):
+                continue
+            if until is not None:
+                break
+            if not self._log.wait(head, _TICK) and self._log.head == head:
+                self._lag()
+        for worker in self._workers:
+            worker.flush()
+
+    def _lag(self) -> None:
+        for worker in self._workers:
+            if time.monotonic() - worker._committed >= 1.0:
+                worker.flush()
+
+    def start(self) -> Self:
+        """Work in a thread of its own, until `stop`."""
+        if self._thread is not None:
+            raise UsageError("the flows are running already", hint="Start them once")
+        self._stop.clear()
+        self._error = None
+        self._thread = threading.Thread(target=self._guarded, name="millstream-flows", daemon=True)
+        self._thread.start()
+        return self
+
+    def _guarded(self) -> None:
+        try:
+            self.run()
+        except BaseException as error:
+            self._error = error
+
+    def stop(self, timeout: float | None = None) -> None:
+        """End, after the batch at hand is committed.
+
+        Raises:
+            MillstreamError: What made the flows fail in the meantime.
+        """
+        self._stop.set()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join(timeout)
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    @property
+    def error(self) -> BaseException | None:
+        """What made the flows fail in the background, if they did; `stop` raises it."""
+        return self._error
+
+    def wait(self, position: int, timeout: float | None = None) -> bool:
+        """Wait until all flows are done with a position of the log. False when the time is over."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not (self._workers and all(worker.position >= position for worker in self._workers)):
+            if self._error is not None or (deadline is not None and time.monotonic() >= deadline):
+                return False
+            time.sleep(0.002)
+        return True
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+
+def run(
+    log: Log, *flows: Flow, until: Literal["head"] | None = None, engine: Literal["embedded"] = "embedded"
+) -> None:
+    """Run flows on a log, exactly once: all of its history, then what comes.
+
+    Output, state and checkpoint of a flow are one commit. A flow that was stopped or killed goes on where it was.
+    Running a flow that another worker runs takes it over: the other one stops with `ConsumerFenced`.
+
+    Args:
+        log: The log, to read from and write to.
+        flows: Flows that end with `Flow.to`.
+        until: ``"head"``: return when all that is in the log now has been taken in. By default run for ever.
+        engine: Where to run: ``"embedded"``, in this process.
+
+    Raises:
+        FlowError: A flow has no end.
+        FlowChanged: The state in the log is of a flow of another shape.
+        ConsumerFenced: Another worker has taken a flow over.
+
+    Example:
+        >>> import millstream as ms
+        >>> import polars as pl
+        >>> log = ms.open()
+        >>> counts = ms.stream("clicks").group_by("user").window(ms.tumbling("5m")).agg(clicks=pl.len())
+        >>> ms.run(log, counts.to("counts", type="Clicks"), until="head")
+    """
+    if engine != "embedded":
+        raise UsageError(f"engine={engine!r} is not there", hint="Use engine='embedded'")
+    if until not in (None, "head"):
+        raise UsageError(f"until={until!r} is not known", hint="Use until='head', or leave it out")
+    Running(log, *flows).run(until=until)
+
+
+def start(log: Log, *flows: Flow) -> Running:
+    """Run flows in the background; `Running.stop` ends them. The same promises as `run`."""
+    return Running(log, *flows).start()
