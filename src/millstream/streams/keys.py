@@ -23,8 +23,11 @@ class KeyIds:
     def __init__(self, columns: Sequence[str], *, direct: bool = True) -> None:
         self.columns = tuple(columns)
         self.direct = direct and len(columns) == 1
-        self._categories = pl.Categories.random()
+        categories = pl.Categories.random()
+        # Polars forgets the numbers once no series of the type is left.
+        self._held = pl.Series([], dtype=pl.Categorical(categories))
         self._known: list[pl.DataFrame] = []
+        self._numbers: list[Ints] = []
         self.count = 0
 
     def takes(self, frame: pl.DataFrame, bits: int) -> bool:
@@ -50,7 +53,7 @@ class KeyIds:
                 return (key + 1).fill_null(0).to_numpy()
             return key.to_numpy() + 1
         texts = frame.select(_text([frame.schema[c] for c in self.columns], self.columns)).to_series()
-        ids = texts.cast(pl.Categorical(self._categories)).to_physical().to_numpy().astype(np.int64)
+        ids = texts.cast(self._held.dtype).to_physical().to_numpy().astype(np.int64)
         self._learn(frame, ids)
         return ids
 
@@ -58,12 +61,16 @@ class KeyIds:
         fresh = ids >= self.count
         if not fresh.any():
             return
-        # Categories are numbered by first occurrence, so the new ones follow without a gap.
         numbers, rows = np.unique(ids[fresh], return_index=True)
         self._known.append(frame.select(self.columns)[np.flatnonzero(fresh)[rows]])
+        self._numbers.append(numbers)
         self.count = int(numbers[-1]) + 1
         if len(self._known) > 32:
-            self._known = [pl.concat(self._known, how="vertical_relaxed")]
+            self._gather()
+
+    def _gather(self) -> None:
+        self._known = [pl.concat(self._known, how="vertical_relaxed")]
+        self._numbers = [np.concatenate(self._numbers)]
 
     def decode(self, ids: Ints) -> pl.DataFrame:
         """The key columns of these numbers."""
@@ -73,8 +80,8 @@ class KeyIds:
             name = self.columns[0]
             key = pl.Series(name, ids, pl.Int64)
             return pl.DataFrame({name: key}).select(pl.when(pl.col(name) > 0).then(pl.col(name) - 1))
-        self._known = [pl.concat(self._known, how="vertical_relaxed")]
-        return self._known[0][ids]
+        self._gather()
+        return self._known[0][self._numbers[0].searchsorted(ids)]
 
 
 def _text(dtypes: Sequence[pl.DataType], columns: Sequence[str]) -> pl.Expr:

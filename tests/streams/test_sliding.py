@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import polars as pl
+import pytest
+from referee import START, agree, clicks, play
+
+from millstream.streams import UnsupportedExpression, sliding, stream
+
+source = stream("clicks", time="ts", lateness="2s")
+
+SPANS = """
+    select user, ts - interval '5 minute' as window_start, ts as window_end, ts, kind, amount,
+        count(*) over spans as n, count(*) filter (kind = 'click') over spans as clicks,
+        (sum(amount) over spans)::bigint as total
+    from rows window spans as (
+        partition by user order by ts range between interval {span} preceding and current row)
+"""
+
+
+@pytest.mark.parametrize("texts", [False, True])
+@pytest.mark.parametrize(("closed", "span"), [("both", "'5 minute'"), ("right", "'299999999 us'")])
+@pytest.mark.parametrize("seed", range(4))
+def test_each_row_gets_the_counts_and_sums_of_its_trailing_span(
+    seed: int, closed: str, span: str, texts: bool
+) -> None:
+    rows = clicks(seed, texts=texts)
+    flow = source.group_by("user").window(sliding("5m", closed=closed)).agg(  # type: ignore[arg-type]
+        n=pl.len(), clicks=(pl.col("kind") == "click").sum(), total=pl.col("amount").sum()
+    )
+    result = play(flow, rows, seed)
+    agree(result, SPANS.format(span=span), rows=rows)
+    assert result.equals(play(flow, rows))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_keys_of_several_columns_and_no_key_at_all(seed: int) -> None:
+    rows = clicks(seed)
+    for keys in (["user", "kind"], ["kind", "amount"], []):
+        grouped = source.group_by(*keys) if keys else source
+        flow = grouped.window(sliding("90s")).agg(n=pl.len()).select(*keys, "ts", "n")
+        partition = f"partition by {', '.join(keys)}" if keys else ""
+        listed = "".join(f"{key}, " for key in keys)
+        agree(
+            play(flow, rows, seed),
+            f"""select {listed} ts, count(*) over (
+                {partition} order by ts range between interval '90 second' preceding and current row
+            ) as n from rows""",
+            rows=rows,
+        )
+
+
+def test_the_rows_that_pass_a_threshold_come_in_order_of_time_key_and_place() -> None:
+    rows = clicks(1, 5_000)
+    flow = source.group_by("user").window(sliding("5m")).agg(n=pl.len()).filter(pl.col("n") >= 50)
+    result = play(flow, rows, 1)
+    assert result.height
+    assert result.equals(result.sort("window_end", "user", maintain_order=True))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_stretches_of_silence_and_a_stamp_in_the_far_future_change_nothing(seed: int) -> None:
+    rows = clicks(seed, 300)
+    shifted = [rows.with_columns(pl.col("ts") + timedelta(days=days)) for days in (0, 40, 4_000, 365 * 900)]
+    rows = pl.concat(shifted)
+    flow = source.group_by("user").window(sliding("5m")).agg(n=pl.len()).select("user", "ts", "n")
+    result = play(flow, rows, seed)
+    agree(
+        result,
+        """select user, ts, count(*) over (partition by user order by ts
+           range between interval '5 minute' preceding and current row) as n from rows""",
+        rows=rows,
+    )
+    assert result.equals(play(flow, rows))
+
+
+def test_keys_that_are_large_negative_or_both_are_told_apart() -> None:
+    users = [0, -1, 1, 2**62, -(2**62), 2**63 - 1, None]
+    rows = pl.DataFrame({"user": users * 3, "ts": [START] * 21}, schema_overrides={"user": pl.Int64})
+    for seed in (None, 1, 2, 3):
+        result = play(source.group_by("user").window(sliding("1m")).agg(n=pl.len()), rows, seed)
+        assert result["n"].to_list() == [3] * 21
+
+
+def test_what_cannot_be_answered_over_a_span_is_refused_by_name() -> None:
+    window = source.group_by("user").window(sliding("5m"))
+    with pytest.raises(UnsupportedExpression, match="min"):
+        window.agg(least=pl.col("amount").min())
+    with pytest.raises(UnsupportedExpression, match="Float64"):
+        play(window.agg(total=pl.col("x").sum()), pl.DataFrame({"user": [1], "ts": [START], "x": [1.5]}))
