@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from .columns import AT
+from .columns import AT, NO_TIME
 from .errors import FlowError
 from .keys import Ints, KeyIds
 from .state import concat
@@ -81,6 +81,8 @@ class Index(msgspec.Struct, frozen=True, eq=False):
     bits: int = 0
     """How many bits the time takes; the key has the rest."""
     runs: tuple[Sorted, ...] = ()
+    floor: int = NO_TIME
+    """Rows before this time count as gone; some may still be there."""
 
     def fit(self, frame: pl.DataFrame, limit: int) -> Index:
         """The index with room for these rows; what is older than ``limit`` may be dropped on the way.
@@ -132,7 +134,7 @@ class Index(msgspec.Struct, frozen=True, eq=False):
         while len(runs) > 1 and len(runs[-2].packed) <= 2 * len(runs[-1].packed):
             newer, older = runs.pop(), runs.pop()
             runs.append(prune(self.merge([older, newer], limit)))
-        return msgspec.structs.replace(self, runs=tuple(runs))
+        return msgspec.structs.replace(self, runs=tuple(runs), floor=max(self.floor, limit))
 
     def merge(self, runs: Sequence[Sorted], limit: int) -> Sorted:
         """Several runs as one, oldest first where key and time are equal."""
@@ -162,7 +164,7 @@ class Index(msgspec.Struct, frozen=True, eq=False):
             if not alive.all():
                 packed, beside = packed[alive], tuple(values[alive] for values in beside)
             runs.append(Sorted(packed, beside, run.newest))
-        return Index(self.ids, base, bits, tuple(runs))
+        return msgspec.structs.replace(self, base=base, bits=bits, runs=tuple(runs))
 
     def _renumbered(self) -> Index:
         """The index with keys numbered anew, by categories."""
@@ -174,7 +176,7 @@ class Index(msgspec.Struct, frozen=True, eq=False):
             packed = (new << self.bits) | (run.packed & ((1 << self.bits) - 1))
             order = np.argsort(packed, kind="stable")
             runs.append(Sorted(packed[order], tuple(v[order] for v in run.beside), run.newest))
-        return Index(ids, self.base, self.bits, tuple(runs))
+        return msgspec.structs.replace(self, ids=ids, runs=tuple(runs))
 
 
 def stretches(frame: pl.DataFrame, span: int) -> list[pl.DataFrame]:

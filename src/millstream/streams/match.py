@@ -96,7 +96,7 @@ class Match(msgspec.Struct, frozen=True, eq=False):
         waiting: dict[int, int] = {}
         if settled is not None:
             for piece in stretches(settled, self.within):
-                index, run = self._enter(index, piece)
+                index, run = self._enter(index, piece, waiting)
                 index = self._keep(index, run)
             # Which matches are undecided follows from the rows; what is decided was cut off by a barrier.
             keys = np.unique(np.concatenate([run.packed >> index.bits for run in index.runs]))
@@ -125,7 +125,7 @@ class Match(msgspec.Struct, frozen=True, eq=False):
                 found, barriers = self._search(index, None, low, waiting)
                 results.append(self._describe(index, found))
                 index, parts = self._bar(index, parts, barriers)
-            index, run = self._enter(index, piece)
+            index, run = self._enter(index, piece, waiting)
             found, barriers = self._search(index, run, until, waiting)
             results.append(self._describe(index, found))
             index, parts = self._bar(self._keep(index, run), parts, barriers)
@@ -154,10 +154,16 @@ class Match(msgspec.Struct, frozen=True, eq=False):
         )
         return frame.filter(pl.col(_MASK) > 0) if self.relaxed else frame
 
-    def _enter(self, index: Index, rows: pl.DataFrame) -> tuple[Index, Sorted]:
+    def _enter(self, index: Index, rows: pl.DataFrame, waiting: dict[int, int]) -> tuple[Index, Sorted]:
         """Settled rows as a run of the index, and the index with room for it."""
         at = rows[AT].to_numpy()
-        index = index.fit(rows, int(at.min()) - self.within)
+        before, index = index.ids, index.fit(rows, int(at.min()) - self.within)
+        if index.ids is not before and waiting:
+            held = np.fromiter(waiting, np.int64, len(waiting))
+            numbers = index.ids.encode(before.decode(held)).tolist()
+            deadlines = list(waiting.values())
+            waiting.clear()
+            waiting.update(zip(numbers, deadlines, strict=True))
         packed = index.pack(index.ids.encode(rows), at)
         return index, _sorted(packed, rows[_MASK].to_numpy(), rows[SEQUENCE].to_numpy(), int(at.max()))
 
@@ -195,7 +201,7 @@ class Match(msgspec.Struct, frozen=True, eq=False):
         mask = np.full(len(ids), _BARRIER, np.uint8)
         low, high = int(at.min()), int(at.max())
         run = _sorted(index.pack(ids, at), mask, sequence, high)
-        index = index.add(run, index.base, lambda each: self._pruned(index, each))
+        index = index.add(run, index.floor, lambda each: self._pruned(index, each))
         frame = index.ids.decode(ids).with_columns(
             pl.Series(AT, at), pl.Series(SEQUENCE, sequence), pl.Series(_MASK, mask)
         )
@@ -346,7 +352,8 @@ class Match(msgspec.Struct, frozen=True, eq=False):
         """The rows of some keys, in order: those that the index holds, and new ones."""
         pieces: list[tuple[Ints, ...]] = []
         for run in (*index.runs, new) if new is not None else index.runs:
-            low = run.packed.searchsorted(keys << index.bits)
+            # What stands before the floor may have lost the barrier that hid it.
+            low = run.packed.searchsorted(index.pack(keys, np.full(len(keys), index.floor)))
             counts = run.packed.searchsorted((keys + 1) << index.bits) - low
             total = int(counts.sum())
             if total:
