@@ -32,7 +32,9 @@ def is_rowwise(expression: pl.Expr) -> bool:
     if meta.is_literal():
         return True
     inputs = meta.pop()
-    return bool(inputs) and meta.is_length_preserving() and all(is_rowwise(each) for each in inputs)
+    # What is made of literals alone is one value, which goes with every row.
+    lasting = meta.is_length_preserving() or meta.is_scalar()
+    return bool(inputs) and lasting and all(is_rowwise(each) for each in inputs)
 
 
 def check_rowwise(expressions: Iterable[pl.Expr], where: str) -> None:

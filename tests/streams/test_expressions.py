@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from millstream.errors import UsageError
+from millstream.streams import FlowError, UnsupportedExpression, stream, tumbling
+from referee import START, play
+
+source = stream("clicks", time="ts")
+x, y = pl.col("x"), pl.col("y")
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        x.cum_sum(),
+        x.shift(1),
+        x > x.mean(),
+        x.sum().over("y"),
+        x.rank(),
+        x.fill_null(strategy="forward"),
+        x.is_first_distinct(),
+        x.rolling_mean(2),
+        x.map_elements(lambda value: value, return_dtype=pl.Int64),
+        x.sample(1),
+        x.sum(),
+        pl.len(),
+        pl.lit(pl.Series([1, 2])),
+    ],
+    ids=str,
+)
+def test_an_expression_that_depends_on_other_rows_is_refused_by_name(expression: pl.Expr) -> None:
+    for verb in (source.filter, source.select, source.with_columns):
+        with pytest.raises(UnsupportedExpression) as refused:
+            verb(expression)
+        assert refused.value.where in str(refused.value)
+        assert refused.value.expression == str(expression)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        x + y,
+        pl.when(x > 1).then(x).otherwise(y),
+        x.is_in([1, 2]),
+        x.cast(pl.String).str.to_uppercase(),
+        pl.struct("x", "y"),
+        pl.sum_horizontal("x", "y"),
+        pl.lit(1),
+        x.fill_null(0),
+        x.hash(),
+    ],
+    ids=str,
+)
+def test_row_wise_expressions_pass(expression: pl.Expr) -> None:
+    rows = pl.DataFrame({"ts": [START] * 3, "x": [1, 2, None], "y": [4, 5, 6]})
+    flow = source.with_columns(z=expression)
+    assert play(flow, rows)["z"].to_list() == rows.with_columns(z=expression)["z"].to_list()
+
+
+@pytest.mark.parametrize(
+    "aggregate",
+    [
+        x.median(),
+        x.std(),
+        x.n_unique(),
+        x.first(),
+        x,
+        x.cum_sum().sum(),
+        (x - x.mean()).sum(),
+        x.sum().round(1),
+        x.sort().sum(),
+        x.head(2).sum(),
+        x.filter(x > x.mean()).sum(),
+        pl.col("x", "y").sum(),
+    ],
+    ids=str,
+)
+def test_an_aggregate_that_cannot_be_merged_is_refused_by_name(aggregate: pl.Expr) -> None:
+    with pytest.raises(UnsupportedExpression) as refused:
+        source.window(tumbling("1m")).agg(value=aggregate)
+    assert str(aggregate) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "aggregate",
+    [
+        pl.len(),
+        x.len(),
+        x.count(),
+        x.sum(),
+        x.min(),
+        pl.max("x"),
+        x.mean(),
+        (x * y).sum(),
+        (x > 1).sum(),
+        x.filter(y > 4).sum(),
+        x.filter(y > 4).len(),
+        x.sum() / pl.len(),
+        (x.max() - x.min()) * 2 + 1,
+        -x.sum(),
+        x.sum().cast(pl.Float64),
+        x.sum() > y.sum(),
+        x.sum().alias("other"),
+        x.filter(y > 100).mean(),
+        x.filter(y > 100).max(),
+    ],
+    ids=str,
+)
+def test_aggregates_that_can_be_merged_are_what_polars_says(aggregate: pl.Expr) -> None:
+    rows = pl.DataFrame({"ts": [START] * 5, "x": [1, 2, None, 4, -5], "y": [4, 5, 6, 3, 9]})
+    flow = source.window(tumbling("1m")).agg(value=aggregate)
+    expected = rows.select(value=aggregate)["value"].to_list()
+    for seed in (None, 1, 2):
+        assert play(flow, rows, seed)["value"].to_list() == expected
+
+
+def test_decimals_and_unsigned_integers_are_summed_exactly() -> None:
+    rows = pl.DataFrame({"ts": [START] * 3}).with_columns(
+        d=pl.Series(["0.1", "0.2", "99999999999999.7"]).cast(pl.Decimal(20, 1)),
+        u=pl.Series([2**63, 1, 2], dtype=pl.UInt64),
+    )
+    result = play(source.window(tumbling("1m")).agg(d=pl.col("d").sum(), u=pl.col("u").sum()), rows, 1)
+    assert str(result["d"].item()) == "100000000000000.0"
+    assert result["u"].item() == 2**63 + 3
+
+
+def test_text_has_no_sum() -> None:
+    rows = pl.DataFrame({"ts": [START], "x": ["a"]})
+    with pytest.raises(UnsupportedExpression, match="have no sum"):
+        play(source.window(tumbling("1m")).agg(v=x.sum()), rows)
+
+
+def test_select_keeps_time_and_order_though_their_columns_are_gone() -> None:
+    rows = pl.DataFrame({"ts": [START] * 3, "x": [3, 1, 2]})
+    flow = source.select("x").group_by("x").window(tumbling("1m")).agg(n=pl.len()).select("n", double=x * 2)
+    assert play(flow, rows).rows() == [(1, 2), (1, 4), (1, 6)]
+    assert play(source.select(one=pl.lit(1)), rows)["one"].to_list() == [1, 1, 1]
+    assert play(source.select(pl.all()), rows).columns == ["ts", "x"]
+
+
+def test_a_flow_that_has_ended_and_one_that_eats_its_own_output_are_refused() -> None:
+    done = source.to("out", type="Out")
+    with pytest.raises(FlowError, match="ended"):
+        done.filter(x > 1)
+    with pytest.raises(FlowError, match="read what it writes"):
+        source.to("clicks", type="Out")
+    with pytest.raises(UsageError):
+        source.group_by()

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import polars as pl
+import pytest
+from referee import START, agree, clicks, play
+
+import millstream as ms
+from millstream.streams import FlowError, MissingColumn, run, sliding, stream, tumbling
+from millstream.streams.pipeline import Pipeline
+from millstream.testing import FakeClock
+
+
+def seconds(*offsets: float | None) -> pl.DataFrame:
+    ts = [None if s is None else START + timedelta(seconds=s) for s in offsets]
+    return pl.DataFrame({"ts": ts}, schema={"ts": pl.Datetime("us", "UTC")})
+
+
+def late_rows(rows: pl.DataFrame, lateness: str, sizes: list[int]) -> tuple[list[datetime | None], int]:
+    pipeline = Pipeline(stream("s", time="ts", lateness=lateness).window(tumbling("1m")).agg(n=pl.len()))
+    rows = rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("_position"))
+    state, late, at = pipeline.start(), [], 0
+    while at < rows.height:
+        size = sizes[at % len(sizes)]
+        state, _, aside = pipeline.step(state, rows.slice(at, size))
+        late += aside["ts"].to_list() if aside is not None else []
+        at += size
+    return late, state.late
+
+
+def test_a_row_is_late_when_it_is_below_the_running_maximum_less_the_lateness() -> None:
+    late, count = late_rows(seconds(10, 8, 7.9, 20, 12, 18, 17), "2s", [100])
+    assert late == seconds(7.9, 12, 17)["ts"].to_list()
+    assert count == 3
+
+
+@pytest.mark.parametrize("sizes", [[1], [2, 5], [3, 1, 7], [1000]])
+def test_the_same_rows_are_late_whatever_the_batches(sizes: list[int]) -> None:
+    rows = clicks(3, 3_000, late=20)
+    late, count = late_rows(rows, "2s", sizes)
+    expected = rows.with_columns(pl.col("ts").cum_max().shift(1).alias("reached")).filter(
+        pl.col("ts") < pl.col("reached") - timedelta(seconds=2)
+    )
+    assert late == expected["ts"].to_list()
+    assert count == expected.height > 100
+
+
+def test_late_rows_are_left_out_of_windows_even_where_those_are_still_open() -> None:
+    rows = clicks(3, 3_000, late=20)
+    in_time = rows.with_columns(pl.col("ts").cum_max().shift(1).alias("reached")).filter(
+        pl.col("reached").is_null() | (pl.col("ts") >= pl.col("reached") - timedelta(seconds=2))
+    )
+    flow = stream("s", time="ts", lateness="2s").group_by("user").window(tumbling("5m")).agg(n=pl.len())
+    agree(
+        play(flow, rows, 3),
+        """select user, time_bucket(interval '5 minute', ts) as window_start, window_start +
+           interval '5 minute' as window_end, count(*) as n from rows group by 1, 2""",
+        rows=in_time.drop("reached"),
+    )
+
+
+def test_rows_without_a_time_are_put_aside_and_counted() -> None:
+    late, count = late_rows(seconds(1, None, 2), "0s", [1])
+    assert (late, count) == ([None], 1)
+
+
+def test_a_flow_before_its_first_window_has_no_late_rows() -> None:
+    rows = seconds(10, 1)
+    assert play(stream("s", time="ts").filter(pl.lit(True)), rows).height == 2
+
+
+def test_late_rows_go_to_a_stream_of_their_own_as_they_are() -> None:
+    log = ms.open()
+    log.append("s", seconds(10, 1, None, 11).with_columns(x=pl.lit(7)), type="Row")
+    flow = stream("s", time="ts").window(tumbling("1s")).agg(n=pl.len()).late_to("late").to("n", type="N")
+    run(log, flow, until="head")
+    assert [e.data for e in log.read("late")] == [{"ts": START + timedelta(seconds=1), "x": 7}, {"ts": None, "x": 7}]
+    assert next(log.read("late")).type == "Late"
+
+
+def test_times_may_be_text_dates_or_in_any_zone_and_unit() -> None:
+    flow = stream("s", time="ts").window(tumbling("1d")).agg(n=pl.len()).select("window_start", "n")
+    day = datetime(2024, 1, 15, tzinfo=UTC)
+    noon = pl.Series([datetime(2024, 1, 15, 12)])
+    for ts in (
+        pl.Series(["2024-01-15T23:30:00+05:00"]),
+        pl.Series([date(2024, 1, 15)]),
+        noon,
+        noon.cast(pl.Datetime("ns")),
+        noon.cast(pl.Datetime("ms")).dt.replace_time_zone("America/New_York"),
+    ):
+        assert play(flow, pl.DataFrame({"ts": ts})).rows() == [(day, 1)]
+
+
+def test_without_a_time_column_the_time_is_when_the_log_recorded_the_row() -> None:
+    clock = FakeClock("2024-01-15T12:00:00Z")
+    log = ms.open(clock=clock)
+    for _ in range(6):
+        log.append("visits", ms.Plain("Visit", {"user": 7}))
+        clock.advance("40s")
+    flow = stream("visits").group_by("user").window(tumbling("1m")).agg(n=pl.len())
+    assert flow.over(log)["n"].to_list() == [2, 1, 2, 1]
+
+
+def test_a_column_that_is_not_there_or_holds_no_time_is_named() -> None:
+    flow = stream("s", time="when").window(tumbling("1m")).agg(n=pl.len())
+    with pytest.raises(MissingColumn, match="'when'"):
+        play(flow, seconds(1))
+    with pytest.raises(FlowError, match="which is no time"):
+        play(stream("s", time="ts").window(tumbling("1m")).agg(n=pl.len()), pl.DataFrame({"ts": [1.5]}))
+    timed = stream("s", time="ts")
+    for broken in (
+        timed.group_by("nobody").window(tumbling("1m")).agg(n=pl.len()),
+        timed.group_by("nobody").window(sliding("1m")).agg(n=pl.len()),
+        timed.group_by("nobody").match("a", within="1m", define={"a": pl.col("ts").is_not_null()}),
+        timed.filter(pl.col("nobody") > 1),
+        timed.window(tumbling("1m")).agg(n=pl.col("nobody").sum()),
+        timed.window(sliding("1m")).agg(n=pl.col("nobody").sum()),
+        timed.match("a", within="1m", define={"a": pl.col("nobody")}),
+    ):
+        with pytest.raises(MissingColumn, match="'nobody'"):
+            play(broken, seconds(1, 2))
