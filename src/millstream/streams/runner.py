@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import polars as pl
 
 from ..errors import UsageError
+from ..frames import MAX_ROWS
 from ..log.checkpoints import Checkpoint, advance, take
 from ..log.records import frame_of
 from ..storage.base import StagedAppend
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from ..storage.sqlite.database import Database
 
 _COMMIT_EVERY = 0.2
-"""Seconds of work in a commit when there is much to catch up with."""
 
 _ROWS = 262_144
 """Rows of output in a commit, at most a batch more."""
@@ -39,9 +39,16 @@ _TICK = 0.25
 
 
 class Worker:
-    """One flow on one log."""
+    """One flow on one log.
 
-    def __init__(self, log: Log, flow: Flow) -> None:
+    Args:
+        rows: The most rows of a batch. It makes no difference to the output.
+        commit_every: Seconds of work in a commit when there is much to catch up with.
+    """
+
+    def __init__(
+        self, log: Log, flow: Flow, *, rows: int = MAX_ROWS, commit_every: float = _COMMIT_EVERY
+    ) -> None:
         if flow.sink is None:
             raise FlowError("a flow that runs needs an end", hint="End it with .to(stream, type=...)")
         self.log = log
@@ -49,6 +56,8 @@ class Worker:
         self.sink = flow.sink
         self.pipeline = Pipeline(flow)
         self.name = flow.sink.name
+        self._rows = rows
+        self._commit_every = commit_every
         self._committed = 0.0
         with log.transaction() as tx:
             # Taking it over and reading the state in one transaction: the old holder cannot write in between.
@@ -77,14 +86,14 @@ class Worker:
         late: list[pl.DataFrame] = []
         began = time.monotonic()
         runs = self.log.runs(self.flow.source.stream, after=position, until_position=head + 1)
-        for group in batches(runs):
+        for group in batches(runs, self._rows):
             state, output, aside = self.pipeline.step(state, frame_of(group, envelope=True))
             position = group[-1].last
             if output.height:
                 outputs.append(output)
             if aside is not None:
                 late.append(aside)
-            if time.monotonic() - began > _COMMIT_EVERY or sum(o.height for o in outputs) >= _ROWS:
+            if time.monotonic() - began >= self._commit_every or sum(o.height for o in outputs) >= _ROWS:
                 done = False
                 break
         if done and state is self.state:

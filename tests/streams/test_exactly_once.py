@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+from referee import clicks
+from worker import FLOWS, OUTPUTS
+
+import millstream as ms
+from millstream.errors import ConsumerFenced
+from millstream.streams import FlowChanged, Running, run, stream, tumbling
+from millstream.streams.runner import Worker
+
+WORKER = Path(__file__).with_name("worker.py")
+
+
+def outputs(log: ms.Log) -> dict[str, pl.DataFrame]:
+    return {name: log.scan(name).collect() for name in OUTPUTS}
+
+
+def same(a: dict[str, pl.DataFrame], b: dict[str, pl.DataFrame]) -> None:
+    for name in OUTPUTS:
+        assert a[name].height, f"{name} is empty, so nothing is shown by it"
+        assert_frame_equal(a[name], b[name])
+
+
+def fill(log: ms.Log, rows: pl.DataFrame, size: int) -> None:
+    for start in range(0, rows.height, size):
+        log.append("clicks", rows.slice(start, size), type="Click")
+
+
+@pytest.fixture
+def rows() -> pl.DataFrame:
+    return clicks(11, 6_000, minutes=120, late=4)
+
+
+def test_a_flow_killed_again_and_again_gives_what_an_undisturbed_one_gives(
+    tmp_path: Path, rows: pl.DataFrame
+) -> None:
+    with ms.open() as log:
+        fill(log, rows, 6_000)
+        run(log, *FLOWS, until="head")
+        whole = outputs(log)
+    path = tmp_path / "killed.db"
+    with ms.open(str(path)) as log:
+        fill(log, rows, 50)
+    r = random.Random(1)
+    kills = 0
+    for _ in range(40):
+        process = subprocess.Popen(
+            [sys.executable, str(WORKER), str(path)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        try:
+            process.wait(r.uniform(0.0, 0.5) if kills < 8 else None)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+        finished = "done" in process.stdout.read()
+        process.stdout.close()
+        if finished:
+            break
+    assert finished
+    assert kills >= 3
+    with ms.open(str(path)) as log:
+        same(outputs(log), whole)
+
+
+def test_steps_of_any_size_with_a_new_worker_now_and_then_give_the_same(rows: pl.DataFrame) -> None:
+    with ms.open() as log:
+        fill(log, rows, 6_000)
+        run(log, *FLOWS, until="head")
+        whole = outputs(log)
+    r = random.Random(2)
+    with ms.open() as log:
+        at = 0
+        while at < rows.height:
+            size = r.choice([1, 7, 100, 500])
+            log.append("clicks", rows.slice(at, size), type="Click")
+            at += size
+            run(log, *FLOWS, until="head")
+        same(outputs(log), whole)
+
+
+def test_a_worker_that_was_taken_over_keeps_nothing_and_stops(rows: pl.DataFrame) -> None:
+    with ms.open() as log:
+        fill(log, rows, 1_000)
+        old = Worker(log, FLOWS[1])
+        new = Worker(log, FLOWS[1])
+        with pytest.raises(ConsumerFenced):
+            old.advance(log.head)
+        assert "counts" not in {found.name for found in log.streams()}
+        while new.advance(log.head):
+            pass
+        assert log.scan("counts").collect().equals(FLOWS[1].over(log, final=False))
+
+
+def test_state_is_written_by_difference_and_goes_when_its_windows_close(rows: pl.DataFrame) -> None:
+    with ms.open() as log:
+        worker = Worker(log, FLOWS[1])
+        sizes = []
+        for start in range(0, rows.height, 50):
+            log.append("clicks", rows.slice(start, 50), type="Click")
+            worker.advance(log.head)
+            with log.connect() as db:
+                found = db.query("select sum(length(body)) as bytes, count(*) as parts from flow_state")[0]
+            sizes.append((found["bytes"], found["parts"]))
+        assert max(parts for _, parts in sizes) < 20
+        assert max(size for size, _ in sizes) < 40_000
+
+
+def test_a_flow_of_another_shape_is_told_apart_and_one_with_another_filter_goes_on(rows: pl.DataFrame) -> None:
+    counts = stream("clicks", time="ts", lateness="2s").group_by("user").window(tumbling("5m"))
+    with ms.open() as log:
+        fill(log, rows, 1_000)
+        run(log, counts.agg(n=pl.len()).to("out", type="N"), until="head")
+        run(log, counts.agg(n=pl.len()).filter(pl.col("n") > 1).to("out", type="N"), until="head")
+        with pytest.raises(FlowChanged) as refused:
+            run(log, counts.agg(n=pl.col("amount").sum()).to("out", type="N"), until="head")
+        assert refused.value.name == "out/N"
+        run(log, counts.agg(n=pl.col("amount").sum()).to("out", type="N", name="sums"), until="head")
+
+
+def test_flows_run_in_the_background_until_stopped(rows: pl.DataFrame) -> None:
+    with ms.open() as log:
+        fill(log, rows.head(3_000), 1_000)
+        with Running(log, *FLOWS) as running:
+            fill(log, rows.tail(3_000), 50)
+            head = log.head
+            assert running.wait(head, timeout=60)
+        live = outputs(log)
+        assert running.late["alerts/Alert"] == live["late"].height
+        for flow in FLOWS:
+            assert flow.sink is not None
+            assert_frame_equal(live[flow.sink.stream], flow.over(log, final=False))
+
+
+def test_what_fails_in_the_background_is_raised_by_stop() -> None:
+    with ms.open() as log:
+        log.append("clicks", ms.Plain("Odd", {"user": 1}))
+        running = Running(log, *FLOWS).start()
+        assert not running.wait(1, timeout=30)
+        with pytest.raises(ms.MillstreamError, match="'ts'"):
+            running.stop()
+
+
+def test_a_backtest_can_be_bounded_by_recorded_time(rows: pl.DataFrame) -> None:
+    from millstream.testing import FakeClock
+
+    clock = FakeClock("2024-02-01T00:00:00Z")
+    with ms.open(clock=clock) as log:
+        for start in range(0, 6_000, 1_000):
+            log.append("clicks", rows.slice(start, 1_000), type="Click")
+            clock.advance("1h")
+        flow = FLOWS[1]
+        part = flow.over(log, since="2024-02-01T01:00:00Z", until="2024-02-01T03:00:00Z")
+        assert part.equals(flow.over(rows.slice(1_000, 2_000)))
