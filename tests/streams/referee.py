@@ -1,4 +1,4 @@
-"""What the tests of flows share: rows out of order, batches of any size, states put away and taken up again."""
+"""What the tests of flows share: rows out of order, batches of any size, states put away and taken up."""
 
 from __future__ import annotations
 
@@ -67,8 +67,7 @@ def revived(pipeline: Pipeline, state: FlowState) -> FlowState:
     operators = []
     for operator, held in zip(pipeline.operators, state.operators, strict=True):
         parts = tuple(
-            Part(part.id, part.low, part.high, decode_frame(encode_frame(part.frame)))
-            for part in held.parts.items
+            Part(part.id, part.low, part.high, decode_frame(encode_frame(part.frame))) for part in held.parts.items
         )
         operators.append(operator.restore(Parts(parts, held.parts.next), pipeline.watermark(state)))
     return msgspec.structs.replace(state, operators=tuple(operators))

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from referee import START, agree, clicks, play
 
-from millstream.streams import FlowError, Flow, hopping, sliding, stream
+from millstream.streams import Flow, FlowError, hopping, sliding, stream
 
 source = stream("clicks", time="ts", lateness="2s")
 
@@ -25,7 +25,8 @@ def test_an_alert_is_the_first_window_of_a_burst(seed: int, cooldown: str, sql: 
     agree(
         result,
         f"""select * from counts where clicks >= 12 qualify coalesce(
-            window_end - lag(window_end) over (partition by user order by window_end) >= interval '{sql}', true)""",
+            window_end - lag(window_end) over (partition by user order by window_end)
+            >= interval '{sql}', true)""",
         counts=counts,
     )
     assert result.equals(play(hot(cooldown), rows))

@@ -40,9 +40,7 @@ def rows() -> pl.DataFrame:
     return clicks(11, 6_000, minutes=120, late=4)
 
 
-def test_a_flow_killed_again_and_again_gives_what_an_undisturbed_one_gives(
-    tmp_path: Path, rows: pl.DataFrame
-) -> None:
+def test_a_flow_killed_again_and_again_gives_what_an_undisturbed_one_gives(tmp_path: Path, rows: pl.DataFrame) -> None:
     with ms.open() as log:
         fill(log, rows, 6_000)
         run(log, *FLOWS, until="head")
@@ -53,9 +51,7 @@ def test_a_flow_killed_again_and_again_gives_what_an_undisturbed_one_gives(
     r = random.Random(1)
     kills = 0
     for _ in range(40):
-        process = subprocess.Popen(
-            [sys.executable, str(WORKER), str(path)], stdout=subprocess.PIPE, text=True
-        )
+        process = subprocess.Popen([sys.executable, str(WORKER), str(path)], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         try:
@@ -117,7 +113,7 @@ def test_state_is_written_by_difference_and_goes_when_its_windows_close(rows: pl
         assert max(size for size, _ in sizes) < 40_000
 
 
-def test_a_flow_of_another_shape_is_told_apart_and_one_with_another_filter_goes_on(rows: pl.DataFrame) -> None:
+def test_a_flow_of_another_shape_is_refused_and_one_with_another_filter_goes_on(rows: pl.DataFrame) -> None:
     counts = stream("clicks", time="ts", lateness="2s").group_by("user").window(tumbling("5m"))
     with ms.open() as log:
         fill(log, rows, 1_000)

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
+from referee import START, play
 
 from millstream.errors import UsageError
 from millstream.streams import FlowError, UnsupportedExpression, stream, tumbling
-from referee import START, play
 
 source = stream("clicks", time="ts")
 x, y = pl.col("x"), pl.col("y")

@@ -180,9 +180,7 @@ def test_text_keys_and_several_keys_match_too() -> None:
 
 
 def test_silence_and_far_stamps_do_not_lose_what_time_alone_decides() -> None:
-    rows = pl.concat(
-        [clicks(1, 100).with_columns(pl.col("ts") + timedelta(days=d)) for d in (0, 3, 9_000, 300_000)]
-    )
+    rows = pl.concat([clicks(1, 100).with_columns(pl.col("ts") + timedelta(days=d)) for d in (0, 3, 9_000, 300_000)])
     flow, define = flow_of("click{2,} view?", "2m", "relaxed")
     result = play(flow, rows, 1)
     expected = plainly("click{2,} view?", define, timedelta(minutes=2), "relaxed", rows)
@@ -227,8 +225,9 @@ def test_a_pattern_without_within_is_refused() -> None:
 
 
 def test_a_condition_on_other_rows_is_refused() -> None:
+    define = {"a": pl.col("x") > pl.col("x").shift(1), "b": pl.col("x") > 0}
     with pytest.raises(UnsupportedExpression, match="depends on other rows"):
-        source.match("a b", within="1m", define={"a": pl.col("x") > pl.col("x").shift(1), "b": pl.col("x") > 0})
+        source.match("a b", within="1m", define=define)
 
 
 def test_quantifiers_are_read() -> None:

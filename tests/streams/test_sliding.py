@@ -22,12 +22,14 @@ SPANS = """
 @pytest.mark.parametrize("texts", [False, True])
 @pytest.mark.parametrize(("closed", "span"), [("both", "'5 minute'"), ("right", "'299999999 us'")])
 @pytest.mark.parametrize("seed", range(4))
-def test_each_row_gets_the_counts_and_sums_of_its_trailing_span(
-    seed: int, closed: str, span: str, texts: bool
-) -> None:
+def test_each_row_gets_the_counts_and_sums_of_its_trailing_span(seed: int, closed: str, span: str, texts: bool) -> None:
     rows = clicks(seed, texts=texts)
-    flow = source.group_by("user").window(sliding("5m", closed=closed)).agg(  # type: ignore[arg-type]
-        n=pl.len(), clicks=(pl.col("kind") == "click").sum(), total=pl.col("amount").sum()
+    flow = (
+        source.group_by("user")
+        .window(sliding("5m", closed=closed))
+        .agg(  # type: ignore[arg-type]
+            n=pl.len(), clicks=(pl.col("kind") == "click").sum(), total=pl.col("amount").sum()
+        )
     )
     result = play(flow, rows, seed)
     agree(result, SPANS.format(span=span), rows=rows)

@@ -75,7 +75,10 @@ def test_late_rows_go_to_a_stream_of_their_own_as_they_are() -> None:
     log.append("s", seconds(10, 1, None, 11).with_columns(x=pl.lit(7)), type="Row")
     flow = stream("s", time="ts").window(tumbling("1s")).agg(n=pl.len()).late_to("late").to("n", type="N")
     run(log, flow, until="head")
-    assert [e.data for e in log.read("late")] == [{"ts": START + timedelta(seconds=1), "x": 7}, {"ts": None, "x": 7}]
+    assert [event.data for event in log.read("late")] == [
+        {"ts": START + timedelta(seconds=1), "x": 7},
+        {"ts": None, "x": 7},
+    ]
     assert next(log.read("late")).type == "Late"
 
 

@@ -10,6 +10,7 @@ from millstream.errors import UsageError
 from millstream.streams import Flow, hopping, stream, tumbling
 
 source = stream("clicks", time="ts", lateness="2s")
+UNITS = {"s": "second", "m": "minute", "h": "hour"}
 
 WINDOWS = """
     select user, w as window_start, w + interval {size} as window_end, {aggregates}
@@ -23,14 +24,18 @@ WINDOWS = """
 
 def of(flow: Flow, size: str, every: str | None = None) -> Flow:
     window = hopping(size, every=every) if every else tumbling(size)
-    return flow.group_by("user").window(window).agg(
-        clicks=pl.len(),
-        total=pl.col("amount").sum(),
-        least=pl.col("amount").min(),
-        most=pl.col("amount").max(),
-        mean=pl.col("amount").mean(),
-        purchases=(pl.col("kind") == "purchase").sum(),
-        spent=pl.col("amount").filter(pl.col("kind") == "purchase").sum(),
+    return (
+        flow.group_by("user")
+        .window(window)
+        .agg(
+            clicks=pl.len(),
+            total=pl.col("amount").sum(),
+            least=pl.col("amount").min(),
+            most=pl.col("amount").max(),
+            mean=pl.col("amount").mean(),
+            purchases=(pl.col("kind") == "purchase").sum(),
+            spent=pl.col("amount").filter(pl.col("kind") == "purchase").sum(),
+        )
     )
 
 
@@ -53,7 +58,7 @@ def test_windows_hold_what_sql_says_in_batches_of_any_size(
     result = play(of(source, size, every), rows, seed)
 
     def sql(duration: str) -> str:
-        return f"'{duration[:-1]} {dict(s='second', m='minute', h='hour')[duration[-1]]}'"
+        return f"'{duration[:-1]} {UNITS[duration[-1]]}'"
 
     query = WINDOWS.format(size=sql(size), every=sql(every or size), aggregates=AGGREGATES, count=5)
     agree(result, query, rows=rows)
@@ -92,8 +97,10 @@ def test_a_window_over_all_rows_needs_no_key() -> None:
 
 def test_several_keys_and_arithmetic_of_aggregates() -> None:
     rows = clicks(4)
-    flow = source.group_by("user", "kind").window(tumbling("20m")).agg(
-        per=pl.col("amount").sum() / pl.len(), span=pl.col("amount").max() - pl.col("amount").min() + 1
+    flow = (
+        source.group_by("user", "kind")
+        .window(tumbling("20m"))
+        .agg(per=pl.col("amount").sum() / pl.len(), span=pl.col("amount").max() - pl.col("amount").min() + 1)
     )
     agree(
         play(flow, rows, 4),
@@ -121,8 +128,12 @@ def test_counts_and_sums_are_64_bits_wide() -> None:
 def test_windows_can_follow_windows() -> None:
     rows = clicks(5)
     flow = (
-        source.group_by("user", "kind").window(tumbling("1m")).agg(n=pl.len())
-        .group_by("user").window(tumbling("10m")).agg(most=pl.col("n").max(), kinds=pl.len())
+        source.group_by("user", "kind")
+        .window(tumbling("1m"))
+        .agg(n=pl.len())
+        .group_by("user")
+        .window(tumbling("10m"))
+        .agg(most=pl.col("n").max(), kinds=pl.len())
     )
     assert play(flow, rows, 5).equals(play(flow, rows))
     first = source.group_by("user", "kind").window(tumbling("1m")).agg(n=pl.len())

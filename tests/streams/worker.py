@@ -52,8 +52,11 @@ def main(path: str) -> None:
         # Small batches and a commit for each, so that there is much to be killed between.
         workers = [Worker(log, flow, rows=50, commit_every=0) for flow in FLOWS]
         print("ready", flush=True)
-        while any([worker.advance(log.head) for worker in workers]):
-            pass
+        busy = True
+        while busy:
+            # All of them, not up to the first that has more to do.
+            more = [worker.advance(log.head) for worker in workers]
+            busy = any(more)
     print("done", flush=True)
 
 

@@ -76,9 +76,7 @@ class Alert(msgspec.Struct, frozen=True, eq=False):
         if parts.items:
             known = self._merge(concat(part.frame for part in parts.items), keys)
             if keys:
-                hot = hot.join(
-                    known, on=keys, how="left", nulls_equal=True, suffix="_known", maintain_order="left"
-                )
+                hot = hot.join(known, on=keys, how="left", nulls_equal=True, suffix="_known", maintain_order="left")
             else:
                 hot = hot.join(known, how="cross", suffix="_known", maintain_order="left")
             hot = hot.with_columns(pl.coalesce(_LAST, _LAST + "_known").alias(_LAST)).drop(_LAST + "_known")

@@ -150,8 +150,8 @@ class Aggregation(msgspec.Struct, frozen=True, eq=False):
 def aggregation(aggregates: Mapping[str, pl.Expr]) -> Aggregation:
     """Split aggregates into partials that can be merged and what finishes them.
 
-    Counts, sums, minima, maxima and means of any row-wise expression (also filtered) can be merged, and so can
-    any arithmetic, comparison or cast of them.
+    Counts, sums, minima, maxima and means of any row-wise expression (also filtered) can be merged, and so
+    can any arithmetic, comparison or cast of them.
 
     Raises:
         UnsupportedExpression: An aggregate cannot be merged from the parts of its group.

@@ -1,7 +1,7 @@
 """Flows: what a user builds, verb by verb, from a stream of the log to a stream of the log.
 
-A flow is a value: every verb gives a new one, and nothing happens until it is run (`millstream.run`), or asked
-about the past (`Flow.over`).
+A flow is a value: every verb gives a new one, and nothing happens until it is run (`millstream.run`), or
+asked about the past (`Flow.over`).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
     # --- grouping -------------------------------------------------------------------------------------
 
     def group_by(self, *keys: str) -> Grouped:
-        """Each key for itself: windows and patterns see only rows that agree in these columns. Null is a key."""
+        """Each key for itself: windows and patterns see rows that agree in these columns. Null is a key."""
         if not keys or not all(isinstance(key, str) for key in keys):
             raise UsageError("group_by takes the names of columns", hint="Write group_by('user')")
         check_names(keys, ())
@@ -115,8 +115,9 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
 
         Args:
             condition: What to be alerted of, such as ``pl.col("clicks") >= 50``.
-            cooldown: Rows of a key that meet the condition, each less than this after the one before (in event
-                time), are one burst, and only the first of them is an alert. With zero every row is one.
+            cooldown: Rows of a key that meet the condition, each less than this after the one before (in
+                event time), are one burst, and only the first of them is an alert. With zero every row is
+                one.
 
         Raises:
             UnsupportedExpression: The condition depends on other rows.
@@ -143,9 +144,7 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
                 ``"<stream>/<type>"``. Give a flow that has changed another name.
         """
         if stream == self.source.stream:
-            raise FlowError(
-                f"the flow would read what it writes to {stream!r}", hint="Let it write to another stream"
-            )
+            raise FlowError(f"the flow would read what it writes to {stream!r}", hint="Let it write to another stream")
         return msgspec.structs.replace(self, sink=Sink(stream, type, name or f"{stream}/{type}"))
 
     def late_to(self, stream: str, *, type: str = "Late") -> Flow:
@@ -155,9 +154,7 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
         they meet the first of them, so rows that were filtered out before do not.
         """
         if stream == self.source.stream:
-            raise FlowError(
-                f"the flow would read the late rows it writes to {stream!r}", hint="Use another stream"
-            )
+            raise FlowError(f"the flow would read the late rows it writes to {stream!r}", hint="Use another stream")
         return msgspec.structs.replace(self, late=(stream, type))
 
     def over(
@@ -174,8 +171,8 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
             history: The log, or a frame of the source's rows in the order of their arrival.
             since: Only events recorded at or after this time.
             until: Only events recorded before this time.
-            final: Close what is still open at the end, as if time had gone on. Without it, the frame holds just
-                what a run would have given so far.
+            final: Close what is still open at the end, as if time had gone on. Without it, the frame holds
+                just what a run would have given so far.
 
         Returns:
             The rows, in the order in which a run gives them. Without any, the frame may lack columns.
@@ -216,16 +213,16 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
     ) -> Flow:
         """Sequences of rows of a key, read in order of time (ties in order of the log).
 
-        A match begins as early as it can and is greedy from left to right; the next begins after its last row.
-        It is given once no later row could change it. Columns: the keys, ``match_start`` and ``match_end`` (time
-        of its first and last row), ``events`` (how many rows).
+        A match begins as early as it can and is greedy from left to right; the next begins after its last
+        row. It is given once no later row could change it. Columns: the keys, ``match_start`` and
+        ``match_end`` (time of its first and last row), ``events`` (how many rows).
 
         Args:
             pattern: Variables in sequence, with quantifiers: ``"click{3,} purchase"``, ``"a b? c+ d{2,5}"``.
             within: The longest time from the first row of a match to its last.
             define: For each variable, the condition of a row that fits it. A row may fit several.
-            contiguity: ``"strict"``: the rows of a match follow one another without a gap. ``"relaxed"``: rows
-                that fit no variable are skipped first.
+            contiguity: ``"strict"``: the rows of a match follow one another without a gap. ``"relaxed"``:
+                rows that fit no variable are skipped first.
 
         Raises:
             UnsupportedPattern: The pattern cannot be used; the error names the part.
@@ -247,9 +244,7 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
             )
         check_names(self.keys, ("match_start", "match_end", "events"))
         automaton = Automaton(elements, tuple(define))
-        stage = Match(
-            self.keys, automaton, tuple(define.values()), duration_micros(within), contiguity == "relaxed"
-        )
+        stage = Match(self.keys, automaton, tuple(define.values()), duration_micros(within), contiguity == "relaxed")
         return self.flow._with(stage, keys=self.keys)
 
 
@@ -264,8 +259,9 @@ class Windowed(msgspec.Struct, frozen=True, eq=False):
         """Aggregate each window. Columns: the keys, ``window_start``, ``window_end``, the aggregates.
 
         A sliding window gives a row for each row, with the row's other columns before the aggregates;
-        ``window_end`` is then the row's time. Counts and sums of integers are 64 bits wide. Sums of floats may
-        differ in their last digits with the batches that rows came in (about 1e-15 of the sum of magnitudes).
+        ``window_end`` is then the row's time. Counts and sums of integers are 64 bits wide. Sums of floats
+        may differ in their last digits with the batches that rows came in (about 1e-15 of the sum of
+        magnitudes).
 
         Raises:
             UnsupportedExpression: An aggregate cannot be merged from the parts of its group.
@@ -283,9 +279,9 @@ class Windowed(msgspec.Struct, frozen=True, eq=False):
 def stream(name: str, *, time: str | None = None, lateness: Duration = "0s") -> Flow:
     """The rows of a stream of the log, or of a category such as ``"clicks-*"``.
 
-    The watermark before a row is the greatest event time of the rows before it in the log, less ``lateness``. A
-    row below it is late. So what is late, and what a flow gives, is decided by the log alone; it also means that
-    windows of a stream that has gone idle stay open until its next row.
+    The watermark before a row is the greatest event time of the rows before it in the log, less
+    ``lateness``. A row below it is late. So what is late, and what a flow gives, is decided by the log
+    alone; it also means that windows of a stream that has gone idle stay open until its next row.
 
     Args:
         name: The stream.
@@ -304,9 +300,7 @@ def stream(name: str, *, time: str | None = None, lateness: Duration = "0s") -> 
 
 def _expressions(where: str, columns: Iterable[IntoExpr], named: Mapping[str, IntoExpr]) -> list[pl.Expr]:
     expressions = [pl.col(c) if isinstance(c, str) else c for c in columns]
-    expressions += [
-        (pl.col(value) if isinstance(value, str) else value).alias(name) for name, value in named.items()
-    ]
+    expressions += [(pl.col(value) if isinstance(value, str) else value).alias(name) for name, value in named.items()]
     if not expressions:
         raise UsageError(f"{where} needs a column", hint="Name at least one")
     check_rowwise(expressions, where)

@@ -121,7 +121,8 @@ class Index(msgspec.Struct, frozen=True, eq=False):
 
     def times(self, packed: Ints) -> Ints:
         """The times of packed numbers."""
-        return (packed & ((1 << self.bits) - 1)) + self.base
+        offsets: Ints = packed & ((1 << self.bits) - 1)
+        return offsets + self.base
 
     def add(self, run: Sorted, limit: int, prune: Callable[[Sorted], Sorted] = lambda run: run) -> Index:
         """With one more run; runs of like size are merged, and rows older than ``limit`` dropped on the way.
@@ -149,9 +150,7 @@ class Index(msgspec.Struct, frozen=True, eq=False):
             return Sorted(packed, (), newest)
         order = np.argsort(packed, kind="stable")
         order = order[alive[order]]
-        beside = tuple(
-            np.concatenate([run.beside[i] for run in runs])[order] for i in range(len(runs[0].beside))
-        )
+        beside = tuple(np.concatenate([run.beside[i] for run in runs])[order] for i in range(len(runs[0].beside)))
         return Sorted(packed[order], beside, newest)
 
     def _repacked(self, base: int, bits: int) -> Index:

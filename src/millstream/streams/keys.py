@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from .errors import MissingColumn
 
-Ints = np.ndarray
+Ints = np.ndarray[Any, np.dtype[Any]]
 
 
 class KeyIds:
     """Numbers for the keys of one operator, given as they first occur; a cache, not part of any state.
 
-    A single integer key that is small enough is its own number (plus one; null is zero). Other keys are numbered
-    by a private set of Polars categories, which costs as much as the batch, not as the set. An index that has
-    outlived most of its keys starts with a new `KeyIds`, so that keys that came and went do not add up.
+    A single integer key that is small enough is its own number (plus one; null is zero). Other keys are
+    numbered by a private set of Polars categories, which costs as much as the batch, not as the set. An
+    index that has outlived most of its keys starts with a new `KeyIds`, so that keys that came and went do
+    not add up.
     """
 
     def __init__(self, columns: Sequence[str], *, direct: bool = True) -> None:
@@ -38,7 +40,9 @@ class KeyIds:
         if not key.dtype.is_integer():
             return False
         low, high = key.min(), key.max()
-        return low is None or (low >= 0 and high < 2**bits - 2)  # type: ignore[operator]
+        if not isinstance(low, int) or not isinstance(high, int):
+            return True
+        return low >= 0 and high < 2**bits - 2
 
     def encode(self, frame: pl.DataFrame) -> Ints:
         """The number of each row's key."""

@@ -1,10 +1,10 @@
 """Sequences of rows: the operator of ``match``.
 
-Rows are read per key in order of time (ties in order of the log), once the watermark has passed them. Each row
-becomes a mask of the variables that it fits. Where the last variable closes a match for sure (see
-`Automaton.closing`), the rows before it are looked up only when such a row comes, and one search of a compiled
-regular expression decides; other patterns, and keys whose rows fit the last variable and another, are walked by
-the automaton row by row. Both give the same matches.
+Rows are read per key in order of time (ties in order of the log), once the watermark has passed them. Each
+row becomes a mask of the variables that it fits. Where the last variable closes a match for sure (see
+`Automaton.closing`), the rows before it are looked up only when such a row comes, and one search of a
+compiled regular expression decides; other patterns, and keys whose rows fit the last variable and another,
+are walked by the automaton row by row. Both give the same matches.
 """
 
 from __future__ import annotations

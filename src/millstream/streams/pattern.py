@@ -1,9 +1,9 @@
 """Patterns: what ``match`` accepts, and the automaton that it becomes.
 
-A pattern is a sequence of variables, each with a quantifier: ``a``, ``a+``, ``a*``, ``a?``, ``a{3}``, ``a{3,}``,
-``a{2,5}``. Quantifiers are greedy. A match is what a regular expression would find in the rows of a key, read in
-order of time: it begins as early as it can, and then takes as many rows as the quantifiers, from left to right,
-prefer. A row may fit several variables.
+A pattern is a sequence of variables, each with a quantifier: ``a``, ``a+``, ``a*``, ``a?``, ``a{3}``,
+``a{3,}``, ``a{2,5}``. Quantifiers are greedy. A match is what a regular expression would find in the rows
+of a key, read in order of time: it begins as early as it can, and then takes as many rows as the
+quantifiers, from left to right, prefer. A row may fit several variables.
 """
 
 from __future__ import annotations
@@ -65,9 +65,7 @@ def parse(pattern: str, defined: Iterable[str]) -> tuple[Element, ...]:
     used = {element.variable for element in elements}
     for name in sorted(used.symmetric_difference(names)):
         reason = "it has no definition" if name in used else "it is defined and not used"
-        raise UnsupportedPattern(
-            pattern, repr(name), reason, hint="Define each variable of the pattern, once"
-        )
+        raise UnsupportedPattern(pattern, repr(name), reason, hint="Define each variable of the pattern, once")
     if len(used) > MAX_VARIABLES:
         raise UnsupportedPattern(
             pattern, f"{len(used)} variables", f"at most {MAX_VARIABLES} are supported", hint="Use fewer"
@@ -108,8 +106,8 @@ def _element(pattern: str, found: re.Match[str]) -> Element:
 class Automaton:
     """A pattern as a deterministic automaton over the masks of rows (bit i: variable i fits).
 
-    A state is the list of positions that a match may be at, in order of preference; what is preferred less than
-    a finished match is cut off. So a match is decided when its state is nothing but finished, or dead.
+    A state is the list of positions that a match may be at, in order of preference; what is preferred less
+    than a finished match is cut off. So a match is decided when its state is nothing but finished, or dead.
     """
 
     def __init__(self, elements: tuple[Element, ...], variables: tuple[str, ...]) -> None:
@@ -181,7 +179,8 @@ class Automaton:
         """The bit of the last variable if it closes a match for sure, else 0.
 
         It does when it stands only at the end, once. If then no row fits both it and another variable, every
-        match ends with such a row and holds no other, so rows before one can have no part in a match after it.
+        match ends with such a row and holds no other, so rows before one can have no part in a match after
+        it.
         """
         last = self.elements[-1]
         only = all(element.variable != last.variable for element in self.elements[:-1])

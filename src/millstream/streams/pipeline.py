@@ -54,17 +54,13 @@ class Pipeline:
         """The time below which rows are late."""
         return state.high - self.flow.source.lateness if state.high > NO_TIME else NO_TIME
 
-    def step(
-        self, state: FlowState, rows: pl.DataFrame
-    ) -> tuple[FlowState, pl.DataFrame, pl.DataFrame | None]:
+    def step(self, state: FlowState, rows: pl.DataFrame) -> tuple[FlowState, pl.DataFrame, pl.DataFrame | None]:
         """Take in rows, in the order of the log, with the log's envelope beside them.
 
         Returns:
             The state afterwards; the rows that come out, in order; the rows that came late.
         """
-        columns = union_columns(
-            self.flow.source.stream, state.columns, {n: rows.schema[n] for n in visible(rows)}
-        )
+        columns = union_columns(self.flow.source.stream, state.columns, {n: rows.schema[n] for n in visible(rows)})
         if columns != {name: rows.schema[name] for name in visible(rows)}:
             envelope = {name: ENVELOPE_TYPES[name] for name in ENVELOPE if name in rows.columns}
             rows = conform(rows, {**columns, **envelope})

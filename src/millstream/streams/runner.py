@@ -1,8 +1,8 @@
 """Flows live on a log: history first, then what comes, each row exactly once.
 
-A commit holds the output of some batches, the change of the state that they made, and the checkpoint, moved by
-compare-and-set. So a flow that is killed goes on where its last commit was, with the state of that moment; and
-when two workers run the same flow, the one that took it first loses its next commit, and stops.
+A commit holds the output of some batches, the change of the state that they made, and the checkpoint, moved
+by compare-and-set. So a flow that is killed goes on where its last commit was, with the state of that
+moment; and when two workers run the same flow, the one that took it first loses its next commit, and stops.
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ class Worker:
         commit_every: Seconds of work in a commit when there is much to catch up with.
     """
 
-    def __init__(
-        self, log: Log, flow: Flow, *, rows: int = MAX_ROWS, commit_every: float = _COMMIT_EVERY
-    ) -> None:
+    def __init__(self, log: Log, flow: Flow, *, rows: int = MAX_ROWS, commit_every: float = _COMMIT_EVERY) -> None:
         if flow.sink is None:
             raise FlowError("a flow that runs needs an end", hint="End it with .to(stream, type=...)")
         self.log = log
@@ -67,7 +65,7 @@ class Worker:
 
     @property
     def position(self) -> int:
-        """The last position of the log that it is done with (perhaps not committed yet: nothing was its own)."""
+        """The last position of the log that it is done with."""
         return self._seen
 
     def advance(self, head: int) -> bool:
@@ -112,9 +110,7 @@ class Worker:
         if self._seen > self.checkpoint.position:
             self._commit(self.state, self._seen, [], [])
 
-    def _commit(
-        self, state: FlowState, position: int, outputs: list[pl.DataFrame], late: list[pl.DataFrame]
-    ) -> None:
+    def _commit(self, state: FlowState, position: int, outputs: list[pl.DataFrame], late: list[pl.DataFrame]) -> None:
         appends: list[StagedAppend] = []
         if outputs:
             frame = pl.concat(outputs, how="vertical_relaxed")
@@ -151,9 +147,7 @@ class Running:
         for flow in flows:
             name = flow.sink.name if flow.sink is not None else ""
             if name and name in self.flows:
-                raise UsageError(
-                    f"two flows are named {name!r}", hint="Name one: .to(stream, type=..., name='...')"
-                )
+                raise UsageError(f"two flows are named {name!r}", hint="Name one: .to(stream, type=..., name='...')")
             self.flows[name] = flow
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -239,13 +233,12 @@ class Running:
         self.stop()
 
 
-def run(
-    log: Log, *flows: Flow, until: Literal["head"] | None = None, engine: Literal["embedded"] = "embedded"
-) -> None:
+def run(log: Log, *flows: Flow, until: Literal["head"] | None = None, engine: Literal["embedded"] = "embedded") -> None:
     """Run flows on a log, exactly once: all of its history, then what comes.
 
-    Output, state and checkpoint of a flow are one commit. A flow that was stopped or killed goes on where it was.
-    Running a flow that another worker runs takes it over: the other one stops with `ConsumerFenced`.
+    Output, state and checkpoint of a flow are one commit. A flow that was stopped or killed goes on where
+    it was. Running a flow that another worker runs takes it over: the other one stops with
+    `ConsumerFenced`.
 
     Args:
         log: The log, to read from and write to.

@@ -61,11 +61,9 @@ class Select(msgspec.Struct, frozen=True, eq=False):
 
 
 def _seen(frame: pl.DataFrame, expressions: tuple[pl.Expr, ...]) -> pl.DataFrame:
-    """The columns that expressions may see: ``pl.all()`` means the user's, the log's own are asked for by name."""
+    """The columns that expressions may see: ``pl.all()`` means the user's, others are asked for by name."""
     asked = names_of(expressions)
-    return frame.select(
-        name for name in frame.columns if not is_hidden(name) or (name in ENVELOPE and name in asked)
-    )
+    return frame.select(name for name in frame.columns if not is_hidden(name) or (name in ENVELOPE and name in asked))
 
 
 def _beside(result: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:

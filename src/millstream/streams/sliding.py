@@ -1,8 +1,8 @@
 """Sliding windows: for each row, an exact answer over the span of time that ends with it.
 
 Rows are answered once the watermark has passed their time, in the order of their time; until then an earlier
-row, or one of the same time, could still come. So the answers do not depend on the order of arrival (within the
-lateness), and are final.
+row, or one of the same time, could still come. So the answers do not depend on the order of arrival (within
+the lateness), and are final.
 """
 
 from __future__ import annotations
@@ -136,8 +136,7 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
 
     def _finish(self, rows: pl.DataFrame, totals: list[Ints]) -> pl.DataFrame:
         partials = [
-            pl.Series(partial.name, total)
-            for partial, total in zip(self.aggregation.partials, totals, strict=True)
+            pl.Series(partial.name, total) for partial, total in zip(self.aggregation.partials, totals, strict=True)
         ]
         others = [name for name in visible(rows) if name not in self.keys]
         return rows.with_columns(*partials).select(

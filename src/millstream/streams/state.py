@@ -1,9 +1,10 @@
 """What operators remember: immutable parts, so that a checkpoint writes only what a batch made.
 
-An operator's state is a tuple of `Part`: a frame with an id that is never used for other content. A step gives
-a new tuple that shares the parts it did not touch. Saving a state is then the difference of two sets of ids:
-new parts are inserted, gone ones deleted. A part whose rows have *partly* run out stays as it is in the store;
-its dead rows are cut again when it is read, by the same limit, which is a function of the watermark.
+An operator's state is a tuple of `Part`: a frame with an id that is never used for other content. A step
+gives a new tuple that shares the parts it did not touch. Saving a state is then the difference of two sets
+of ids: new parts are inserted, gone ones deleted. A part whose rows have *partly* run out stays as it is in
+the store; its dead rows are cut again when it is read, by the same limit, which is a function of the
+watermark.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
         return Parts((*self.items, Part(self.next, low, high, frame)), self.next + 1)
 
     def expire(self, limit: int, column: str | None = None) -> Parts:
-        """Without the parts whose values are all below a limit; without the rows below it, given their column."""
+        """Without the parts that are all below a limit; and, given the column, without the rows below it."""
         if all(part.low >= limit for part in self.items):
             return self
         kept = []
@@ -61,8 +62,8 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
     def compact(self, merge: Callable[[pl.DataFrame], pl.DataFrame], fan_in: int = FAN_IN) -> Parts:
         """With the newest parts merged while there are ``fan_in`` of one order of magnitude.
 
-        Each row is merged a number of times that grows with the logarithm of the state, and the number of parts
-        stays logarithmic too.
+        Each row is merged a number of times that grows with the logarithm of the state, and the number of
+        parts stays logarithmic too.
         """
         items, following = self.items, self.next
         while len(items) >= fan_in:
@@ -94,7 +95,7 @@ class Batch(msgspec.Struct, frozen=True, eq=False):
 
 
 class Step(msgspec.Struct, frozen=True, eq=False):
-    """What an operator makes of a batch: its state afterwards, the rows that go on, the rows that came late."""
+    """What an operator makes of a batch: its state then, the rows that go on, the rows that came late."""
 
     state: OperatorState
     frame: pl.DataFrame

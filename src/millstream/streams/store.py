@@ -1,7 +1,7 @@
 """Where a flow's state is kept: tables in the log's own database, changed in the commit of the output.
 
-``flow_info`` has a row per flow, ``flow_state`` one per part of an operator's state. A commit inserts the parts
-that are new and deletes those that are gone, so that it costs what the batch did to the state.
+``flow_info`` has a row per flow, ``flow_state`` one per part of an operator's state. A commit inserts the
+parts that are new and deletes those that are gone, so that it costs what the batch did to the state.
 """
 
 from __future__ import annotations
@@ -51,23 +51,18 @@ class Change(msgspec.Struct, frozen=True, eq=False):
         """Write it. Call inside the transaction of the output and the checkpoint."""
         database.executemany("delete from flow_state where flow = ? and operator = ? and part = ?", self.gone)
         database.executemany(
-            "insert into flow_state (flow, operator, part, low, high, body) values (?, ?, ?, ?, ?, ?)", self.new
+            "insert into flow_state (flow, operator, part, low, high, body) values (?, ?, ?, ?, ?, ?)",
+            self.new,
         )
         database.execute("update flow_info set high = ?, late = ?, columns = ? where flow = ?", self.info)
 
 
 def change(name: str, state: FlowState, stored: Stored) -> Change:
     """The difference between a state and what is in the store."""
-    held = {
-        (number, part.id): part
-        for number, operator in enumerate(state.operators)
-        for part in operator.parts.items
-    }
+    held = {(number, part.id): part for number, operator in enumerate(state.operators) for part in operator.parts.items}
     gone = [(name, *key) for key in stored if key not in held]
     new = [
-        (name, *key, part.low, part.high, encode_frame(part.frame))
-        for key, part in held.items()
-        if key not in stored
+        (name, *key, part.low, part.high, encode_frame(part.frame)) for key, part in held.items() if key not in stored
     ]
     columns = schema_text(pl.Schema(state.columns))
     return Change(gone, new, (state.high, state.late, columns, name), frozenset(held))
@@ -91,9 +86,7 @@ def load(database: Database, name: str, pipeline: Pipeline) -> tuple[FlowState, 
         return state, frozenset()
     if row["shape"] != pipeline.shape:
         raise FlowChanged(name, row["shape"], pipeline.shape)
-    state = msgspec.structs.replace(
-        state, high=row["high"], late=row["late"], columns=schema_columns(row["columns"])
-    )
+    state = msgspec.structs.replace(state, high=row["high"], late=row["late"], columns=schema_columns(row["columns"]))
     watermark = pipeline.watermark(state)
     operators, stored = [], set()
     for number, operator in enumerate(pipeline.operators):

@@ -1,15 +1,16 @@
 """Tumbling and hopping windows: panes of mergeable partials, closed by the watermark.
 
 Time is cut into *panes*, the greatest pieces of which every window is made; a batch adds one part with its
-partials per pane and key, and what a batch costs follows the batch. A window covers ``[start, end)`` with starts
-at multiples of ``every`` since 1970-01-01T00:00Z. It closes when the watermark reaches its end, and its result is
-then final. Windows without a row give no result.
+partials per pane and key, and what a batch costs follows the batch. A window covers ``[start, end)`` with
+starts at multiples of ``every`` since 1970-01-01T00:00Z. It closes when the watermark reaches its end, and
+its result is then final. Windows without a row give no result.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -66,9 +67,7 @@ def hopping(size: Duration, *, every: Duration) -> Hopping:
     """
     micros, hop = _positive("the size of the window", size), _positive("every", every)
     if hop > micros:
-        raise UsageError(
-            f"windows of {size} every {every} would leave rows out", hint="Let every= be at most the size"
-        )
+        raise UsageError(f"windows of {size} every {every} would leave rows out", hint="Let every= be at most the size")
     return Hopping(micros, hop)
 
 
@@ -77,9 +76,9 @@ def sliding(size: Duration, *, closed: Literal["both", "right"] = "both") -> Sli
 
     Args:
         size: The length of the span, such as ``"5m"``.
-        closed: ``"both"`` counts rows with time in ``[t - size, t]``, as SQL's ``RANGE BETWEEN … PRECEDING AND
-            CURRENT ROW`` does; ``"right"`` leaves out those at exactly ``t - size``. Rows of the same key and
-            time count for one another.
+        closed: ``"both"`` counts rows with time in ``[t - size, t]``, as SQL's ``RANGE BETWEEN … PRECEDING
+            AND CURRENT ROW`` does; ``"right"`` leaves out those at exactly ``t - size``. Rows of the same
+            key and time count for one another.
     """
     if closed not in ("both", "right"):
         raise UsageError(f"closed={closed!r} is not known", hint="Use 'both' or 'right'")
@@ -123,9 +122,9 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
         parts = state.parts
         rows, late = split_late(batch.frame)
         if rows.height:
-            partial = self._partials(rows)
-            panes = partial[PANE]
-            parts = parts.add(partial, panes.min(), panes.max())  # type: ignore[arg-type]
+            added = self._partials(rows)
+            panes = added[PANE]
+            parts = parts.add(added, panes.min(), panes.max())  # type: ignore[arg-type]
             parts = parts.compact(self._merge)
         closed, parts = self._close(parts, batch.before, batch.after)
         return Step(PaneState(parts), closed, late)
@@ -149,7 +148,7 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
             if low < high:
                 inside = rows.filter(pl.col(AT).is_between(index * self.pane, (index + 1) * self.pane - 1))
             if inside.height:
-                grouped = apply("agg", columns, lambda inside=inside: self._group(inside, aggregates))  # type: ignore[misc]
+                grouped = apply("agg", columns, partial(self._group, inside, aggregates))
                 pieces.append(grouped.select(pl.lit(index, pl.Int64).alias(PANE), pl.all()))
         return concat(pieces)
 
@@ -185,15 +184,15 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
             inside = held.filter(pl.col(PANE).is_between(first * every // pane, end - 1))
             windows = inside.with_columns(pl.lit(first, pl.Int64).alias(_WINDOW))
         else:
-            # A pane belongs to the window that starts last before it, and to those before as far as they reach.
+            # A pane belongs to the window that starts last before it, and to those before as far as they
+            # reach.
             pieces = []
             newest = pl.col(PANE) * pane // every
             for back in range(-(-size // every)):
                 window = newest - back
                 pieces.append(
                     held.with_columns(window.alias(_WINDOW)).filter(
-                        pl.col(_WINDOW).is_between(first, last)
-                        & (pl.col(_WINDOW) * every + size > pl.col(PANE) * pane)
+                        pl.col(_WINDOW).is_between(first, last) & (pl.col(_WINDOW) * every + size > pl.col(PANE) * pane)
                     )
                 )
             windows = concat(pieces)
@@ -221,8 +220,8 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
 def numbered(result: pl.DataFrame) -> pl.DataFrame:
     """Results in output order, numbered, for operators downstream that break ties by sequence.
 
-    The number starts anew with each batch; it is compared only between rows of one time, and those always come
-    in one batch.
+    The number starts anew with each batch; it is compared only between rows of one time, and those always
+    come in one batch.
     """
     keys = sorted(name for name in result.columns if name.startswith("__key"))
     return result.sort([AT, *keys], nulls_last=False, maintain_order=True).with_columns(
