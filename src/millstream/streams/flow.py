@@ -20,7 +20,7 @@ from .expressions import aggregation, check_rowwise
 from .match import Match
 from .pattern import Automaton, parse
 from .shaping import Filter, Select, WithColumns
-from .sliding import SlidingWindows, check_sliding
+from .trailing import SlidingWindows, check_sliding
 from .windows import Hopping, PaneWindows, Sliding, check_names
 
 if TYPE_CHECKING:

@@ -20,6 +20,9 @@ from .state import concat
 
 _BITS = 63
 
+_RATIO = 8
+"""A run is merged into the one before unless that is so many times larger: questions cost more than merges."""
+
 
 class Pending(msgspec.Struct, frozen=True, eq=False):
     """Rows that wait for the watermark."""
@@ -132,7 +135,7 @@ class Index(msgspec.Struct, frozen=True, eq=False):
         """
         runs = [held for held in self.runs if held.newest >= limit]
         runs.append(run)
-        while len(runs) > 1 and len(runs[-2].packed) <= 2 * len(runs[-1].packed):
+        while len(runs) > 1 and len(runs[-2].packed) <= _RATIO * len(runs[-1].packed):
             newer, older = runs.pop(), runs.pop()
             runs.append(prune(self.merge([older, newer], limit)))
         return msgspec.structs.replace(self, runs=tuple(runs), floor=max(self.floor, limit))

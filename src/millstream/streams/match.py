@@ -174,18 +174,21 @@ class Match(msgspec.Struct, frozen=True, eq=False):
 
     def _pruned(self, index: Index, run: Sorted) -> Sorted:
         """A run without the rows that stand, in their key, before one that a key is done with."""
-        mask, sequence = run.beside
-        ends = self._is_end(mask)
-        if not ends.any():
+        packed, (mask, sequence) = run.packed, run.beside
+        if not self._is_end(mask).any():
             return run
-        order = np.lexsort((mask == _BARRIER, sequence, run.packed))
-        packed, mask, sequence, ends = run.packed[order], mask[order], sequence[order], ends[order]
-        key = packed >> index.bits
-        last = np.flatnonzero(ends)
-        # For each row, the next such row at or after it; a row before one of its own key is done with.
-        following = last.searchsorted(np.arange(len(packed)) + 1)
-        next_end = np.append(last, -1)[following]
-        alive = (next_end < 0) | (key[next_end] != key)
+        if (mask == _BARRIER).any():
+            order = _order(packed, mask, sequence)
+            packed, mask, sequence = packed[order], mask[order], sequence[order]
+        # The last such row of each key, and all rows of the key before it.
+        last = np.flatnonzero(self._is_end(mask))
+        key = packed[last] >> index.bits
+        last = last[np.append(key[1:] != key[:-1], True)]
+        first = packed.searchsorted((packed[last] >> index.bits) << index.bits)
+        edges = np.zeros(len(packed) + 1, np.int8)
+        edges[first] += 1
+        edges[last] -= 1
+        alive = np.cumsum(edges[:-1], dtype=np.int8) == 0
         return Sorted(packed[alive], (mask[alive], sequence[alive]), run.newest)
 
     def _is_end(self, mask: Ints) -> Ints:
@@ -363,8 +366,7 @@ class Match(msgspec.Struct, frozen=True, eq=False):
         if not pieces:
             return Rows(_NONE, np.zeros(0, np.uint8), _NONE)
         packed, mask, sequence = (np.concatenate(columns) for columns in zip(*pieces, strict=True))
-        # A barrier stands after the row whose place in the log it bears.
-        order = np.lexsort((mask == _BARRIER, sequence, packed))
+        order = _order(packed, mask, sequence)
         return Rows(packed[order], mask[order], sequence[order])
 
     # --- matches out ----------------------------------------------------------------------------------
@@ -400,6 +402,15 @@ _NONE = np.zeros(0, np.int64)
 def _sorted(packed: Ints, mask: Ints, sequence: Ints, newest: int) -> Sorted:
     order = np.argsort(packed, kind="stable")
     return Sorted(packed[order], (mask[order], sequence[order]), newest)
+
+
+def _order(packed: Ints, mask: Ints, sequence: Ints) -> Ints:
+    """The order of rows by key, time and place; a barrier stands after the row whose place it bears."""
+    barriers = mask == _BARRIER
+    if barriers.any():
+        return np.lexsort((barriers, sequence, packed))
+    # Runs, and rows in them, stand in the order of the log where key and time are equal.
+    return np.argsort(packed, kind="stable")
 
 
 def _after_barriers(mask: Ints, ends: Ints) -> Ints:
