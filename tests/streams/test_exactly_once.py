@@ -14,7 +14,7 @@ from worker import FLOWS, OUTPUTS
 
 import millstream as ms
 from millstream.errors import ConsumerFenced
-from millstream.streams import FlowChanged, Running, run, stream, tumbling
+from millstream.streams import FlowChanged, Running, run, sliding, stream, tumbling
 from millstream.streams.runner import Worker
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -159,3 +159,40 @@ def test_a_backtest_can_be_bounded_by_recorded_time(rows: pl.DataFrame) -> None:
         flow = FLOWS[1]
         part = flow.over(log, since="2024-02-01T01:00:00Z", until="2024-02-01T03:00:00Z")
         assert part.equals(flow.over(rows.slice(1_000, 2_000)))
+
+
+def test_columns_may_come_and_widen_on_the_way() -> None:
+    start = clicks(1, 200).select("user", "ts")
+    rows = [
+        start.head(50).with_columns(pl.col("user").cast(pl.Int8)),
+        start.slice(50, 50),
+        start.slice(100, 50).with_columns(page=pl.lit("home")),
+        start.slice(150, 50),
+    ]
+    source = stream("clicks", time="ts", lateness="2s").group_by("user")
+    flow = source.window(sliding("30m")).agg(n=pl.len()).to("out", type="Out")
+    with ms.open() as whole, ms.open() as steps:
+        for log in (whole, steps):
+            for frame in rows:
+                log.append("clicks", frame, type="Click")
+                if log is steps:
+                    run(log, flow, until="head")
+        run(whole, flow, until="head")
+        assert_frame_equal(whole.scan("out").collect(), steps.scan("out").collect(), check_column_order=False)
+        assert whole.scan("out").collect()["page"].null_count() > 50
+
+
+def test_a_flow_can_read_a_category_and_types_by_name() -> None:
+    with ms.open() as log:
+        for shop in ("a", "b"):
+            log.append(f"visits-{shop}", [ms.Plain("Visit", {"n": n}) for n in range(3)])
+            log.append(f"visits-{shop}", ms.Plain("Leave", {"n": 9}))
+        flow = (
+            stream("visits-*")
+            .filter(pl.col("_type") == "Visit")
+            .with_columns(shop=pl.col("_stream"))
+            .group_by("shop")
+            .window(tumbling("1d"))
+            .agg(n=pl.len())
+        )
+        assert flow.over(log).select("shop", "n").rows() == [("visits-a", 3), ("visits-b", 3)]

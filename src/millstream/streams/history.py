@@ -120,7 +120,8 @@ class Index(msgspec.Struct, frozen=True, eq=False):
 
     def pack(self, ids: Ints, at: Ints) -> Ints:
         """Key and time as one number. Times before the base count as the base."""
-        return (ids << self.bits) | np.maximum(at - self.base, 0)
+        packed: Ints = (ids << self.bits) | np.maximum(at - self.base, 0)
+        return packed
 
     def times(self, packed: Ints) -> Ints:
         """The times of packed numbers."""

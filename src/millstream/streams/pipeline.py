@@ -10,7 +10,7 @@ from .columns import AT, END_OF_TIME, ENVELOPE, LATE, NO_TIME, SEQUENCE, micros,
 from .errors import FlowError, MissingColumn
 from .flow import Flow
 from .shaping import Filter, Select, WithColumns
-from .state import Batch, Operator, OperatorState
+from .state import Batch, Operator, OperatorState, concat
 
 
 class FlowState(msgspec.Struct, frozen=True, eq=False):
@@ -88,7 +88,7 @@ class Pipeline:
             if step.late is not None:
                 late.append(step.late.select(visible(step.late)))
             number += 1
-        aside = pl.concat(late, how="diagonal_relaxed") if late else None
+        aside = concat(late) if late else None
         state = msgspec.structs.replace(
             state, operators=tuple(operators), late=state.late + (aside.height if aside is not None else 0)
         )

@@ -13,6 +13,7 @@ from ..time import Moment
 from .columns import SEQUENCE
 from .flow import Flow
 from .pipeline import Pipeline
+from .state import concat
 
 if TYPE_CHECKING:
     from ..log.log import Log
@@ -55,7 +56,7 @@ def replay(
     if final:
         results.append(pipeline.finish(state)[1])
     some = [result for result in results if result.height] or [r for r in results if r.width][:1]
-    return pl.concat(some, how="vertical_relaxed") if some else pl.DataFrame()
+    return concat(some) if some else pl.DataFrame()
 
 
 def _frames(

@@ -22,6 +22,7 @@ from .errors import FlowError
 from .flow import Flow
 from .pipeline import FlowState, Pipeline
 from .replay import batches
+from .state import concat
 from .store import change, load
 
 if TYPE_CHECKING:
@@ -113,11 +114,11 @@ class Worker:
     def _commit(self, state: FlowState, position: int, outputs: list[pl.DataFrame], late: list[pl.DataFrame]) -> None:
         appends: list[StagedAppend] = []
         if outputs:
-            frame = pl.concat(outputs, how="vertical_relaxed")
+            frame = concat(outputs)
             appends.append(self.log.stage(self.sink.stream, frame, type=self.sink.type))
         if late and self.flow.late is not None:
             stream, type = self.flow.late
-            appends.append(self.log.stage(stream, pl.concat(late, how="diagonal_relaxed"), type=type))
+            appends.append(self.log.stage(stream, concat(late), type=type))
         checkpoint = self.checkpoint
         difference = change(self.name, state, self._stored)
 

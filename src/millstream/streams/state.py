@@ -70,7 +70,7 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
             tail = items[-fan_in:]
             if max(p.frame.height for p in tail) > fan_in * max(tail[-1].frame.height, 16):
                 break
-            merged = merge(pl.concat([p.frame for p in tail], how="vertical_relaxed"))
+            merged = merge(concat(p.frame for p in tail))
             part = Part(following, min(p.low for p in tail), max(p.high for p in tail), merged)
             items, following = (*items[:-fan_in], part), following + 1
         return self if items is self.items else Parts(items, following)
@@ -136,6 +136,9 @@ class Operator(Protocol):
 
 
 def concat(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """Frames below one another, types widened where need be."""
+    """Frames below one another: types widened where need be, nulls where one lacks a column."""
     held = list(frames)
-    return held[0] if len(held) == 1 else pl.concat(held, how="vertical_relaxed")
+    if len(held) == 1:
+        return held[0]
+    alike = all(frame.columns == held[0].columns for frame in held)
+    return pl.concat(held, how="vertical_relaxed" if alike else "diagonal_relaxed")
