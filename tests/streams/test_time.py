@@ -124,3 +124,12 @@ def test_a_column_that_is_not_there_or_holds_no_time_is_named() -> None:
     ):
         with pytest.raises(MissingColumn, match="'nobody'"):
             play(broken, seconds(1, 2))
+
+
+def test_rows_that_no_window_has_put_into_order_stay_in_the_order_of_the_log() -> None:
+    rows = clicks(2, 500, late=30)
+    flow = stream("s", time="ts").filter(pl.col("kind") == "click")
+    expected = rows.filter(pl.col("kind") == "click")
+    for seed in (None, 1, 2):
+        assert play(flow, rows, seed).equals(expected)
+        assert play(flow.alert(pl.col("amount") > 0), rows, seed).equals(expected.filter(pl.col("amount") > 0))

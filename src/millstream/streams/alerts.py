@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import polars as pl
 
-from .columns import AT, SEQUENCE, key_column, names_of
+from .columns import AT, SEQUENCE, key_column, names_of, ordered
 from .errors import MissingColumn
 from .expressions import apply
 from .state import Batch, OperatorState, Parts, Step, concat
@@ -84,7 +84,7 @@ class Alert(msgspec.Struct, frozen=True, eq=False):
         span = new.select(pl.col(_LAST).min().alias("low"), pl.col(_LAST).max().alias("high")).row(0)
         parts = parts.add(new, *span).compact(lambda frame: self._merge(frame, keys))
         begins = pl.col(_LAST).is_null() | (pl.col(AT) - pl.col(_LAST) >= self.cooldown)
-        return hot.filter(begins).drop(_LAST), parts
+        return ordered(hot.filter(begins).drop(_LAST)), parts
 
     def _merge(self, frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
         if not keys:

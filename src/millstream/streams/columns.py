@@ -67,11 +67,6 @@ def ordered(frame: pl.DataFrame) -> pl.DataFrame:
     return frame[order]
 
 
-def published(frame: pl.DataFrame) -> pl.DataFrame:
-    """The rows in output order, without the hidden columns."""
-    return ordered(frame).select(visible(frame))
-
-
 def utc(micros: pl.Expr) -> pl.Expr:
     """Integer microseconds as a UTC datetime."""
     return micros.cast(pl.Datetime("us", "UTC"))

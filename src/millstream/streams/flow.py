@@ -135,7 +135,7 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
     # --- ends -----------------------------------------------------------------------------------------
 
     def to(self, stream: str, *, type: str, name: str | None = None) -> Flow:
-        """Append the rows to a stream, in order of time, key and place.
+        """Append the rows to a stream, in order of time, key and place (without a window or pattern: as they come).
 
         Args:
             stream: The stream, of the same log.

@@ -187,7 +187,7 @@ def stretches(frame: pl.DataFrame, span: int) -> list[pl.DataFrame]:
 
     Key and time share 63 bits, so one far stamp must not stretch the time that an index covers.
     """
-    width = 1 << max(34, span.bit_length() + 1)
+    width = 1 << max(38, span.bit_length() + 1)
     low, high = frame.select(pl.col(AT).min().alias("low"), pl.col(AT).max().alias("high")).row(0)
     if high - low < width:
         return [frame]

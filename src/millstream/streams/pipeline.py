@@ -6,11 +6,13 @@ import msgspec
 import polars as pl
 
 from ..frames import Columns, conform, union_columns
-from .columns import AT, END_OF_TIME, ENVELOPE, LATE, NO_TIME, SEQUENCE, micros, published, visible
+from .alerts import Alert
+from .columns import AT, END_OF_TIME, ENVELOPE, LATE, NO_TIME, SEQUENCE, micros, ordered, visible
 from .errors import FlowError, MissingColumn
 from .flow import Flow
 from .shaping import Filter, Select, WithColumns
 from .state import Batch, Operator, OperatorState, concat
+from .trailing import SlidingWindows
 
 
 class FlowState(msgspec.Struct, frozen=True, eq=False):
@@ -37,6 +39,10 @@ class Pipeline:
         self.operators: list[Operator] = [
             stage for stage in flow.stages if not isinstance(stage, Filter | Select | WithColumns)
         ]
+        windows = [stage for stage in self.operators if not isinstance(stage, Alert)]
+        # Windows and patterns give rows in order; a sliding window leaves that to the end, when there may be
+        # fewer. Rows that went through neither stay in the order of the log.
+        self._unordered = bool(windows) and isinstance(windows[-1], SlidingWindows)
         self._asked = {name for stage in flow.stages for name in stage.reads}
 
     @property
@@ -92,7 +98,13 @@ class Pipeline:
         state = msgspec.structs.replace(
             state, operators=tuple(operators), late=state.late + (aside.height if aside is not None else 0)
         )
-        return state, published(frame) if frame.width else frame, aside
+        return state, self._published(frame) if frame.width else frame, aside
+
+    def _published(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The rows in the order that is promised, whatever the batches, without the hidden columns."""
+        if self._unordered:
+            frame = ordered(frame)
+        return frame.select(visible(frame))
 
     def _timed(self, rows: pl.DataFrame, high: int) -> tuple[pl.DataFrame, int]:
         """The rows with their time and whether they are late; and the greatest time so far."""
