@@ -1,4 +1,4 @@
-"""Runs the flows of `test_exactly_once` on a log, in a process that can be killed."""
+"""Runs the flows of `test_flow_exactly_once` on a log, in a process that can be killed."""
 
 from __future__ import annotations
 

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from flow_worker import FLOWS, OUTPUTS
 from polars.testing import assert_frame_equal
 from referee import clicks
-from worker import FLOWS, OUTPUTS
 
 import millstream as ms
 from millstream.errors import ConsumerFenced
 from millstream.streams import FlowChanged, Running, run, sliding, stream, tumbling
 from millstream.streams.runner import Worker
 
-WORKER = Path(__file__).with_name("worker.py")
+WORKER = Path(__file__).with_name("flow_worker.py")
 
 
 def outputs(log: ms.Log) -> dict[str, pl.DataFrame]:
