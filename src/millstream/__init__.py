@@ -1,23 +1,67 @@
 """Millstream: event sourcing, change data capture, CQRS and stream processing on one append-only log."""
 
 from . import aio
+from .app.app import App
+from .app.supervisor import State, WorkerStatus
+from .cqrs.command import Command, Ref
+from .cqrs.errors import (
+    DuplicateHandler,
+    ForeignReadModel,
+    ProjectionFailed,
+    SchemaChanged,
+    UnknownCommand,
+    UnknownQuery,
+)
+from .cqrs.projection import Placement, Projection
+from .cqrs.query import Query
 from .errors import *  # noqa: F403
 from .events import Draft, Event, Plain
 from .log import Log, Recorded, Run, open
+from .log.handlers import InvalidHandler, on
+from .log.positions import Position
+from .log.retry import Contended
+from .sourcing.aggregate import Aggregate
+from .sourcing.errors import CannotRecord, HandlerMissing
+from .sourcing.repository import Changed, Difference, Repository, Step
 from .storage.base import Matching, Receipt, StreamInfo
 from .storage.sqlite.database import Database
 
 __all__ = [
+    "Aggregate",
+    "App",
+    "CannotRecord",
+    "Changed",
+    "Command",
+    "Contended",
     "Database",
+    "Difference",
     "Draft",
+    "DuplicateHandler",
     "Event",
+    "ForeignReadModel",
+    "HandlerMissing",
+    "InvalidHandler",
     "Log",
     "Matching",
+    "Placement",
     "Plain",
+    "Position",
+    "Projection",
+    "ProjectionFailed",
+    "Query",
     "Receipt",
     "Recorded",
+    "Ref",
+    "Repository",
     "Run",
+    "SchemaChanged",
+    "State",
+    "Step",
     "StreamInfo",
+    "UnknownCommand",
+    "UnknownQuery",
+    "WorkerStatus",
     "aio",
+    "on",
     "open",
 ]

@@ -377,7 +377,8 @@ class Log:
             raise InvalidPosition("versions are within one stream", hint="Name the stream, or use positions")
         if scope.stream is not None and (first > 1 or last is not None):
             low, high = self.store.version_bounds(scope.stream, first, END if last is None else last, low, high)
-        if high == END:
+        if high == END and (scope.stream is None or backwards):
+            # The end is fixed when reading begins; a single stream's own end serves as well.
             high = self.head + 1
         return self._pages(scope, low, high, backwards, limit)
 
@@ -641,6 +642,9 @@ class _UncommittedRun(Run, eq=False):
 
     def lines(self) -> list[Any]:
         return [self.staged.body] if self.count == 1 else self.staged.body.split(b"\n")
+
+    def _text(self) -> bytes:
+        return bytes(self.staged.body)
 
     def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
         from ..frames import decode_frame

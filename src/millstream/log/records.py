@@ -155,10 +155,9 @@ class Run(msgspec.Struct, eq=False, gc=False):
         try:
             if self.is_frame:
                 return [msgspec.convert(row, cls) for row in self.frame().iter_rows(named=True)]
-            if self.body_ref is not None and self.body_offset == 0 and self.count > 1:
+            if self.count > 1 and self.body_offset == 0:
                 # The whole of a body, most likely: its lines need not be cut apart.
-                text = self._fetch(lambda ref: self.log.bodies.text(ref, self.position))
-                events = decoder(cls).decode_lines(text)  # type: ignore[arg-type]
+                events = decoder(cls).decode_lines(self._text())  # type: ignore[arg-type]
                 if len(events) == self.count:
                     return events
             decode = decoder(cls).decode  # type: ignore[arg-type]
@@ -173,6 +172,9 @@ class Run(msgspec.Struct, eq=False, gc=False):
             f"event {self.type!r} at position {self.position} does not fit {cls.__qualname__}: {error}",
             hint="Give new fields defaults, or read its plain data",
         )
+
+    def _text(self) -> bytes:
+        return self._fetch(lambda ref: self.log.bodies.text(ref, self.position))  # type: ignore[no-any-return]
 
     def _fetch(self, read: Callable[[int], Any]) -> Any:
         """Read the body, asking for its place again when compaction has moved it meanwhile."""

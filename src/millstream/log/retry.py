@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -16,6 +17,7 @@ ATTEMPTS = 20
 
 _FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.1
+_turns = [threading.Lock() for _ in range(64)]
 
 
 class Contended(VersionConflict):
@@ -35,20 +37,29 @@ def retrying(decide: Callable[[], Result], *, attempts: int = ATTEMPTS) -> Resul
     """Call until it goes through without a version conflict, pausing longer each time.
 
     The pauses are random up to a bound that doubles from 1 ms to 100 ms, so that rivals do not meet again in
-    step. ``decide`` must load what it decides on anew at each call.
+    step; rivals within the process take turns besides. ``decide`` must load what it decides on anew at each call.
 
     Raises:
         Contended: It came second ``attempts`` times.
     """
+    if attempts < 1:
+        raise ValueError(f"attempts={attempts} is not at least 1")
+    try:
+        return decide()
+    except VersionConflict as first:
+        conflict = first
     bound = _FIRST_PAUSE
-    for attempt in range(1, attempts + 1):
+    turn = _turns[hash(conflict.stream) % len(_turns)]
+    for _ in range(attempts - 1):
+        # With a limit, and going on without it: two decisions that nest must not wait for each other for ever.
+        mine = turn.acquire(timeout=_LONGEST_PAUSE)
         try:
             return decide()
-        except VersionConflict as conflict:
-            if attempt == attempts:
-                raise Contended(
-                    conflict.stream, conflict.expected, conflict.actual, attempts=attempts
-                ) from conflict
+        except VersionConflict as again:
+            conflict = again
+        finally:
+            if mine:
+                turn.release()
         time.sleep(random.uniform(0, bound))
         bound = min(2 * bound, _LONGEST_PAUSE)
-    raise ValueError(f"attempts={attempts} is not at least 1")
+    raise Contended(conflict.stream, conflict.expected, conflict.actual, attempts=attempts) from conflict
