@@ -25,6 +25,10 @@ from .sourcing.errors import CannotRecord, HandlerMissing
 from .sourcing.repository import Changed, Difference, Repository, Step
 from .storage.base import Matching, Receipt, StreamInfo
 from .storage.sqlite.database import Database
+from .streams.errors import FlowChanged, FlowError, MissingColumn, UnsupportedExpression, UnsupportedPattern
+from .streams.flow import Flow, stream
+from .streams.runner import Running, run
+from .streams.windows import hopping, sliding, tumbling
 
 __all__ = [
     "Aggregate",
@@ -38,11 +42,15 @@ __all__ = [
     "Draft",
     "DuplicateHandler",
     "Event",
+    "Flow",
+    "FlowChanged",
+    "FlowError",
     "ForeignReadModel",
     "HandlerMissing",
     "InvalidHandler",
     "Log",
     "Matching",
+    "MissingColumn",
     "Placement",
     "Plain",
     "Position",
@@ -54,14 +62,22 @@ __all__ = [
     "Ref",
     "Repository",
     "Run",
+    "Running",
     "SchemaChanged",
     "State",
     "Step",
     "StreamInfo",
     "UnknownCommand",
     "UnknownQuery",
+    "UnsupportedExpression",
+    "UnsupportedPattern",
     "WorkerStatus",
     "aio",
+    "hopping",
     "on",
     "open",
+    "run",
+    "sliding",
+    "stream",
+    "tumbling",
 ]
