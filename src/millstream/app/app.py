@@ -18,7 +18,9 @@ from ..cqrs.query import Queries, Query
 from ..errors import UsageError
 from ..log import Log
 from ..storage.base import Receipt
+from ..streams.flow import Flow
 from .aggregates import LoadedAggregates
+from .flows import LiveFlow
 from .supervisor import Background, State, Worker, WorkerStatus, supervised
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -38,7 +40,7 @@ class App:
         log: The log.
         projections: Where each projection is kept: ``Orders.inline()``, ``OrderSummary.into("read.db")``.
         captures: Objects with ``start(log)`` and ``stop()``, such as those that ``ms.capture`` makes.
-        flows: The same, for flows of ``ms.stream``.
+        flows: Flows of ``ms.stream``, each ended with ``.to(…)``.
 
     Raises:
         DuplicateHandler: Two projections have one name.
@@ -76,7 +78,7 @@ class App:
         *,
         projections: Sequence[Placement] = (),
         captures: Sequence[Background] = (),
-        flows: Sequence[Background] = (),
+        flows: Sequence[Flow | Background] = (),
     ) -> None:
         self.log = log
         for placement in projections:
@@ -93,7 +95,7 @@ class App:
         self._workers = [Worker(f.placement.name, "projection", f.run) for f in self._followers.values()]
         self._workers += [
             Worker(getattr(background, "name", "") or f"{kind}-{number}", kind, supervised(background, log))
-            for kind, backgrounds in (("capture", captures), ("flow", flows))
+            for kind, backgrounds in (("capture", captures), ("flow", _live(flows)))
             for number, background in enumerate(backgrounds, start=1)
         ]
         self._ended = threading.Event()
@@ -245,6 +247,10 @@ class App:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+
+
+def _live(flows: Sequence[Flow | Background]) -> list[Background]:
+    return [LiveFlow(flow) if isinstance(flow, Flow) else flow for flow in flows]
 
 
 def _distinct(placements: Sequence[Placement]) -> list[Placement]:

@@ -1,0 +1,31 @@
+"""Flows as the supervisor keeps them going: a new run of the flow for each start."""
+
+from __future__ import annotations
+
+from ..log import Log
+from ..streams.flow import Flow
+from ..streams.runner import Running
+
+
+class LiveFlow:
+    """A flow as background work: `supervisor.Background`, filled in."""
+
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
+        self._running: Running | None = None
+        self.name = flow.sink.name if flow.sink is not None else ""
+
+    def start(self, log: Log) -> None:
+        """Take the flow up where it was."""
+        self._running = Running(log, self._flow).start()
+
+    def stop(self) -> None:
+        """End after the batch at hand is committed."""
+        running, self._running = self._running, None
+        if running is not None and running.error is None:
+            running.stop()
+
+    @property
+    def error(self) -> BaseException | None:
+        """What made the flow fail, if it did."""
+        return self._running.error if self._running is not None else None
