@@ -1,0 +1,277 @@
+"""A capture: the changes of a database, exactly once into the log.
+
+Each batch of changes goes into the log in one commit together with the capture's checkpoint (the position in the
+source) and its state (how far the snapshot is); only then is the source told that it may forget them. A crash
+anywhere repeats nothing and loses nothing. The checkpoint is fenced: of two captures of one source, the one that
+came last goes on, and the other stops with `ConsumerFenced` before it has written anything.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import msgspec
+
+from ..errors import MillstreamError, UsageError
+from ..log.checkpoints import Checkpoint, advance, take
+from .source import Batch, Session, Source, State
+from .sqlite import SQLiteSource
+
+if TYPE_CHECKING:
+    from ..log import Log
+    from ..storage.base import Receipt
+    from ..storage.sqlite.database import Database
+
+POLL = 0.01
+"""Seconds between two looks at an idle source."""
+
+_STATES = "millstream_captures"
+
+
+def capture(
+    url: str,
+    *,
+    tables: Sequence[str] | None = None,
+    name: str | None = None,
+    prefix: str = "",
+    lock_timeout: float = 10.0,
+) -> Capture:
+    """Capture the changes of a database.
+
+    A table's changes go to the stream of its name, ``"users"``, as `Change` events: first its rows as they are
+    (operation READ), then every change with the row before and after.
+
+    Args:
+        url: ``sqlite:///shop.sqlite`` (relative) or ``sqlite:////data/shop.sqlite`` (absolute).
+        tables: The tables to capture; None for all ordinary tables.
+        name: Names the capture in the log; by default the source's own id, so that a source is captured once
+            in a log, wherever its file lies. Give one to capture one source twice, with other tables.
+        prefix: What the streams' names begin with, when several databases have tables of one name.
+        lock_timeout: Seconds to wait for a source that another program holds locked.
+
+    Raises:
+        UsageError: The URL or the tables cannot be used.
+
+    Example:
+        >>> import millstream as ms
+        >>> ms.capture("sqlite:///shop.sqlite", tables=["users"]).stream("users")
+        'users'
+    """
+    if not url.startswith("sqlite:///"):
+        scheme = url.partition(":")[0]
+        raise UsageError(f"databases of kind {scheme!r} cannot be captured", hint="Write sqlite:///shop.sqlite")
+    if isinstance(tables, str):
+        raise UsageError("tables= is one string", hint=f"Give a list: tables=[{tables!r}]")
+    chosen = list(dict.fromkeys(tables)) if tables is not None else None
+    if chosen == []:
+        raise UsageError("tables= is empty", hint="Name the tables to capture, or leave it out to capture all")
+    return Capture(SQLiteSource(url, chosen, lock_timeout), name=name, prefix=prefix)
+
+
+class Capture:
+    """Takes the changes of one source into a log; made by `capture`.
+
+    Promises: each committed change of the source is in the log once, in the source's order within its table,
+    whatever dies at whatever moment; ``metadata["changes"]`` gives the source's number of each, which orders
+    changes across tables. Rows are in the log before the capture removes them from the source.
+    """
+
+    def __init__(self, source: Source, *, name: str | None = None, prefix: str = "") -> None:
+        self.source = source
+        self.prefix = prefix
+        self.error: MillstreamError | None = None
+        """What ended the background run, when something did."""
+        self._name = name
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def stream(self, table: str) -> str:
+        """The stream of a table's changes: its name after the prefix, with characters that no stream name may
+        have (control characters, ``*``) written as ``%`` and their UTF-8 bytes in hexadecimal, as in a URL."""
+        return self.prefix + stream_of(table)
+
+    def run(self, log: Log, *, resync: bool = False) -> None:
+        """Snapshot, then stream, until `stop` is called from another thread.
+
+        Args:
+            resync: The source has lost changes (it was restored from a copy, or `uninstall` was called):
+                read the tables again from where it is now.
+
+        Raises:
+            CaptureError: The source cannot be captured, or is gone.
+            ConsumerFenced: Another capture of this source into this log has started.
+        """
+        self._stopping.clear()
+        self._run(log, resync=resync, ready=None)
+
+    def catch_up(self, log: Log, *, resync: bool = False) -> int:
+        """Take all that is there now, the snapshot included, and return how many events that gave.
+
+        Raises:
+            CaptureError, ConsumerFenced: As in `run`.
+        """
+        worker = _Worker(self, log, resync)
+        with worker:
+            return worker.drain(None)
+
+    def start(self, log: Log, *, resync: bool = False) -> None:
+        """Run in the background. When this returns, the triggers are in place: no later change is missed.
+
+        Raises:
+            CaptureError: The source cannot be captured.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            raise UsageError("this capture is running already", hint="Stop it first")
+        self._stopping.clear()
+        self.error = None
+        ready = threading.Event()
+        self._thread = threading.Thread(
+            target=self._background, args=(log, resync, ready), name="millstream-capture", daemon=True
+        )
+        self._thread.start()
+        ready.wait()
+        if self.error is not None:
+            self._thread.join()
+            self._thread = None
+            raise self.error
+
+    def stop(self) -> None:
+        """End a run after the batch at hand.
+
+        Raises:
+            MillstreamError: What had ended a background run before.
+        """
+        self._stopping.set()
+        thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+            if self.error is not None:
+                raise self.error
+
+    def uninstall(self) -> None:
+        """Remove from the source all that captures made in it: triggers and tables, of all captures.
+
+        What the log holds stays. A later run needs ``resync=True``.
+        """
+        self.source.uninstall()
+
+    def _background(self, log: Log, resync: bool, ready: threading.Event) -> None:
+        try:
+            self._run(log, resync=resync, ready=ready)
+        except MillstreamError as error:
+            self.error = error
+        finally:
+            ready.set()
+
+    def _run(self, log: Log, *, resync: bool, ready: threading.Event | None) -> None:
+        worker = _Worker(self, log, resync)
+        with worker:
+            if ready is not None:
+                ready.set()
+            worker.drain(self._stopping)
+            while not self._stopping.wait(POLL):
+                if worker.session.changed():
+                    worker.drain(self._stopping)
+                else:
+                    worker.session.acknowledge(worker.checkpoint.position)
+
+
+class _Worker:
+    """One visit to the source, by one thread."""
+
+    session: Session
+
+    def __init__(self, capture: Capture, log: Log, resync: bool) -> None:
+        self.capture = capture
+        self.log = log
+        self.resync = resync
+
+    def __enter__(self) -> None:
+        source, log = self.capture.source, self.log
+        if log.path and source.url == f"sqlite:///{os.path.abspath(log.path)}":
+            raise UsageError("a log cannot capture its own file", hint="Keep the captured tables in another file")
+        name = f"capture:{self.capture._name or source.identity()}"
+        checkpoint, state = self._take(name)
+        self._visit = source.session(checkpoint.position, state, resync=self.resync)
+        self.session, position, self.state = self._visit.__enter__()
+        try:
+            self.checkpoint = checkpoint
+            self._commit(Batch([], position, self.state, False))
+        except BaseException:
+            self._visit.__exit__(None, None, None)
+            raise
+
+    def __exit__(self, *exc: object) -> None:
+        self._visit.__exit__(None, None, None)
+
+    def _take(self, name: str) -> tuple[Checkpoint, State]:
+        """Become the holder of the checkpoint, and read the state that stands beside it."""
+        found: list[tuple[Checkpoint, State]] = []
+
+        def work(db: Database, receipt: Receipt) -> None:
+            db.execute(f"create table if not exists {_STATES} (name text primary key, state text not null)")
+            checkpoint = take(db, name)
+            row = db.one(f"select state from {_STATES} where name = ?", (name,))
+            if row is None:
+                state = State(slot=uuid4().hex)
+                _save(db, name, state)
+            else:
+                state = msgspec.json.decode(row["state"], type=State)
+            found.append((checkpoint, state))
+
+        self.log.commit(work=work)
+        return found[-1]
+
+    def drain(self, stopping: threading.Event | None) -> int:
+        """Take all there is; how many events that gave."""
+        count = 0
+        while stopping is None or not stopping.is_set():
+            batch = self.session.poll(self.checkpoint.position, self.state)
+            if batch is None:
+                break
+            self._commit(batch)
+            count += sum(len(piece.events) for piece in batch.pieces)
+            self.session.acknowledge(self.checkpoint.position)
+        self.session.acknowledge(self.checkpoint.position, now=stopping is None)
+        return count
+
+    def _commit(self, batch: Batch) -> None:
+        """Events, checkpoint and state in one commit."""
+        appends = [
+            self.log.stage(
+                self.capture.stream(piece.table),
+                piece.events,
+                metadata={**piece.metadata, "partial": True} if batch.partial else piece.metadata,
+            )
+            for piece in batch.pieces
+        ]
+        checkpoint = self.checkpoint
+
+        def work(db: Database, receipt: Receipt) -> None:
+            advance(db, checkpoint, batch.position)
+            _save(db, checkpoint.name, batch.state)
+
+        self.log.commit(appends, work=work)
+        self.checkpoint = Checkpoint(checkpoint.name, batch.position, checkpoint.epoch)
+        self.state = batch.state
+
+
+def _save(db: Database, name: str, state: State) -> None:
+    db.execute(
+        f"insert into {_STATES} (name, state) values (?, ?) on conflict (name) do update set state = excluded.state",
+        (name, msgspec.json.encode(state).decode()),
+    )
+
+
+def stream_of(table: str) -> str:
+    """A table's name as a stream name; see `Capture.stream`."""
+    if table.isprintable() and "*" not in table and "%" not in table:
+        return table
+    return "".join(
+        c if (c.isprintable() or c == " ") and c not in "*%" else "".join(f"%{b:02X}" for b in c.encode())
+        for c in table
+    )

@@ -1,0 +1,5 @@
+"""SQLite as a source of changes."""
+
+from .source import SQLiteSource
+
+__all__ = ["SQLiteSource"]

@@ -1,0 +1,153 @@
+"""From rows of the change table to events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from ...events import Event
+from ...time import from_micros
+from ..change import Change, Operation, SchemaChanged, encode_row
+from ..source import Piece, Progress
+from .install import Layout
+from .triggers import DELETE, INSERT, RESHAPED, STARTED, UPDATE
+
+_JULIAN_EPOCH = 2440587.5
+_DAY_MS = 86_400_000
+
+
+@lru_cache(maxsize=1024)
+def moment(julian: float) -> datetime:
+    """The time that a trigger's clock showed: whole milliseconds, which a Julian day holds exactly."""
+    return from_micros(round((julian - _JULIAN_EPOCH) * _DAY_MS) * 1_000)
+
+
+class Decoder:
+    """Makes the events of one page of changes, grouped by table.
+
+    Args:
+        layouts: What the values of each layout mean.
+        tables: The captured tables; changes of others are passed over.
+        progress: Each table's snapshot; a STARTED mark restarts it.
+    """
+
+    def __init__(
+        self,
+        layouts: dict[int, Layout],
+        tables: Iterable[str],
+        progress: dict[str, Progress],
+    ) -> None:
+        self.layouts = layouts
+        self.tables = frozenset(tables)
+        self.progress = progress
+        self.events: dict[str, list[Event]] = {}
+        self.ranges: dict[str, list[list[int]]] = {}
+        self.keys: dict[str, tuple[str, ...]] = {}
+
+    def add(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Take rows of the change table: id, layout, op, time, values."""
+        name, n, w = "", 0, 0
+        columns: tuple[str, ...] = ()
+        events: list[Event] | None = None
+        ranges: list[list[int]] = []
+        progress = Progress(done=True)
+        keyless = False
+        current = -1
+        for row in rows:
+            id, layout_id, op, at = row[:4]
+            if layout_id != current:
+                current = layout_id
+                layout = self.layouts[layout_id]
+                name, columns, w = layout.name, layout.table.columns, layout.table.width
+                n = len(columns)
+                events = None
+                if name in self.tables:
+                    events = self.events.setdefault(name, [])
+                    ranges = self.ranges.setdefault(name, [])
+                    progress = self.progress.setdefault(name, Progress())
+                    keyless = not layout.table.key
+                    self.keys[name] = layout.table.key
+            if events is None:
+                continue
+            if op == STARTED:
+                progress.restart()
+                continue
+            if keyless and not progress.done and op != RESHAPED:
+                found = _as_read(row, op, n, w, progress.cursor)
+                if found is None:
+                    continue
+                op, row = found
+            if ranges and ranges[-1][1] == id - 1:
+                ranges[-1][1] = id
+            else:
+                ranges.append([id, id])
+            time = moment(at)
+            before = after = None
+            if op == UPDATE:
+                operation: Operation = "UPDATE"
+                before = encode_row(columns, row[4 : 4 + n])
+                after = encode_row(columns, row[4 + w : 4 + w + n])
+            elif op == INSERT:
+                operation = "INSERT"
+                after = encode_row(columns, row[4 : 4 + n])
+            elif op == DELETE:
+                operation = "DELETE"
+                before = encode_row(columns, row[4 : 4 + n])
+            else:
+                assert op == RESHAPED
+                events.append(self._reshaped(self.layouts[layout_id], row, time))
+                continue
+            events.append(Change(operation=operation, table=name, before=before, after=after, timestamp=time))
+
+    def _reshaped(self, layout: Layout, row: tuple[Any, ...], time: datetime) -> SchemaChanged:
+        """A RESHAPED mark: its values are the defaults of the columns that were added, which stand last."""
+        count = len(layout.table.columns)
+        known = row[4 + count]
+        added = layout.table.columns[known:]
+        return SchemaChanged(
+            table=layout.name,
+            columns=list(layout.table.columns),
+            added=encode_row(added, row[4 + known : 4 + count]),
+            timestamp=time,
+        )
+
+    def pieces(self, metadata: dict[str, Any]) -> list[Piece]:
+        """What was found, one piece a table."""
+        return [
+            Piece(name, events, {**metadata, "key": list(self.keys[name]), "changes": self.ranges[name]})
+            for name, events in self.events.items()
+            if events
+        ]
+
+
+def _as_read(
+    row: tuple[Any, ...], op: int, n: int, width: int, cursor: list[Any] | None
+) -> tuple[int, tuple[Any, ...]] | None:
+    """A change of a table without a key whose snapshot is under way, as seen by the rows read so far.
+
+    Rows that look alike cannot be told apart later, so a row must not come as a change and then once more as
+    READ: what happens beyond the cursor is left out, since the page that reads it will show it.
+    """
+    upto = cursor[0] if cursor else None
+
+    def is_read(rowid: Any) -> bool:
+        return upto is not None and rowid <= upto
+
+    was = op != INSERT and is_read(row[4 + n])
+    now = op != DELETE and is_read(row[4 + n] if op == INSERT else row[4 + width + n])
+    if was and now:
+        return UPDATE, row
+    if was:
+        return DELETE, row
+    if now:
+        return INSERT, (*row[:4], *row[4 + width :]) if op == UPDATE else row
+    return None
+
+
+def copy_progress(tables: dict[str, Progress]) -> dict[str, Progress]:
+    """A copy that can be changed without touching what is committed."""
+    return {name: msgspec.structs.replace(progress) for name, progress in tables.items()}

@@ -1,0 +1,368 @@
+"""A SQLite database as a source: one connection, short reads, and pruning in small steps."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote as url_quote
+
+import msgspec
+
+from ...errors import CaptureError, UsageError
+from ...events import Event
+from ..change import Change, SnapshotCompleted, decode_value, encode_row, encode_value, text_of
+from ..source import Batch, Piece, Progress, State
+from . import install
+from .decode import Decoder, copy_progress, moment
+from .errors import source_errors
+from .install import Layout
+from .schema import Table, quote, table_names
+from .triggers import CHANGES, NOW, SLOTS
+
+PAGE_ROWS = 10_000
+"""The most changes, or rows of a snapshot, that one look takes."""
+
+PAGE_BYTES = 8 << 20
+"""The most bytes of text and blobs in a page (but always one row)."""
+
+PRUNE_ROWS = 1_000
+"""The most changes that one transaction prunes: a few milliseconds in which writers wait."""
+
+PRUNE_EVERY = 1.0
+"""Seconds between prunings, unless much is waiting."""
+
+
+class SQLiteSource:
+    """A SQLite file, captured by triggers.
+
+    Nothing in this process opens the file but the one ``sqlite3`` module: closing any other descriptor of it
+    would drop the locks of all connections.
+    """
+
+    def __init__(self, url: str, tables: list[str] | None, lock_timeout: float) -> None:
+        path = url.removeprefix("sqlite:///")
+        if not path or path.startswith(":memory:"):
+            raise UsageError(f"{url!r} names no file", hint="Write sqlite:///shop.sqlite or sqlite:////abs/shop.sqlite")
+        self.path = os.path.abspath(path)
+        self.url = f"sqlite:///{self.path}"
+        self.tables = tables
+        self.lock_timeout = lock_timeout
+
+    def connect(self) -> sqlite3.Connection:
+        """A connection to the file, which must be there."""
+        uri = f"file:{url_quote(self.path)}?mode=rw"
+        db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=self.lock_timeout, check_same_thread=False)
+        try:
+            (mode,) = db.execute("PRAGMA journal_mode").fetchone()
+            if mode == "wal":
+                # Pruning needs no fsync of its own: what is undone by a power cut is pruned again.
+                db.execute("PRAGMA synchronous = NORMAL")
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        with source_errors(self.path):
+            db = self.connect()
+            try:
+                yield db
+            finally:
+                db.close()
+
+    def identity(self) -> str:
+        """The source's own id, which moves and is copied with the file."""
+        with self._connected() as db:
+            return install.identity(db)
+
+    def uninstall(self) -> None:
+        """Remove every trigger and table that captures made in the file."""
+        with self._connected() as db:
+            install.uninstall(db)
+
+    @contextmanager
+    def session(self, position: int, state: State, *, resync: bool) -> Iterator[tuple[SQLiteSession, int, State]]:
+        """Open the file; see `Source`."""
+        with self._connected() as db:
+            session = SQLiteSession(self, db, state.slot)
+            position, state = session.open(position, state, resync=resync)
+            yield session, position, state
+
+
+class SQLiteSession:
+    """An open source, used by one thread."""
+
+    def __init__(self, source: SQLiteSource, db: sqlite3.Connection, slot: str) -> None:
+        self.source = source
+        self.db = db
+        self.slot = slot
+        self.tables: list[str] = []
+        self.layouts: dict[int, Layout] = {}
+        self._schema = -1
+        self._width = 0
+        self._data_version = -1
+        self._acknowledged = 0
+        self._pruned_at = 0.0
+        self._file = _file_id(source.path)
+
+    # --- opening --------------------------------------------------------------------------------------
+
+    def open(self, position: int, state: State, *, resync: bool) -> tuple[int, State]:
+        """Make the triggers, hold the slot, and say where to go on."""
+        install.identity(self.db)
+        state = msgspec.structs.replace(state, tables=copy_progress(state.tables))
+        with install.writing(self.db):
+            self._choose()
+            acknowledged, new = install.open_slot(self.db, self.slot, self.tables)
+            newest = install.newest(self.db)
+            if not state.opened:
+                position = acknowledged
+            elif new or resync or newest < position:
+                if not resync:
+                    raise CaptureError(
+                        f"{self.source.path} no longer has the changes after {position}: it was restored from a"
+                        " copy, or its capture was uninstalled",
+                        hint="Run the capture with resync=True, which reads the tables again",
+                    )
+                position = newest
+                for progress in state.tables.values():
+                    progress.restart()
+            state.opened = True
+            install.refresh(self.db, self.tables, position)
+            self._look_at_schema()
+        for name, progress in state.tables.items():
+            if name not in self.tables:
+                progress.restart()  # its changes are not followed now, so it must be read again if it comes back
+        for name in self.tables:
+            state.tables.setdefault(name, Progress())
+        self._acknowledged = acknowledged
+        return position, state
+
+    def _choose(self) -> None:
+        self.tables = self.source.tables if self.source.tables is not None else table_names(self.db)
+
+    def _look_at_schema(self) -> None:
+        self._schema = self._schema_version()
+        self.layouts = install.layouts(self.db)
+        self._width = max((layout.table.width for layout in self.layouts.values()), default=0) * 2
+
+    def _schema_version(self) -> int:
+        return int(self.db.execute("PRAGMA schema_version").fetchone()[0])
+
+    # --- reading --------------------------------------------------------------------------------------
+
+    def changed(self) -> bool:
+        """Whether another connection has committed since this was last asked.
+
+        Raises:
+            CaptureError: The file was removed or replaced.
+        """
+        with source_errors(self.source.path):
+            if _file_id(self.source.path) != self._file:
+                raise CaptureError(
+                    f"{self.source.path} was removed or replaced while it was captured",
+                    hint="Put it back and run the capture again; with resync=True if it is another database",
+                )
+            (version,) = self.db.execute("PRAGMA data_version").fetchone()
+        changed = version != self._data_version
+        self._data_version = version
+        return bool(changed)
+
+    def poll(self, position: int, state: State) -> Batch | None:
+        """Changes after a position and, once there are none left, the next page of a snapshot.
+
+        A page of a snapshot is read in the same read transaction that has just seen the last change: its rows
+        are the table's as of that position, so no change is missed between the two, and none comes twice.
+        """
+        with source_errors(self.source.path):
+            while True:
+                self.db.execute("BEGIN")
+                try:
+                    if self._schema_version() == self._schema:
+                        return self._poll(position, state)
+                finally:
+                    if self.db.in_transaction:
+                        self.db.execute("ROLLBACK")
+                state = self._schema_changed(position, state)
+
+    def _schema_changed(self, position: int, state: State) -> State:
+        state = msgspec.structs.replace(state, tables=copy_progress(state.tables))
+        with install.writing(self.db):
+            self._choose()
+            install.open_slot(self.db, self.slot, self.tables)
+            install.refresh(self.db, self.tables, position)
+            self._look_at_schema()
+        for name in self.tables:
+            state.tables.setdefault(name, Progress())
+        for name, progress in state.tables.items():
+            # The change may have been a VACUUM, which gives other rowids to tables without a key of integers.
+            if progress.cursor is not None and name in self.tables and not self._current(name).table.stable:
+                progress.restart()
+        return state
+
+    def _current(self, name: str) -> Layout:
+        return [layout for layout in self.layouts.values() if layout.name == name][-1]
+
+    def _poll(self, position: int, state: State) -> Batch | None:
+        newest = install.newest(self.db)
+        state = msgspec.structs.replace(state, tables=copy_progress(state.tables))
+        decoder = Decoder(self.layouts, self.tables, state.tables)
+        last = self._read_changes(position, newest, decoder)
+        pieces = decoder.pieces({"slot": self.slot})
+        if last == newest:
+            for name in self.tables:
+                progress = state.tables[name]
+                if not progress.done:
+                    pieces.append(self._read_page(name, progress, last))
+                    return Batch(pieces, last, state, partial=False)
+        if last == position and not pieces:
+            return None
+        return Batch(pieces, last, state, partial=last < newest)
+
+    def _read_changes(self, position: int, newest: int, decoder: Decoder) -> int:
+        """Give a page of changes to the decoder; the id of its last one."""
+        if newest == position:
+            return position
+        values = "".join(f", v{i}" for i in range(self._width))
+        sql = f"SELECT id, layout, op, at{values} FROM {CHANGES} WHERE id > ? ORDER BY id LIMIT ?"
+        rows = self._page(sql, (position, PAGE_ROWS))
+        if newest < position or not rows or rows[0][0] != position + 1:
+            found = rows[0][0] if rows else newest
+            raise CaptureError(
+                f"the changes of {self.source.path} after {position} are gone (the next one is {found})",
+                hint="Run the capture with resync=True, which reads the tables again",
+            )
+        decoder.add(rows)
+        return int(rows[-1][0])
+
+    def _read_page(self, name: str, progress: Progress, position: int) -> Piece:
+        """The next page of a table's snapshot, as READ changes."""
+        table = self._current(name).table
+        (now,) = self.db.execute(f"SELECT {NOW}").fetchone()
+        time = moment(now)
+        events: list[Event] = []
+        if progress.again and progress.cursor is None:
+            events.append(Change(operation="TRUNCATE", table=name, before=None, after=None, timestamp=time))
+        sql, params, address = _page_of(table, progress.cursor)
+        rows = self._page(sql, (*params, PAGE_ROWS))
+        events += [
+            Change(
+                operation="READ",
+                table=name,
+                before=None,
+                after=encode_row(table.columns, row[address:]),
+                timestamp=time,
+            )
+            for row in rows
+        ]
+        progress.rows += len(rows)
+        if rows:
+            progress.cursor = [encode_value(value) for value in rows[-1][:address]]
+        # A page may also end early because it is large, so only an empty or a first short one is the last.
+        if not rows or (len(rows) < PAGE_ROWS and not self._more(table, progress.cursor)):
+            progress.done, progress.cursor, progress.again = True, None, False
+            events.append(
+                SnapshotCompleted(table=name, columns=list(table.columns), rows=progress.rows, timestamp=time)
+            )
+        return Piece(name, events, {"slot": self.slot, "key": list(table.key), "snapshot": True, "change": position})
+
+    def _more(self, table: Table, cursor: list[Any] | None) -> bool:
+        sql, params, _ = _page_of(table, cursor)
+        return self.db.execute(sql, (*params, 1)).fetchone() is not None
+
+    def _page(self, sql: str, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        """Rows of a query, up to the page's bytes."""
+        try:
+            self.db.text_factory = str
+            return self._rows(sql, params)
+        except sqlite3.OperationalError as error:
+            if "decode" not in str(error):
+                raise
+        # Some text is no UTF-8. The slower reader is only taken for pages that need it.
+        self.db.text_factory = text_of
+        try:
+            return self._rows(sql, params)
+        finally:
+            self.db.text_factory = str
+
+    def _rows(self, sql: str, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        rows: list[tuple[Any, ...]] = []
+        size = 0
+        for row in self.db.execute(sql, params):
+            size += sum([len(value) for value in row if value.__class__ is str or value.__class__ is bytes])
+            rows.append(row)
+            if size > PAGE_BYTES:
+                break
+        return rows
+
+    # --- forgetting -----------------------------------------------------------------------------------
+
+    def acknowledge(self, position: int, *, now: bool = False) -> None:
+        """Prune what the log holds, in steps that let writers in between.
+
+        A busy source is not waited for: it is pruned at a later time.
+        """
+        due = time.monotonic() - self._pruned_at >= PRUNE_EVERY
+        if position <= self._acknowledged or not (now or due or position - self._acknowledged >= 10 * PRUNE_ROWS):
+            return
+        with source_errors(self.source.path):
+            self.db.execute("PRAGMA busy_timeout = 0")
+            try:
+                while self._prune(position):
+                    time.sleep(0.002)
+                self._acknowledged = position
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) and "busy" not in str(error):
+                    raise
+            finally:
+                self.db.execute(f"PRAGMA busy_timeout = {int(self.source.lock_timeout * 1000)}")
+                self._pruned_at = time.monotonic()
+
+    def _prune(self, position: int) -> bool:
+        """One step; whether there is more to do."""
+        with install.writing(self.db):
+            self.db.execute(f"UPDATE {SLOTS} SET acknowledged = ? WHERE name = ?", (position, self.slot))
+            (done,) = self.db.execute(f"SELECT min(acknowledged) FROM {SLOTS}").fetchone()
+            # The newest change stays, so that ids never start again from 1.
+            oldest, newest = self.db.execute(
+                f"SELECT (SELECT min(id) FROM {CHANGES}), (SELECT max(id) FROM {CHANGES})"
+            ).fetchone()
+            upto = min(done, newest - 1, oldest + PRUNE_ROWS - 1)
+            if upto >= oldest:
+                self.db.execute(f"DELETE FROM {CHANGES} WHERE id <= ?", (upto,))
+        return bool(upto < min(done, newest - 1))
+
+
+def _page_of(table: Table, cursor: list[Any] | None) -> tuple[str, tuple[Any, ...], int]:
+    """A query for the rows after a cursor, its parameters, and how many values of a row are its address."""
+    columns = ", ".join(f"t.{quote(c)}" for c in table.columns)
+    if table.rowid:
+        address = [f"t.{table.rowid}"]
+    else:
+        address = [f"t.{quote(c)} COLLATE {quote(i.collation)}" for c, i in zip(table.key, table.identity, strict=True)]
+    where = ""
+    params: tuple[Any, ...] = ()
+    if cursor is not None:
+        values = [decode_value(value) for value in cursor]
+        marks = ["CAST(? AS TEXT)" if isinstance(v, bytes) and type(v) is not bytes else "?" for v in values]
+        where = f" WHERE ({', '.join(address)}) > ({', '.join(marks)})"
+        params = tuple(bytes(v) if isinstance(v, bytes) else v for v in values)
+    order = ", ".join(address)
+    return (
+        f"SELECT {order}, {columns} FROM {quote(table.name)} AS t{where} ORDER BY {order} LIMIT ?",
+        params,
+        len(address),
+    )
+
+
+def _file_id(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
