@@ -128,7 +128,7 @@ def sync(log: Log, table: str, *sinks: Sink | Callable[..., object], prefix: str
 
 
 def _as_sink(sink: Sink | Callable[..., object]) -> Sink:
-    return cast(Sink, sink) if hasattr(sink, "apply") else Callback(cast(Callable[..., object], sink))
+    return cast(Sink, sink) if hasattr(sink, "apply") else Callback(sink)
 
 
 class Sync:

@@ -53,6 +53,7 @@ class Table(msgspec.Struct, frozen=True):
         stable: Whether a row's address (rowid or key) survives VACUUM.
         uniques: All unique indexes, the primary key's too, but not the rowid's.
         identity: Of a WITHOUT ROWID table: the terms of its key.
+        loops: Foreign keys onto the table itself that follow an update: pairs of child and parent column.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Table(msgspec.Struct, frozen=True):
     stable: bool
     uniques: tuple[tuple[Term, ...], ...]
     identity: tuple[Term, ...]
+    loops: tuple[tuple[tuple[str, str], ...], ...]
 
     @property
     def image(self) -> list[str]:
@@ -119,11 +121,11 @@ def inspect(db: sqlite3.Connection, name: str) -> Table:
     types = {row[1]: (row[2] or "").upper() for row in info}
     rowid_is_key = len(key) == 1 and types[key[0]] == "INTEGER" and pk_index is None
     rowid = _rowid(db, actual, columns, quote(key[0]) if rowid_is_key else None)
-    uniques = tuple(_terms(db, index, actual, columns) for index, unique, _ in indexes if unique)
+    uniques = tuple(_terms(db, index, columns) for index, unique, _ in indexes if unique)
     identity: tuple[Term, ...] = ()
     if rowid is None:
         assert pk_index is not None
-        identity = _terms(db, pk_index, actual, columns)
+        identity = _terms(db, pk_index, columns)
     return Table(
         name=actual,
         columns=columns,
@@ -134,7 +136,21 @@ def inspect(db: sqlite3.Connection, name: str) -> Table:
         stable=rowid is None or rowid_is_key,
         uniques=uniques,
         identity=identity,
+        loops=_loops(db, actual, key),
     )
+
+
+def _loops(db: sqlite3.Connection, table: str, key: tuple[str, ...]) -> tuple[tuple[tuple[str, str], ...], ...]:
+    found: dict[int, list[tuple[str, str]]] = {}
+    rows = db.execute(
+        'SELECT id, seq, "from", "to" FROM pragma_foreign_key_list(?)'
+        " WHERE \"table\" = ? COLLATE NOCASE AND on_update NOT IN ('NO ACTION', 'RESTRICT') ORDER BY id, seq",
+        (table, table),
+    )
+    for id, seq, child, parent in rows:
+        # Without a named parent column, the key is meant.
+        found.setdefault(id, []).append((child, parent if parent is not None else key[seq]))
+    return tuple(tuple(pairs) for pairs in found.values())
 
 
 def _rowid(db: sqlite3.Connection, table: str, columns: tuple[str, ...], alias: str | None) -> str | None:
@@ -157,7 +173,7 @@ def _rowid(db: sqlite3.Connection, table: str, columns: tuple[str, ...], alias: 
     return free[0]
 
 
-def _terms(db: sqlite3.Connection, index: str, table: str, columns: tuple[str, ...]) -> tuple[Term, ...]:
+def _terms(db: sqlite3.Connection, index: str, columns: tuple[str, ...]) -> tuple[Term, ...]:
     rows = db.execute(
         'SELECT seqno, cid, name, coll FROM pragma_index_xinfo(?) WHERE "key" ORDER BY seqno', (index,)
     ).fetchall()
@@ -168,26 +184,21 @@ def _terms(db: sqlite3.Connection, index: str, table: str, columns: tuple[str, .
     terms = []
     for seqno, cid, name, collation in rows:
         if cid == -2:
-            terms.append(_expression(db, table, columns, expressions[seqno], collation))
+            terms.append(_expression(columns, expressions[seqno], collation))
         else:
             terms.append(Term(f"t.{quote(name)}", f"NEW.{quote(name)}", f"OLD.{quote(name)}", collation))
     return tuple(terms)
 
 
-def _expression(db: sqlite3.Connection, table: str, columns: tuple[str, ...], expression: str, collation: str) -> Term:
-    # An index expression names columns of its table only, so it can be evaluated over one row under the
-    # table's name, without rewriting it.
+def _expression(columns: tuple[str, ...], expression: str, collation: str) -> Term:
+    """An indexed expression. It names columns without their table (SQLite wants it so), hence it can be
+    evaluated over any one row; over the table's it stands as it is written, to be looked up in the index."""
+
     def over(row: str) -> str:
         values = ", ".join(f"{row}.{quote(c)} AS {quote(c)}" for c in columns)
-        return f"(SELECT {expression} FROM (SELECT {values}) AS {quote(table)})"
+        return f"(SELECT {expression} FROM (SELECT {values}))"
 
-    stored = f"({expression})"  # as it is written, or SQLite would not look it up in the index
-    try:
-        db.execute(f"SELECT {stored} FROM {quote(table)} AS t LIMIT 0")
-    except sqlite3.OperationalError as error:
-        if "no such column" in str(error):
-            stored = over("t")
-    return Term(stored, over("NEW"), over("OLD"), collation)
+    return Term(f"({expression})", over("NEW"), over("OLD"), collation)
 
 
 _TOKEN = re.compile(

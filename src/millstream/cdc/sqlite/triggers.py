@@ -29,7 +29,7 @@ SLOTS = OWN + "slots"
 SOURCE = OWN + "source"
 
 STARTED, INSERT, UPDATE, DELETE, RESHAPED = range(5)
-"""What a row of the change table says; STARTED and RESHAPED are written by the capture, not by triggers."""
+"""What a row of the change table says; STARTED and RESHAPED are marks of the capture's own."""
 
 NOW = "julianday('now')"
 # The cheapest clock that every SQLite has: milliseconds, constant within a statement, 8 bytes.
@@ -101,6 +101,7 @@ def triggers(table: Table, layout: int) -> dict[str, str]:
                 f"DELETE FROM {SAVED} WHERE {gone_update}",
                 f"UPDATE {SAVED} SET {refresh} WHERE {mine} AND {old_saved}",
                 change(UPDATE, f"{old}, {new}", 2 * n),
+                *_loops(table, layout),
             ],
         ),
         (
@@ -125,6 +126,19 @@ def triggers(table: Table, layout: int) -> dict[str, str]:
         + " END"
         for trigger, (event, when, statements) in zip(trigger_names(table.name), bodies, strict=True)
     }
+
+
+def _loops(table: Table, layout: int) -> list[str]:
+    """Start anew when the key of a row that refers to itself is updated: its own foreign key then updates it a
+    second time *before* the AFTER trigger of the first, and the two changes stand in the wrong order."""
+    statements = []
+    for pairs in table.loops:
+        own = " AND ".join(f"OLD.{quote(child)} = OLD.{quote(parent)}" for child, parent in pairs)
+        moved = " OR ".join(f"NEW.{quote(parent)} IS NOT OLD.{quote(parent)}" for _, parent in pairs)
+        statements.append(
+            f"INSERT INTO {CHANGES} (layout, op, at) SELECT {layout}, {STARTED}, {NOW} WHERE {own} AND ({moved})"
+        )
+    return statements
 
 
 def _values(table: Table, row: str) -> str:
