@@ -129,11 +129,11 @@ def triggers(table: Table, layout: int) -> dict[str, str]:
 
 
 def _loops(table: Table, layout: int) -> list[str]:
-    """Start anew when the key of a row that refers to itself is updated: its own foreign key then updates it a
+    """Start anew when an update leaves a row that refers to its own old key: its own foreign key then updates it a
     second time *before* the AFTER trigger of the first, and the two changes stand in the wrong order."""
     statements = []
     for pairs in table.loops:
-        own = " AND ".join(f"OLD.{quote(child)} = OLD.{quote(parent)}" for child, parent in pairs)
+        own = " AND ".join(f"NEW.{quote(child)} = OLD.{quote(parent)}" for child, parent in pairs)
         moved = " OR ".join(f"NEW.{quote(parent)} IS NOT OLD.{quote(parent)}" for _, parent in pairs)
         statements.append(
             f"INSERT INTO {CHANGES} (layout, op, at) SELECT {layout}, {STARTED}, {NOW} WHERE {own} AND ({moved})"
