@@ -119,7 +119,8 @@ class Capture:
             return worker.drain(None)
 
     def start(self, log: Log, *, resync: bool = False) -> None:
-        """Run in the background. When this returns, the triggers are in place: no later change is missed.
+        """Run in the background. When this returns, the snapshot of each table has begun: what a program does
+        to it from now on comes as changes.
 
         Raises:
             CaptureError: The source cannot be captured.
@@ -170,9 +171,7 @@ class Capture:
     def _run(self, log: Log, *, resync: bool, ready: threading.Event | None) -> None:
         worker = _Worker(self, log, resync)
         with worker:
-            if ready is not None:
-                ready.set()
-            worker.drain(self._stopping)
+            worker.drain(self._stopping, ready)
             while not self._stopping.wait(POLL):
                 if worker.session.changed():
                     worker.drain(self._stopping)
@@ -226,10 +225,12 @@ class _Worker:
         self.log.commit(work=work)
         return found[-1]
 
-    def drain(self, stopping: threading.Event | None) -> int:
-        """Take all there is; how many events that gave."""
+    def drain(self, stopping: threading.Event | None, ready: threading.Event | None = None) -> int:
+        """Take all there is; how many events that gave. Says ``ready`` when the snapshots have begun."""
         count = 0
         while stopping is None or not stopping.is_set():
+            if ready is not None and self.session.begun(self.state):
+                ready.set()
             batch = self.session.poll(self.checkpoint.position, self.state)
             if batch is None:
                 break

@@ -26,6 +26,11 @@ class Progress(msgspec.Struct, kw_only=True):
     rows: int = 0
     again: bool = False
 
+    @property
+    def begun(self) -> bool:
+        """Whether a page was read."""
+        return self.done or self.cursor is not None
+
     def restart(self) -> None:
         """Read the table again from its beginning."""
         self.again = self.again or self.done or self.rows > 0
@@ -75,6 +80,9 @@ class Session(Protocol):
 
     def poll(self, position: int, state: State) -> Batch | None:
         """What comes after a position, up to a page; None when there is nothing. Holds nothing open."""
+
+    def begun(self, state: State) -> bool:
+        """Whether the snapshot of every captured table has begun."""
 
     def acknowledge(self, position: int, *, now: bool = False) -> None:
         """All up to a position is durable in the log; the source may forget it, at its leisure or now."""

@@ -76,6 +76,8 @@ class Decoder:
             if op == STARTED:
                 progress.restart()
                 continue
+            if not progress.begun and not progress.again:
+                continue  # the first page will show it
             if keyless and not progress.done and op != RESHAPED:
                 found = _as_read(row, op, n, w, progress.cursor)
                 if found is None:

@@ -173,6 +173,10 @@ class SQLiteSession:
         self._data_version = version
         return bool(changed)
 
+    def begun(self, state: State) -> bool:
+        """Whether a page of every captured table was read."""
+        return all(state.tables[name].begun for name in self.tables)
+
     def poll(self, position: int, state: State) -> Batch | None:
         """Changes after a position and, once there are none left, the next page of a snapshot.
 
@@ -215,11 +219,12 @@ class SQLiteSession:
         last = self._read_changes(position, newest, decoder)
         pieces = decoder.pieces({"slot": self.slot})
         if last == newest:
-            for name in self.tables:
-                progress = state.tables[name]
-                if not progress.done:
-                    pieces.append(self._read_page(name, progress, last))
-                    return Batch(pieces, last, state, partial=False)
+            waiting = [name for name in self.tables if not state.tables[name].done]
+            if waiting:
+                # All tables begin before any big one ends.
+                name = min(waiting, key=lambda name: state.tables[name].rows)
+                pieces.append(self._read_page(name, state.tables[name], last))
+                return Batch(pieces, last, state, partial=False)
         if last == position and not pieces:
             return None
         return Batch(pieces, last, state, partial=last < newest)
