@@ -36,9 +36,7 @@ def test_an_added_column_is_followed_and_rows_keep_flowing(shop: Shop, users: Ca
     assert_converged(shop)
 
 
-def test_what_was_written_to_a_new_column_before_the_capture_saw_it_is_made_good(
-    shop: Shop, users: Capture
-) -> None:
+def test_what_was_written_to_a_new_column_before_the_capture_saw_it_is_made_good(shop: Shop, users: Capture) -> None:
     shop.sql(
         "ALTER TABLE users ADD COLUMN age",
         "INSERT INTO users VALUES (3, 'c', 30)",

@@ -1,0 +1,81 @@
+"""A captured table as it stood."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+import polars as pl
+import pytest
+
+import millstream as ms
+from millstream.cdc import table
+
+from .conftest import Shop
+
+
+def now() -> datetime:
+    time.sleep(0.005)
+    moment = datetime.now(UTC)
+    time.sleep(0.005)
+    return moment
+
+
+def test_a_table_as_it_stood_at_a_moment(shop: Shop) -> None:
+    before = now()
+    shop.sql("INSERT INTO users VALUES (1, 'a'), (2, 'b')")
+    users = shop.capture("users")
+    users.catch_up(shop.log)
+    first = now()
+    shop.sql("UPDATE users SET email = 'c', id = 3 WHERE id = 1")
+    second = now()
+    shop.sql("DELETE FROM users WHERE id = 2")
+    users.catch_up(shop.log)
+    assert sorted(table(shop.log, "users", at=first).rows()) == [(1, "a"), (2, "b")]
+    assert sorted(table(shop.log, "users", at=second.isoformat()).rows()) == [(2, "b"), (3, "c")]
+    assert table(shop.log, "users").rows() == [(3, "c")]
+    assert table(shop.log, "users", position=3).height == 2
+    with pytest.raises(ms.NotCapturedYet, match="not captured completely at"):
+        table(shop.log, "users", at=before)
+    with pytest.raises(ms.NotCapturedYet):
+        table(shop.log, "nobody")
+
+
+def test_columns_have_the_types_of_their_values(shop: Shop) -> None:
+    shop.sql("CREATE TABLE t (i, r, t, b, mixed, n)", "INSERT INTO t VALUES (1, 2, 'x', x'00', 1, NULL)")
+    shop.sql("INSERT INTO t VALUES (9007199254740993, 2.5, NULL, NULL, 'two', NULL)")
+    shop.capture("t").catch_up(shop.log)
+    seen = table(shop.log, "t")
+    assert seen.schema == {
+        "i": pl.Int64, "r": pl.Float64, "t": pl.String, "b": pl.Binary, "mixed": pl.String, "n": pl.Null,
+    }  # fmt: skip
+    assert seen["i"].to_list() == [1, 9007199254740993]
+
+
+def test_an_empty_table_has_its_columns(shop: Shop) -> None:
+    shop.capture("users").catch_up(shop.log)
+    assert table(shop.log, "users").columns == ["id", "email"]
+
+
+def test_equal_rows_of_a_table_without_a_key_are_counted(shop: Shop) -> None:
+    shop.sql("CREATE TABLE t (a, b)", "INSERT INTO t VALUES (1, NULL), (1, NULL), (1.0, 'x')")
+    t = shop.capture("t")
+    t.catch_up(shop.log)
+    shop.sql(
+        "DELETE FROM t WHERE rowid = 1", "ALTER TABLE t ADD COLUMN c DEFAULT 5", "UPDATE t SET a = 2 WHERE b = 'x'"
+    )
+    t.catch_up(shop.log)
+    assert sorted(table(shop.log, "t").rows()) == [(1, None, 5), (2, "x", 5)]
+
+
+def test_while_a_table_is_read_again_it_is_not_shown_half(shop: Shop) -> None:
+    shop.sql("INSERT INTO users VALUES (1, 'a')")
+    users = shop.capture("users")
+    users.catch_up(shop.log)
+    head = shop.log.head
+    shop.sql("INSERT INTO users VALUES (2, 'b')")
+    users.catch_up(shop.log, resync=True)
+    assert table(shop.log, "users", position=head).rows() == [(1, "a")]
+    with pytest.raises(ms.NotCapturedYet):
+        table(shop.log, "users", position=head + 2)
+    assert table(shop.log, "users").height == 2
