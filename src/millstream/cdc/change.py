@@ -8,8 +8,9 @@ one key, which no SQLite value can be mistaken for: ``{"$bytes": "3q0="}`` (base
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import chain
 from math import inf
 from typing import Any, Literal, TypeVar
 
@@ -117,6 +118,22 @@ def encode_row(names: Iterable[str], values: tuple[Any, ...]) -> Row:
     if _PLAIN.issuperset(map(type, values)) and inf not in values and -inf not in values:
         return dict(zip(names, values, strict=True))
     return {name: encode_value(value) for name, value in zip(names, values, strict=True)}
+
+
+def row_encoder(rows: Sequence[tuple[Any, ...]]) -> Callable[[Iterable[str], tuple[Any, ...]], Row]:
+    """The cheapest function that does what `encode_row` does for all of these rows: mostly JSON has a word for
+    everything, which is found out faster for a page than for each row."""
+
+    def values() -> Iterator[Any]:
+        return chain.from_iterable(rows)
+
+    if _PLAIN.issuperset(map(type, values())) and inf not in values() and -inf not in values():
+        return _plain_row
+    return encode_row
+
+
+def _plain_row(names: Iterable[str], values: tuple[Any, ...]) -> Row:
+    return dict(zip(names, values, strict=True))
 
 
 def decode_row(row: Row) -> Row:

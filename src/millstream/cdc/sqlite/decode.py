@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -11,7 +11,7 @@ import msgspec
 
 from ...events import Event
 from ...time import from_micros
-from ..change import Change, Operation, SchemaChanged, encode_row
+from ..change import Change, Operation, SchemaChanged, encode_row, row_encoder
 from ..source import Piece, Progress
 from .install import Layout
 from .triggers import DELETE, INSERT, RESHAPED, STARTED, UPDATE
@@ -48,8 +48,9 @@ class Decoder:
         self.ranges: dict[str, list[list[int]]] = {}
         self.keys: dict[str, tuple[str, ...]] = {}
 
-    def add(self, rows: Iterable[tuple[Any, ...]]) -> None:
+    def add(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Take rows of the change table: id, layout, op, time, values."""
+        encode = row_encoder(rows)
         name, n, w = "", 0, 0
         columns: tuple[str, ...] = ()
         events: list[Event] | None = None
@@ -91,14 +92,14 @@ class Decoder:
             before = after = None
             if op == UPDATE:
                 operation: Operation = "UPDATE"
-                before = encode_row(columns, row[4 : 4 + n])
-                after = encode_row(columns, row[4 + w : 4 + w + n])
+                before = encode(columns, row[4 : 4 + n])
+                after = encode(columns, row[4 + w : 4 + w + n])
             elif op == INSERT:
                 operation = "INSERT"
-                after = encode_row(columns, row[4 : 4 + n])
+                after = encode(columns, row[4 : 4 + n])
             elif op == DELETE:
                 operation = "DELETE"
-                before = encode_row(columns, row[4 : 4 + n])
+                before = encode(columns, row[4 : 4 + n])
             else:
                 assert op == RESHAPED
                 events.append(self._reshaped(self.layouts[layout_id], row, time))
