@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import msgspec
 
-from ..errors import MillstreamError, UsageError
+from ..errors import UsageError
 from ..log.checkpoints import Checkpoint, advance, take
 from .source import Batch, Session, Source, State
 from .sqlite import SQLiteSource
@@ -57,8 +57,8 @@ def capture(
         UsageError: The URL or the tables cannot be used.
 
     Example:
-        >>> import millstream as ms
-        >>> ms.capture("sqlite:///shop.sqlite", tables=["users"]).stream("users")
+        >>> from millstream.cdc import capture
+        >>> capture("sqlite:///shop.sqlite", tables=["users"]).stream("users")
         'users'
     """
     if not url.startswith("sqlite:///"):
@@ -83,7 +83,7 @@ class Capture:
     def __init__(self, source: Source, *, name: str | None = None, prefix: str = "") -> None:
         self.source = source
         self.prefix = prefix
-        self.error: MillstreamError | None = None
+        self.error: Exception | None = None
         """What ended the background run, when something did."""
         self._name = name
         self._stopping = threading.Event()
@@ -144,7 +144,7 @@ class Capture:
         """End a run after the batch at hand.
 
         Raises:
-            MillstreamError: What had ended a background run before.
+            CaptureError, ConsumerFenced, StorageError: What had ended a background run before.
         """
         self._stopping.set()
         thread, self._thread = self._thread, None
@@ -163,7 +163,7 @@ class Capture:
     def _background(self, log: Log, resync: bool, ready: threading.Event) -> None:
         try:
             self._run(log, resync=resync, ready=ready)
-        except MillstreamError as error:
+        except Exception as error:  # whoever calls stop() is told, be it what it may
             self.error = error
         finally:
             ready.set()

@@ -14,20 +14,18 @@ import msgspec
 
 from ...errors import CaptureError, UsageError
 from ...events import Event
-from ..change import Change, SnapshotCompleted, decode_value, encode_value, row_encoder, text_of
+from ..change import Change, SnapshotCompleted, encode_value, row_encoder
 from ..source import Batch, Piece, Progress, State
 from . import install
 from .decode import Decoder, copy_progress, moment
 from .errors import source_errors
 from .install import Layout
-from .schema import Table, quote, table_names
+from .pages import fetch_page, rows_after
+from .schema import Table, table_names
 from .triggers import CHANGES, NOW, SLOTS
 
 PAGE_ROWS = 10_000
 """The most changes, or rows of a snapshot, that one look takes."""
-
-PAGE_BYTES = 8 << 20
-"""About the most bytes of text and blobs in a page."""
 
 PRUNE_ROWS = 1_000
 """The most changes that one transaction prunes: a few milliseconds in which writers wait."""
@@ -235,7 +233,7 @@ class SQLiteSession:
             return position
         values = "".join(f", v{i}" for i in range(self._width))
         sql = f"SELECT id, layout, op, at{values} FROM {CHANGES} WHERE id > ? ORDER BY id LIMIT ?"
-        rows = self._page(sql, (position, PAGE_ROWS))
+        rows = fetch_page(self.db, sql, (position, PAGE_ROWS))
         if newest < position or not rows or rows[0][0] != position + 1:
             found = rows[0][0] if rows else newest
             raise CaptureError(
@@ -253,8 +251,8 @@ class SQLiteSession:
         events: list[Event] = []
         if progress.again and progress.cursor is None:
             events.append(Change(operation="TRUNCATE", table=name, before=None, after=None, timestamp=time))
-        sql, params, address = _page_of(table, progress.cursor)
-        rows = self._page(sql, (*params, PAGE_ROWS))
+        sql, params, address = rows_after(table, progress.cursor)
+        rows = fetch_page(self.db, sql, (*params, PAGE_ROWS))
         encode = row_encoder(rows)
         events += [
             Change(
@@ -278,32 +276,8 @@ class SQLiteSession:
         return Piece(name, events, {"slot": self.slot, "key": list(table.key), "snapshot": True, "change": position})
 
     def _more(self, table: Table, cursor: list[Any] | None) -> bool:
-        sql, params, _ = _page_of(table, cursor)
+        sql, params, _ = rows_after(table, cursor)
         return self.db.execute(sql, (*params, 1)).fetchone() is not None
-
-    def _page(self, sql: str, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        """Rows of a query, up to about the page's bytes."""
-        try:
-            self.db.text_factory = str
-            return self._rows(sql, params)
-        except sqlite3.OperationalError as error:
-            if "decode" not in str(error):
-                raise
-        # Some text is no UTF-8. The slower reader is only taken for pages that need it.
-        self.db.text_factory = text_of
-        try:
-            return self._rows(sql, params)
-        finally:
-            self.db.text_factory = str
-
-    def _rows(self, sql: str, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        rows: list[tuple[Any, ...]] = []
-        size, cursor = 0, self.db.execute(sql, params)
-        while size < PAGE_BYTES and (some := cursor.fetchmany(64)):
-            rows += some
-            # The length of every eighth row stands for all: to look at each costs as much as to read it.
-            size += 8 * sum([len(v) for row in some[::8] for v in row if v.__class__ is str or v.__class__ is bytes])
-        return rows
 
     # --- forgetting -----------------------------------------------------------------------------------
 
@@ -341,28 +315,6 @@ class SQLiteSession:
             if upto >= oldest:
                 self.db.execute(f"DELETE FROM {CHANGES} WHERE id <= ?", (upto,))
         return bool(upto < min(done, newest - 1))
-
-
-def _page_of(table: Table, cursor: list[Any] | None) -> tuple[str, tuple[Any, ...], int]:
-    """A query for the rows after a cursor, its parameters, and how many values of a row are its address."""
-    columns = ", ".join(f"t.{quote(c)}" for c in table.columns)
-    if table.rowid:
-        address = [f"t.{table.rowid}"]
-    else:
-        address = [f"t.{quote(c)} COLLATE {quote(i.collation)}" for c, i in zip(table.key, table.identity, strict=True)]
-    where = ""
-    params: tuple[Any, ...] = ()
-    if cursor is not None:
-        values = [decode_value(value) for value in cursor]
-        marks = ["CAST(? AS TEXT)" if isinstance(v, bytes) and type(v) is not bytes else "?" for v in values]
-        where = f" WHERE ({', '.join(address)}) > ({', '.join(marks)})"
-        params = tuple(bytes(v) if isinstance(v, bytes) else v for v in values)
-    order = ", ".join(address)
-    return (
-        f"SELECT {order}, {columns} FROM {quote(table.name)} AS t{where} ORDER BY {order} LIMIT ?",
-        params,
-        len(address),
-    )
 
 
 def _file_id(path: str) -> tuple[int, int] | None:
