@@ -38,6 +38,8 @@ class EventMeta(msgspec.StructMeta):
         namespace.setdefault("__event_schema__", schema or 1)
         config.setdefault("frozen", True)
         config.setdefault("kw_only", True)
+        # Events are immutable, so they cannot hold themselves, and millions of them need not be traced.
+        config.setdefault("gc", False)
         cls = super().__new__(mcls, name, bases, namespace, **config)
         if namespace["__module__"] != __name__:
             global _defined

@@ -14,6 +14,7 @@ from ..frames import MAX_ROWS, Columns, is_frame_schema, schema_columns
 from ..storage.base import Matching, Receipt, Request, Scope, StagedAppend, StreamInfo
 from ..storage.sqlite import SQLiteStore
 from ..storage.sqlite.database import Database
+from ..storage.sqlite.reader import COLUMNS as HEADER_COLUMNS
 from ..time import Clock, Duration, Moment, duration_micros, to_micros
 from .bodies import Bodies
 from .records import Recorded, Run, recorded_events
@@ -269,7 +270,7 @@ class Log:
         self, database: Database, append: StagedAppend, position: int, types: frozenset[str] | None
     ) -> list[Run]:
         rows = database.execute(
-            f"select {_COLUMNS} from runs where position >= ? and position < ? order by position",
+            f"select {HEADER_COLUMNS} from runs where position >= ? and position < ? order by position",
             (position, position + append.count),
         ).fetchall()
         runs = [_UncommittedRun(self, *row) for row in rows]
@@ -384,10 +385,10 @@ class Log:
 
     def _pages(self, scope: Scope, low: int, high: int, backwards: bool, limit: int | None) -> Iterator[list[Run]]:
         size = _PAGE if limit is None else max(1, min(_PAGE, limit))
-        whole = scope.prefix is None
         while True:
             rows = self.store.page(scope, low, high, size, backwards)
-            runs = [Run(self, *row) for row in rows if whole or row[1] > 0]
+            runs = [Run(self, *row) for row in rows]
+            first, end = (runs[-1].position, runs[-1].last) if runs else (0, 0)
             # All but those at the edges lie inside the bounds whole.
             for edge in {0, len(runs) - 1} if runs else ():
                 part = runs[edge].cut(low, high)
@@ -403,9 +404,9 @@ class Log:
             if len(rows) < size:
                 return
             if backwards:
-                high = rows[-1][0]
+                high = first
             else:
-                low = rows[-1][0] + abs(rows[-1][1]) - 1
+                low = end
             size = min(_PAGE, size * 4)
 
     def follow(
@@ -612,9 +613,6 @@ class Log:
 
     def __repr__(self) -> str:
         return f"<millstream.Log {self.path or 'in memory'}>"
-
-
-_COLUMNS = "position, count, stream, version, kind, recorded, effective, metadata, format, body_ref, body_offset, body"
 
 
 class _UncommittedRun(Run, eq=False):

@@ -16,7 +16,7 @@ import polars as pl
 from ..errors import DamagedLog, InvalidEvent, NotFound
 from ..events import AnyEvent, Event, Plain, decoder, event_class
 from ..frames import Columns, conform, union_columns
-from ..storage.chain import FRAME_FORMAT
+from ..storage.chain import FRAME_FORMAT, JSON_FORMAT
 from ..time import from_micros
 
 if TYPE_CHECKING:
@@ -41,17 +41,17 @@ class Run(msgspec.Struct, eq=False, gc=False):
 
     log: Log
     position: int
-    count: int
     stream_id: int
     version: int
     kind_id: int
     recorded: int
-    effective: int | None
-    raw_metadata: str | None
-    format: int
-    body_ref: int | None
-    body_offset: int
     body: str | None
+    raw_metadata: str | None
+    count: int = 1
+    effective: int | None = None
+    format: int = JSON_FORMAT
+    body_ref: int | None = None
+    body_offset: int = 0
     base: int = 0
     """Position of the header's first event, when this is a slice of a longer run; 0 when it is whole."""
 

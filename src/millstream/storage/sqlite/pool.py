@@ -45,7 +45,9 @@ class ReaderPool:
                 raise LogClosed(self._path)
             if self._idle:
                 return self._idle.pop()
-        return connect(self._path, readonly=True)
+        connection = connect(self._path, readonly=True)
+        connection.execute("pragma cache_size = -16000")
+        return connection
 
     def _give_back(self, connection: sqlite3.Connection) -> None:
         with self._mutex:
