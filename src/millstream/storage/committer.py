@@ -26,7 +26,7 @@ _PAUSE = 0.0002
 class Job:
     """A request in the queue, and what became of it."""
 
-    __slots__ = ("error", "future", "gate", "leads", "loop", "receipt", "request")
+    __slots__ = ("error", "future", "gate", "leads", "loop", "owns", "receipt", "request")
 
     def __init__(self, request: Request | None) -> None:
         self.request = request
@@ -35,6 +35,9 @@ class Job:
         self.error: BaseException | None = None
         self.gate: threading.Lock | None = None
         self.leads = False
+        """It was made the leader after it had to wait."""
+        self.owns = False
+        """Its thread has the lead, and must pass it on."""
         self.loop: asyncio.AbstractEventLoop | None = None
         self.future: asyncio.Future[Receipt] | None = None
 
@@ -74,8 +77,13 @@ class Committer:
     def submit(self, request: Request) -> Receipt:
         """Commit a request, alone or with others; returns when it is on disk."""
         job = Job(request)
-        if self._enter(job):
-            self._lead([job])
+        try:
+            if self._enter(job):
+                self._lead([job])
+        except BaseException:
+            if job.owns:
+                self._finish([job])
+            raise
         return job.result()
 
     def submit_soon(self, request: Request, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Receipt]:
@@ -103,8 +111,7 @@ class Committer:
         try:
             yield
         finally:
-            self._leader = 0
-            self._pass_on()
+            self._finish([job])
 
     def close(self) -> None:
         """Refuse further requests. Those under way end as usual."""
@@ -140,7 +147,7 @@ class Committer:
         with self._mutex:
             self._check()
             if not self._busy:
-                self._busy = True
+                self._busy = job.owns = True
                 return True
             job.gate = gate = threading.Lock()
             gate.acquire()
@@ -152,9 +159,11 @@ class Committer:
                 gate.acquire()
         except KeyboardInterrupt:
             # Whoever leaves must not take the lead away with it.
-            if not self._leave(job) and job.leads:
-                if job in self._queue:
-                    self._queue.remove(job)
+            if not self._leave(job) and job.owns:
+                with self._mutex:
+                    if job in self._queue:
+                        self._queue.remove(job)
+                job.owns = False
                 self._pass_on()
             raise
         if job.leads:
@@ -218,10 +227,23 @@ class Committer:
         try:
             self._write(batch)
         finally:
-            self._leader = 0
-            if len(batch) > 1 or batch[0].loop is not None:
-                self._answer(batch)
-            self._pass_on()
+            self._finish(batch)
+
+    def _finish(self, batch: list[Job]) -> None:
+        """Answer a batch and pass the lead on, come what may: a Ctrl-C must not leave the others without."""
+        interrupt: KeyboardInterrupt | None = None
+        while True:
+            try:
+                self._leader = 0
+                if len(batch) > 1 or batch[0].loop is not None:
+                    self._answer(batch)
+                self._pass_on()
+                batch[0].owns = False
+                break
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
 
     def _answer(self, batch: list[Job]) -> None:
         loops: dict[asyncio.AbstractEventLoop, list[Job]] = {}
@@ -229,7 +251,8 @@ class Committer:
             if job.loop is not None:
                 loops.setdefault(job.loop, []).append(job)
             elif job.gate is not None and not job.leads:
-                job.gate.release()
+                with suppress(RuntimeError):  # released already: this is the second try, after an interrupt
+                    job.gate.release()
         for loop, jobs in loops.items():
             with suppress(RuntimeError):  # the loop has ended: nobody waits for these any more
                 loop.call_soon_threadsafe(_resolve, jobs)
@@ -241,8 +264,10 @@ class Committer:
                 self._busy = False
                 return
             job = self._queue[0]
+            if job.leads:
+                return  # this is the second try, after an interrupt
             if job.gate is not None:
-                job.leads = True
+                job.leads = job.owns = True
                 if job.request is None:
                     self._queue.popleft()
                 job.gate.release()

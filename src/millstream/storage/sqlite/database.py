@@ -80,8 +80,10 @@ class Database:
         try:
             yield
         except BaseException:
-            self.connection.execute("rollback to millstream")
-            self.connection.execute("release millstream")
+            # A full disk makes SQLite give up the whole transaction, savepoints and all.
+            if self.connection.in_transaction:
+                self.connection.execute("rollback to millstream")
+                self.connection.execute("release millstream")
             raise
         self.execute("release millstream")
 

@@ -113,10 +113,14 @@ _NETWORK = {
 }
 
 
-def network_filesystem(path: str) -> str | None:
-    """The type of the network file system that a path lies on, or None for a local one."""
+def network_filesystem(path: str, table: str = "/proc/mounts") -> str | None:
+    """The type of the network file system that a path lies on, or None for a local one.
+
+    Args:
+        table: The system's list of mounts; where there is none, every file system is taken for a local one.
+    """
     try:
-        with open("/proc/mounts", encoding="utf-8", errors="replace") as mounts:
+        with open(table, encoding="utf-8", errors="replace") as mounts:
             entries = [line.split() for line in mounts]
     except OSError:
         return None

@@ -231,7 +231,8 @@ class SQLiteStore:
             row = connection.execute("select encoding, bytes from bodies where id = ?", (ref,)).fetchone()
         if row is None:
             raise NotFound(f"body {ref} has moved", hint="Read its header again")
-        return row[0], row[1]
+        data = row[1]
+        return row[0], data if isinstance(data, bytes) else str(data).encode()  # by hand, text may have been put there
 
     def find_body(self, position: int) -> tuple[int, int] | None:
         """Where the body of the run that begins at a position is now: its number and the offset inside."""

@@ -15,7 +15,6 @@ from ...errors import (
     IdReused,
     InvalidTime,
     MillstreamError,
-    StorageError,
     StreamClosed,
     VersionConflict,
 )
@@ -141,11 +140,9 @@ class Writer:
             for job in jobs:
                 job.error = job.error or error
         except BaseException as error:
-            if not self._durable:
-                for job in jobs:
-                    job.error = job.error or StorageError(
-                        "the commit was interrupted and rolled back", hint="Append again"
-                    )
+            # An interrupt of the thread that leads, whose own job is the first. The others know nothing of it.
+            if not self._durable and len(jobs) > 1:
+                self.write(jobs[1:])
             jobs[0].error = error
 
     def _commit(self, jobs: list[Job]) -> None:
