@@ -1,14 +1,15 @@
 """Millstream: event sourcing, change data capture, CQRS and stream processing on one append-only log."""
 
-from . import aio
+from . import aio, cdc
 from .app.app import App
 from .app.supervisor import State, WorkerStatus
+from .cdc import Callback, Capture, Change, SchemaChanged, Sync, capture, sync
 from .cqrs.command import Command, Ref
 from .cqrs.errors import (
     DuplicateHandler,
     ForeignReadModel,
     ProjectionFailed,
-    SchemaChanged,
+    ReadModelChanged,
     UnknownCommand,
     UnknownQuery,
 )
@@ -33,7 +34,10 @@ from .streams.windows import hopping, sliding, tumbling
 __all__ = [
     "Aggregate",
     "App",
+    "Callback",
     "CannotRecord",
+    "Capture",
+    "Change",
     "Changed",
     "Command",
     "Contended",
@@ -57,6 +61,7 @@ __all__ = [
     "Projection",
     "ProjectionFailed",
     "Query",
+    "ReadModelChanged",
     "Receipt",
     "Recorded",
     "Ref",
@@ -67,17 +72,21 @@ __all__ = [
     "State",
     "Step",
     "StreamInfo",
+    "Sync",
     "UnknownCommand",
     "UnknownQuery",
     "UnsupportedExpression",
     "UnsupportedPattern",
     "WorkerStatus",
     "aio",
+    "capture",
+    "cdc",
     "hopping",
     "on",
     "open",
     "run",
     "sliding",
     "stream",
+    "sync",
     "tumbling",
 ]

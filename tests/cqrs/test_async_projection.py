@@ -217,7 +217,7 @@ def test_another_schema_is_told_by_status_and_query(place):
         raise AssertionError("not to be asked")
 
     with app:
-        with pytest.raises(ms.SchemaChanged, match="'Numbers'"):
+        with pytest.raises(ms.ReadModelChanged, match="'Numbers'"):
             app.query(AllNumbers(), after=log.append("a", Added(n=2)))
         eventually(lambda: status(app, "Numbers").state is ms.State.FAILED)
 

@@ -160,7 +160,7 @@ def test_streams_of_one_commit_are_all_applied(log):
 def test_another_schema_under_the_same_name_is_refused(log):
     ms.App(log, projections=[Users.inline()])
     changed = type("Users", (Users,), {"schema": "create table users (id text)"})
-    with pytest.raises(ms.SchemaChanged, match="'Users'"):
+    with pytest.raises(ms.ReadModelChanged, match="'Users'"):
         ms.App(log, projections=[changed.inline()])
 
 

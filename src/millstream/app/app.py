@@ -44,7 +44,7 @@ class App:
 
     Raises:
         DuplicateHandler: Two projections have one name.
-        SchemaChanged: An inline projection's tables were made by another version of its schema.
+        ReadModelChanged: An inline projection's tables were made by another version of its schema.
 
     Example:
         >>> import millstream as ms

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ..cqrs.errors import ForeignReadModel, ProjectionFailed, SchemaChanged
+from ..cqrs.errors import ForeignReadModel, ProjectionFailed, ReadModelChanged
 from ..errors import ConsumerFenced, MillstreamError
 from ..log import Log
 
@@ -120,7 +120,7 @@ class Worker:
             except ConsumerFenced as error:
                 self.state, self.error = State.FENCED, error
                 return
-            except (ProjectionFailed, SchemaChanged, ForeignReadModel) as error:
+            except (ProjectionFailed, ReadModelChanged, ForeignReadModel) as error:
                 self.state, self.error = State.FAILED, error
                 return
             except Exception as error:

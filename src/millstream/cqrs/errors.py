@@ -61,10 +61,10 @@ class ProjectionFailed(MillstreamError):
         self.error = error
 
 
-class SchemaChanged(MillstreamError):
+class ReadModelChanged(MillstreamError):
     """The tables of a read model were made by another version of its schema."""
 
-    code = "schema-changed"
+    code = "read-model-changed"
     http_status = 409
     exit_code = 4
 

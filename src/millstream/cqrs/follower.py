@@ -13,7 +13,7 @@ from ..errors import ConsumerFenced, DatabaseError, MillstreamError, ReadOnlyLog
 from ..log import Log
 from ..log.checkpoints import Checkpoint, advance, peek, take
 from ..storage.sqlite.database import Database, open_database
-from .errors import ForeignReadModel, ProjectionFailed, SchemaChanged
+from .errors import ForeignReadModel, ProjectionFailed, ReadModelChanged
 from .inline import HOLD
 from .projection import Piece, Placement
 
@@ -145,7 +145,7 @@ class Follower:
         """Create the read model's file and tables, so that queries find them; note it when they do not fit."""
         try:
             self.target.transact(lambda db: self.placement.prepare(db, self._log))
-        except (SchemaChanged, ForeignReadModel) as error:
+        except (ReadModelChanged, ForeignReadModel) as error:
             self.failure = error
         except ReadOnlyLog:
             pass  # its tables are in a log that is only read here: those who write it keep them
@@ -156,12 +156,12 @@ class Follower:
         Raises:
             ConsumerFenced: Another worker has taken the projection over.
             ProjectionFailed: A handler raised. All before that event is kept.
-            SchemaChanged, ForeignReadModel: The tables do not fit the projection, or the log.
+            ReadModelChanged, ForeignReadModel: The tables do not fit the projection, or the log.
         """
         try:
             with self.target.kept_open() as target:
                 _Run(self, self._log, target).follow(stop)
-        except (ProjectionFailed, SchemaChanged, ForeignReadModel) as error:
+        except (ProjectionFailed, ReadModelChanged, ForeignReadModel) as error:
             self.failure = error
             raise
         finally:
@@ -172,7 +172,7 @@ class Follower:
         """Wait until the read model shows the log up to a position. False when the time is up.
 
         Raises:
-            ProjectionFailed, SchemaChanged, ForeignReadModel: The projection has stopped.
+            ProjectionFailed, ReadModelChanged, ForeignReadModel: The projection has stopped.
         """
         deadline = time.monotonic() + timeout
         while self._seen < position:

@@ -37,7 +37,7 @@ class InlineProjection:
         With a log that was opened to be read there is nothing to do: those who write it keep the tables.
 
         Raises:
-            SchemaChanged: The tables were made by another version of the schema.
+            ReadModelChanged: The tables were made by another version of the schema.
         """
         try:
             self._log.commit(work=self._prepare)

@@ -17,7 +17,7 @@ from ..log.handlers import Handler, InvalidHandler, handler_table
 from ..log.records import Recorded, Run
 from ..storage.sqlite.database import Database
 from .binding import named
-from .errors import ForeignReadModel, SchemaChanged
+from .errors import ForeignReadModel, ReadModelChanged
 
 Apply = Callable[[Any, Database, Recorded | None], object]
 
@@ -101,7 +101,7 @@ class Placement:
         """Create the tables, unless that was done before. Call inside a transaction.
 
         Raises:
-            SchemaChanged: The tables were made by another version of the schema.
+            ReadModelChanged: The tables were made by another version of the schema.
             ForeignReadModel: They show another log.
             DatabaseError: The schema is not SQL that runs.
         """
@@ -112,7 +112,7 @@ class Placement:
             db.executescript(self.projection.schema)
             db.execute(f"insert into {_TABLE} values (?, ?, ?)", (self.name, fingerprint, _id_of(log)))
         elif row["schema_hash"] != fingerprint:
-            raise SchemaChanged(self.name)
+            raise ReadModelChanged(self.name)
         elif self.path is not None:
             checkpoint = peek(db, self.consumer)
             if row["log_id"] != _id_of(log):
