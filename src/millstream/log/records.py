@@ -20,7 +20,7 @@ from ..storage.chain import FRAME_FORMAT, JSON_FORMAT
 from ..time import from_micros
 
 if TYPE_CHECKING:
-    from .log import Log
+    from .reading import Reader
 
 EventClass = type[Any]
 
@@ -39,7 +39,7 @@ class Run(msgspec.Struct, eq=False, gc=False):
         effective: When it was true in the world (microseconds), if that was said.
     """
 
-    log: Log
+    log: Reader
     position: int
     stream_id: int
     version: int

@@ -14,18 +14,24 @@ from polars.io.plugins import register_io_source
 from ..errors import InvalidTime, StreamNotFound
 from ..frames import MAX_ROWS, Columns, union_columns
 from ..time import Moment, from_micros, to_micros
+from .reading import scope_of
 from .records import ENVELOPE, Run, frame_of
 
 if TYPE_CHECKING:
-    from .log import Log, Types
+    from .reading import Reader, Types
 
 
 def scan(
-    log: Log, stream: str, *, types: Types, since: Moment | None, until: Moment | None, by: str | None, envelope: bool
+    log: Reader,
+    stream: str,
+    *,
+    types: Types,
+    since: Moment | None,
+    until: Moment | None,
+    by: str | None,
+    envelope: bool,
 ) -> pl.LazyFrame:
     """See `Log.scan`."""
-    from .log import scope_of
-
     scope = scope_of(stream, types)
     low = to_micros(since) if since is not None else None
     high = to_micros(until) if until is not None else None
@@ -78,11 +84,11 @@ def scan(
     return register_io_source(source, schema=schema)
 
 
-def _exists(log: Log, stream: str) -> bool:
+def _exists(log: Reader, stream: str) -> bool:
     return stream.endswith("*") or log.store.stream(stream) is not None
 
 
-def _columns(log: Log, stream: str, kinds: list[int]) -> tuple[Columns, bool]:
+def _columns(log: Reader, stream: str, kinds: list[int]) -> tuple[Columns, bool]:
     columns: Columns = {}
     objects = False
     if not stream.endswith("*"):
@@ -131,7 +137,7 @@ def _ahead(decode: Callable[[list[Run]], pl.DataFrame], groups: Iterator[list[Ru
                 future.cancel()
 
 
-def _overlapping(log: Log, runs: Iterator[Run], by: str, low: int | None, high: int | None) -> Iterator[Run]:
+def _overlapping(log: Reader, runs: Iterator[Run], by: str, low: int | None, high: int | None) -> Iterator[Run]:
     for run in runs:
         bounds = log.store.range_of(run.base or run.position, by) if run.is_frame else None
         if bounds is None or ((high is None or bounds[0] < high) and (low is None or bounds[1] >= low)):

@@ -10,10 +10,10 @@ import polars as pl
 from ..errors import DatabaseError, MissingExtra, NotFound, StreamNotFound
 
 if TYPE_CHECKING:
-    from .log import Log
+    from .reading import Reader
 
 
-def sql(log: Log, query: str) -> pl.DataFrame:
+def sql(log: Reader, query: str) -> pl.DataFrame:
     """See `Log.sql`."""
     try:
         import duckdb
@@ -61,7 +61,7 @@ def _tables(connection: Any, query: str) -> set[str]:
     return names - defined
 
 
-def _relation(log: Log, name: str) -> Any:
+def _relation(log: Reader, name: str) -> Any:
     try:
         return log.scan(name, envelope=True).collect().to_arrow()
     except StreamNotFound:

@@ -158,6 +158,14 @@ def encode_metadata(metadata: Metadata | None) -> bytes | None:
         raise InvalidEvent(f"the metadata cannot be encoded: {error}", hint="Use JSON-like values") from error
 
 
+def with_causes(metadata: Mapping[str, Any] | None, correlation: str | None, causation: str | None) -> dict[str, Any]:
+    """Metadata with the ids of what an append belongs to and what caused it."""
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise InvalidEvent(f"metadata is {metadata!r:.60}", hint="Give a dict")
+    causes = {"correlation": correlation, "causation": causation}
+    return {**(metadata or {}), **{name: value for name, value in causes.items() if value is not None}}
+
+
 def _object_runs(
     events: Iterable[Any],
     tags: tuple[str, ...],

@@ -10,7 +10,7 @@ from ..errors import UsageError
 from ..storage.base import Matching, Receipt, Request, StagedAppend
 from ..storage.sqlite.database import Database
 from ..time import Moment
-from .staging import check_label, digest_of, stage
+from .staging import check_label, digest_of, stage, with_causes
 
 if TYPE_CHECKING:
     from .log import Log
@@ -50,8 +50,6 @@ class Transaction:
 
         ``expect`` counts what the same transaction appends to the stream before.
         """
-        from .log import with_causes
-
         if not self._entered:
             raise UsageError("the transaction is not open", hint="Use it inside `with log.transaction() as tx:`")
         if correlation is not None or causation is not None:

@@ -22,7 +22,8 @@ from ..time import iso
 from .records import Recorded
 
 if TYPE_CHECKING:
-    from .log import Log, Types
+    from .log import Log
+    from .reading import Types
 
 _BATCH = 10_000
 _encode = msgspec.json.Encoder().encode

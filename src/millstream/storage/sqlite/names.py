@@ -16,8 +16,9 @@ class Kind(NamedTuple):
 
 
 def category_of(stream: str) -> str:
-    """The category of a stream: its name up to the first '-'."""
-    return stream.partition("-")[0]
+    """The category of a stream: its name up to its first '-', the dash included; all of it when it has none."""
+    head, dash, _ = stream.partition("-")
+    return head + dash
 
 
 class Names:

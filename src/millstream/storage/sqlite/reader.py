@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..base import Scope, StreamInfo
-from .names import Names
+from .names import Names, category_of
 
 PLAIN = "position, stream, version, kind, recorded, body, metadata"
 """What there is to know of a single event whose body stands inline and that has no effective time."""
@@ -137,11 +137,12 @@ def kind_ids(connection: sqlite3.Connection, scope: Scope) -> list[int]:
     for id, category, type in connection.execute("select id, category, type from kinds"):
         if scope.types is not None and type not in scope.types:
             continue
-        if scope.stream is not None and category != scope.stream.partition("-")[0]:
+        if scope.stream is not None and category != category_of(scope.stream):
             continue
         if scope.prefix is not None:
-            head, dash, _ = scope.prefix.partition("-")
-            if category != head if dash else not category.startswith(scope.prefix):
+            # Past its first dash a prefix says more than a category does; `_inside` sees to the rest.
+            whole = category_of(scope.prefix)
+            if category != whole if whole.endswith("-") else not category.startswith(whole):
                 continue
         ids.append(id)
     return ids

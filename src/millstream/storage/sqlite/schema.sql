@@ -10,7 +10,8 @@ create table streams (
     closed integer not null default 0
 );
 
--- One row per (category, type, schema) that occurs: the category is the stream's name up to its first '-'.
+-- One row per (category, type, schema) that occurs: the category is the stream's name up to its first '-',
+-- the dash included, or all of it.
 create table kinds (
     id       integer primary key,
     category text not null,

@@ -41,7 +41,8 @@ class SQLiteStore:
         self._clock = clock
         self._lock_timeout = lock_timeout
         self._inline: dict[str, tuple[frozenset[str] | None, InlineHandler]] = {}
-        self._closed = False
+        self.closed = False
+        """Whether this process has closed it."""
         if not self.memory:
             self._check_place()
         self._begin()
@@ -126,7 +127,7 @@ class SQLiteStore:
             ReadOnlyLog: It was opened read-only.
             LogClosed: It was closed.
         """
-        if self._closed:
+        if self.closed:
             raise LogClosed(self.path)
         if self._writer is None:
             raise ReadOnlyLog(self.path)
@@ -387,9 +388,9 @@ class SQLiteStore:
 
     def close(self) -> None:
         """Close all that is open. Idempotent."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         if self._pid != os.getpid():
             return
         self.committer.close()
@@ -403,7 +404,7 @@ class SQLiteStore:
 
     def _renew(self) -> None:
         """In a forked child, open everything anew: SQLite connections and flocks must not be shared."""
-        if self._closed:
+        if self.closed:
             raise LogClosed(self.path)
         if self._pid == os.getpid():
             return

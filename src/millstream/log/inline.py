@@ -1,0 +1,67 @@
+"""Runs as inline handlers see them: inside the transaction that appends them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from ..frames import decode_frame
+from ..storage.base import StagedAppend
+from ..storage.sqlite.database import Database
+from ..storage.sqlite.reader import COLUMNS
+from .records import Run
+
+if TYPE_CHECKING:
+    from .log import Log
+
+
+def staged_runs(
+    log: Log, database: Database, append: StagedAppend, position: int, types: frozenset[str] | None
+) -> list[Run]:
+    """The runs of an append that was placed from a position on, those of some types (None: all)."""
+    rows = database.execute(
+        f"select {COLUMNS} from runs where position >= ? and position < ? order by position",
+        (position, position + append.count),
+    ).fetchall()
+    runs = [UncommittedRun(log, *row) for row in rows]
+    for run, staged in zip(runs, append.runs, strict=True):
+        run.staged, run.stream_name, run.database = staged, append.stream, database
+    return [run for run in runs if types is None or run.type in types]
+
+
+class UncommittedRun(Run, eq=False):
+    """A run inside the transaction that appends it: what other connections cannot see yet, it has at hand."""
+
+    staged: Any = None
+    stream_name: str = ""
+    database: Any = None
+
+    @property
+    def stream(self) -> str:
+        return self.stream_name
+
+    @property
+    def type(self) -> str:
+        return str(self.staged.type)
+
+    @property
+    def schema(self) -> str:
+        return str(self.staged.schema)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        return tuple(self.staged.tags)
+
+    def lines(self) -> list[Any]:
+        return [self.staged.body] if self.count == 1 else self.staged.body.split(b"\n")
+
+    def _text(self) -> bytes:
+        return bytes(self.staged.body)
+
+    def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        if not self.is_frame:
+            return super().frame(columns)
+        frame = decode_frame(self.staged.body)
+        return frame.select(c for c in columns if c in frame.columns) if columns is not None else frame

@@ -1,0 +1,390 @@
+"""The reading half of a log."""
+
+from __future__ import annotations
+
+import time as _time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidPosition, StreamNotFound
+from ..events import Event, decoder, definitions, event_class, type_name
+from ..frames import MAX_ROWS, Columns, is_frame_schema, schema_columns
+from ..storage.base import Scope, StreamInfo
+from ..storage.sqlite import SQLiteStore
+from ..storage.sqlite.database import Database
+from ..time import Duration, Moment, duration_micros, to_micros
+from .bodies import Bodies
+from .records import Recorded, Run, recorded_events
+from .staging import check_stream
+
+if TYPE_CHECKING:
+    import polars as pl
+
+END = 1 << 62
+_PAGE = 1_000
+
+Types = Iterable[str | type[Event]] | str | type[Event] | None
+
+
+class Reader:
+    """All that a log is asked without being changed; `millstream.Log` is one."""
+
+    def __init__(self, store: SQLiteStore) -> None:
+        self.store = store
+        self.bodies = Bodies(store)
+        self.decoders: dict[int, Callable[[Any], Any]] = {}
+        """How to decode the JSON of a kind, for the kinds that were read and have a class."""
+        self._undecodable: set[int] = set()
+        self._definitions = -1
+        self._columns: dict[int, Columns] = {}
+
+    @property
+    def head(self) -> int:
+        """Position of the last event; 0 when the log is empty."""
+        return self.store.head().position
+
+    def read(
+        self,
+        stream: str | None = None,
+        *,
+        types: Types = None,
+        after: int | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        since_version: int | None = None,
+        until_version: int | None = None,
+        since_position: int | None = None,
+        until_position: int | None = None,
+        backwards: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[Recorded]:
+        """Events in order of position, as a lazy iterator over what is in the log now.
+
+        Args:
+            stream: A stream's name, or a category such as ``"account-*"``; None for the whole log.
+            types: Only events of these classes or type names.
+            after: Only events after this position.
+            since: Only events recorded at or after this time.
+            until: Only events recorded before this time.
+            since_version: Only events of the stream from this version on.
+            until_version: Only events of the stream before this version.
+            since_position: Only events from this position on.
+            until_position: Only events before this position.
+            backwards: The last one first.
+            limit: At most so many.
+
+        Raises:
+            InvalidPosition, InvalidTime, InvalidStreamName: An argument is not what it should be.
+
+        Example:
+            >>> import millstream as ms
+            >>> log = ms.open()
+            >>> receipt = log.append("audit", [ms.Plain("Login", {}), ms.Plain("Logout", {})])
+            >>> [e.type for e in log.read("audit", backwards=True)]
+            ['Logout', 'Login']
+        """
+        pages = self._runs(
+            stream, types, after, since, until, since_version, until_version, since_position, until_position,
+            backwards, _count("limit", limit),
+        )  # fmt: skip
+        return _events(pages, backwards, limit)
+
+    def read_until(self, time: Moment, stream: str | None = None, *, types: Types = None) -> Iterator[Recorded]:
+        """All that was recorded before a moment, of the whole log or of one stream."""
+        return self.read(stream, types=types, until=time)
+
+    def runs(
+        self,
+        stream: str | None = None,
+        *,
+        types: Types = None,
+        after: int = 0,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        until_position: int | None = None,
+    ) -> Iterator[Run]:
+        """The same as `read`, by runs: whole frames, and neighbouring events of one append together."""
+        pages = self._runs(stream, types, after, since, until, None, None, None, until_position, False, None)
+        return chain.from_iterable(pages)
+
+    def _runs(
+        self,
+        stream: str | None,
+        types: Types,
+        after: int | None,
+        since: Moment | None,
+        until: Moment | None,
+        since_version: int | None,
+        until_version: int | None,
+        since_position: int | None,
+        until_position: int | None,
+        backwards: bool,
+        limit: int | None,
+    ) -> Iterator[list[Run]]:
+        scope = scope_of(stream, types)
+        low = max(_count("after", after) or 0, (_count("since_position", since_position) or 1) - 1)
+        high = END
+        if until_position is not None:
+            high = min(high, _count("until_position", until_position) or 0)
+        if since is not None:
+            low = max(low, self.store.position_at(to_micros(since)))
+        if until is not None:
+            high = min(high, self.store.position_at(to_micros(until)) + 1)
+        first = _count("since_version", since_version) or 1
+        last = _count("until_version", until_version)
+        if (since_version is not None or until_version is not None) and scope.stream is None:
+            raise InvalidPosition("versions are within one stream", hint="Name the stream, or use positions")
+        if scope.stream is not None and (first > 1 or last is not None):
+            low, high = self.store.version_bounds(scope.stream, first, END if last is None else last, low, high)
+        if high == END and (scope.stream is None or backwards):
+            # The end is fixed when reading begins; a single stream's own end serves as well.
+            high = self.head + 1
+        return self._pages(scope, low, high, backwards, limit)
+
+    def _pages(self, scope: Scope, low: int, high: int, backwards: bool, limit: int | None) -> Iterator[list[Run]]:
+        size = _PAGE if limit is None else max(1, min(_PAGE, limit))
+        while True:
+            rows = self.store.page(scope, low, high, size, backwards)
+            runs = [Run(self, *row) for row in rows]
+            first, end = (runs[-1].position, runs[-1].last) if runs else (0, 0)
+            # All but those at the edges lie inside the bounds whole.
+            for edge in {0, len(runs) - 1} if runs else ():
+                part = runs[edge].cut(low, high)
+                if part is None:
+                    runs[edge].count = 0
+                else:
+                    runs[edge] = part
+            if runs and not (runs[0].count and runs[-1].count):
+                runs = [run for run in runs if run.count]
+            if runs:
+                self._refresh_decoders({run.kind_id for run in runs})
+                yield runs
+            if len(rows) < size:
+                return
+            if backwards:
+                high = first
+            else:
+                low = end
+            size = min(_PAGE, size * 4)
+
+    def follow(
+        self,
+        stream: str | None = None,
+        *,
+        types: Types = None,
+        after: int = 0,
+        timeout: Duration | float | None = None,
+    ) -> Iterator[Recorded]:
+        """History after a position, then what comes, as it comes: gapless, in order, each event once.
+
+        Args:
+            stream: A stream, a category such as ``"account-*"``, or None for the whole log.
+            types: Only events of these classes or type names.
+            after: The last position that the caller has seen; 0 for all.
+            timeout: End when nothing came for so long; None: only when the log is closed.
+        """
+        for batch in self.follow_runs(stream, types=types, after=after, timeout=timeout):
+            for run in batch:
+                yield from recorded_events(run)
+
+    def follow_runs(
+        self,
+        stream: str | None = None,
+        *,
+        types: Types = None,
+        after: int = 0,
+        timeout: Duration | float | None = None,
+    ) -> Iterator[list[Run]]:
+        """The same as `follow`, by lists of runs as they were found."""
+        scope = scope_of(stream, types)
+        position = _count("after", after) or 0
+        seconds = _seconds(timeout)
+        quiet_since = _time.monotonic()
+        while True:
+            left = None if seconds is None else seconds - (_time.monotonic() - quiet_since)
+            if not self.wait(position, left):
+                return
+            head = self.head
+            for batch in _batches(self._pages(scope, position, head + 1, False, None)):
+                yield batch
+                quiet_since = _time.monotonic()
+            position = head
+
+    def wait(self, after: int, timeout: Duration | float | None = None) -> bool:
+        """Wait until the log's head is beyond a position.
+
+        Returns:
+            False when the time was up, or the log closed, before that.
+        """
+        seconds = _seconds(timeout)
+        if self.store.closed:
+            return False
+        if self.head > after:
+            return True
+        return self.store.signal.wait(after, max(seconds, 0.0) if seconds is not None else None)
+
+    def scan(
+        self,
+        stream: str,
+        *,
+        types: Types = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        by: str | None = None,
+        envelope: bool = False,
+    ) -> pl.LazyFrame:
+        """A stream as a lazy Polars frame: the union of its columns, null where an event lacks one.
+
+        Only runs that can hold wanted rows are read, and of frames only the columns that the query needs.
+
+        Args:
+            stream: A stream's name, or a category such as ``"sensor-*"``.
+            types: Only events of these classes or type names.
+            since: Only rows at or after this time.
+            until: Only rows before this time.
+            by: The datetime column that ``since`` and ``until`` are about; default: the time of recording.
+            envelope: Add ``_position``, ``_stream``, ``_version``, ``_type`` and ``_time`` (UTC).
+        """
+        from .scan import scan
+
+        return scan(self, stream, types=types, since=since, until=until, by=by, envelope=envelope)
+
+    def sql(self, query: str) -> pl.DataFrame:
+        """The answer of DuckDB to a query over streams and tables, by their names.
+
+        A stream has its columns and ``_position``, ``_stream``, ``_version``, ``_type``, ``_time``. Needs the
+        extra ``sql``.
+
+        Raises:
+            MissingExtra: DuckDB is not installed.
+            NotFound: A name is neither a stream nor a table.
+            DatabaseError: The query is wrong.
+        """
+        from .sql import sql
+
+        return sql(self, query)
+
+    def streams(self, pattern: str = "*") -> Iterator[StreamInfo]:
+        """The streams whose names fit: a name, or a beginning followed by ``*``. In order of name."""
+        if pattern.endswith("*"):
+            return self.store.streams(pattern[:-1])
+        found = self.store.stream(pattern)
+        return iter([found] if found else [])
+
+    def stream(self, name: str) -> StreamInfo:
+        """A stream at a glance.
+
+        Raises:
+            StreamNotFound: No event was ever appended to it.
+        """
+        found = self.store.stream(name)
+        if found is None:
+            raise StreamNotFound(name)
+        return found
+
+    def version(self, stream: str) -> int:
+        """The version of a stream: how many events it has; 0 when there is none."""
+        found = self.store.stream(stream)
+        return found.version if found else 0
+
+    def position_at(self, time: Moment) -> int:
+        """The last position recorded strictly before a time; 0 when there is none."""
+        return self.store.position_at(to_micros(time))
+
+    def connect(self) -> AbstractContextManager[Database]:
+        """A connection to read the log's own database with, for the read models that live there."""
+        return self.store.connect()
+
+    # --- caches that runs use -------------------------------------------------------------------------
+
+    def _refresh_decoders(self, kinds: Iterable[int]) -> None:
+        """Make `decoders` hold what this process can decode of these kinds."""
+        if self._definitions != definitions():
+            self._definitions = definitions()
+            self.decoders.clear()
+            self._undecodable.clear()
+        for kind in kinds:
+            if kind not in self.decoders and kind not in self._undecodable:
+                found = self.store.kind(kind)
+                cls = event_class(found.type)
+                if cls is None or is_frame_schema(found.schema):
+                    self._undecodable.add(kind)
+                else:
+                    self.decoders[kind] = decoder(cls).decode
+
+    def columns_of(self, kind: int) -> Columns:
+        """The columns of a kind of frame."""
+        found = self._columns.get(kind)
+        if found is None:
+            schema = self.store.kind(kind).schema
+            found = self._columns[kind] = schema_columns(schema) if is_frame_schema(schema) else {}
+        return found
+
+
+def scope_of(stream: str | None, types: Types) -> Scope:
+    """What a reader wants, checked."""
+    names = type_names(types)
+    if stream is None or stream == "*":
+        return Scope(None, None, names)
+    if isinstance(stream, str) and stream.endswith("*"):
+        check_stream(stream[:-1])
+        return Scope(None, stream[:-1], names)
+    return Scope(check_stream(stream), None, names)
+
+
+def type_names(types: Types) -> frozenset[str] | None:
+    if types is None:
+        return None
+    if isinstance(types, str) or not isinstance(types, Iterable):
+        types = [types]
+    return frozenset(type_name(each) for each in types)
+
+
+def _count(name: str, value: int | None) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InvalidPosition(f"{name}={value!r:.60} is not a whole number from 0 on", hint="Give an int")
+    return min(value, END)
+
+
+def _seconds(timeout: Duration | float | None) -> float | None:
+    if timeout is None or isinstance(timeout, int | float):
+        return timeout
+    return duration_micros(timeout) / 1e6
+
+
+def _events(pages: Iterator[list[Run]], backwards: bool, limit: int | None) -> Iterator[Recorded]:
+    left = END if limit is None else limit
+    if left <= 0:
+        return
+    for page in pages:
+        for run in page:
+            if run.count == 1:
+                yield Recorded(run, 0)
+                left -= 1
+            else:
+                events = recorded_events(run)
+                if backwards:
+                    events.reverse()
+                yield from events if len(events) <= left else events[:left]
+                left -= len(events)
+            if left <= 0:
+                return
+
+
+def _batches(pages: Iterator[list[Run]]) -> Iterator[list[Run]]:
+    """Pages cut so that each holds some 65,536 events at most."""
+    for page in pages:
+        batch: list[Run] = []
+        rows = 0
+        for run in page:
+            batch.append(run)
+            rows += run.count
+            if rows >= MAX_ROWS:
+                yield batch
+                batch, rows = [], 0
+        if batch:
+            yield batch

@@ -1,0 +1,194 @@
+"""Random histories against a model in plain Python: a list of events, and what each question about it must give."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import millstream as ms
+from millstream.testing import FakeClock
+
+STREAMS = ["a-1", "a-2", "a", "b-1", "b-1-x", "ä"]
+TYPES = ["T", "U"]
+
+
+@dataclass
+class Event:
+    stream: str
+    version: int
+    type: str
+    n: int
+    tags: tuple[str, ...]
+    minute: int
+
+
+@dataclass
+class Model:
+    """What a log is, without any of what makes it quick or durable."""
+
+    events: list[Event] = field(default_factory=list)
+    ids: dict[str, tuple[object, int]] = field(default_factory=dict)
+    closed: set[str] = field(default_factory=set)
+
+    def version(self, stream: str) -> int:
+        return sum(event.stream == stream for event in self.events)
+
+    def append(self, parts, *, id=None, minute=0):
+        """Parts: (stream, [(type, n, tags)], expect, unless). Returns the last position or an error's code."""
+        content = repr(parts)
+        if id in self.ids:
+            return self.ids[id][1] if self.ids[id][0] == content else "id-reused"
+        new: list[Event] = []
+        for stream, items, expect, unless in parts:
+            version = self.version(stream) + sum(event.stream == stream for event in new)
+            if stream in self.closed:
+                return "stream-closed"
+            if expect is not None and expect != version:
+                return "version-conflict"
+            if unless is not None and any(
+                event.type == unless[0] and set(unless[1]) <= set(event.tags) for event in self.events[unless[2] :]
+            ):
+                return "condition-failed"
+            for type, n, tags in items:
+                version += 1
+                new.append(Event(stream, version, type, n, tuple(sorted(set(tags))), minute))
+        self.events += new
+        if id is not None:
+            self.ids[id] = (content, len(self.events))
+        return len(self.events)
+
+
+items = st.lists(
+    st.tuples(st.sampled_from(TYPES), st.integers(0, 9), st.lists(st.sampled_from("xy"), max_size=2)), max_size=5
+)
+unless = st.none() | st.tuples(st.sampled_from(TYPES), st.lists(st.sampled_from("xy"), max_size=2), st.integers(0, 8))
+part = st.tuples(st.sampled_from(STREAMS), items, st.none() | st.integers(0, 4), unless)
+operation = st.one_of(
+    st.tuples(st.just("append"), st.lists(part, min_size=1, max_size=3), st.none() | st.sampled_from("kl")),
+    st.tuples(st.just("frame"), st.sampled_from(STREAMS), st.integers(0, 6)),
+    st.tuples(st.just("close"), st.sampled_from(STREAMS)),
+    st.tuples(st.just("compact"), st.none() | st.sampled_from(STREAMS)),
+    st.tuples(st.just("reopen")),
+    st.tuples(st.just("tick")),
+)
+question = st.fixed_dictionaries(
+    {},
+    optional={
+        "stream": st.sampled_from([*STREAMS, "a-*", "a*", "b-1*", "*", "zz"]),
+        "types": st.lists(st.sampled_from([*TYPES, "F", "none"]), max_size=2),
+        "after": st.integers(0, 30),
+        "since_position": st.integers(0, 30),
+        "until_position": st.integers(0, 30),
+        "since": st.integers(0, 8),
+        "until": st.integers(0, 8),
+        "backwards": st.booleans(),
+        "limit": st.integers(0, 8),
+    },
+)
+
+
+def moment(minute: int) -> str:
+    return f"2024-01-01T00:{minute:02}:00Z"
+
+
+def expected(model: Model, ask: dict) -> list[tuple[int, str, int, str, int]]:
+    stream = ask.get("stream")
+    found = []
+    for position, event in enumerate(model.events, start=1):
+        if stream is not None and not (
+            event.stream.startswith(stream[:-1]) if stream.endswith("*") else event.stream == stream
+        ):
+            continue
+        if "types" in ask and event.type not in ask["types"]:
+            continue
+        if position <= ask.get("after", 0) or position < ask.get("since_position", 0):
+            continue
+        if position >= ask.get("until_position", 1 << 40):
+            continue
+        if event.minute < ask.get("since", 0) or event.minute >= ask.get("until", 1 << 40):
+            continue
+        found.append((position, event.stream, event.version, event.type, event.n))
+    if ask.get("backwards"):
+        found.reverse()
+    return found[: ask.get("limit")]
+
+
+def run(log: ms.Log, clock: FakeClock, model: Model, action: tuple, reopen) -> ms.Log:
+    minute = (clock().minute) if clock() else 0
+    match action:
+        case ("append", parts, id):
+            wanted = model.append(parts, id=id, minute=minute)
+            try:
+                with log.transaction(id=id) as tx:
+                    for stream, events, expect, guard in parts:
+                        matching = ms.Matching((guard[0],), tuple(guard[1]), guard[2]) if guard else None
+                        drafts = [ms.Draft(ms.Plain(t, {"n": n}), tags=tags) for t, n, tags in events]
+                        tx.append(stream, drafts, expect=expect, unless=matching)
+                got = tx.receipt.position
+            except ms.MillstreamError as error:
+                got = error.code
+            assert got == wanted
+        case ("frame", stream, rows):
+            wanted = model.append([(stream, [("F", n, ()) for n in range(rows)], None, None)], minute=minute)
+            try:
+                got = log.append(stream, pl.DataFrame({"n": range(rows)}), type="F").position
+            except ms.MillstreamError as error:
+                got = error.code
+            assert got == wanted
+        case ("close", stream):
+            if model.version(stream) and stream not in model.closed:
+                model.append([(stream, [("StreamClosed", -1, ())], None, None)], minute=minute)
+                model.closed.add(stream)
+                log.close_stream(stream)
+        case ("compact", stream):
+            log.compact(stream)
+        case ("reopen",):
+            return reopen(log)
+        case ("tick",):
+            clock.advance("1m")
+    return log
+
+
+def check(log: ms.Log, model: Model, questions: list[dict]) -> None:
+    assert log.head == len(model.events)
+    for name in STREAMS:
+        assert log.version(name) == model.version(name)
+    for ask in questions:
+        options = {**ask}
+        for bound in ("since", "until"):
+            if bound in options:
+                options[bound] = moment(options[bound])
+        got = [(e.position, e.stream, e.version, e.type, e.data.get("n", -1)) for e in log.read(**options)]
+        assert got == expected(model, ask), ask
+    assert [e.tags for e in log.read()] == [event.tags for event in model.events]
+    log.verify()
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+@settings(max_examples=120, deadline=None)
+@given(actions=st.lists(operation, max_size=12), questions=st.lists(question, min_size=1, max_size=6))
+def test_a_log_answers_as_a_plain_list_of_events_would(kind, actions, questions):
+    clock = FakeClock("2024-01-01T00:00:00Z")
+    model = Model()
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "log.db") if kind == "file" else None
+
+        def reopen(log: ms.Log) -> ms.Log:
+            if path is None:
+                return log
+            log.close()
+            return ms.open(path, clock=clock)
+
+        log = ms.open(path, clock=clock)
+        try:
+            for action in actions:
+                log = run(log, clock, model, action, reopen)
+            check(log, model, questions)
+        finally:
+            log.close()
