@@ -1,35 +1,39 @@
 """Export and import: events as NDJSON or Parquet, with all that is needed to append them elsewhere.
 
-An NDJSON line is ``{"position", "stream", "version", "type", "schema", "time", "effective", "tags", "metadata",
-"data"}``. A Parquet file holds one stream's rows with the envelope's columns. Positions and times of an import are
-the new log's own: the past of one log is not the past of another.
+An NDJSON line is ``{"position", "stream", "version", "type", "time", "effective", "tags", "metadata", "data"}``. A
+Parquet file holds one stream's rows with the envelope's columns. Positions and times of an import are the new log's
+own: the past of one log is not the past of another.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 import polars as pl
 
-from ..errors import InvalidEvent, NotFound
+from ..errors import DamagedLog, InvalidEvent, MillstreamError, NotFound, UsageError
 from ..events import Draft, Plain
 from ..frames import RESERVED
 from ..storage.base import Receipt
-from ..time import iso
-from .records import Recorded
+from ..time import iso, to_micros
+from .records import Recorded, Run
+from .staging import check_label, check_stream, check_tags
 
 if TYPE_CHECKING:
     from .log import Log
     from .reading import Types
 
 _BATCH = 10_000
+_ROWS = 4_096
+_FRAME_ROWS = 1_048_576
 _encode = msgspec.json.Encoder().encode
+_checked = msgspec.json.Decoder(msgspec.Raw).decode
 
 
-class Line(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Line(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """An event of an NDJSON export. Only ``type`` and ``data`` are needed to import one."""
 
     type: str
@@ -43,52 +47,117 @@ class Line(msgspec.Struct, kw_only=True, omit_defaults=True):
     metadata: dict[str, Any] = {}
 
 
+class Row(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=False):
+    """An event as it is written out: its envelope, and its data as JSON that is encoded already."""
+
+    position: int
+    stream: str
+    version: int
+    type: str
+    time: str
+    effective: str | None = None
+    tags: tuple[str, ...] = ()
+    metadata: msgspec.Raw | None = None
+    data: msgspec.Raw
+
+
+def rows(events: Iterable[Recorded]) -> Iterator[Row]:
+    """Events ready to be written out. What a run's events share is looked up once for all of them.
+
+    Raises:
+        DamagedLog: What is stored is not JSON.
+    """
+    run: Run | None = None
+    for event in events:
+        if event.run is not run:
+            run = event.run
+            stream, type, time, tags = run.stream, run.type, iso(run.recorded), run.tags
+            effective = None if run.effective is None else iso(run.effective)
+            metadata = msgspec.Raw(run.raw_metadata) if run.raw_metadata else None
+            data = _frame_data(run) if run.is_frame else _object_data(run)
+        yield Row(
+            position=run.position + event.index,
+            stream=stream,
+            version=run.version + event.index,
+            type=type,
+            time=time,
+            effective=effective,
+            tags=tags,
+            metadata=metadata,
+            data=data(event.index),
+        )
+
+
+def _object_data(run: Run) -> Callable[[int], msgspec.Raw]:
+    lines = run.lines()
+
+    def data(index: int) -> msgspec.Raw:
+        try:
+            return _checked(lines[index])
+        except msgspec.DecodeError as error:
+            raise DamagedLog(run.position + index, f"its JSON cannot be decoded ({error})") from error
+
+    return data
+
+
+def _frame_data(run: Run) -> Callable[[int], msgspec.Raw]:
+    frame = run.frame()
+    piece = -1
+    encoded: list[msgspec.Raw] = []
+
+    def data(index: int) -> msgspec.Raw:
+        nonlocal piece, encoded
+        if index // _ROWS != piece:
+            piece = index // _ROWS
+            part = frame.slice(piece * _ROWS, _ROWS)
+            encoded = [msgspec.Raw(_encode(row)) for row in part.iter_rows(named=True)]
+        return encoded[index % _ROWS]
+
+    return data
+
+
 def line_of(event: Recorded) -> bytes:
     """An event as a line of NDJSON, without the newline."""
-    return _encode(as_dict(event))
+    return _encode(next(rows([event])))
 
 
-def as_dict(event: Recorded) -> dict[str, Any]:
-    """An event as plain data: its envelope, and ``data``."""
-    row: dict[str, Any] = {
-        "position": event.position,
-        "stream": event.stream,
-        "version": event.version,
-        "type": event.type,
-        "time": iso(event.recorded),
-    }
-    if event.run.effective is not None:
-        row["effective"] = iso(event.run.effective)
-    if event.tags:
-        row["tags"] = event.tags
-    if event.run.raw_metadata:
-        row["metadata"] = event.metadata
-    row["data"] = event.data
-    return row
-
-
-def export_ndjson(log: Log, out: IO[bytes], stream: str | None = None, *, types: Types = None, after: int = 0) -> int:
+def export_ndjson(
+    log: Log,
+    out: IO[bytes],
+    stream: str | None = None,
+    *,
+    types: Types = None,
+    after: int = 0,
+    until_position: int | None = None,
+) -> int:
     """Write events as NDJSON lines in order of position.
 
     Returns:
         How many.
     """
     count = 0
-    for event in log.read(stream, types=types, after=after):
-        out.write(line_of(event) + b"\n")
+    for row in rows(log.read(stream, types=types, after=after, until_position=until_position)):
+        out.write(_encode(row) + b"\n")
         count += 1
     return count
 
 
-def export_parquet(log: Log, path: str, stream: str, *, types: Types = None) -> int:
+def export_parquet(
+    log: Log, path: str, stream: str, *, types: Types = None, after: int = 0, until_position: int | None = None
+) -> int:
     """Write a stream's rows, with the envelope's columns, to a Parquet file that appears whole or not at all.
 
     Returns:
         How many rows.
     """
     partial = f"{path}.part"
+    frame = log.scan(stream, types=types, envelope=True)
+    if after:
+        frame = frame.filter(pl.col("_position") > after)
+    if until_position is not None:
+        frame = frame.filter(pl.col("_position") < until_position)
     try:
-        log.scan(stream, types=types, envelope=True).sink_parquet(partial)
+        frame.sink_parquet(partial)
         os.replace(partial, path)
     finally:
         if os.path.exists(partial):
@@ -96,68 +165,161 @@ def export_parquet(log: Log, path: str, stream: str, *, types: Types = None) -> 
     return int(pl.scan_parquet(path).select(pl.len()).collect().item())
 
 
-def import_ndjson(log: Log, lines: Iterable[bytes | str], stream: str | None = None) -> Iterator[Receipt]:
+def drafts(
+    lines: Iterable[bytes | str], *, type: str | None = None, first_line: int = 1
+) -> Iterator[tuple[int, str | None, Draft]]:
+    """Lines of NDJSON as events: each with its line's number and the stream that it names. Blank lines are passed over.
+
+    Args:
+        lines: Lines of an export, or objects with at least ``type`` and ``data``.
+        type: Every event is of this type, and the whole of its line is its data.
+        first_line: The number of the first line.
+
+    Raises:
+        InvalidEvent: A line is not an event; names the line.
+    """
+    if type is not None:
+        check_label(type, "type name")
+    decode = msgspec.json.Decoder(Line).decode
+    decode_data = msgspec.json.Decoder(dict[str, Any]).decode
+    for number, text in enumerate(lines, first_line):
+        if not text.strip():
+            continue
+        try:
+            if type is not None:
+                yield number, None, Draft(Plain(type, decode_data(text)))
+                continue
+            line = decode(text)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            hint = "Each line is a JSON object: the event's data" if type is not None else _HINT
+            raise InvalidEvent(f"line {number} is not an event: {error}", hint=hint) from error
+        try:
+            check_label(line.type, "type name")
+            check_tags(line.tags)
+            if line.stream is not None:
+                check_stream(line.stream)
+            if line.effective is not None:
+                to_micros(line.effective)
+        except MillstreamError as error:
+            raise InvalidEvent(f"line {number} is not an event: {error.message}", hint=error.hint) from error
+        yield number, line.stream, Draft(Plain(line.type, line.data), line.tags, line.metadata or None, line.effective)
+
+
+_HINT = 'Write {"stream": "…", "type": "…", "data": {…}}'
+
+
+def import_ndjson(
+    log: Log,
+    lines: Iterable[bytes | str],
+    stream: str | None = None,
+    *,
+    type: str | None = None,
+    tags: Iterable[str] = (),
+    first_line: int = 1,
+) -> Iterator[Receipt]:
     """Append lines of NDJSON, 10,000 at a time; each batch is one commit.
 
     Args:
         lines: Lines of an export, or objects with at least ``type`` and ``data``. Blank ones are passed over.
         stream: The stream to append to; by default the one that each line names.
+        type: As in `drafts`.
+        tags: Labels for all events, beside their own.
+        first_line: As in `drafts`.
 
     Raises:
-        InvalidEvent: A line is not an event; names the line. The batches before it stand.
+        InvalidEvent: A line is not an event; names the line. All lines before it are appended first.
     """
-    decode = msgspec.json.Decoder(Line).decode
+    tags = check_tags(tags)
     # Stretches of one stream each, so that the order over all streams stays.
     pending: list[tuple[str, list[Draft]]] = []
     waiting = 0
-    for number, text in enumerate(lines, 1):
-        if not text.strip():
-            continue
+    found = drafts(lines, type=type, first_line=first_line)
+    while True:
         try:
-            line = decode(text)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise InvalidEvent(
-                f"line {number} is not an event: {error}", hint='Write {"stream": "…", "type": "…", "data": {…}}'
-            ) from error
-        target = stream or line.stream
-        if target is None:
-            raise InvalidEvent(f"line {number} names no stream", hint="Give each line a stream, or name one for all")
-        draft = Draft(Plain(line.type, line.data), line.tags, line.metadata or None, line.effective)
+            number, named, draft = next(found, (0, None, None))
+            target = stream or named
+            if draft is not None and target is None:
+                raise InvalidEvent(
+                    f"line {number} names no stream", hint="Give each line a stream, or name one for all"
+                )
+        except InvalidEvent:
+            if pending:
+                yield _append(log, pending, tags)
+            raise
+        if draft is None or target is None:
+            break
         if not pending or pending[-1][0] != target:
             pending.append((target, []))
         pending[-1][1].append(draft)
         waiting += 1
         if waiting >= _BATCH:
-            yield _append(log, pending)
+            yield _append(log, pending, tags)
             pending, waiting = [], 0
     if pending:
-        yield _append(log, pending)
+        yield _append(log, pending, tags)
 
 
-def _append(log: Log, pending: list[tuple[str, list[Draft]]]) -> Receipt:
-    return log.commit([log.stage(stream, drafts) for stream, drafts in pending])
+def _append(log: Log, pending: list[tuple[str, list[Draft]]], tags: Iterable[str]) -> Receipt:
+    return log.commit([log.stage(stream, drafts, tags=tags) for stream, drafts in pending])
 
 
-def import_parquet(log: Log, path: str, stream: str, *, type: str | None = None) -> Iterator[Receipt]:
-    """Append the rows of a Parquet file as frames, in the file's order; the envelope's columns are left out.
+def parquet_frames(path: str, *, type: str | None = None) -> tuple[str, Iterator[pl.DataFrame]]:
+    """The rows of a Parquet file as frames of a million, in order, without the envelope's columns, and their type.
 
     Args:
         type: The type of the events; by default the ``_type`` of the file's rows, if they have one.
+
+    Raises:
+        NotFound: There is no such file.
+        UsageError: It cannot be read as Parquet.
+        InvalidEvent: The type is neither given nor in the file.
+    """
+    names = parquet_columns(path)
+    scanned = pl.scan_parquet(path, glob=False)
+    if type is None:
+        type = _type_in(scanned, names)
+    total = int(scanned.select(pl.len()).collect().item())
+    columns = [name for name in names if name not in RESERVED]
+    # A file without rows still says what its columns are.
+    starts = range(0, max(total, 1), _FRAME_ROWS)
+    return type, (scanned.select(columns).slice(start, _FRAME_ROWS).collect() for start in starts)
+
+
+def parquet_columns(path: str) -> list[str]:
+    """The names of a Parquet file's columns.
+
+    Raises:
+        NotFound: There is no such file.
+        UsageError: It cannot be read as Parquet.
     """
     if not os.path.exists(path):
         raise NotFound(f"there is no file {path}", hint="Give the path of a Parquet file")
-    rows = pl.scan_parquet(path)
-    names = rows.collect_schema().names()
-    if type is None:
-        if "_type" not in names:
-            raise InvalidEvent("the file does not say what type its events are", hint="Give type='Click', for example")
-        types = rows.select(pl.col("_type").unique()).collect()["_type"].to_list()
-        if len(types) != 1:
-            raise InvalidEvent(
-                f"the file holds events of {len(types)} types", hint="Import them as NDJSON, or give a type"
-            )
-        type = types[0]
-    columns = [name for name in names if name not in RESERVED]
-    total = int(rows.select(pl.len()).collect().item())
-    for start in range(0, total, 1_048_576):
-        yield log.append(stream, rows.select(columns).slice(start, 1_048_576).collect(), type=type)
+    try:
+        return pl.scan_parquet(path, glob=False).collect_schema().names()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UsageError(f"{path} cannot be read as Parquet: {error}", hint="Give a Parquet file") from error
+
+
+def _type_in(scanned: pl.LazyFrame, names: list[str]) -> str:
+    if "_type" not in names:
+        raise InvalidEvent("the file does not say what type its events are", hint="Give type='Click', for example")
+    types = scanned.select(pl.col("_type").unique()).collect()["_type"].to_list()
+    if len(types) != 1:
+        raise InvalidEvent(f"the file holds events of {len(types)} types", hint="Import them as NDJSON, or give a type")
+    return str(types[0])
+
+
+def import_parquet(
+    log: Log, path: str, stream: str, *, type: str | None = None, tags: Iterable[str] = ()
+) -> Iterator[Receipt]:
+    """Append the rows of a Parquet file as frames, in the file's order; the envelope's columns are left out.
+
+    Each million rows is one commit.
+
+    Args:
+        type: As in `parquet_frames`.
+        tags: Labels for all events.
+    """
+    type, frames = parquet_frames(path, type=type)
+    for frame in frames:
+        yield log.append(stream, frame, type=type, tags=tags)
