@@ -1,0 +1,5 @@
+"""``python -m millstream.cli``: the same as ``millstream``."""
+
+from . import main
+
+main()

@@ -1,0 +1,105 @@
+"""Arguments and options that several commands share, and how they open a log."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from ..errors import NotFound, UsageError
+from .output import Output
+
+if TYPE_CHECKING:
+    from ..log import Log
+
+LogPath = Annotated[str, typer.Argument(metavar="LOG", help="The log: the path of its file.", show_default=False)]
+
+Pattern = Annotated[
+    Optional[str],  # noqa: UP045 - read at run time
+    typer.Argument(
+        metavar="STREAM",
+        help="A stream, or a category such as 'account-*'. Default: the whole log.",
+        show_default=False,
+    ),
+]
+
+PLACES = """
+Places and ranges:
+  120                 just before the event at position 120; the first has 1
+  @2013-01-15T12:00Z  just before the first event recorded at or after that
+                      time, which has Z or an offset
+  @-1h                the same for a time so long ago: @-90s, @-1h30m, @-7d
+  end                 just after the last event that is there now
+  120:200             a range: from one place up to another, positions 120 to
+                      199; never what stands at the second place
+  120:                from a place on; a place alone is the same: 120, @-1h
+  :200                all before a place
+"""
+"""The grammar of positions, for the help of the commands that take one; see `millstream.log.positions`."""
+
+RangeText = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--range", "-r", metavar="RANGE", help="Only this range of positions; see above.", show_default=False),
+]
+
+Types = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--type", "-t", metavar="TYPE", help="Only events of this type. Repeatable.", show_default=False),
+]
+
+Tags = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--tag", metavar="TAG", help="A label for all events. Repeatable.", show_default=False),
+]
+
+OutputFormat = Annotated[
+    Optional[Output],  # noqa: UP045
+    typer.Option(
+        "--output",
+        "-o",
+        help="How to answer. Default: a table on a terminal, ndjson in a pipe.",
+        show_default=False,
+        case_sensitive=False,
+    ),
+]
+
+ConfirmClock = Annotated[
+    bool,
+    typer.Option("--confirm-clock", help="Accept the machine's clock though it is behind the log's last event."),
+]
+
+
+def open_to_read(path: str) -> Log:
+    """Open a log that is there, never to write it."""
+    _check(path)
+    from ..log import open
+
+    return open(path, readonly=True)
+
+
+def open_to_write(path: str, *, create: bool, confirm_clock: bool = False) -> Log:
+    """Open a log for writing.
+
+    Args:
+        path: The file.
+        create: Make a new log when there is no file.
+        confirm_clock: Accept the clock as it is.
+    """
+    _check(path, must_exist=not create)
+    from ..log import open
+
+    if os.path.exists(path) and os.path.getsize(path):
+        # Opening for writing puts lock files beside the file, and its journal mode into it, before it looks what it is.
+        open(path, readonly=True).close()
+    log = open(path)
+    if confirm_clock:
+        log.confirm_clock()
+    return log
+
+
+def _check(path: str, *, must_exist: bool = True) -> None:
+    if path == ":memory:":
+        raise UsageError("a log in memory is of no use to a command", hint="Give the path of a file")
+    if must_exist and "://" not in path and not os.path.exists(path):
+        raise NotFound(f"there is no log {path}", hint="Check the path; `millstream append` makes a new log")
