@@ -154,8 +154,7 @@ def millstream(
     chooses. Times are in UTC. Commands that read never create or change the
     file.
 
-    \b
-    Examples:
+    \bExamples:
       $ echo '{"user": 7}' | millstream append shop.db audit --type Login
       $ millstream read shop.db audit
       $ millstream tail shop.db --lines 3

@@ -63,8 +63,7 @@ def append(
 
     The log is created when there is no file.
 
-    \b
-    Examples:
+    \bExamples:
       $ echo '{"type": "Login", "data": {}}' | millstream append shop.db audit
       $ millstream append shop.db audit events.ndjson --tag imported
       $ echo '{"by": "Ann"}' | millstream append shop.db account-9 -t Opened --expect 0

@@ -22,8 +22,7 @@ def backup(
     when it is whole and on disk; it is a log like any other. A file that is
     there already is left alone.
 
-    \b
-    Examples:
+    \bExamples:
       $ millstream backup shop.db shop-monday.db
       $ millstream backup shop.db copy.db && millstream verify copy.db
     """

@@ -29,8 +29,7 @@ def compact(
     the log smaller. Others go on reading and writing meanwhile, and it can be
     stopped at any time. Without a stream, single events are left as they are.
 
-    \b
-    Examples:
+    \bExamples:
       $ millstream compact shop.db
       $ millstream compact shop.db clicks
     """

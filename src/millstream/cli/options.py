@@ -58,6 +58,7 @@ OutputFormat = Annotated[
     typer.Option(
         "--output",
         "-o",
+        metavar="table|ndjson|json|csv",
         help="How to answer. Default: a table on a terminal, ndjson in a pipe.",
         show_default=False,
         case_sensitive=False,

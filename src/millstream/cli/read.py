@@ -38,10 +38,9 @@ def read(
     --follow` goes on. The position is an event's place in the log, the version
     its place in its stream; both begin at 1.
 
-    \b
-    {places}
-    \b
-    Examples:
+    \b{places}
+
+    \bExamples:
       $ millstream read shop.db
       $ millstream read shop.db account-1 --versions 1:3
       $ millstream read shop.db 'account-*' --type MoneyDeposited --output csv

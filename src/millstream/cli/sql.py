@@ -36,8 +36,7 @@ def sql(
     "account-*". The log's own tables, such as read models, go by their names.
     Needs DuckDB: pip install 'millstream[sql]'.
 
-    \b
-    Examples:
+    \bExamples:
       $ millstream sql shop.db 'select page, count(*) from clicks group by 1'
       $ millstream sql shop.db 'select sum(amount) from "account-1"' --output csv
       $ millstream sql shop.db 'select distinct _stream from "account-*"'

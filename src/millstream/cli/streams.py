@@ -38,8 +38,7 @@ def streams(
     For each: how many events it has, the positions of its first and last
     event, the time of the last, and whether it is closed.
 
-    \b
-    Examples:
+    \bExamples:
       $ millstream streams shop.db
       $ millstream streams shop.db 'account-*' --limit 20
       $ millstream streams shop.db account-1 --output json

@@ -51,10 +51,9 @@ def tail(
     it. It ends with Ctrl-C, when its reader goes away, or by --timeout. The
     stream need not be there yet.
 
-    \b
-    {places}
-    \b
-    Examples:
+    \b{places}
+
+    \bExamples:
       $ millstream tail shop.db
       $ millstream tail shop.db account-1 --lines 3
       $ millstream tail shop.db 'account-*' --from 2

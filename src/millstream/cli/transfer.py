@@ -32,7 +32,10 @@ class Format(StrEnum):
 _Format = Annotated[
     Optional[Format],  # noqa: UP045 - read at run time
     typer.Option(
-        "--format", help="Default: parquet for a name that ends in .parquet, else ndjson.", show_default=False
+        "--format",
+        metavar="ndjson|parquet",
+        help="Default: parquet for a name that ends in .parquet, else ndjson.",
+        show_default=False,
     ),
 ]
 
@@ -65,10 +68,9 @@ def export(
     of one stream or category, a typed column for each field, and _position,
     _stream, _version, _type and _time. The file appears when it is whole.
 
-    \b
-    {places}
-    \b
-    Examples:
+    \b{places}
+
+    \bExamples:
       $ millstream export shop.db shop.ndjson
       $ millstream export shop.db clicks.parquet --stream clicks --overwrite
       $ millstream export shop.db --range 1:3 | gzip > first.ndjson.gz
@@ -130,8 +132,7 @@ def import_(
     batch of 10,000; at a bad line it ends: all lines before that one stand,
     and it says how many. The log is created when there is no file.
 
-    \b
-    Examples:
+    \bExamples:
       $ millstream import other.db shop.ndjson
       $ millstream import other.db clicks.parquet --stream clicks --type Click
       $ millstream export shop.db --stream 'account-*' | millstream import other.db

@@ -30,8 +30,7 @@ def verify(
     named, and the exit code is 1. Keep the hash that it prints somewhere else:
     with --head it shows, later, that the end was not cut off or written anew.
 
-    \b
-    Examples:
+    \bExamples:
       $ millstream verify shop.db
       $ millstream verify shop.db --output json
       $ millstream verify shop.db --head "$(cat kept-hash.txt)"
