@@ -66,7 +66,7 @@ def append(
     \bExamples:
       $ echo '{"type": "Login", "data": {}}' | millstream append shop.db audit
       $ millstream append shop.db audit events.ndjson --tag imported
-      $ echo '{"by": "Ann"}' | millstream append shop.db account-9 -t Opened --expect 0
+      $ echo '{"by": 7}' | millstream append shop.db cart-9 -t Opened --expect 0
       $ millstream append shop.db clicks clicks.parquet --type Click --id jan
     """
     from ..log.staging import check_label, check_stream

@@ -7,7 +7,6 @@ from typing import Annotated, Optional
 import typer
 
 from ..errors import InvalidPosition, StreamNotFound
-from ..log.positions import Range, parse_range
 from .options import LogPath, OutputFormat, Pattern, RangeText, Types, open_to_read
 from .output import chosen, write_rows
 
@@ -48,6 +47,9 @@ def read(
       $ millstream read shop.db --range @2013-01-15T12:00Z:@2013-01-16T00:00Z
       $ millstream read shop.db --range @-1h --backwards --limit 10
     """
+    from ..log.positions import Range, parse_range
+    from ..log.transfer import rows
+
     wanted = parse_range(range) if range is not None else Range()
     first, last = _versions(versions)
     if versions is not None and (stream is None or stream.endswith("*")):
@@ -56,8 +58,6 @@ def read(
         if stream is not None and not stream.endswith("*") and not source.version(stream):
             raise StreamNotFound(stream)
         since, until = wanted.resolve(source)
-        from ..log.transfer import rows
-
         events = source.read(
             stream,
             types=type or None,
@@ -74,6 +74,8 @@ def read(
 def _versions(text: str | None) -> tuple[int | None, int | None]:
     if text is None:
         return None, None
+    from ..log.positions import parse_range
+
     found = parse_range(text)
     if any(place is not None and place.position is None for place in (found.start, found.stop)):
         raise InvalidPosition(f"{text!r:.80} is not a range of versions", hint="Write 3:5, 3: or :5")

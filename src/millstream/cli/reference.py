@@ -25,13 +25,14 @@ Every command answers on stdout; errors, remarks and progress go to stderr.
 
 | `--output` | |
 |---|---|
-| `table` | for looking at: fits the width, shows 50 rows unless told otherwise; the default on a terminal |
+| `table` | for looking at: cut to fit the width, and to 50 rows unless told otherwise; the default on a terminal |
 | `ndjson` | one JSON object a line, written as it comes; the default in a pipe or a file |
 | `json` | one JSON array (or one object, from commands that answer with one) |
 | `csv` | with a header; what has parts is JSON within its cell |
 
 An event has the fields `position`, `stream`, `version`, `type`, `time`, `data`, and where there are any `effective`,
-`tags` and `metadata`. `ndjson`, `csv` and `export` need the same memory however much there is.
+`tags` and `metadata`. A table of fewer than 100 columns leaves these three out. `ndjson`, `csv` and `export` need the
+same memory however much there is.
 """
 
 _ERRORS = """## Errors and exit codes

@@ -16,8 +16,9 @@ from rich.text import Text
 from .output import cell, values
 
 _OPTIONAL = frozenset({"effective", "tags", "metadata"})
-"""Columns of an event that are left out of a table in which no event has them."""
-_STYLES = {"position": "cyan", "time": "dim", "type": "green"}
+"""Columns of an event that are left out of a narrow table, and of one in which no event has them."""
+_TIMES = frozenset({"time", "_time"})
+_STYLES = {"position": "cyan", "time": "dim", "_time": "dim", "type": "green"}
 _GAP = 2
 _LEAST = 8
 _NARROW = 100
@@ -34,11 +35,12 @@ def print_table(rows: Sequence[Any], names: Sequence[str]) -> None:
         return
     terminal = console()
     columns = dict(zip(names, zip(*(list(values(row, names)) for row in rows), strict=True), strict=True))
-    kept = {name: column for name, column in columns.items() if name not in _OPTIONAL or any(column)}
+    narrow = terminal.width < _NARROW
+    kept = {name: column for name, column in columns.items() if name not in _OPTIONAL or (any(column) and not narrow)}
     numeric = {name for name, column in kept.items() if _is_numeric(column)}
     cells = {name: [name, *(shown(name, value) for value in column)] for name, column in kept.items()}
-    if "time" in cells and terminal.width < _NARROW:
-        cells["time"] = _short(cells["time"])
+    for name in _TIMES & cells.keys() if narrow else ():
+        cells[name] = _short(cells[name])
     widths = fitted({name: max(map(cell_len, texts)) for name, texts in cells.items()}, numeric, terminal.width)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
     for name, texts in cells.items():
@@ -76,7 +78,7 @@ def fitted(natural: Mapping[str, int], rigid: Set[str], room: int) -> dict[str, 
         {'n': 5, 'name': 12, 'data': 28}
     """
     widths = dict(natural)
-    soft = [name for name in widths if name not in rigid and name != "time"]
+    soft = [name for name in widths if name not in rigid and name not in _TIMES]
     excess = sum(widths.values()) + _GAP * (len(widths) - 1) - room
     while excess > 0 and soft:
         widest = max(soft, key=lambda name: widths[name])
@@ -101,12 +103,17 @@ def print_record(record: Mapping[str, Any]) -> None:
 
 
 def shown(name: str, value: Any) -> str:
-    """A value as it is shown: times to the millisecond, and nothing that could steer a terminal."""
+    """A value as it is shown: times to the millisecond, fractions to six places, nothing that steers the terminal."""
     if value is None:
         return ""
     if name == "time" and isinstance(value, str):
-        moment = datetime.fromisoformat(value)
-        return moment.strftime("%Y-%m-%d %H:%M:%S.") + f"{moment.microsecond // 1000:03d}"
+        value = datetime.fromisoformat(value)
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=None).isoformat(" ", "milliseconds")
+    if isinstance(value, float) and 1e-4 <= abs(value) < 1e6:
+        return f"{value:.6f}".rstrip("0").rstrip(".")
+    if name == "tags":
+        return shown("", ", ".join(value))
     if isinstance(value, bool):
         return "yes" if value else ""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell(value))

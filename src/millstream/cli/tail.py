@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from ..errors import StreamNotFound, UsageError
-from ..log.positions import parse_place
 from .options import LogPath, OutputFormat, Pattern, Types, open_to_read
 from .output import Output, chosen, flush, write_rows, writer
 from .read import FIELDS
@@ -58,8 +57,11 @@ def tail(
       $ millstream tail shop.db account-1 --lines 3
       $ millstream tail shop.db 'account-*' --from 2
       $ millstream tail shop.db --follow --from end --timeout 1s
-      $ millstream tail shop.db --follow --timeout 1s --type MoneyDeposited | head -1
+      $ millstream tail shop.db --follow --timeout 1s --type Click | head -1
     """
+    from ..log.positions import parse_place
+    from ..log.transfer import rows
+
     form = chosen(output)
     if lines is not None and start is not None:
         raise UsageError("--lines and --from exclude each other", hint="Give one of them")
@@ -83,8 +85,6 @@ def tail(
             count = 10 if lines is None else lines
             found = source.read(stream, types=type or None, until_position=head + 1, backwards=True, limit=count)
             past = reversed(list(found))
-        from ..log.transfer import rows
-
         if not follow:
             more = "See more with --lines or --output ndjson."
             write_rows(rows(past), FIELDS, form, limit=lines or None, more=more)

@@ -11,7 +11,6 @@ from typing import IO, TYPE_CHECKING, Annotated, Optional
 import typer
 
 from ..errors import StorageError, StreamNotFound, UsageError
-from ..log.positions import Range, parse_range
 from .append import appended, parquet_type
 from .inputs import batches, opened
 from .options import ConfirmClock, LogPath, OutputFormat, RangeText, Tags, Types, open_to_read, open_to_write
@@ -75,6 +74,9 @@ def export(
       $ millstream export shop.db clicks.parquet --stream clicks --overwrite
       $ millstream export shop.db --range 1:3 | gzip > first.ndjson.gz
     """
+    from ..log.positions import Range, parse_range
+    from ..log.transfer import export_ndjson, export_parquet
+
     form = format or _format_of(file)
     wanted = parse_range(range) if range is not None else Range()
     with open_to_read(log) as source:
@@ -82,8 +84,6 @@ def export(
             raise StreamNotFound(stream)
         since, until = wanted.resolve(source)
         after = max((since or 1) - 1, 0)
-        from ..log.transfer import export_ndjson, export_parquet
-
         if file == "-":
             if form is Format.PARQUET:
                 raise UsageError("Parquet is not written to a pipe", hint="Name a file")
@@ -135,7 +135,7 @@ def import_(
     \bExamples:
       $ millstream import other.db shop.ndjson
       $ millstream import other.db clicks.parquet --stream clicks --type Click
-      $ millstream export shop.db --stream 'account-*' | millstream import other.db
+      $ millstream export shop.db -s 'account-*' | millstream import other.db
     """
     form = format or _format_of(file)
     if form is Format.PARQUET and stream is None:
