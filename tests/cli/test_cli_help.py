@@ -1,0 +1,142 @@
+"""The help and the reference: nothing is undocumented, and the examples run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+
+import millstream as ms
+from millstream.cli.app import _DEMO, command
+from millstream.cli.reference import reference
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
+GROUP = command()
+CONTEXT = GROUP.make_context("millstream", ["read", "--help"], resilient_parsing=True)
+NAMES = [name for name in GROUP.list_commands(CONTEXT) if name != "demo"]
+
+
+def verb(name):
+    return GROUP.get_command(CONTEXT, name)
+
+
+def examples(name):
+    return [line.strip()[2:] for line in verb(name).help.splitlines() if line.strip().startswith("$ ")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_says_what_it_does_and_how_with_examples(name):
+    found = verb(name)
+    assert found.help.splitlines()[0].endswith(".")
+    assert len(examples(name)) >= 2
+    assert all(f"millstream {name} " in example for example in examples(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_argument_and_option_is_explained(name):
+    unexplained = [param.name for param in verb(name).params if not (param.help or "").strip()]
+    assert unexplained == []
+
+
+def test_the_reference_is_what_the_commands_say():
+    how = "Write it anew: python -m millstream.cli.reference docs/reference/cli.md"
+    assert PAGE.read_text(encoding="utf-8") == reference(), how
+
+
+@pytest.mark.parametrize("name", ["", *NAMES])
+def test_the_help_fits_eighty_columns(invoke, name):
+    done = invoke(*filter(None, [name]), "--help", columns=80)
+    assert done.exit_code == 0
+    assert max(map(cell_len, done.stdout.splitlines())) <= 80
+    for example in examples(name) if name else []:
+        assert f"$ {example}" in done.stdout  # in one line
+
+
+def test_the_version_is_told(invoke):
+    assert invoke("--version").stdout.startswith("millstream ")
+
+
+@pytest.fixture
+def workshop(tmp_path, environment):
+    """A folder in which every example can run, in the order of the page."""
+    import polars as pl
+
+    bin = tmp_path / "bin"
+    bin.mkdir()
+    script = bin / "millstream"
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m millstream.cli "$@"\n')
+    script.chmod(0o755)
+    with ms.open(str(tmp_path / "shop.db")) as log:
+        log.append(
+            "account-1", [ms.Plain("AccountCreated", {"owner": "Ann"}), ms.Plain("MoneyDeposited", {"amount": 5})]
+        )
+        log.append("clicks", pl.DataFrame({"page": ["a", "b"]}), type="Click")
+    (tmp_path / "events.ndjson").write_text('{"type": "Login", "data": {"user": 7}}\n')
+    pl.DataFrame({"page": ["a", "b"]}).write_parquet(tmp_path / "clicks.parquet")
+    (tmp_path / "shop.ndjson").write_text('{"stream": "a", "type": "Login", "data": {"user": 7}}\n')
+    with ms.open(str(tmp_path / "shop.db"), readonly=True) as log:
+        (tmp_path / "kept-hash.txt").write_text(log.verify().hash)
+    environment["PATH"] = f"{bin}{os.pathsep}{environment['PATH']}"
+    return tmp_path
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the examples are for a shell")
+@pytest.mark.parametrize("name", NAMES)
+def test_the_examples_run(workshop, environment, name):
+    if name == "sql":
+        pytest.importorskip("duckdb")
+    if name == "export":
+        (workshop / "shop.ndjson").unlink()
+    for example in examples(name):
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", example], cwd=workshop, env=environment, capture_output=True, timeout=50
+        )
+        early = "| head" in example and done.returncode == 141
+        assert done.returncode == 0 or early, f"{example}: {done.stderr.decode()}"
+        assert done.stderr == b"", example
+
+
+def test_commands_need_no_demo_and_take_it_when_it_is_there(invoke, monkeypatch):
+    from millstream.cli import app
+
+    monkeypatch.setattr(app, "_DEMO", "millstream_without.a_demo")
+    fresh = command()
+    assert "demo" not in fresh.list_commands(CONTEXT)
+    assert fresh.get_command(CONTEXT, "demo") is None
+
+    monkeypatch.setattr(app, "_DEMO", "millstream_with_demo.command")
+    import types
+
+    module = types.ModuleType("millstream_with_demo.command")
+    module.__spec__ = types.SimpleNamespace(name="millstream_with_demo.command")
+
+    def demo(speed: int = 1) -> None:
+        """Show all at once."""
+        print("played at", speed)
+
+    module.demo = demo
+    parent = types.ModuleType("millstream_with_demo")
+    parent.__path__ = []
+    monkeypatch.setitem(sys.modules, "millstream_with_demo", parent)
+    monkeypatch.setitem(sys.modules, "millstream_with_demo.command", module)
+    fresh = command()
+    assert fresh.list_commands(CONTEXT)[-1] == "demo"
+    assert "Show all at once." in invoke("--help").stdout
+    done = invoke("demo", "--speed", "600")
+    assert (done.exit_code, done.stdout) == (0, "played at 600\n")
+    assert _DEMO == "millstream.demo.command"
+
+
+def test_reading_commands_start_without_what_only_others_need(environment, shop):
+    code = (
+        "import sys; from millstream.cli import main\n"
+        f"try: main(['read', {shop!r}])\nexcept SystemExit: pass\n"
+        "print([m for m in ('duckdb', 'pyarrow', 'pandas', 'rich.progress') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]"
