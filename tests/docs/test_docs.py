@@ -87,6 +87,9 @@ def test_the_tests_that_a_page_shows_pass(page: Path, source: str, tmp_path: Pat
     file.write_text(source)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(file)]
+    if "LogContract" in source:
+        # The whole contract runs in tests/log; here a few of its tests show that the page's hooks are right.
+        command += ["-k", "gapless or backwards or effect_once"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
 

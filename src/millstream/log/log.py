@@ -279,7 +279,7 @@ class Log(Reader):
         backup(self, path)
 
     def compact(self, stream: str | None = None) -> Any:
-        """Merge the bodies of many small runs into large ones; see `millstream.log.maintain.compact`."""
+        """Merge the bodies of many small runs into large ones; see `millstream.log.compact.compact`."""
         from .compact import compact
 
         return compact(self, stream)
