@@ -210,7 +210,7 @@ def _draft_key(
     draft: Draft, tags: tuple[str, ...], metadata: Metadata | None, effective: int | None
 ) -> tuple[Any, ...]:
     return (
-        check_tags([*tags, *draft.tags]) if draft.tags else tags,
+        check_tags([*tags, *check_tags(draft.tags)]) if draft.tags else tags,
         encode_metadata({**(metadata or {}), **(draft.metadata or {})}),
         to_micros(draft.effective) if draft.effective is not None else effective,
     )

@@ -165,6 +165,12 @@ class LogContract:
         assert event.metadata == {"user": "ann", "correlation": "c1", "causation": "e0"}
         assert (event.correlation, event.causation) == ("c1", "e0")
 
+    def test_tags_that_are_one_string_are_refused_rather_than_taken_apart(self, log: Log) -> None:
+        for events, tags in ((Plain("T", {}), "course:1"), (Draft(Plain("T", {}), tags="course:1"), ())):
+            with pytest.raises(errors.InvalidEvent):
+                log.append("s", events, tags=tags)
+        assert log.head == 0
+
     def test_an_effective_time_stands_beside_the_recorded_one(self, log: Log) -> None:
         log.append("s", [Draft(Plain("T", {}), effective="2020-01-01T00:00:00Z"), Plain("T", {})])
         assert [e.effective for e in log.read("s")] == [datetime(2020, 1, 1, tzinfo=UTC), None]
