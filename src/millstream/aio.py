@@ -18,6 +18,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from typing import Any, Self, TypeVar
 
@@ -83,7 +84,8 @@ class Log:
             except BaseException as error:
                 ending = error
             if not stopped.is_set():
-                loop.call_soon_threadsafe(queue.put_nowait, ending)
+                with suppress(RuntimeError):  # the loop has ended without waiting for its followers
+                    loop.call_soon_threadsafe(queue.put_nowait, ending)
 
         threading.Thread(target=wait, name="millstream-follow", daemon=True).start()
         try:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InvalidPosition, StreamNotFound
+from ..errors import InvalidPosition, LogClosed, StreamNotFound
 from ..events import Event, decoder, definitions, event_class, type_name
 from ..frames import MAX_ROWS, Columns, is_frame_schema, schema_columns
 from ..storage.base import Scope, StreamInfo
@@ -206,10 +206,13 @@ class Reader:
             left = None if seconds is None else seconds - (_time.monotonic() - quiet_since)
             if not self.wait(position, left):
                 return
-            head = self.head
-            for batch in _batches(self._pages(scope, position, head + 1, False, None)):
-                yield batch
-                quiet_since = _time.monotonic()
+            try:
+                head = self.head
+                for batch in _batches(self._pages(scope, position, head + 1, False, None)):
+                    yield batch
+                    quiet_since = _time.monotonic()
+            except LogClosed:
+                return
             position = head
 
     def wait(self, after: int, timeout: Duration | float | None = None) -> bool:

@@ -14,10 +14,11 @@ import msgspec
 import polars as pl
 
 from ..errors import DamagedLog, InvalidEvent, NotFound
-from ..events import AnyEvent, Event, Plain, decoder, event_class
+from ..events import AnyEvent, Plain, decoder, event_class
 from ..frames import Columns, conform, union_columns
 from ..storage.chain import FRAME_FORMAT, JSON_FORMAT
 from ..time import from_micros
+from .objects import columns_of, frame_of_objects, union, values_of
 
 if TYPE_CHECKING:
     from .reading import Reader
@@ -26,6 +27,7 @@ EventClass = type[Any]
 
 _decode_data = msgspec.json.Decoder().decode
 _NO_METADATA: dict[str, Any] = {}
+_CHUNK = 1_024
 
 
 class Run(msgspec.Struct, eq=False, gc=False):
@@ -52,6 +54,8 @@ class Run(msgspec.Struct, eq=False, gc=False):
     format: int = JSON_FORMAT
     body_ref: int | None = None
     body_offset: int = 0
+    chunk: tuple[int, list[dict[str, Any]]] | None = None
+    """Some rows of its frame as dicts, and where they begin: what `row` has looked up last."""
     base: int = 0
     """Position of the header's first event, when this is a slice of a longer run; 0 when it is whole."""
 
@@ -126,8 +130,11 @@ class Run(msgspec.Struct, eq=False, gc=False):
             if frame.height < self.body_offset + self.count:
                 raise DamagedLog(self.position, f"its body holds {frame.height} events only")
             return frame if frame.height == self.count else frame.slice(self.body_offset, self.count)
-        frame = objects_frame(self.lines(), event_class(self.type), self.position)
-        return frame.select(c for c in columns if c in frame.columns) if columns is not None else frame
+        rows = values_of(self.lines(), event_class(self.type), self.position)
+        shape = columns_of(rows)
+        if columns is not None:
+            shape = {name: shape[name] for name in columns if name in shape}
+        return frame_of_objects(rows, shape)
 
     def data(self) -> list[dict[str, Any]]:
         """Each event's data as a dict of plain values."""
@@ -137,6 +144,16 @@ class Run(msgspec.Struct, eq=False, gc=False):
             return [_decode_data(line) for line in self.lines()]
         except msgspec.DecodeError as error:
             raise DamagedLog(self.position, f"its JSON cannot be decoded ({error})") from error
+
+    def row(self, index: int) -> dict[str, Any]:
+        """One event's data as a dict of plain values."""
+        if not self.is_frame:
+            return _decode_data(self.lines()[index])  # type: ignore[no-any-return]
+        chunk = self.chunk
+        if chunk is None or not 0 <= index - chunk[0] < _CHUNK:
+            start = index - index % _CHUNK
+            self.chunk = chunk = (start, self.frame().slice(start, _CHUNK).to_dicts())
+        return chunk[1][index - chunk[0]]
 
     def events(self, cls: EventClass | None = None) -> list[Any]:
         """Its events, decoded.
@@ -163,11 +180,11 @@ class Run(msgspec.Struct, eq=False, gc=False):
             decode = decoder(cls).decode  # type: ignore[arg-type]
             return [decode(line) for line in self.lines()]
         except msgspec.ValidationError as error:
-            raise self._misfit(cls, error) from error
+            raise self.misfit(cls, error) from error
         except msgspec.DecodeError as error:
             raise DamagedLog(self.position, f"its JSON cannot be decoded ({error})") from error
 
-    def _misfit(self, cls: EventClass, error: Exception) -> InvalidEvent:
+    def misfit(self, cls: EventClass, error: Exception) -> InvalidEvent:
         return InvalidEvent(
             f"event {self.type!r} at position {self.position} does not fit {cls.__qualname__}: {error}",
             hint="Give new fields defaults, or read its plain data",
@@ -284,11 +301,8 @@ class Recorded(msgspec.Struct, eq=False, gc=False):
     @property
     def data(self) -> dict[str, Any]:
         """Its data as a dict of plain values."""
-        run = self.run
-        if run.is_frame:
-            return run.frame().row(self.index, named=True)
         try:
-            return _decode_data(run.lines()[self.index])  # type: ignore[no-any-return]
+            return self.run.row(self.index)
         except msgspec.DecodeError as error:
             raise DamagedLog(self.position, f"its JSON cannot be decoded ({error})") from error
 
@@ -321,6 +335,11 @@ class Recorded(msgspec.Struct, eq=False, gc=False):
             return event
         if self.run.count == 1:
             return self.run.events(cls)[0]
+        if self.run.is_frame:
+            try:
+                return msgspec.convert(self.run.row(self.index), cls)
+            except msgspec.ValidationError as error:
+                raise self.run.misfit(cls, error) from error
         run = self.run.cut(self.position - 1, self.position + 1)
         assert run is not None
         return run.events(cls)[0]
@@ -352,25 +371,6 @@ def recorded_events(run: Run) -> list[Recorded]:
     return [Recorded(run, index) for index in range(run.count)]
 
 
-def objects_frame(lines: Sequence[Any], cls: type[Event] | None, position: int) -> pl.DataFrame:
-    """JSON objects as a frame: typed by the class's fields where there is a class, else as they look."""
-    try:
-        rows = [_decode_data(line) for line in lines]
-        if cls is None:
-            return pl.DataFrame(rows, infer_schema_length=None, strict=False)
-        decode = decoder(cls).decode
-        typed = [msgspec.structs.asdict(decode(line)) for line in lines]
-    except msgspec.ValidationError:
-        return pl.DataFrame(rows, infer_schema_length=None, strict=False)
-    except msgspec.DecodeError as error:
-        raise DamagedLog(position, f"its JSON cannot be decoded ({error})") from error
-    try:
-        return pl.DataFrame(typed, infer_schema_length=None)
-    except (TypeError, ValueError, pl.exceptions.PolarsError):
-        # A field that is no column type (an enum, a nested struct): its plain form is one.
-        return pl.DataFrame(rows, infer_schema_length=None, strict=False)
-
-
 def frame_of(runs: Iterable[Run], *, columns: Columns | None = None, envelope: bool = False) -> pl.DataFrame:
     """One frame of many runs: the union of their columns, nulls where a run lacks one.
 
@@ -380,20 +380,26 @@ def frame_of(runs: Iterable[Run], *, columns: Columns | None = None, envelope: b
         envelope: Add ``_position``, ``_stream``, ``_version``, ``_type`` and ``_time`` (UTC, microseconds).
     """
     wanted = list(columns) if columns is not None else None
-    parts: list[tuple[list[Run], pl.DataFrame]] = []
+    groups: list[tuple[list[Run], pl.DataFrame | list[dict[str, Any]]]] = []
     for group in _alike(runs):
-        if group[0].is_frame:
-            parts.append((group, group[0].frame(wanted)))
+        first = group[0]
+        if first.is_frame:
+            groups.append((group, first.frame(wanted)))
         else:
             lines = [line for run in group for line in run.lines()]
-            parts.append((group, objects_frame(lines, event_class(group[0].type), group[0].position)))
+            groups.append((group, values_of(lines, event_class(first.type), first.position)))
     if columns is None:
         columns = {}
-        for group, frame in parts:
-            columns = union_columns(group[0].stream, columns, dict(frame.schema))
-    frames = [
-        _enveloped(group, conform(frame, columns)) if envelope else conform(frame, columns) for group, frame in parts
+        for group, part in groups:
+            if isinstance(part, pl.DataFrame):
+                columns = union_columns(group[0].stream, columns, dict(part.schema))
+            else:
+                columns = union(columns, columns_of(part))
+    parts = [
+        (group, conform(part, columns) if isinstance(part, pl.DataFrame) else frame_of_objects(part, columns))
+        for group, part in groups
     ]
+    frames = [_enveloped(group, frame) if envelope else frame for group, frame in parts]
     if not frames:
         empty = {**columns, **ENVELOPE} if envelope else columns
         return pl.DataFrame(schema=empty)

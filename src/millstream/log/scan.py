@@ -14,11 +14,13 @@ from polars.io.plugins import register_io_source
 from ..errors import InvalidTime, StreamNotFound
 from ..frames import MAX_ROWS, Columns, union_columns
 from ..time import Moment, from_micros, to_micros
+from .objects import union
 from .reading import scope_of
 from .records import ENVELOPE, Run, frame_of
 
 if TYPE_CHECKING:
-    from .reading import Reader, Types
+    from .objects import union
+from .reading import Reader, Types
 
 
 def scan(
@@ -42,8 +44,9 @@ def scan(
     columns, json_kinds = _columns(log, stream, kinds)
     if json_kinds:
         # Objects have no stored columns: one pass over them fixes the shape of the whole.
-        objects = (run for run in log.runs(stream, types=types, until_position=head + 1) if not run.is_frame)
-        columns = union_columns(stream, columns, dict(frame_of(objects).schema))
+        found = (run for run in log.runs(stream, types=types, until_position=head + 1) if not run.is_frame)
+        for group in _groups(found, MAX_ROWS):
+            columns = union(columns, dict(frame_of(group).schema))
     if by is not None and not isinstance(columns.get(by), pl.Datetime):
         raise InvalidTime(f"{by!r} is not a datetime column of {stream!r}", hint=f"It has {', '.join(columns)}")
     names = [*columns, *ENVELOPE] if envelope else list(columns)

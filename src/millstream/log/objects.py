@@ -1,0 +1,137 @@
+"""JSON objects as columns: each field of many events as one column whose type holds every value without loss.
+
+Objects have no declared columns. A field that is a number in one event and text in another, or now a list and now
+an object, has no common type: such values become text, those that were not text as JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from ..errors import DamagedLog
+from ..events import Event, decoder
+from ..frames import Columns, widen
+
+_AS_THEY_ARE = (Decimal, datetime, date, time, timedelta, bytes)
+_SCALARS: dict[type, Callable[[], pl.DataType]] = {
+    bool: pl.Boolean,
+    float: pl.Float64,
+    str: pl.String,
+    date: pl.Date,
+    time: pl.Time,
+    bytes: pl.Binary,
+    timedelta: lambda: pl.Duration("us"),
+}
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+
+def values_of(lines: Sequence[Any], cls: type[Event] | None, position: int) -> list[dict[str, Any]]:
+    """Each event's fields as plain values: by its class, if there is one that all of them fit, else as JSON has them.
+
+    Raises:
+        DamagedLog: A line is not a JSON object.
+    """
+    try:
+        if cls is not None:
+            decode = decoder(cls).decode
+            return [msgspec.to_builtins(decode(line), builtin_types=_AS_THEY_ARE) for line in lines]
+    except msgspec.ValidationError:
+        pass  # an older shape of the class: its plain data is readable all the same
+    except msgspec.DecodeError as error:
+        raise DamagedLog(position, f"its JSON cannot be decoded ({error})") from error
+    try:
+        return [_decode(line) for line in lines]
+    except msgspec.DecodeError as error:
+        raise DamagedLog(position, f"its JSON cannot be decoded ({error})") from error
+
+
+def columns_of(rows: Sequence[dict[str, Any]]) -> Columns:
+    """The columns of some objects, in order of first appearance."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: _infer([row.get(name) for row in rows]) for name in names}
+
+
+def union(known: Columns, more: Columns) -> Columns:
+    """Both sets of columns as one; what has no common type becomes text."""
+    both = dict(known)
+    for name, dtype in more.items():
+        both[name] = _common(both[name], dtype) if name in both else dtype
+    return both
+
+
+def frame_of_objects(rows: Sequence[dict[str, Any]], columns: Columns) -> pl.DataFrame:
+    """The objects as a frame with these columns, null where an object lacks one."""
+    series = []
+    for name, dtype in columns.items():
+        values = [row.get(name) for row in rows]
+        series.append(pl.Series(name, [_fit(value, dtype) for value in values], dtype=dtype))
+    return pl.DataFrame(series) if series else pl.DataFrame(height=len(rows))
+
+
+def _infer(values: Iterable[Any]) -> pl.DataType:
+    present = [value for value in values if value is not None]
+    kinds = {type(value) for value in present}
+    if not kinds:
+        return pl.Null()
+    if kinds == {int}:
+        low, high = min(present), max(present)
+        if low >= -(1 << 63) and high < 1 << 63:
+            return pl.Int64()
+        return pl.UInt64() if low >= 0 and high < 1 << 64 else pl.String()
+    if kinds == {int, float}:
+        return pl.Float64()
+    if len(kinds) > 1:
+        return pl.String()
+    kind = kinds.pop()
+    if kind in _SCALARS:
+        return _SCALARS[kind]()
+    if kind is Decimal:
+        return pl.Decimal(38, max(_scale(value) for value in present))
+    if kind is datetime:
+        zones = {value.tzinfo is not None for value in present}
+        return pl.Datetime("us", "UTC" if True in zones else None) if len(zones) == 1 else pl.String()
+    if kind is list:
+        return pl.List(_infer(item for value in present for item in value))
+    if kind is dict and any(present):
+        return pl.Struct(columns_of(present))
+    return pl.String()
+
+
+def _scale(value: Decimal) -> int:
+    exponent = value.as_tuple().exponent
+    return -exponent if isinstance(exponent, int) and exponent < 0 else 0
+
+
+def _common(a: pl.DataType, b: pl.DataType) -> pl.DataType:
+    if isinstance(a, pl.Decimal) and isinstance(b, pl.Decimal):
+        return pl.Decimal(38, max(a.scale, b.scale))
+    if isinstance(a, pl.List) and isinstance(b, pl.List):
+        return pl.List(_common(a.inner, b.inner))  # type: ignore[arg-type]
+    if isinstance(a, pl.Struct) and isinstance(b, pl.Struct):
+        fields = (dict(zip((f.name for f in s.fields), (f.dtype for f in s.fields), strict=True)) for s in (a, b))
+        return pl.Struct(union(*fields))  # type: ignore[arg-type]
+    if {type(a), type(b)} == {pl.Int64, pl.Float64}:
+        return pl.Float64()
+    return widen(a, b) or pl.String()
+
+
+def _fit(value: Any, dtype: pl.DataType) -> Any:
+    """The value as the column's type takes it."""
+    if value is None:
+        return None
+    if isinstance(dtype, pl.String):
+        return value if isinstance(value, str) else _encode(value).decode()
+    if isinstance(dtype, pl.Float64):
+        return float(value)
+    if isinstance(dtype, pl.List):
+        return [_fit(item, dtype.inner) for item in value]  # type: ignore[arg-type]
+    if isinstance(dtype, pl.Struct):
+        return {f.name: _fit(value.get(f.name), f.dtype) for f in dtype.fields}  # type: ignore[arg-type]
+    return value
