@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from queue import SimpleQueue
 
 from ..errors import LogClosed, LogLocked, UsageError
@@ -81,8 +82,7 @@ class Committer:
             if self._enter(job):
                 self._lead([job])
         except BaseException:
-            if job.owns:
-                self._finish([job])
+            self._abandon(job)
             raise
         return job.result()
 
@@ -104,10 +104,12 @@ class Committer:
     def exclusive(self) -> Iterator[None]:
         """The writer for the caller alone, on its own thread, until the block ends."""
         job = Job(None)
-        self._enter(job)
-        if job.error is not None:
-            raise job.error
-        self._leader = threading.get_ident()
+        try:
+            self._enter(job)
+            self._leader = threading.get_ident()
+        except BaseException:
+            self._abandon(job)
+            raise
         try:
             yield
         finally:
@@ -152,24 +154,14 @@ class Committer:
             job.gate = gate = threading.Lock()
             gate.acquire()
             self._join(job)
-        try:
-            if not gate.acquire(timeout=self._timeout):
-                if self._leave(job):
-                    raise LogLocked(self._path, self._timeout)
-                gate.acquire()
-        except KeyboardInterrupt:
-            # Whoever leaves must not take the lead away with it.
-            if not self._leave(job) and job.owns:
-                with self._mutex:
-                    if job in self._queue:
-                        self._queue.remove(job)
-                job.owns = False
-                self._pass_on()
-            raise
+        if not gate.acquire(timeout=self._timeout):
+            if self._leave(job):
+                raise LogLocked(self._path, self._timeout)
+            gate.acquire()
         if job.leads:
             if job.request is None:
                 return True
-            self._lead(self._take())
+            self._lead(self._take([]))
         return False
 
     def _join(self, job: Job) -> None:
@@ -179,6 +171,15 @@ class Committer:
             self._awaited = 0
             self._arrived.release()
 
+    def _abandon(self, job: Job) -> None:
+        """The caller goes, thrown out by a Ctrl-C perhaps: it must not take the lead away with it."""
+        self._leave(job)
+        if job.owns:
+            with self._mutex:
+                if job in self._queue:
+                    self._queue.remove(job)
+            self._finish([job])
+
     def _leave(self, job: Job) -> bool:
         """Out of the queue again, unless the job is in a commit or leads the next."""
         with self._mutex:
@@ -187,12 +188,18 @@ class Committer:
                 return True
             return False
 
-    def _take(self) -> list[Job]:
-        """The jobs of the next commit: all in the queue, up to one that wants the writer alone."""
+    def _take(self, batch: list[Job]) -> list[Job]:
+        """Add the jobs of the next commit to a batch: all in the queue, up to one that wants the writer alone."""
         with self._mutex:
-            batch: list[Job] = []
-            while self._queue and len(batch) < MAX_BATCH and self._queue[0].request is not None:
-                batch.append(self._queue.popleft())
+            count = 0
+            for job in self._queue:
+                if job.request is None or count == MAX_BATCH:
+                    break
+                count += 1
+            # In one step into the batch, and only then out of the queue: an interrupt between loses none.
+            batch.extend(islice(self._queue, count))
+            for _ in range(count):
+                self._queue.popleft()
             return batch
 
     def _gather(self, batch: list[Job]) -> None:
@@ -217,17 +224,29 @@ class Committer:
         with self._mutex:
             self._awaited = 0
         self._arrived.acquire(blocking=False)
-        batch.extend(self._take())
+        self._take(batch)
 
     def _lead(self, batch: list[Job]) -> None:
-        if self._last > 1:
-            self._gather(batch)
-        self._last = len(batch)
-        self._leader = threading.get_ident()
         try:
+            if self._last > 1:
+                self._gather(batch)
+            self._last = len(batch)
+            self._leader = threading.get_ident()
             self._write(batch)
+        except BaseException:
+            self._put_back(batch)
+            raise
         finally:
             self._finish(batch)
+
+    def _put_back(self, batch: list[Job]) -> None:
+        """After an interrupt: the others of the batch that have no answer wait for the next leader."""
+        with self._mutex:
+            for job in reversed(batch[1:]):
+                if job.receipt is None and job.error is None:
+                    batch.remove(job)
+                    if job not in self._queue:
+                        self._queue.appendleft(job)
 
     def _finish(self, batch: list[Job]) -> None:
         """Answer a batch and pass the lead on, come what may: a Ctrl-C must not leave the others without."""
@@ -282,7 +301,7 @@ class Committer:
 
     def _help(self, calls: SimpleQueue[bool]) -> None:
         while calls.get():
-            batch = self._take()
+            batch = self._take([])
             if batch:
                 self._lead(batch)
             else:

@@ -141,8 +141,11 @@ class Writer:
                 job.error = job.error or error
         except BaseException as error:
             # An interrupt of the thread that leads, whose own job is the first. The others know nothing of it.
-            if not self._durable and len(jobs) > 1:
-                self.write(jobs[1:])
+            if not self._durable:
+                for job in jobs:
+                    job.receipt = None
+                if len(jobs) > 1:
+                    self.write(jobs[1:])
             jobs[0].error = error
 
     def _commit(self, jobs: list[Job]) -> None:
