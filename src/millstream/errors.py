@@ -382,6 +382,12 @@ class ConstraintViolated(DatabaseError):
     exit_code = 4
 
 
+class InvalidQuery(UsageError):
+    """A query is not SQL that can be answered."""
+
+    code = "invalid-query"
+
+
 class CaptureError(MillstreamError):
     """Change data capture cannot go on."""
 

@@ -147,7 +147,15 @@ def encode(event: AnyEvent) -> bytes:
                     hint="Give a dict with string keys",
                 )
             return _encoder.encode(event.data)
-        return _encoder.encode(event)
+        body = _encoder.encode(event)
+        # The class does not check its values, and what cannot be read back must not get into the log.
+        decoder(type(event)).decode(body)
+        return body
+    except msgspec.ValidationError as error:
+        raise InvalidEvent(
+            f"an event of type {type_name(event)!r} does not fit its class: {error}",
+            hint="Give each field a value of its declared type",
+        ) from error
     except (TypeError, ValueError, OverflowError, UnicodeEncodeError, RecursionError) as error:
         raise InvalidEvent(
             f"an event of type {type_name(event)!r} cannot be encoded: {error}",

@@ -154,7 +154,7 @@ def test_sql_answers_in_every_form(invoke, tmp_path):
     assert invoke("sql", path, query, "-o", "table").stdout.split()[:3] == ["page", "clicks", "list"]
     assert len(ndjson(invoke("sql", path, "-", input=query))) == 2
     wrong = invoke("sql", path, "select\nnothing frm x")
-    assert wrong.exit_code == 1
+    assert wrong.exit_code == 2
     assert wrong.stderr.startswith("error: ")
     assert len(wrong.stderr.splitlines()) == 2
 

@@ -51,12 +51,12 @@ def test_another_applications_database_is_not_a_log(path):
     connection = sqlite3.connect(path)
     connection.execute("create table users (id)")
     connection.close()
+    before = Path(path).read_bytes()
     for readonly in (False, True):
         with pytest.raises(errors.NotALog):
             ms.open(path, readonly=readonly)
-    connection = sqlite3.connect(path)
-    assert connection.execute("select name from sqlite_master").fetchall() == [("users",)]
-    connection.close()
+    assert Path(path).read_bytes() == before
+    assert [p.name for p in Path(path).parent.iterdir()] == ["log.db"]
 
 
 def test_a_folder_is_not_a_log_and_a_missing_folder_is_named(tmp_path):
@@ -97,6 +97,30 @@ def test_a_log_opened_read_only_reads_and_refuses_to_write(path):
         with pytest.raises(errors.ReadOnlyLog):
             with log.transaction() as tx:
                 tx.db.execute("create table t (a)")
+
+
+def test_a_log_in_a_folder_that_takes_no_files_can_be_read(path):
+    filled(path)
+    connection = sqlite3.connect(path)
+    connection.execute("pragma wal_checkpoint(truncate)")
+    connection.close()
+    folder = Path(path).parent
+    for left in folder.glob("log.db-*"):
+        left.unlink()
+    code = (
+        "import os, pickle, sys, importlib.readers, millstream as ms\n"
+        "warm = ms.open(); warm.append('up', ms.Plain('Up', {})); warm.verify()\n"
+        "os.getuid() or os.setuid(65534)\n"  # root may write what nobody may
+        "with ms.open(sys.argv[1], readonly=True) as log: print(log.verify().position)\n"
+    )
+    for parent in (folder, *folder.parents[:3]):
+        parent.chmod(0o755)
+    folder.chmod(0o555)
+    try:
+        done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    finally:
+        folder.chmod(0o755)
+    assert done.stdout == "110\n", done
 
 
 @pytest.mark.parametrize("place", ["postgres://x/y", "http://x", ""])

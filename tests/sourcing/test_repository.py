@@ -309,3 +309,10 @@ def test_every_past_is_the_fold_of_the_events_up_to_it(batches, version):
     assert account.balance == sum(signed[:version])
     assert account.version == min(version, len(signed))
     assert [entry[:-1] for entry in account.log] == [str(n) for n in range(account.version)]
+
+
+def test_a_category_is_not_an_aggregate(accounts):
+    accounts.update("account-1", lambda account: account.deposit(5))
+    for use in (accounts.get, lambda id: list(accounts.history(id)), lambda id: id in accounts):
+        with pytest.raises(ms.InvalidStreamName):
+            use("account-*")

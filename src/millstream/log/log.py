@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import StreamNotFound, UsageError
@@ -10,7 +11,7 @@ from ..events import Event
 from ..storage.base import Matching, Receipt, Request, StagedAppend
 from ..storage.sqlite import SQLiteStore
 from ..storage.sqlite.database import Database
-from ..time import Clock, Duration, Moment, duration_micros
+from ..time import Clock, Duration, Moment, duration_micros, from_micros
 from .inline import staged_runs
 from .reading import Reader, Types, type_names
 from .records import Run
@@ -258,9 +259,9 @@ class Log(Reader):
         """The file's path; empty for a log in memory."""
         return "" if self.store.memory else self.store.path
 
-    def now(self) -> int:
-        """The log's clock, in microseconds since 1970."""
-        return self.store.now()
+    def now(self) -> datetime:
+        """The present by the log's clock (UTC)."""
+        return from_micros(self.store.now())
 
     def confirm_clock(self) -> None:
         """Accept the wall clock as it is, after it was refused with `ClockJumped`."""

@@ -62,7 +62,7 @@ class Place(msgspec.Struct, frozen=True):
             return log.position_at(from_micros(self.time)) + 1
         if self.ago is not None:
             try:
-                moment = from_micros(log.now() - self.ago)
+                moment = from_micros(log.store.now() - self.ago)
             except OverflowError:
                 return 1
             return log.position_at(moment) + 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InvalidPosition, LogClosed, StreamNotFound
 from ..events import Event, decoder, definitions, event_class, type_name
 from ..frames import MAX_ROWS, Columns, is_frame_schema, schema_columns
-from ..storage.base import Scope, StreamInfo
+from ..storage.base import Receipt, Scope, StreamInfo
 from ..storage.sqlite import SQLiteStore
 from ..storage.sqlite.database import Database
 from ..time import Duration, Moment, duration_micros, to_micros
@@ -50,7 +50,7 @@ class Reader:
         stream: str | None = None,
         *,
         types: Types = None,
-        after: int | None = None,
+        after: int | Receipt | None = None,
         since: Moment | None = None,
         until: Moment | None = None,
         since_version: int | None = None,
@@ -65,7 +65,7 @@ class Reader:
         Args:
             stream: A stream's name, or a category such as ``"account-*"``; None for the whole log.
             types: Only events of these classes or type names.
-            after: Only events after this position.
+            after: Only events after this position, or after what a receipt stands for.
             since: Only events recorded at or after this time.
             until: Only events recorded before this time.
             since_version: Only events of the stream from this version on.
@@ -100,7 +100,7 @@ class Reader:
         stream: str | None = None,
         *,
         types: Types = None,
-        after: int = 0,
+        after: int | Receipt = 0,
         since: Moment | None = None,
         until: Moment | None = None,
         until_position: int | None = None,
@@ -113,7 +113,7 @@ class Reader:
         self,
         stream: str | None,
         types: Types,
-        after: int | None,
+        after: int | Receipt | None,
         since: Moment | None,
         until: Moment | None,
         since_version: int | None,
@@ -174,7 +174,7 @@ class Reader:
         stream: str | None = None,
         *,
         types: Types = None,
-        after: int = 0,
+        after: int | Receipt = 0,
         timeout: Duration | float | None = None,
     ) -> Iterator[Recorded]:
         """History after a position, then what comes, as it comes: gapless, in order, each event once.
@@ -182,7 +182,7 @@ class Reader:
         Args:
             stream: A stream, a category such as ``"account-*"``, or None for the whole log.
             types: Only events of these classes or type names.
-            after: The last position that the caller has seen; 0 for all.
+            after: The last position that the caller has seen, or a receipt; 0 for all.
             timeout: End when nothing came for so long; None: only when the log is closed.
         """
         for batch in self.follow_runs(stream, types=types, after=after, timeout=timeout):
@@ -194,7 +194,7 @@ class Reader:
         stream: str | None = None,
         *,
         types: Types = None,
-        after: int = 0,
+        after: int | Receipt = 0,
         timeout: Duration | float | None = None,
     ) -> Iterator[list[Run]]:
         """The same as `follow`, by lists of runs as they were found."""
@@ -215,12 +215,13 @@ class Reader:
                 return
             position = head
 
-    def wait(self, after: int, timeout: Duration | float | None = None) -> bool:
+    def wait(self, after: int | Receipt, timeout: Duration | float | None = None) -> bool:
         """Wait until the log's head is beyond a position.
 
         Returns:
             False when the time was up, or the log closed, before that.
         """
+        after = _count("after", after) or 0
         seconds = _seconds(timeout)
         if self.store.closed:
             return False
@@ -263,7 +264,7 @@ class Reader:
         Raises:
             MissingExtra: DuckDB is not installed.
             NotFound: A name is neither a stream nor a table.
-            DatabaseError: The query is wrong.
+            InvalidQuery: The query is wrong.
         """
         from .sql import sql
 
@@ -345,9 +346,11 @@ def type_names(types: Types) -> frozenset[str] | None:
     return frozenset(type_name(each) for each in types)
 
 
-def _count(name: str, value: int | None) -> int | None:
+def _count(name: str, value: int | Receipt | None) -> int | None:
     if value is None:
         return None
+    if isinstance(value, Receipt):
+        value = value.position
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise InvalidPosition(f"{name}={value!r:.60} is not a whole number from 0 on", hint="Give an int")
     return min(value, END)

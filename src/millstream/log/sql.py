@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from ..errors import DatabaseError, MissingExtra, NotFound, StreamNotFound
+from ..errors import InvalidQuery, MissingExtra, NotFound, StreamNotFound
 
 if TYPE_CHECKING:
     from .reading import Reader
@@ -29,7 +29,7 @@ def sql(log: Reader, query: str) -> pl.DataFrame:
             connection.register(name, _relation(log, name))
         return pl.DataFrame(connection.sql(query).to_arrow_table())
     except duckdb.Error as error:
-        raise DatabaseError(str(error), hint="The query is in DuckDB's dialect of SQL") from error
+        raise InvalidQuery(str(error), hint="The query is in DuckDB's dialect of SQL") from error
     finally:
         connection.close()
 
@@ -39,7 +39,7 @@ def _tables(connection: Any, query: str) -> set[str]:
     text = connection.execute("select json_serialize_sql($1::varchar)", [query]).fetchall()[0][0]
     tree = json.loads(text)
     if tree.get("error"):
-        raise DatabaseError(
+        raise InvalidQuery(
             tree.get("error_message", "the query cannot be read"), hint="Give one SELECT statement, in DuckDB's dialect"
         )
     names: set[str] = set()

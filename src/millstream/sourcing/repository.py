@@ -14,6 +14,7 @@ from ..log import Log
 from ..log.positions import Position
 from ..log.records import Recorded, Run
 from ..log.retry import ATTEMPTS, retrying
+from ..log.staging import check_stream
 from ..storage.base import Receipt, StagedAppend
 from ..time import Moment, from_micros, to_micros
 from .aggregate import Aggregate
@@ -96,7 +97,7 @@ class Repository(Generic[A]):
 
     def __contains__(self, id: str) -> bool:
         """Whether anything was ever appended to the aggregate's stream."""
-        return next(iter(self._log.read(id, limit=1)), None) is not None
+        return next(iter(self._log.read(check_stream(id), limit=1)), None) is not None
 
     def get(self, id: str, *, at: At | None = None) -> A:
         """The aggregate as it is, or as it was: to be read, not to be changed.
@@ -172,7 +173,7 @@ class Repository(Generic[A]):
         """
         aggregate = self._class(id)
         aggregate._sealed = _PAST
-        for recorded in self._log.read(id):
+        for recorded in self._log.read(check_stream(id)):
             handler = self._handlers.get(recorded.type)
             if handler is not None:
                 event = _plain(recorded) if handler.event is Plain else recorded.decode(handler.event)
@@ -197,7 +198,9 @@ class Repository(Generic[A]):
             if old.get(name) != new.get(name)
         }
         first, last = sorted((before.version, after.version))
-        events = self._log.read(id, since_version=first + 1, until_version=last + 1) if first < last else ()
+        events = (
+            self._log.read(check_stream(id), since_version=first + 1, until_version=last + 1) if first < last else ()
+        )
         return Difference(id, before.version, after.version, changes, tuple(events))
 
     def load(self, id: str) -> A:
@@ -224,7 +227,7 @@ class Repository(Generic[A]):
 
     def _replayed(self, id: str, *, version: int | None = None, position: int | None = None) -> A:
         aggregate = self._class(id)
-        runs = self._log.runs(id, until_position=None if position is None else position + 1)
+        runs = self._log.runs(check_stream(id), until_position=None if position is None else position + 1)
         self._advance(aggregate, runs, version)
         return aggregate
 
@@ -270,7 +273,7 @@ class Repository(Generic[A]):
         if isinstance(at, Position):
             return None, int(at)
         if isinstance(at, int):
-            if at < 0:
+            if isinstance(at, bool) or at < 0:
                 raise UsageError(f"at={at} is not a version", hint="Versions start at 1; 0 is before the first event")
             return at, None
         # position_at is exclusive, and at= is not; the log's times are whole microseconds.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from enum import IntEnum
 from typing import Any, Protocol
 
 import msgspec
 
-from ..time import Clock
+from ..errors import UsageError
+from ..events import Event, type_name
+from ..time import Clock, from_micros
 
 
 class Encoding(IntEnum):
@@ -26,12 +29,35 @@ class Matching(msgspec.Struct, frozen=True):
     """A query for events: of any of these types, with all of these tags, after a position.
 
     Empty ``types`` or ``tags`` do not restrict. ``a | b`` matches what either matches.
+
+    Args:
+        types: Event classes or type names.
+        tags: Tags, all of which an event must have.
+        after: Only events after this position.
+
+    Raises:
+        UsageError: ``types`` or ``tags`` is one string, or ``after`` is not a position.
     """
 
-    types: tuple[str, ...] = ()
+    types: tuple[str | type[Event], ...] = ()
     tags: tuple[str, ...] = ()
     after: int = 0
     also: tuple[Matching, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("types", "tags"):
+            if isinstance(getattr(self, name), str):
+                raise UsageError(f"{name}={getattr(self, name)!r} is one string", hint="Give a tuple or list")
+        if not isinstance(self.after, int) or isinstance(self.after, bool) or self.after < 0:
+            raise UsageError(f"after={self.after!r:.60} is not a position", hint="Give a position, such as log.head")
+        # The struct is frozen for its users; what they gave is put into its one form here.
+        msgspec.structs.force_setattr(self, "types", tuple(type_name(each) for each in self.types))
+        msgspec.structs.force_setattr(self, "tags", tuple(self.tags))
+
+    @property
+    def type_names(self) -> tuple[str, ...]:
+        """The names of its types."""
+        return tuple(type_name(each) for each in self.types)
 
     def __or__(self, other: Matching) -> Matching:
         return msgspec.structs.replace(self, also=(*self.also, other))
@@ -88,10 +114,8 @@ class Receipt(msgspec.Struct, frozen=True):
     recorded: int
 
     @property
-    def time(self) -> Any:
+    def time(self) -> datetime:
         """When it was recorded (UTC)."""
-        from ..time import from_micros
-
         return from_micros(self.recorded)
 
 
@@ -133,6 +157,16 @@ class StreamInfo(msgspec.Struct, frozen=True):
     first_recorded: int
     last_recorded: int
     closed: bool
+
+    @property
+    def first_time(self) -> datetime:
+        """When its first event was recorded (UTC)."""
+        return from_micros(self.first_recorded)
+
+    @property
+    def last_time(self) -> datetime:
+        """When its last event was recorded (UTC)."""
+        return from_micros(self.last_recorded)
 
 
 class Head(msgspec.Struct, frozen=True):

@@ -243,6 +243,26 @@ class LogContract:
             log.append("c", Plain("Enrolled", {}), unless=Matching(types=("Other",)) | both)
         assert log.head == 5
 
+    def test_a_guard_takes_classes_and_refuses_what_would_guard_nothing(self, log: Log) -> None:
+        log.append("c", Counted(n=1))
+        with pytest.raises(errors.ConditionFailed):
+            log.append("c", Counted(n=2), unless=Matching(types=[Counted]))  # type: ignore[arg-type]
+        for bad in ({"types": "contract.Counted"}, {"tags": "a"}, {"after": "1"}, {"after": -1}):
+            with pytest.raises(errors.UsageError):
+                Matching(**bad)
+
+    def test_an_event_that_could_not_be_read_back_is_refused(self, log: Log) -> None:
+        for bad in (Counted(n="one"), Counted(n=1.5), Counted(n=None)):  # type: ignore[arg-type]
+            with pytest.raises(errors.InvalidEvent, match="fit"):
+                log.append("s", [Counted(n=1), bad])
+        assert log.head == 0
+
+    def test_a_receipt_stands_for_its_position(self, log: Log) -> None:
+        receipt = log.append("s", [Counted(n=1), Counted(n=2)])
+        log.append("s", Counted(n=3))
+        assert [e.data["n"] for e in log.read(after=receipt)] == [3]
+        assert [e.data["n"] for e in log.follow(after=receipt, timeout=0.01)] == [3]
+
     def test_tags_come_back_sorted_and_once(self, log: Log) -> None:
         log.append("s", [Draft(Plain("T", {}), tags=["b", "a", "b"]), Plain("T", {})], tags=["z"])
         assert [e.tags for e in log.read("s")] == [("a", "b", "z"), ("z",)]

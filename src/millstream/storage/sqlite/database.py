@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from .faults import translated
 
@@ -118,11 +119,20 @@ def statements(script: str) -> Iterator[str]:
 
 
 def connect(
-    path: str, *, readonly: bool = False, synchronous: str = "FULL", timeout: float = 30.0
+    path: str,
+    *,
+    readonly: bool = False,
+    immutable: bool = False,
+    synchronous: str = "FULL",
+    timeout: float = 30.0,
 ) -> sqlite3.Connection:
-    """A connection set up the way this library uses SQLite: WAL, explicit transactions, any thread."""
+    """A connection set up the way this library uses SQLite: WAL, explicit transactions, any thread.
+
+    Args:
+        immutable: Nobody writes the file, and its folder takes no file beside it: read it without any lock.
+    """
     uri = path != ":memory:"
-    target = _uri(path, readonly) if uri else path
+    target = _uri(path, readonly, immutable) if uri else path
     with translated(path, lock_timeout=timeout):
         connection = sqlite3.connect(
             target,
@@ -143,10 +153,9 @@ def connect(
     return connection
 
 
-def _uri(path: str, readonly: bool) -> str:
-    from urllib.parse import quote
-
-    return f"file:{quote(path)}?mode={'ro' if readonly else 'rwc'}"
+def _uri(path: str, readonly: bool, immutable: bool) -> str:
+    mode = "ro&immutable=1" if immutable else "ro" if readonly else "rwc"
+    return f"file:{quote(path)}?mode={mode}"
 
 
 def open_database(path: str, *, synchronous: str = "FULL", readonly: bool = False) -> Database:

@@ -23,8 +23,9 @@ def abandon(*connections: sqlite3.Connection) -> None:
 class ReaderPool:
     """Connections to a file for readers. No read transaction outlives a loan."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, immutable: bool = False) -> None:
         self._path = path
+        self._immutable = immutable
         self._idle: list[sqlite3.Connection] = []
         self._mutex = threading.Lock()
         self._closed = False
@@ -45,7 +46,7 @@ class ReaderPool:
                 raise LogClosed(self._path)
             if self._idle:
                 return self._idle.pop()
-        connection = connect(self._path, readonly=True)
+        connection = connect(self._path, readonly=True, immutable=self._immutable)
         connection.execute("pragma cache_size = -16000")
         return connection
 

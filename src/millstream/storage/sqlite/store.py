@@ -45,7 +45,16 @@ class SQLiteStore:
         """Whether this process has closed it."""
         if not self.memory:
             self._check_place()
-        self._begin()
+        try:
+            self._begin()
+        except BaseException:
+            self._readers.close()
+            raise
+
+    def _is_sealed(self) -> bool:
+        """Whether the file lies, at rest, where SQLite cannot put the files beside it that reading takes."""
+        folder = os.path.dirname(os.path.abspath(self.path))
+        return not os.access(folder, os.W_OK) and not os.path.exists(f"{self.path}-wal")
 
     def _check_place(self) -> None:
         folder = os.path.dirname(os.path.abspath(self.path))
@@ -71,7 +80,7 @@ class SQLiteStore:
             _create(connection)
             self.signal = Signal(None)
         else:
-            self._readers = ReaderPool(self.path)
+            self._readers = ReaderPool(self.path, immutable=self.readonly and self._is_sealed())
             self.signal = Signal(self._probe)
             if self.readonly:
                 self._check_format_readonly()
@@ -85,6 +94,9 @@ class SQLiteStore:
         existed = os.path.exists(self.path)
         if existed and not os.access(self.path, os.W_OK):
             raise ReadOnlyLog(self.path)
+        if existed:
+            # Look before anything is touched: another program's file stays as it is.
+            self._check_format_readonly(empty_will_do=True)
         self._lock = WriterLock(self.path)
         try:
             self._lock.acquire(self._lock_timeout)
@@ -113,9 +125,9 @@ class SQLiteStore:
         )
         self._writer.inline = self._inline
 
-    def _check_format_readonly(self) -> None:
+    def _check_format_readonly(self, *, empty_will_do: bool = False) -> None:
         with self._readers.reader() as connection:
-            check_format(connection, self.path)
+            check_format(connection, self.path, empty_will_do=empty_will_do)
 
     # --- writing --------------------------------------------------------------------------------------
 
@@ -443,14 +455,19 @@ def _create(connection: sqlite3.Connection) -> None:
         raise
 
 
-def check_format(connection: sqlite3.Connection, path: str) -> None:
+def check_format(connection: sqlite3.Connection, path: str, *, empty_will_do: bool = False) -> None:
     """Refuse what is not a log, or is one of a later version.
+
+    Args:
+        empty_will_do: A database without any table is no fault: it is to become a log.
 
     Raises:
         NotALog: Another application's database, or no database.
         NewerFormat: Written by a newer version of the library.
     """
     if connection.execute("pragma application_id").fetchone()[0] != APPLICATION_ID:
+        if empty_will_do and not _has_tables(connection):
+            return
         raise NotALog(path)
     found = connection.execute("pragma user_version").fetchone()[0]
     if found > FORMAT:

@@ -440,7 +440,7 @@ class Writer:
             params: list[Any] = [*query.tags, query.after - MAX_ROWS, query.after]
             source = "runs r"
             if query.types:
-                kinds = self._names.kinds_of_types(self.connection, query.types)
+                kinds = self._names.kinds_of_types(self.connection, query.type_names)
                 if not kinds:
                     continue
                 conditions.append(f"r.kind in ({','.join(map(str, kinds))})")

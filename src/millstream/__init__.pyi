@@ -1,0 +1,107 @@
+# The public names, grouped by pattern, and nothing else.
+
+from . import aio as aio
+from . import cdc as cdc
+from . import testing as testing
+
+# the log
+from .events import Draft as Draft
+from .events import Event as Event
+from .events import Plain as Plain
+from .log import Log as Log
+from .log import Recorded as Recorded
+from .log import Run as Run
+from .log import Transaction as Transaction
+from .log import open as open
+from .log.handlers import on as on
+from .log.positions import Position as Position
+from .storage.base import Matching as Matching
+from .storage.base import Receipt as Receipt
+from .storage.base import StreamInfo as StreamInfo
+from .storage.sqlite.database import Database as Database
+
+# 1 event sourcing
+from .sourcing.aggregate import Aggregate as Aggregate
+from .sourcing.repository import Changed as Changed
+from .sourcing.repository import Difference as Difference
+from .sourcing.repository import Repository as Repository
+from .sourcing.repository import Step as Step
+
+# 2 change data capture
+from .cdc import Callback as Callback
+from .cdc import Capture as Capture
+from .cdc import Change as Change
+from .cdc import SchemaChanged as SchemaChanged
+from .cdc import Sync as Sync
+from .cdc import capture as capture
+from .cdc import sync as sync
+
+# 3 CQRS
+from .app.app import App as App
+from .app.supervisor import State as State
+from .app.supervisor import WorkerStatus as WorkerStatus
+from .cqrs.command import Command as Command
+from .cqrs.command import Ref as Ref
+from .cqrs.projection import Placement as Placement
+from .cqrs.projection import Projection as Projection
+from .cqrs.query import Query as Query
+
+# 4 stream processing
+from .streams.flow import Flow as Flow
+from .streams.flow import stream as stream
+from .streams.runner import Running as Running
+from .streams.runner import run as run
+from .streams.windows import hopping as hopping
+from .streams.windows import sliding as sliding
+from .streams.windows import tumbling as tumbling
+
+# errors
+from .errors import MillstreamError as MillstreamError
+from .errors import UsageError as UsageError
+from .errors import InvalidEvent as InvalidEvent
+from .errors import InvalidStreamName as InvalidStreamName
+from .errors import InvalidTime as InvalidTime
+from .errors import InvalidPosition as InvalidPosition
+from .errors import UnsupportedColumn as UnsupportedColumn
+from .errors import SchemaConflict as SchemaConflict
+from .errors import MissingExtra as MissingExtra
+from .errors import Conflict as Conflict
+from .errors import VersionConflict as VersionConflict
+from .errors import ConditionFailed as ConditionFailed
+from .errors import IdReused as IdReused
+from .errors import StreamClosed as StreamClosed
+from .errors import Rejected as Rejected
+from .errors import NotFound as NotFound
+from .errors import StreamNotFound as StreamNotFound
+from .errors import ConsumerFenced as ConsumerFenced
+from .errors import TimedOut as TimedOut
+from .errors import StorageError as StorageError
+from .errors import NotALog as NotALog
+from .errors import NewerFormat as NewerFormat
+from .errors import DamagedLog as DamagedLog
+from .errors import ReadOnlyLog as ReadOnlyLog
+from .errors import DiskFull as DiskFull
+from .errors import LogLocked as LogLocked
+from .errors import LogClosed as LogClosed
+from .errors import NetworkFilesystem as NetworkFilesystem
+from .errors import ClockJumped as ClockJumped
+from .errors import DatabaseError as DatabaseError
+from .errors import ConstraintViolated as ConstraintViolated
+from .errors import InvalidQuery as InvalidQuery
+from .errors import CaptureError as CaptureError
+from .errors import NotCapturedYet as NotCapturedYet
+from .cqrs.errors import DuplicateHandler as DuplicateHandler
+from .cqrs.errors import ForeignReadModel as ForeignReadModel
+from .cqrs.errors import ProjectionFailed as ProjectionFailed
+from .cqrs.errors import ReadModelChanged as ReadModelChanged
+from .cqrs.errors import UnknownCommand as UnknownCommand
+from .cqrs.errors import UnknownQuery as UnknownQuery
+from .sourcing.errors import CannotRecord as CannotRecord
+from .sourcing.errors import HandlerMissing as HandlerMissing
+from .log.handlers import InvalidHandler as InvalidHandler
+from .log.retry import Contended as Contended
+from .streams.errors import FlowChanged as FlowChanged
+from .streams.errors import FlowError as FlowError
+from .streams.errors import MissingColumn as MissingColumn
+from .streams.errors import UnsupportedExpression as UnsupportedExpression
+from .streams.errors import UnsupportedPattern as UnsupportedPattern
