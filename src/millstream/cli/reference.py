@@ -59,15 +59,13 @@ def reference() -> str:
 
 def error_codes() -> dict[int, list[str]]:
     """The codes of all errors of the library, by the exit code that they lead to."""
+    import millstream
+
     found: dict[int, set[str]] = {}
-
-    def visit(cls: type[MillstreamError]) -> None:
-        if cls.__module__.startswith("millstream."):
-            found.setdefault(cls.exit_code, set()).add(cls.code)
-        for child in cls.__subclasses__():
-            visit(child)
-
-    visit(MillstreamError)
+    for name in millstream.__all__:
+        public = getattr(millstream, name)
+        if isinstance(public, type) and issubclass(public, MillstreamError):
+            found.setdefault(public.exit_code, set()).add(public.code)
     return {code: sorted(found[code]) for code in sorted(found)}
 
 
