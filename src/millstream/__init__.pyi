@@ -1,5 +1,7 @@
 # The public names, grouped by pattern, and nothing else.
 
+__all__: list[str]
+
 from . import aio as aio
 from . import cdc as cdc
 from . import testing as testing
