@@ -142,6 +142,26 @@ class Log:
         """See `millstream.Log.backup`."""
         await self.call(lambda: self.sync.backup(path))
 
+    async def compact(self, stream: str | None = None) -> Any:
+        """See `millstream.Log.compact`."""
+        return await self.call(lambda: self.sync.compact(stream))
+
+    async def export(self, path: str, stream: str | None = None, **options: Any) -> int:
+        """See `millstream.Log.export`."""
+        return await self.call(lambda: self.sync.export(path, stream, **options))
+
+    async def import_(self, path: str, stream: str | None = None, **options: Any) -> int:
+        """See `millstream.Log.import_`."""
+        return await self.call(lambda: self.sync.import_(path, stream, **options))
+
+    async def version(self, stream: str) -> int:
+        """See `millstream.Log.version`."""
+        return await self.call(lambda: self.sync.version(stream))
+
+    async def position_at(self, time: Any) -> int:
+        """See `millstream.Log.position_at`."""
+        return await self.call(lambda: self.sync.position_at(time))
+
     async def streams(self, pattern: str = "*") -> list[Any]:
         """See `millstream.Log.streams`."""
         return await self.call(lambda: list(self.sync.streams(pattern)))

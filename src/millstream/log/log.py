@@ -19,7 +19,9 @@ from .staging import check_label, check_stream, digest_of, stage, with_causes
 from .transaction import Transaction
 
 if TYPE_CHECKING:
-    pass
+    from .compact import Compacted
+    from .verify import Verified
+
 
 InlineHandler = Callable[[Database, list[Run]], None]
 
@@ -267,7 +269,7 @@ class Log(Reader):
         """Accept the wall clock as it is, after it was refused with `ClockJumped`."""
         self.store.confirm_clock()
 
-    def verify(self, *, head: str | None = None, progress: Callable[[int, int], None] | None = None) -> Any:
+    def verify(self, *, head: str | None = None, progress: Callable[[int, int], None] | None = None) -> Verified:
         """Walk the hash chain and the bodies; see `millstream.log.verify.verify`."""
         from .verify import verify
 
@@ -279,7 +281,35 @@ class Log(Reader):
 
         backup(self, path)
 
-    def compact(self, stream: str | None = None) -> Any:
+    def export(self, path: str, stream: str | None = None, *, types: Types = None) -> int:
+        """Write events to a file: NDJSON of any events, or Parquet (a path ending so) of one stream's rows.
+
+        Returns:
+            How many.
+        """
+        from .transfer import export_file
+
+        return export_file(self, path, stream, types=types)
+
+    def import_(self, path: str, stream: str | None = None, *, type: str | None = None) -> int:
+        """Append what `export` wrote; positions and times are this log's own.
+
+        Args:
+            path: A file of NDJSON lines, or a Parquet file (a path ending so).
+            stream: The stream to append to; by default, the one that each line names. Parquet needs it.
+            type: The type of events that do not name theirs.
+
+        Returns:
+            How many events.
+
+        Raises:
+            InvalidEvent: A line is not an event; names the line. What was appended before it stands.
+        """
+        from .transfer import import_file
+
+        return import_file(self, path, stream, type=type)
+
+    def compact(self, stream: str | None = None) -> Compacted:
         """Merge the bodies of many small runs into large ones; see `millstream.log.compact.compact`."""
         from .compact import compact
 

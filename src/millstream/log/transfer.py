@@ -323,3 +323,32 @@ def import_parquet(
     type, frames = parquet_frames(path, type=type)
     for frame in frames:
         yield log.append(stream, frame, type=type, tags=tags)
+
+
+def export_file(log: Log, path: str, stream: str | None, *, types: Types = None) -> int:
+    """See `Log.export`."""
+    if path.endswith(".parquet"):
+        if stream is None:
+            raise UsageError("Parquet holds one stream", hint="Name the stream, or export to a .ndjson file")
+        return export_parquet(log, path, stream, types=types)
+    partial = f"{path}.part"
+    try:
+        with open(partial, "wb") as out:
+            count = export_ndjson(log, out, stream, types=types)
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+    return count
+
+
+def import_file(log: Log, path: str, stream: str | None, *, type: str | None = None) -> int:
+    """See `Log.import_`."""
+    if path.endswith(".parquet"):
+        if stream is None:
+            raise UsageError("a Parquet file does not name its stream", hint="Give stream='clicks', for example")
+        return sum(receipt.count for receipt in import_parquet(log, path, stream, type=type))
+    if not os.path.exists(path):
+        raise NotFound(f"there is no file {path}", hint="Give the path of a file of NDJSON lines")
+    with open(path, "rb") as lines:
+        return sum(receipt.count for receipt in import_ndjson(log, lines, stream, type=type))
