@@ -67,21 +67,24 @@ def scan(
         wanted = names if with_columns is None else [n for n in names if n in with_columns]
         needed = {n: t for n, t in columns.items() if n in wanted or n == by}
         with_envelope = any(n in ENVELOPE for n in wanted)
-        left = n_rows
 
         def decode(group: list[Run]) -> pl.DataFrame:
             frame = frame_of(group, columns=needed, envelope=with_envelope)
             if by is not None:
                 frame = _between(frame, by, low, high)
             frame = frame.select(wanted)
-            return frame if predicate is None else frame.filter(predicate)
+            # A limit counts rows before the predicate, so that with both the filter has to wait.
+            return frame if predicate is None or n_rows is not None else frame.filter(predicate)
 
+        left = n_rows
         for frame in _ahead(decode, _groups(runs(), batch_size or MAX_ROWS)):
-            if left is not None:
-                frame = frame.head(left)
-                left -= frame.height
-            yield frame
-            if left is not None and left <= 0:
+            if left is None:
+                yield frame
+                continue
+            frame = frame.head(left)
+            left -= frame.height
+            yield frame if predicate is None else frame.filter(predicate)
+            if left <= 0:
                 return
 
     return register_io_source(source, schema=schema)
