@@ -1,6 +1,10 @@
 """``python -m millstream.demo``: the same as ``millstream demo``."""
 
-from ..cli import main
+import typer
+
+from .command import demo
 
 if __name__ == "__main__":
-    main(["demo", *__import__("sys").argv[1:]])
+    app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    app.command("demo")(demo)
+    app(prog_name="python -m millstream.demo")

@@ -93,7 +93,7 @@ class Timetable:
         self.frame = frame
         self.days: list[date] = frame["day"].unique().sort().to_list()
         self.flights = [Flight(*row) for row in _flights(frame).iter_rows()]
-        self.every = 15 * MINUTE if len(self.days) <= 62 else HOUR
+        self.every = 30 * MINUTE if len(self.days) <= 62 else HOUR
         """The time between two polls, in microseconds: a year is played in longer steps than a month."""
 
     @property
@@ -149,7 +149,7 @@ def read_flights(path: str | None) -> pl.DataFrame:
     """
     if path is None:
         with as_file(files(__package__) / "january.parquet") as packaged:
-            return pl.read_parquet(packaged, columns=list(_COLUMNS))
+            return pl.read_parquet(packaged).select(pl.col(name).cast(dtype) for name, dtype in _COLUMNS.items())
     try:
         frame = pl.read_parquet(path)
     except FileNotFoundError as error:
