@@ -11,7 +11,8 @@ from ..errors import UsageError
 
 def demo(
     out: Annotated[
-        str, typer.Option("--out", metavar="DIR", help="The folder for its files; a folder of an earlier demo is reused.")
+        str,
+        typer.Option("--out", metavar="DIR", help="The folder for its files; a folder of an earlier demo is reused."),
     ] = "./demo-out",
     data: Annotated[
         Optional[str],  # noqa: UP045 - read at run time
@@ -51,5 +52,3 @@ def demo(
 
     if run(out, data, follow=follow, speed=speed, quick=quick):
         raise typer.Exit(130)
-
-

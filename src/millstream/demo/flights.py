@@ -109,7 +109,7 @@ class Timetable:
         """What became known, in order: ``at``, ``kind``, ``index`` of the flight."""
         of = pl.DataFrame(
             [(f.planned, f.scheduled, f.departed, f.landed) for f in self.flights],
-            schema={name: pl.Int64 for name in ("planned", "scheduled", "departed", "landed")},
+            schema=dict.fromkeys(("planned", "scheduled", "departed", "landed"), pl.Int64),
             orient="row",
         ).with_row_index("index")
         kinds = [

@@ -15,6 +15,7 @@ from ..cdc import Change
 from ..time import from_micros
 from .domain import GetBoard
 from .flights import HOUR, day, local
+from .flows import LATE
 from .play import Play
 
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -77,7 +78,7 @@ class Dashboard:
 
     def _windows(self, now: datetime) -> Table:
         """A bar for each of the last windows; those of the last minutes are still open."""
-        table = _table("", "Departures by five minutes, the last two hours", "")
+        table = _table("", "Departures by five minutes, the last two hours (the latest are still open)", "")
         end = int(now.timestamp()) // 300 * 300
         counted: dict[tuple[str, int], int] = {}
         for event in self._play.log.read("windows", backwards=True, limit=_SPAN * 4):
@@ -93,8 +94,10 @@ class Dashboard:
         lines = max(len(self._alerts), len(self._changes), 1)
         alerts = [alert_line(a) for a in reversed(self._alerts)] + [""] * lines
         changes = [_change_line(c) for c in reversed(self._changes)] + [""] * lines
+        if not self._alerts:
+            alerts[0] = "none so far"
         for alert, change in list(zip(alerts, changes, strict=False))[:lines]:
-            table.add_row(Text(alert or ("none so far" if not self._alerts else ""), style="red" if alert else "dim"), change)
+            table.add_row(Text(alert, style="red" if self._alerts else "dim"), change)
         return table
 
 
@@ -104,12 +107,13 @@ def hour_line(play: Play, hour: int) -> str:
     begin = from_micros(hour - HOUR)
     left: dict[str, int] = {}
     late = 0
-    for event in play.log.read("departures", since=begin + timedelta(microseconds=1), until=end + timedelta(microseconds=1)):
+    for event in play.log.read(
+        "departures", since=begin + timedelta(microseconds=1), until=end + timedelta(microseconds=1)
+    ):
         left[event.data["origin"]] = left.get(event.data["origin"], 0) + 1
-        late += event.data["delay"] >= 30
+        late += event.data["delay"] >= LATE
     airports = "  ".join(f"{airport} {count}" for airport, count in sorted(left.items()))
-    shown = local(end)
-    return f"{day(shown)} {shown:%H:%M}  {play.log.head:>9,} events  left in the hour: {airports or 'none'}  late: {late}"
+    return f"{day(local(end))} {local(end):%H:%M}  {play.log.head:,} events, left: {airports or 'none'}, late: {late}"
 
 
 def alert_line(alert: dict[str, Any]) -> str:

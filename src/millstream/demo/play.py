@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from datetime import date
 from importlib.resources import as_file, files
 from types import TracebackType
 from typing import Any, Self
@@ -64,9 +65,10 @@ class Play:
     Args:
         folder: Where its files are.
         timetable: The flights.
+        delay_on: The day on which a flight is delayed by command; by default the middle one.
     """
 
-    def __init__(self, folder: Folder, timetable: Timetable) -> None:
+    def __init__(self, folder: Folder, timetable: Timetable, *, delay_on: date | None = None) -> None:
         self.folder = folder
         self.timetable = timetable
         self.clock = FakeClock(from_micros(min(f.planned for f in timetable.flights) - HOUR))
@@ -86,8 +88,7 @@ class Play:
         self.polls = 0
         self.flights = 0
         """How many flights are over: they have left, or were cancelled."""
-        middle = timetable.days[len(timetable.days) // 2]
-        self._delay_from = at_local(middle, 16)
+        self._delay_from = at_local(delay_on or timetable.days[len(timetable.days) // 2], 16)
         self._writer: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -99,7 +100,9 @@ class Play:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._close()
 
     def _close(self) -> None:
@@ -144,12 +147,15 @@ class Play:
                 statements.append(["cancel", flight.id])
         if not statements:
             return
-        assert self._writer is not None and self._writer.stdin is not None
+        assert self._writer is not None
+        assert self._writer.stdin is not None
         try:
             self._writer.stdin.write(json.dumps(statements) + "\n")
             self._writer.stdin.flush()
         except OSError as error:
-            raise DemoFailed("the program that writes the operations database has ended", hint="Run it again") from error
+            raise DemoFailed(
+                "the program that writes the operations database has ended", hint="Run it again"
+            ) from error
 
     # --- the command ----------------------------------------------------------------------------------
 
@@ -226,5 +232,3 @@ def _start_writer(path: str) -> subprocess.Popen[str]:
             writer.wait()
             raise DemoFailed("the program that writes the operations database did not start", hint="Run it again")
     return writer
-
-

@@ -175,4 +175,3 @@ def disorder(times: pl.Series) -> timedelta:
 def _last_poll(log: ms.Log) -> datetime:
     """When the feed was polled last, as far as it brought departures."""
     return next(log.read("departures", backwards=True, limit=1)).time
-

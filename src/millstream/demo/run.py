@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -12,6 +11,8 @@ from types import FrameType
 
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
+
+import millstream as ms
 
 from ..time import from_micros, to_micros
 from .domain import stream_of
@@ -39,9 +40,9 @@ def run(
     screen = screen or Screen()
     timetable = Timetable(read_flights(data), quick=quick)
     with Folder(out) as folder, _interruptible() as stopped:
-        screen.opening(timetable.title, follow)
+        screen.opening(timetable.title)
         began = time.monotonic()
-        with Play(folder, timetable) as play:
+        with Play(folder, timetable, delay_on=timetable.days[0] if follow else None) as play:
             # Live from the second morning on; without following, all is played at once.
             until = to_micros(at_local(timetable.days[min(1, len(timetable.days) - 1)], 5)) if follow else None
             _play(play, screen, stopped, until)
@@ -58,7 +59,8 @@ def run(
 
 def _play(play: Play, screen: Screen, stopped: Stopped, until: int | None) -> None:
     """Play as fast as it goes."""
-    total = len(play.timetable.flights)
+    flights = play.timetable.flights
+    total = len(flights) if until is None else sum((f.departed or f.scheduled) <= until for f in flights)
     with _progress(screen, total) as show:
         for poll in play.timetable.polls(play.timetable.every):
             if stopped() or (until is not None and poll.at > until):
@@ -131,7 +133,7 @@ def _until(moment: float, stopped: Stopped) -> bool:
 def _report(play: Play, screen: Screen, seconds: float) -> None:
     log, timetable = play.log, play.timetable
     streams = [info for info in log.streams("aircraft-*") if info.name != stream_of("unassigned")]
-    screen.played(play.flights, log.head, _size(play.folder), seconds)
+    screen.played(play.flights, log.head, _size(log), seconds)
     seen = sightings(log, timetable.days)
     screen.sightings(seen, len(streams), sum(info.version for info in streams))
     screen.changes(changes(log))
@@ -141,9 +143,11 @@ def _report(play: Play, screen: Screen, seconds: float) -> None:
     screen.closing(play.folder, stream_of(seen[0].aircraft) if seen else busiest)
 
 
-def _size(folder: Folder) -> int:
-    """The bytes of the log, with what waits in SQLite's write-ahead log."""
-    return sum(os.path.getsize(path) for path in (folder.log, folder.log + "-wal") if os.path.exists(path))
+def _size(log: ms.Log) -> int:
+    """The bytes of the log's file, once all is in it that waits in SQLite's write-ahead log."""
+    with log.connect() as db:
+        found = db.one("select page_count * page_size as size from pragma_page_count, pragma_page_size")
+    return int(found["size"]) if found else 0
 
 
 def _moment(micros: int) -> str:

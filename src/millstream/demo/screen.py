@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import date, datetime, timedelta
 from importlib.util import find_spec
 from typing import Any
@@ -44,15 +44,22 @@ class Screen:
         """Whether there is a terminal, on which what was printed can be changed."""
         return self.console.is_terminal
 
-    def line(self, *parts: str | Text, style: str = "") -> None:
-        """Print a line, two columns in, broken where it is too long."""
-        self.console.print(Padding(Text.assemble(*parts, style=style), (0, 0, 0, 2)))
+    def line(self, *parts: Any, style: str = "") -> None:
+        """Print a text, two columns in, broken where it is too long."""
+        text = Text.assemble(*parts, style=style)
+        for line in text.wrap(self.console, self.console.width - 3):
+            line.rstrip()
+            self.console.print(Text("  ").append_text(line))
+
+    def verbatim(self, text: str, *, indent: int = 2, style: str = "green") -> None:
+        """Print a text to be copied: it is never broken."""
+        self.console.print(Text(" " * indent + text, style=style), soft_wrap=True)
 
     def gap(self) -> None:
         """Print an empty line."""
         self.console.print()
 
-    def opening(self, title: str, followed: bool) -> None:
+    def opening(self, title: str) -> None:
         """What will be seen."""
         self.console.print(Text.assemble(("Millstream", "bold cyan"), f"  {title} at New York's airports, in one log"))
         self.gap()
@@ -71,19 +78,19 @@ class Screen:
         title = f"{number}  {title}"
         self.console.print(Rule(Text(title, style="bold cyan"), align="left", characters="─", style="cyan"))
         for line in code:
-            self.console.print(Padding(Text(line, style="green"), (0, 0, 0, 4)), soft_wrap=True)
+            self.verbatim(line, indent=4)
         if code:
             self.gap()
 
-    def table(self, columns: Iterable[str | tuple[str, str]], rows: Iterable[Iterable[str | Text]]) -> None:
-        """A table; columns are titles, or titles with what they are given: ``right``, ``fold``."""
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
-        for column in columns:
-            title, how = column if isinstance(column, tuple) else (column, "")
-            table.add_column(title, justify="right" if how == "right" else "left", no_wrap=how != "fold")
-        for row in rows:
-            table.add_row(*row)
-        self.console.print(Padding(table, (0, 0, 0, 2)))
+    def table(self, *tables: Table) -> None:
+        """Print tables, side by side."""
+        grid = Table.grid(padding=(0, 4, 0, 0))
+        grid.add_row(*tables)
+        with self.console.capture() as capture:
+            self.console.print(Padding(grid if len(tables) > 1 else tables[0], (0, 0, 0, 2), expand=False))
+        for line in Text.from_ansi(capture.get().rstrip()).split("\n"):
+            line.rstrip()
+            self.console.print(line)
 
     # --- the patterns -----------------------------------------------------------------------------------
 
@@ -92,7 +99,7 @@ class Screen:
         code = []
         if found:
             at = _iso_local(found[0].at)
-            code = [f'Repository(log, Aircraft).get("aircraft-{found[0].aircraft}", at="{at}")']
+            code = [f'aircraft.get("aircraft-{found[0].aircraft}", at="{at}")']
         self.part(1, "Event sourcing: every aircraft, at any moment", *code)
         self.line(f"{aircraft:,} aircraft are what their {events:,} events made them; so they can be asked")
         self.line("where they were, and how late they had run that day:")
@@ -100,11 +107,10 @@ class Screen:
         if not found:
             self.line("(no noon has passed yet to ask about)", style="dim")
             return
-        rows = [
-            [Text(s.aircraft, style="bold"), _when(s.at), _where(s), _how_late(s)]
-            for s in found
-        ]  # fmt: skip
-        self.table(["Aircraft", "When", ("Where it was", "fold"), ("Departures that day, so far", "fold")], rows)
+        rows: list[list[str | Text]] = [
+            [Text(s.aircraft, style="bold"), _when(s.at), _where(s), _how_late(s)] for s in found
+        ]
+        self.table(table(["Aircraft", "When", ("Where it was", "fold"), ("That day, so far", "fold")], rows))
 
     def changes(self, found: Changes) -> None:
         """Change data capture."""
@@ -113,13 +119,11 @@ class Screen:
             "Change data capture: what another program does to its database",
             'capture("sqlite:///operations.sqlite", tables=["flights"])',
         )
-        self.line("A process that knows nothing of Millstream has written:  ", *_counts(found.counts))
+        self.line("Another process, plain sqlite3, made  ", *_counts(found.counts))
         self.gap()
-        rows = [
-            [Text(c.operation, style=_OPERATION.get(c.operation, "")), _key(c), _row(c, c.before), _row(c, c.after)]
-            for c in found.examples
-        ]
-        self.table(["Change", "Row", ("before", "fold"), ("after", "fold")], rows)
+        columns = list((found.examples[0].after or found.examples[0].before or {}) if found.examples else {})
+        rows = [row for change in found.examples for row in _change_rows(change)]
+        self.table(table(["Change", "", *columns], rows))
 
     def delay(self, shown: Delay | None) -> None:
         """CQRS."""
@@ -140,49 +144,49 @@ class Screen:
         self.line(f"The query after the receipt had it on the board {shown.waited * 1000:.0f} ms later:")
         self.gap()
         before = {row["flight"]: row for row in shown.before}
-        self.table(
-            ["Sched.", "Flight", ("Destination", "fold"), "Airline", "Before", "After"],
-            [_board_row(row, before.get(row["flight"], row)) for row in shown.after],
-        )
+        rows = [_board_row(row, before.get(row["flight"], row)) for row in shown.after]
+        self.table(table(["Sched.", "Flight", "Destination", "Airline", "Before", "After"], rows))
         if shown.rejection:
             self.gap()
-            self.line("Another one was rejected, and left no event: ", (shown.rejection, "italic"), ".")
+            self.line("A second one was rejected: ", (shown.rejection, "italic"), ".")
 
     def windows(self, found: Windows | None) -> None:
         """Stream processing."""
         self.part(
             4,
             "Stream processing: windows in event time, alerts",
-            'departures.group_by("origin").window(tumbling("5m")).agg(departures=pl.len())',
-            f'departures.filter(pl.col("delay") >= {LATE}).group_by("origin").window(sliding("1h"))',
-            f'          .agg(late=pl.len()).alert(pl.col("late") >= {MANY}, cooldown="2h")',
+            'departures.group_by("origin").window(tumbling("5m")).agg(n=pl.len())',
+            f'departures.filter(col("delay") >= {LATE}).group_by("origin")',
+            f'  .window(sliding("1h")).agg(late=pl.len()).alert(col("late") >= {MANY}, cooldown="2h")',
         )
         if found is None:
             self.line("(no window has closed yet)", style="dim")
             return
         self.line(
-            f"{found.departures:,} departures in {found.count:,} windows; {found.open} more in windows that are open",
-            f" still. They came up to {_span(found.disorder[0])} out of order; {found.late} were too late.",
+            f"{found.departures:,} departures in {found.count:,} windows; {found.open} more in windows still open. ",
+            f"They came up to {_span(found.disorder[0])} out of order; {found.late} came too late.",
         )
         self.line(*_agreement(found))
         self.gap()
-        self.table(
-            ["The fullest five minutes", "", ("Departures", "right")],
-            [[_when(w["window_start"]), w["origin"], str(w["departures"])] for w in found.top],
+        fullest = table(
+            ["Top windows", "", "in five minutes"],
+            [[_when(w["window_start"]), w["origin"], f"{w['departures']} departures"] for w in found.top],
         )
-        self.gap()
-        if not found.alerts:
-            self.line("No airport had so many late departures.")
-            return
         last = found.alerts[-_ALERTS:]
-        title = f"Alerts: {len(found.alerts)}" + (f", the last {len(last)}" if len(last) < len(found.alerts) else "")
-        self.table(
-            [title, "", f"Left {LATE}+ min late within the hour", ("Mean delay", "right")],
+        if not last:
+            self.table(fullest)
+            self.gap()
+            self.line(f"No airport had {MANY} departures {LATE} minutes late within an hour: no alert.")
+            return
+        alerts: list[list[str | Text]] = [
             [
-                [_when(a["window_end"]), Text(a["origin"], style="bold red"), str(a["late"]), f"{a['mean_delay']:.0f} min"]
-                for a in last
-            ],
-        )
+                _when(a["window_end"]),
+                Text(a["origin"], style="bold red"),
+                f"{a['late']} late by {a['mean_delay']:.0f} min",
+            ]
+            for a in last
+        ]
+        self.table(fullest, table([f"Alerts: {len(found.alerts)}", "", "within an hour"], alerts))
 
     # --- the end ----------------------------------------------------------------------------------------
 
@@ -190,15 +194,17 @@ class Screen:
         """The files that were made, and commands to look further."""
         self.gap()
         self.console.print(Rule(Text("Look further", style="bold cyan"), align="left", style="cyan"))
-        for path, what in (
+        made = (
             (folder.log, "the log"),
-            (folder.board, "the read model"),
+            (folder.board, "the departures board, a read model"),
             (folder.operations, "the other program's database"),
-        ):
-            self.console.print(Padding(Text.assemble((path, "bold"), ("  " + what, "dim")), (0, 0, 0, 2)), soft_wrap=True)
+        )
+        room = max(len(path) for path, _ in made)
+        for path, what in made:
+            self.console.print(Text.assemble("  ", (path.ljust(room), "bold"), ("  " + what, "dim")), soft_wrap=True)
         self.gap()
         for command in commands(folder, aircraft):
-            self.console.print(Padding(Text(command, style="green"), (0, 0, 0, 2)), soft_wrap=True)
+            self.verbatim(command)
         if find_spec("duckdb") is None or find_spec("pyarrow") is None:
             self.gap()
             self.line("`millstream sql` needs two more packages: pip install 'millstream[sql]'", style="dim")
@@ -207,7 +213,7 @@ class Screen:
 def commands(folder: Folder, aircraft: str | None) -> list[str]:
     """Commands to look further with, ready to be pasted into a shell."""
     log = shlex.quote(folder.log)
-    query = "select origin, max(departures) as most from windows group by origin order by origin"
+    query = "select origin, sum(departures) from windows group by 1"
     return [
         f"millstream streams {log}" + (f" '{aircraft[:-2]}*'" if aircraft else ""),
         f"millstream read {log} {aircraft or 'departures'} --limit 5",
@@ -217,7 +223,18 @@ def commands(folder: Folder, aircraft: str | None) -> list[str]:
     ]
 
 
-_ALERTS = 4
+def table(columns: Iterable[str | tuple[str, str]], rows: Iterable[Iterable[str | Text]]) -> Table:
+    """A table; columns are titles, or titles with how they are set: ``right``, ``fold``."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False, header_style="dim")
+    for column in columns:
+        title, how = column if isinstance(column, tuple) else (column, "")
+        made.add_column(title, justify="right" if how == "right" else "left", no_wrap=how != "fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+_ALERTS = 3
 _OPERATION = {"INSERT": "green", "UPDATE": "yellow", "DELETE": "red"}
 
 
@@ -271,39 +288,42 @@ def _minutes(delay: int) -> str:
 def _counts(counts: dict[str, int]) -> list[Any]:
     parts: list[Any] = []
     for operation, count in counts.items():
-        parts += [(f"{count:,} ", "bold"), (operation, _OPERATION[operation]), "  "]
+        parts += ["  " if parts else "", (f"{count:,} ", "bold"), (operation, _OPERATION[operation])]
     return parts
 
 
-def _key(change: Change) -> str:
-    row = change.after or change.before or {}
-    return str(row.get("id", "")).replace(" ", "\n")
-
-
-def _row(change: Change, row: dict[str, Any] | None) -> str:
-    """The columns of a row; of an update, those that have changed."""
-    if row is None:
-        return "–"
-    other = change.before if row is change.after else change.after
-    shown = [n for n in row if n != "id" and not (change.operation == "UPDATE" and other and other[n] == row[n])]
-    return ", ".join(f"{name} {_value(row[name])}" for name in shown)
+def _change_rows(change: Change) -> Iterator[list[str | Text]]:
+    """The row before and the row after, as far as there are such; what an update changed stands out."""
+    title = Text(change.operation, style=_OPERATION[change.operation])
+    for name, row, other in (("before", change.before, change.after), ("after", change.after, change.before)):
+        if row is not None:
+            cells = [
+                Text(_value(value), style="bold yellow" if other is not None and other[column] != value else "")
+                for column, value in row.items()
+            ]
+            yield [title, Text(name, style="dim"), *cells]
+            title = Text()
 
 
 def _value(value: Any) -> str:
-    if value is None:
-        return "null"
-    text = str(value)
-    return text.removesuffix(":00+00:00").replace("T", " ") + " UTC" if text.endswith(":00+00:00") else text
+    """A value as it is shown; of a time, the day and New York's time."""
+    if isinstance(value, str) and value.endswith("+00:00"):
+        return _when(datetime.fromisoformat(value))
+    return "null" if value is None else str(value)
 
 
 def _board_row(row: dict[str, Any], before: dict[str, Any]) -> list[str | Text]:
     changed = row != before
     style = "bold yellow" if changed else ""
     cells = [
-        _clock(datetime.fromisoformat(row["scheduled"])), row["flight"].split()[0], row["destination"],
-        row["airline"].removesuffix(" Inc.").removesuffix(" Co."), _status(before), _status(row),
+        _clock(datetime.fromisoformat(row["scheduled"])), row["flight"].split()[0], _cut(row["destination"], 18),
+        _cut(row["airline"].removesuffix(" Inc.").removesuffix(" Co."), 17), _status(before), _status(row),
     ]  # fmt: skip
     return [Text(cell, style=style) for cell in cells]
+
+
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else text[: room - 1].rstrip() + "…"
 
 
 def _status(row: dict[str, Any]) -> str:
@@ -319,7 +339,7 @@ def _span(span: timedelta) -> str:
 
 
 def _agreement(found: Windows) -> list[Any]:
-    source = f"the file (by schedule: {_span(found.disorder[1])} out of order)"
+    order = f"in the order of the file, {_span(found.disorder[1])} out of order"
     if found.agrees:
-        return ["Polars counts the same from ", source, ", window by window ", ("✓", "bold green")]
-    return ["Polars counts otherwise from ", source, " ", ("✗", "bold red")]
+        return [("✓", "bold green"), f" Polars counts the same {order}."]
+    return [("✗", "bold red"), f" Polars counts otherwise {order}."]
