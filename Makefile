@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench lock wheel clean help
+.PHONY: demo test check bench picture lock wheel clean help
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -23,6 +23,9 @@ check: $(READY)  ## lint, format, types, layers
 
 bench: $(READY)  ## measure, beside the peers (BENCH="one threads" for some)
 	@$(BIN)/python benchmarks/log.py $(BENCH)
+
+picture: $(READY)  ## draw docs/images/demo.svg anew, from a run of the demo
+	@$(BIN)/python docs/images/make_demo.py
 
 lock: $(READY)  ## pin the newest versions that pyproject.toml allows
 	@$(BIN)/python -m pip install -q uv

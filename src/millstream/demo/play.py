@@ -95,6 +95,9 @@ class Play:
         try:
             self._writer = _start_writer(self.folder.operations)
             self.app.start()
+            # The capture has begun once it has seen the table, which is empty: all that comes is a change.
+            if next(self.log.follow("flights", timeout=_PATIENCE), None) is None:
+                raise DemoFailed("the capture of the operations database did not begin", hint="Run it again")
         except BaseException:
             self._close()
             raise

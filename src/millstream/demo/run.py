@@ -84,14 +84,15 @@ def _progress(screen: Screen, total: int) -> Iterator[Callable[[Play], None]]:
         yield tell
         return
     bar = BarColumn(bar_width=None, complete_style="cyan", finished_style="cyan")
-    columns = (TextColumn("  {task.description}"), bar, TextColumn("{task.fields[events]} events"))
-    with Progress(*columns, console=screen.console, expand=True, refresh_per_second=8) as progress:
+    columns = (TextColumn(" {task.description}"), bar, TextColumn("{task.fields[events]} events"))
+    with Progress(*columns, console=screen.moving, expand=True, refresh_per_second=8, transient=True) as progress:
         task = progress.add_task("", total=total, events="0")
 
         def update(play: Play) -> None:
             progress.update(task, completed=play.flights, description=_moment(play.at), events=f"{play.log.head:,}")
 
         yield update
+    screen.console.print(progress.get_renderable())
 
 
 def _follow(play: Play, screen: Screen, stopped: Stopped, speed: float) -> None:

@@ -32,10 +32,12 @@ class Screen:
 
     Args:
         console: Where to; by default the terminal, or whatever stdout is.
+        moving: Where the progress goes while it moves; by default there too.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, moving: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
+        self.moving = moving or self.console
         if self.console.width > WIDTH:
             self.console.width = WIDTH
 
@@ -119,7 +121,7 @@ class Screen:
             "Change data capture: what another program does to its database",
             'capture("sqlite:///operations.sqlite", tables=["flights"])',
         )
-        self.line("Another process, plain sqlite3, made  ", *_counts(found.counts))
+        self.line("Another process, plain sqlite3:  ", *_counts(found.counts))
         self.gap()
         columns = list((found.examples[0].after or found.examples[0].before or {}) if found.examples else {})
         rows = [row for change in found.examples for row in _change_rows(change)]
@@ -156,8 +158,9 @@ class Screen:
             4,
             "Stream processing: windows in event time, alerts",
             'departures.group_by("origin").window(tumbling("5m")).agg(n=pl.len())',
-            f'departures.filter(col("delay") >= {LATE}).group_by("origin")',
-            f'  .window(sliding("1h")).agg(late=pl.len()).alert(col("late") >= {MANY}, cooldown="2h")',
+            f'departures.filter(pl.col("delay") >= {LATE}).group_by("origin")',
+            '    .window(sliding("1h")).agg(late=pl.len())',
+            f'    .alert(pl.col("late") >= {MANY}, cooldown="2h")',
         )
         if found is None:
             self.line("(no window has closed yet)", style="dim")
@@ -213,7 +216,7 @@ class Screen:
 def commands(folder: Folder, aircraft: str | None) -> list[str]:
     """Commands to look further with, ready to be pasted into a shell."""
     log = shlex.quote(folder.log)
-    query = "select origin, sum(departures) from windows group by 1"
+    query = "select count(*), max(late) from alerts"
     return [
         f"millstream streams {log}" + (f" '{aircraft[:-2]}*'" if aircraft else ""),
         f"millstream read {log} {aircraft or 'departures'} --limit 5",
