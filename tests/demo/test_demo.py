@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta
-from importlib.util import find_spec
 from pathlib import Path
 
 import polars as pl
@@ -24,7 +23,7 @@ from millstream.demo.play import Play
 from millstream.demo.report import sighting, windows
 
 PACKAGED = Path(ms.__file__).parent / "demo" / "january.parquet"
-COMMAND = [sys.executable, "-m", "millstream.demo"]
+COMMAND = [sys.executable, "-c", "from millstream.cli import main; main()", "demo"]
 ESCAPE = "\x1b"
 
 
@@ -85,14 +84,12 @@ def test_it_says_that_polars_counts_the_same(quick):
 
 
 def test_the_commands_that_it_prints_work(quick):
-    if find_spec("millstream.cli") is None:
-        pytest.skip("the command line is not there")
     commands = [line.strip() for line in quick[1].splitlines() if line.startswith("  millstream ")]
     assert len(commands) == 5
     for command in commands:
         words = shlex.split(command)
         done = subprocess.run(
-            [sys.executable, "-c", "from millstream.cli import main; main()", *words[1:]],
+            [*COMMAND[:-1], *words[1:]],
             capture_output=True, text=True, timeout=50, env=environment(),
         )  # fmt: skip
         assert done.returncode == 0, f"{command}: {done.stderr}"
@@ -236,6 +233,12 @@ def test_the_feed_knows_nothing_of_the_future():
     for poll in polls:
         assert all(poll.at - 30 * MINUTE < at <= poll.at for at, _, _ in poll.facts)
     assert sum(kind == DEPARTED for p in polls for _, kind, _ in p.facts) == timetable.frame["departed"].count()
+
+
+def test_a_number_that_is_used_twice_a_day_is_two_flights():
+    frame = read_flights(None).head(5)
+    timetable = Timetable(pl.concat([frame, frame.with_columns(pl.lit("LGA").alias("origin"))]))
+    assert len({flight.id for flight in timetable.flights}) == 10
 
 
 def test_a_feed_that_is_taken_up_again_leaves_nothing_out():

@@ -1,10 +1,8 @@
 """``python -m millstream.demo``: the same as ``millstream demo``."""
 
-import typer
+import sys
 
-from .command import demo
+from ..cli import main
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    app.command("demo")(demo)
-    app(prog_name="python -m millstream.demo")
+    main(["demo", *sys.argv[1:]])

@@ -180,8 +180,11 @@ def _flights(frame: pl.DataFrame) -> pl.DataFrame:
     departed = pl.col("departed").dt.epoch("us")
     # Polars brings its own table of time zones; not every machine has one.
     midnight = pl.col("day").cast(pl.Datetime("us")).dt.replace_time_zone(ZONE, ambiguous="earliest").dt.epoch("us")
+    # A number is used twice a day now and then, from two airports.
+    times = pl.int_range(1, pl.len() + 1).over("carrier", "flight", "day")
+    again = pl.when(times > 1).then(pl.format(" #{}", times)).otherwise(pl.lit(""))
     return frame.select(
-        id=pl.format("{}{} {}", "carrier", "flight", pl.col("day").dt.to_string()),
+        id=pl.format("{}{} {}{}", "carrier", "flight", pl.col("day").dt.to_string(), again),
         carrier="carrier",
         aircraft=pl.col("tailnum").fill_null("unassigned"),
         origin="origin",
