@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -52,7 +52,7 @@ def verify(log: Log, *, head: str | None = None, progress: Callable[[int, int], 
     met = wanted is None or wanted == GENESIS
     versions: dict[int, int] = {}
     while True:
-        page = log.store.headers(position, _PAGE)
+        page, tags = log.store.headers(position, _PAGE)
         for row in page:
             *header, body_hash, stored = row
             run = Run(log, *header)
@@ -61,7 +61,7 @@ def verify(log: Log, *, head: str | None = None, progress: Callable[[int, int], 
             if run.version != versions.get(run.stream_id, 0) + 1:
                 raise DamagedLog(run.position, "its version does not follow the one before in its stream")
             versions[run.stream_id] = run.version + run.count - 1
-            digest = _digest(run, previous, body_hash)
+            digest = _digest(run, previous, body_hash, tags.get(run.position, ()))
             if digest != stored:
                 raise DamagedLog(run.position, "its header does not match its hash")
             _check_body(run, body_hash)
@@ -88,11 +88,11 @@ def _wanted(head: str | None) -> bytes | None:
     return wanted
 
 
-def _digest(run: Run, previous: bytes, body_hash: bytes) -> bytes:
+def _digest(run: Run, previous: bytes, body_hash: bytes, tags: Sequence[str]) -> bytes:
     try:
         return header_hash(
             previous, body_hash, run.position, run.count, run.stream, run.version, run.type, run.schema,
-            run.recorded, run.effective, run.tags, run.raw_metadata, run.format,
+            run.recorded, run.effective, tags, run.raw_metadata, run.format,
         )  # fmt: skip
     except (KeyError, TypeError) as error:
         raise DamagedLog(run.position, "its stream or type has no name") from error

@@ -299,13 +299,20 @@ class SQLiteStore:
             ).fetchone()
         return (row[0], row[1]) if row else None
 
-    def headers(self, after: int, limit: int) -> list[tuple[Any, ...]]:
-        """The next headers after a position, with body hash and hash as the last two values."""
+    def headers(self, after: int, limit: int) -> tuple[list[tuple[Any, ...]], dict[int, list[str]]]:
+        """The next headers after a position, body hash and hash the last two values; and the tags by position."""
         with self.reader() as connection:
-            return connection.execute(
+            rows = connection.execute(
                 f"select {reader.COLUMNS}, body_hash, hash from runs where position > ? order by position limit ?",
                 (after, limit),
             ).fetchall()
+            tags: dict[int, list[str]] = {}
+            for position, tag in connection.execute(
+                "select position, tag from tags where position > ? and position <= ? order by position, tag",
+                (after, rows[-1][0] if rows else after),
+            ):
+                tags.setdefault(position, []).append(tag)
+        return rows, tags
 
     def body_rows(self, ref: int) -> int | None:
         """How many events a body holds; None when it is gone."""
