@@ -209,6 +209,39 @@ class LogContract:
             assert db.query("select n from t") == [{"n": 1}]
         assert log.head == 1
 
+    @pytest.mark.parametrize(
+        "statement",
+        ["commit", "end", "rollback", "begin", "savepoint a", "attach ':memory:' as other", "delete from runs",
+         "update runs set body = null", "insert into streams (name) values ('x')", "drop table bodies",
+         "drop table if exists appends", "drop view events", "drop index runs_stream", "alter table runs add column x",
+         "create trigger t after insert on runs begin select 1; end", "; commit", "/* */ commit"],
+    )  # fmt: skip
+    def test_sql_inside_a_commit_cannot_touch_the_log_itself(self, log: Log, statement: str) -> None:
+        log.append("s", Plain("T", {}), id="k")
+        with pytest.raises(errors.MillstreamError):
+            with log.transaction() as tx:
+                tx.append("s", Plain("T", {}))
+                tx.db.execute(statement)
+
+        def work(db: Any, receipt: Any) -> None:
+            db.execute("create table mine (n)")
+            db.execute(statement)
+
+        with pytest.raises(errors.MillstreamError):
+            log.commit([log.stage("s", Plain("T", {}))], work=work)
+
+        def handler(db: Any, runs: Any) -> None:
+            db.execute(statement)
+
+        log.inline("bad", None, handler)
+        with pytest.raises(errors.MillstreamError):
+            log.append("s", Plain("T", {}))
+        log.store.remove_inline("bad")
+        assert log.append("s", Plain("T", {})).position == 2
+        with log.connect() as db:
+            assert db.query("select 1 from sqlite_master where name = 'mine'") == []
+        log.verify()
+
     def test_a_transaction_with_an_id_takes_effect_once_with_its_rows(self, log: Log) -> None:
         receipts = []
         for _ in range(2):

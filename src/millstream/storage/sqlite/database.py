@@ -44,9 +44,8 @@ class Database:
 
     def executescript(self, sql: str) -> None:
         """Run several statements, inside the transaction that is open (nothing is committed)."""
-        with translated(self.path):
-            for statement in statements(sql):
-                self.connection.execute(statement)
+        for statement in statements(sql):
+            self.execute(statement)
 
     def query(self, sql: str, params: Params = ()) -> list[dict[str, Any]]:
         """All rows of a query, as dicts."""
@@ -77,16 +76,20 @@ class Database:
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """Statements inside happen together or not at all, within the transaction around them."""
-        self.execute("savepoint millstream")
+        self._control("savepoint millstream")
         try:
             yield
         except BaseException:
             # A full disk makes SQLite give up the whole transaction, savepoints and all.
             if self.connection.in_transaction:
-                self.connection.execute("rollback to millstream")
-                self.connection.execute("release millstream")
+                self._control("rollback to millstream")
+                self._control("release millstream")
             raise
-        self.execute("release millstream")
+        self._control("release millstream")
+
+    def _control(self, sql: str) -> None:
+        """Run a statement that begins or ends something, on behalf of this class."""
+        self.execute(sql)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -16,8 +16,10 @@ from ...errors import (
     NotALog,
     ReadOnlyLog,
     StorageError,
+    UsageError,
 )
 
+_AUTH = 23
 _FULL = 13
 _READONLY = 8
 _BUSY = {5, 6}
@@ -34,6 +36,11 @@ def translate(error: sqlite3.Error, path: str, *, lock_timeout: float = 0.0) -> 
     primary = code & 0xFF if code is not None else None
     if isinstance(error, sqlite3.IntegrityError):
         return ConstraintViolated(str(error), hint="The transaction was rolled back; correct the row")
+    if primary == _AUTH:
+        return UsageError(
+            "this statement is not for a commit of the log",
+            hint="Leave BEGIN, COMMIT, savepoints, ATTACH and the log's own tables to the log",
+        )
     if primary == _FULL:
         return DiskFull(path)
     if primary in (_READONLY, _PERMISSION):

@@ -25,6 +25,7 @@ from ..chain import FRAME_FORMAT, GENESIS, JSON_FORMAT, header_hash
 from ..committer import Job
 from .database import Database
 from .faults import translate
+from .guard import GuardedDatabase
 from .lock import WriterLock
 from .names import Names, category_of
 
@@ -104,7 +105,7 @@ class Writer:
         on_commit: Callable[[int], None],
     ) -> None:
         self.connection = connection
-        self.database = Database(connection, path)
+        self.database = GuardedDatabase(connection, path)
         self._path = path
         self._lock = lock
         self._names = names
