@@ -16,19 +16,25 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import datetime
 from itertools import islice
 from typing import Any, Self, TypeVar
 
+from .events import Draft, Event, Plain
 from .log import Log as SyncLog
 from .log import Recorded, Run
 from .log import open as open_sync
-from .storage.base import Receipt
+from .log.reading import seconds
+from .storage.base import Receipt, StagedAppend, StreamInfo
 
 T = TypeVar("T")
 _BATCH = 500
+_LOOK = 1.0
+"""Seconds after which a waiting thread looks up, to see whether anyone still waits for it."""
 
 
 def open(path: str | None = None, **options: Any) -> Log:
@@ -45,7 +51,11 @@ class Log:
 
     async def append(self, stream: str, events: object, **options: Any) -> Receipt:
         """Append events; see `millstream.Log.append`. Many coroutines that append at once share commits."""
-        request = self.sync.request(stream, events, **options)
+        if isinstance(events, Event | Plain | Draft):
+            request = self.sync.request(stream, events, **options)
+        else:
+            # What may be large is encoded beside the loop.
+            request = await self.call(lambda: self.sync.request(stream, events, **options))
         receipt: Receipt = await self.sync.store.commit_soon(request, asyncio.get_running_loop())
         return receipt
 
@@ -102,15 +112,17 @@ class Log:
 
     def _waking(self, stopped: threading.Event, stream: str | None, options: dict[str, Any]) -> Iterator[list[Run]]:
         """Runs as they come; looks up now and then whether anyone still listens."""
-        timeout = options.pop("timeout", None)
+        options = dict(options)
+        limit = seconds(options.pop("timeout", None))
         after = options.pop("after", 0)
-        if timeout is not None:
-            yield from self.sync.follow_runs(stream, after=after, timeout=timeout, **options)
-            return
+        quiet_since = time.monotonic()
         while not stopped.is_set() and not self.sync.closed:
-            for batch in self.sync.follow_runs(stream, after=after, timeout=1.0, **options):
+            left = _LOOK if limit is None else min(_LOOK, limit - (time.monotonic() - quiet_since))
+            if left <= 0:
+                return
+            for batch in self.sync.follow_runs(stream, after=after, timeout=left, **options):
                 yield batch
-                after = batch[-1].last
+                after, quiet_since = batch[-1].last, time.monotonic()
 
     async def transaction(self, work: Callable[[Any], T], *, id: str | None = None) -> Receipt:
         """Run ``work(tx)`` inside `millstream.Log.transaction`, on another thread.
@@ -153,6 +165,32 @@ class Log:
     async def import_(self, path: str, stream: str | None = None, **options: Any) -> int:
         """See `millstream.Log.import_`."""
         return await self.call(lambda: self.sync.import_(path, stream, **options))
+
+    async def commit(self, appends: Sequence[StagedAppend] = (), **options: Any) -> Receipt:
+        """See `millstream.Log.commit`."""
+        return await self.call(lambda: self.sync.commit(appends, **options))
+
+    async def stream(self, name: str) -> StreamInfo:
+        """See `millstream.Log.stream`."""
+        return await self.call(lambda: self.sync.stream(name))
+
+    async def wait(self, after: int, timeout: float | None = None) -> bool:
+        """See `millstream.Log.wait`. A wait without a time limit is made of short ones, so that it can be cancelled."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = _LOOK if deadline is None else min(_LOOK, max(deadline - time.monotonic(), 0.0))
+            if await self.call(lambda left=left: self.sync.wait(after, left)):  # type: ignore[misc]
+                return True
+            if self.sync.closed or (deadline is not None and time.monotonic() >= deadline):
+                return False
+
+    def now(self) -> datetime:
+        """See `millstream.Log.now`."""
+        return self.sync.now()
+
+    def confirm_clock(self) -> None:
+        """See `millstream.Log.confirm_clock`."""
+        self.sync.confirm_clock()
 
     async def version(self, stream: str) -> int:
         """See `millstream.Log.version`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping
 from functools import cache, partial
 from typing import Any, ClassVar, Self, dataclass_transform
@@ -34,8 +35,9 @@ class EventMeta(msgspec.StructMeta):
             default = namespace.get(field)
             if isinstance(default, list | dict | set) and default:
                 namespace[field] = msgspec.field(default_factory=partial(copy.deepcopy, default))
-        namespace.setdefault("__event_type__", type or name)
-        namespace.setdefault("__event_schema__", schema or 1)
+        _check_class(name, type, schema, namespace, config)
+        namespace.setdefault("__event_type__", name if type is None else type)
+        namespace.setdefault("__event_schema__", 1 if schema is None else schema)
         config.setdefault("frozen", True)
         config.setdefault("kw_only", True)
         # Events are immutable, so they cannot hold themselves, and millions of them need not be traced.
@@ -46,6 +48,23 @@ class EventMeta(msgspec.StructMeta):
             _defined += 1
             _registry[namespace["__event_type__"]] = cls  # type: ignore[assignment]
         return cls
+
+
+def _check_class(name: str, type: Any, schema: Any, namespace: dict[str, Any], config: dict[str, Any]) -> None:
+    """Refuse what could be declared but not be stored."""
+    if type is not None and (not isinstance(type, str) or not type or len(type) > 200 or not type.isprintable()):
+        raise InvalidEvent(f"type={type!r:.60} of {name} is no type name", hint="Use a short printable text")
+    if schema is not None and (not isinstance(schema, int) or isinstance(schema, bool) or schema < 1):
+        raise InvalidEvent(f"schema={schema!r:.60} of {name} is no version", hint="Use a number from 1 on")
+    if config.get("array_like"):
+        raise InvalidEvent(f"{name} is array_like, but events are objects", hint="Leave array_like out")
+    hidden = ENVELOPE_NAMES.intersection(namespace.get("__annotations__", ()))
+    if hidden:
+        raise InvalidEvent(f"{name}.{min(hidden)} has a name of the log's own", hint="Rename the field")
+
+
+ENVELOPE_NAMES = frozenset({"_position", "_stream", "_version", "_type", "_time"})
+"""What a scan calls the place, stream, version, type and time of an event."""
 
 
 class Event(msgspec.Struct, metaclass=EventMeta):
@@ -133,11 +152,27 @@ def decoder(cls: Any) -> msgspec.json.Decoder[Any]:
 _encoder = msgspec.json.Encoder()
 
 
+_decode = msgspec.json.Decoder().decode
+
+
+def holds_non_finite(value: Any) -> bool:
+    """Whether NaN or an infinity is somewhere in plain data: JSON would make it null."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if isinstance(value, Mapping):
+        return any(holds_non_finite(each) for each in value.values())
+    if isinstance(value, list | tuple | set | frozenset):
+        return any(holds_non_finite(each) for each in value)
+    if isinstance(value, msgspec.Struct):
+        return any(holds_non_finite(getattr(value, name)) for name in value.__struct_fields__)
+    return False
+
+
 def encode(event: AnyEvent) -> bytes:
-    """The JSON object of an event's data, as it is stored.
+    """The JSON object of an event's data, as it is stored: on one line, and readable again.
 
     Raises:
-        InvalidEvent: A value cannot be written as JSON, or the data is not an object.
+        InvalidEvent: A value cannot be written as JSON, does not fit the event's class, or the data is no object.
     """
     try:
         if isinstance(event, Plain):
@@ -146,17 +181,30 @@ def encode(event: AnyEvent) -> bytes:
                     f"the data of a plain {event.type!r} event is {type(event.data).__name__}",
                     hint="Give a dict with string keys",
                 )
-            return _encoder.encode(event.data)
-        body = _encoder.encode(event)
-        # The class does not check its values, and what cannot be read back must not get into the log.
-        decoder(type(event)).decode(body)
+            if not ENVELOPE_NAMES.isdisjoint(event.data):
+                raise InvalidEvent(
+                    f"a plain {event.type!r} event has a field with a name of the log's own", hint="Rename the field"
+                )
+            body = _encoder.encode(event.data)
+            _decode(body)
+        else:
+            body = _encoder.encode(event)
+            # The class does not check its values, and what cannot be read back must not get into the log.
+            decoder(type(event)).decode(body)
+        if b"\n" in body:
+            body = msgspec.json.format(body, indent=-1)  # raw JSON of the caller's own layout
+        if b"null" in body and holds_non_finite(event.data if isinstance(event, Plain) else event):
+            raise InvalidEvent(
+                f"an event of type {type_name(event)!r} holds NaN or an infinity, which JSON has not",
+                hint="Use None, text, or a frame",
+            )
         return body
     except msgspec.ValidationError as error:
         raise InvalidEvent(
             f"an event of type {type_name(event)!r} does not fit its class: {error}",
             hint="Give each field a value of its declared type",
         ) from error
-    except (TypeError, ValueError, OverflowError, UnicodeEncodeError, RecursionError) as error:
+    except (msgspec.DecodeError, TypeError, ValueError, OverflowError, UnicodeEncodeError, RecursionError) as error:
         raise InvalidEvent(
             f"an event of type {type_name(event)!r} cannot be encoded: {error}",
             hint="Use JSON-like values, Decimal, datetime, date, UUID, bytes, enums and structs",

@@ -15,6 +15,7 @@ import msgspec
 import polars as pl
 
 from .errors import InvalidEvent, MissingExtra, SchemaConflict, UnsupportedColumn
+from .events import ENVELOPE_NAMES
 
 MAX_ROWS = 65_536
 """The most events that one run of a frame holds."""
@@ -23,17 +24,26 @@ Columns = dict[str, pl.DataType]
 
 
 def as_frame(data: object) -> pl.DataFrame | None:
-    """A Polars frame of a Polars, Arrow or pandas frame; None when it is none of these."""
+    """A Polars frame of a Polars, Arrow or pandas frame; None when it is none of these.
+
+    Raises:
+        InvalidEvent: It is a frame that Polars cannot read.
+    """
     if isinstance(data, pl.DataFrame):
         return data
-    if isinstance(data, pl.LazyFrame):
-        return data.collect()
-    module = type(data).__module__.partition(".")[0]
-    if module == "pandas":
-        _need("pandas", "pyarrow")
-        return pl.from_pandas(data)
-    if hasattr(data, "__arrow_c_stream__"):
-        return pl.DataFrame(data)
+    try:
+        if isinstance(data, pl.LazyFrame):
+            return data.collect()
+        if type(data).__module__.partition(".")[0] == "pandas":
+            _need("pandas", "pyarrow")
+            found = pl.from_pandas(data)
+            return found if isinstance(found, pl.DataFrame) else found.to_frame()
+        if hasattr(data, "__arrow_c_stream__"):
+            return pl.DataFrame(data)
+    except MissingExtra:
+        raise
+    except (Exception, pl.exceptions.PanicException) as error:
+        raise InvalidEvent(f"the frame cannot be read: {error}", hint="Make it a Polars frame first") from error
     return None
 
 
@@ -60,11 +70,13 @@ def check_columns(frame: pl.DataFrame) -> None:
             raise InvalidEvent(f"column {name!r} is a name of the log's own", hint="Rename the column")
 
 
-RESERVED = frozenset({"_position", "_stream", "_version", "_type", "_time"})
+RESERVED = ENVELOPE_NAMES
 
 
 def _supported(dtype: pl.DataType) -> bool:
-    if isinstance(dtype, pl.List | pl.Array):
+    if isinstance(dtype, pl.Array):
+        return dtype.size > 0 and _supported(dtype.inner)  # type: ignore[arg-type]
+    if isinstance(dtype, pl.List):
         return _supported(dtype.inner)  # type: ignore[arg-type]
     if isinstance(dtype, pl.Struct):
         return bool(dtype.fields) and all(_supported(f.dtype) for f in dtype.fields)  # type: ignore[arg-type]
@@ -95,11 +107,24 @@ _TYPES: dict[str, Any] = {name: dtype for dtype, name in _NAMES.items()}
 
 
 def normalise(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame as it is stored: one chunk, dictionaries of strings (categoricals, enums) as strings."""
-    dictionaries = [n for n, t in frame.schema.items() if isinstance(t, pl.Categorical | pl.Enum)]
-    if dictionaries:
-        frame = frame.with_columns(pl.col(dictionaries).cast(pl.String))
+    """The frame as it is stored: one chunk, dictionaries of strings (categoricals, enums) as strings, at any depth."""
+    stored = {name: _stored(dtype) for name, dtype in frame.schema.items()}
+    changed = [pl.col(name).cast(dtype) for name, dtype in stored.items() if dtype != frame.schema[name]]
+    if changed:
+        frame = frame.with_columns(changed)
     return frame.rechunk()
+
+
+def _stored(dtype: pl.DataType) -> pl.DataType:
+    if isinstance(dtype, pl.Enum | pl.Categorical):
+        return pl.String()
+    if isinstance(dtype, pl.Array):
+        return pl.Array(_stored(dtype.inner), dtype.size)  # type: ignore[arg-type]
+    if isinstance(dtype, pl.List):
+        return pl.List(_stored(dtype.inner))  # type: ignore[arg-type]
+    if isinstance(dtype, pl.Struct):
+        return pl.Struct([pl.Field(f.name, _stored(f.dtype)) for f in dtype.fields])  # type: ignore[arg-type]
+    return dtype
 
 
 # --- shapes as text ----------------------------------------------------------------------------------
@@ -161,69 +186,89 @@ def is_frame_schema(text: str) -> bool:
 
 _INTEGERS = [pl.Int8, pl.Int16, pl.Int32, pl.Int64]
 _UNSIGNED = [pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64]
-_UNITS = ["ms", "us", "ns"]
 
 
 def widen(a: pl.DataType, b: pl.DataType) -> pl.DataType | None:
     """The type that holds every value of both without loss, or None when there is none."""
-    if a == b:
-        return a
-    for one, other in ((a, b), (b, a)):
-        if isinstance(one, pl.Null):
-            return other
-        if one.base_type() in _INTEGERS and other.base_type() in _INTEGERS:
-            return max((one, other), key=lambda t: _INTEGERS.index(t.base_type()))  # type: ignore[arg-type]
-        if one.base_type() in _UNSIGNED and other.base_type() in _UNSIGNED:
-            return max((one, other), key=lambda t: _UNSIGNED.index(t.base_type()))  # type: ignore[arg-type]
-        if one.base_type() in _UNSIGNED[:3] and other.base_type() in _INTEGERS:
-            need = _UNSIGNED.index(one.base_type()) + 1  # type: ignore[arg-type]
-            have = _INTEGERS.index(other.base_type())  # type: ignore[arg-type]
-            return _INTEGERS[max(need, have)]()
-        if isinstance(one, pl.Float32) and isinstance(other, pl.Float64):
-            return other
-        if one.base_type() in (pl.Int8, pl.Int16, pl.UInt8, pl.UInt16) and other.is_float():
-            return other
-        if one.base_type() in (pl.Int32, pl.UInt32) and other.is_float():
-            return pl.Float64()
-        if isinstance(one, pl.Datetime) and isinstance(other, pl.Datetime):
-            # Finer is wider in resolution and narrower in span: ms -> us loses nothing in practice, ns does.
-            if one.time_zone == other.time_zone and "ns" not in (one.time_unit, other.time_unit):
-                return pl.Datetime("us", one.time_zone)
-            return None
-        if isinstance(one, pl.Decimal) and isinstance(other, pl.Decimal):
-            scale = max(one.scale, other.scale)
-            whole = max((one.precision or 38) - one.scale, (other.precision or 38) - other.scale)
-            return pl.Decimal(whole + scale, scale) if whole + scale <= 38 else None
-        if isinstance(one, pl.List) and isinstance(other, pl.List):
-            inner = widen(one.inner, other.inner)  # type: ignore[arg-type]
-            return None if inner is None else pl.List(inner)
+    return join([a, b])
+
+
+def join(types: Sequence[pl.DataType]) -> pl.DataType | None:
+    """The type that holds every value of all these types without loss, in whatever order; None when there is none."""
+    present = list(dict.fromkeys(t for t in types if not isinstance(t, pl.Null)))
+    if len(present) < 2:
+        return present[0] if present else pl.Null()
+    bases = {t.base_type() for t in present}
+    if bases <= _NUMBERS:
+        return _join_numbers(bases)
+    if len(bases) > 1:
+        return None
+    first = present[0]
+    if isinstance(first, pl.Datetime):
+        # Finer is wider in resolution and narrower in span: ms -> us loses nothing in practice, ns does.
+        zones, units = {t.time_zone for t in present}, {t.time_unit for t in present}  # type: ignore[attr-defined]
+        return pl.Datetime("us", first.time_zone) if len(zones) == 1 and "ns" not in units else None
+    if isinstance(first, pl.Decimal):
+        scale = max(t.scale for t in present)  # type: ignore[attr-defined]
+        whole = max((t.precision or 38) - t.scale for t in present)  # type: ignore[attr-defined]
+        return pl.Decimal(whole + scale, scale) if whole + scale <= 38 else None
+    if isinstance(first, pl.List):
+        inner = join([t.inner for t in present])  # type: ignore[attr-defined]
+        return None if inner is None else pl.List(inner)
     return None
 
 
-def union_columns(stream: str, known: Columns, more: Columns) -> Columns:
-    """Both sets of columns as one, each type widened where need be.
+_NUMBERS = {*_INTEGERS, *_UNSIGNED, pl.Float32, pl.Float64}
+
+
+def _join_numbers(bases: set[Any]) -> pl.DataType | None:
+    signed = [8 << _INTEGERS.index(t) for t in bases if t in _INTEGERS]
+    unsigned = [8 << _UNSIGNED.index(t) for t in bases if t in _UNSIGNED]
+    bits = max([*signed, *(size + 1 if signed else size for size in unsigned)], default=0)
+    if pl.Float64 in bases or pl.Float32 in bases:
+        widest = max([*signed, *unsigned], default=0)
+        if pl.Float64 not in bases and widest <= 16:
+            return pl.Float32()
+        return pl.Float64() if widest <= 32 else None
+    if not signed:
+        return _UNSIGNED[[8, 16, 32, 64].index(bits)]()
+    return next((t() for t, size in zip(_INTEGERS, (8, 16, 32, 64), strict=True) if size >= bits), None)
+
+
+def join_columns(stream: str, shapes: Iterable[Columns]) -> Columns:
+    """All these sets of columns as one, each type widened where need be. The order of the shapes does not matter.
 
     Raises:
-        SchemaConflict: A column has two types that no type holds both of without loss.
+        SchemaConflict: A column has types that no type holds all of without loss.
     """
-    union = dict(known)
-    for name, dtype in more.items():
-        if name not in union:
-            union[name] = dtype
-        elif union[name] != dtype:
-            wider = widen(union[name], dtype)
-            if wider is None:
-                raise SchemaConflict(stream, name, str(union[name]), str(dtype))
-            union[name] = wider
+    types: dict[str, list[pl.DataType]] = {}
+    for shape in shapes:
+        for name, dtype in shape.items():
+            types.setdefault(name, []).append(dtype)
+    union: Columns = {}
+    for name, found in types.items():
+        wider = join(found)
+        if wider is None:
+            stored, given = join(found[:-1]) or found[0], found[-1]
+            raise SchemaConflict(stream, name, str(stored), str(given))
+        union[name] = wider
     return union
+
+
+def union_columns(stream: str, known: Columns, more: Columns) -> Columns:
+    """Two sets of columns as one; see `join_columns`."""
+    return join_columns(stream, (known, more))
 
 
 def conform(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:
     """The frame with exactly these columns, in this order: cast where narrower, null where missing."""
     if frame.schema == columns:
         return frame
+    # Whole columns of nulls, not literals: a selection of literals alone would have one row.
     return frame.select(
-        pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype).alias(name)
+        pl.col(name).cast(dtype)
+        if name in frame.columns
+        else pl.repeat(None, frame.height, dtype=dtype, eager=True).alias(name)
         for name, dtype in columns.items()
     )
 

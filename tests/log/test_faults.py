@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import random
 import resource
 import shutil
 import signal
@@ -500,3 +501,145 @@ def test_a_backup_never_writes_over_a_file_and_leaves_nothing_behind_when_it_fai
             log.backup(str(tmp_path / "nowhere" / "copy.db"))
     assert there.read_text() == "mine"
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.endswith(".part")) == []
+
+
+# --- input at the edges ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "declare",
+    [
+        lambda: type("Bad", (ms.Event,), {"__annotations__": {"_time": int}, "__module__": "x"}),
+        lambda: _declared(type="\ud800"),
+        lambda: _declared(type=""),
+        lambda: _declared(type="x" * 300),
+        lambda: _declared(type=5),
+        lambda: _declared(schema=0),
+        lambda: _declared(array_like=True),
+    ],
+)
+def test_an_event_class_that_could_not_be_stored_is_refused_when_it_is_declared(declare):
+    with pytest.raises(ms.InvalidEvent):
+        declare()
+
+
+def _declared(**options):
+    class Bad(ms.Event, **options):
+        a: int = 1
+
+    return Bad
+
+
+def test_an_append_that_fails_when_half_of_it_is_placed_leaves_nothing(path, monkeypatch):
+    with ms.open(path) as log:
+        log.append("s", ms.Plain("T", {}))
+        real = writer.header_hash
+
+        def failing(previous, body_hash, position, count, stream, *rest):
+            if stream == "bad" and position == 3:
+                raise RuntimeError("in the middle")
+            return real(previous, body_hash, position, count, stream, *rest)
+
+        monkeypatch.setattr(writer, "header_hash", failing)
+        with pytest.raises(RuntimeError):
+            log.append("bad", [ms.Plain("A", {}), ms.Plain("B", {})])
+        assert log.head == 1
+        assert log.append("s", ms.Plain("T", {})).position == 2
+        log.verify()
+
+
+def test_an_interrupted_wait_for_the_writer_leaves_it_to_others(path):
+    code = (
+        "import sys, time, millstream as ms\n"
+        "log = ms.open(sys.argv[1])\n"
+        "print('ready', flush=True)\n"
+        "try: log.append('b', ms.Plain('T', {}))\n"
+        "except KeyboardInterrupt: print('interrupted', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with ms.open(path, lock_timeout=5) as log:
+        with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True) as other:
+            try:
+                with log.transaction() as tx:
+                    tx.db.execute("create table t (a)")
+                    assert other.stdout.readline() == "ready\n"
+                    time.sleep(0.3)
+                    other.send_signal(signal.SIGINT)
+                    assert other.stdout.readline() == "interrupted\n"
+                for _ in range(3):
+                    log.append("a", ms.Plain("T", {}))
+                assert log.head == 3
+            finally:
+                other.kill()
+
+
+def test_a_child_of_a_killed_holder_does_not_keep_the_writer(path):
+    code = (
+        "import os, sys, time, millstream as ms\n"
+        "log = ms.open(sys.argv[1])\n"
+        "with log.transaction() as tx:\n"
+        "    tx.db.execute('create table t (a)')\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        time.sleep(30)\n"
+        "        os._exit(0)\n"
+        "    print(child, flush=True)\n"
+        "    time.sleep(30)\n"
+    )
+    with ms.open(path, lock_timeout=5) as log:
+        with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True) as holder:
+            child = int(holder.stdout.readline())
+            try:
+                time.sleep(0.1)
+                holder.kill()
+                holder.wait()
+                assert log.append("a", ms.Plain("T", {})).position == 1
+            finally:
+                os.kill(child, signal.SIGKILL)
+
+
+def test_flipped_bits_of_a_frame_are_a_damage_and_nothing_else(path):
+    with ms.open(path) as log:
+        log.append("f", pl.DataFrame({"n": range(50), "s": [str(n) for n in range(50)]}), type="Row")
+    connection = sqlite3.connect(path)
+    [(body,)] = connection.execute("select bytes from bodies").fetchall()
+    rng = random.Random(3)
+    for _ in range(60):
+        at = rng.randrange(len(body))
+        bad = body[:at] + bytes([body[at] ^ (1 << rng.randrange(8))]) + body[at + 1 :]
+        connection.execute("update bodies set bytes = ?", (bad,))
+        connection.commit()
+        with ms.open(path, readonly=True) as log:
+            for use in (log.verify, lambda: [e.data for e in log.read()], lambda: log.scan("f").collect()):
+                try:
+                    use()
+                except ms.DamagedLog:
+                    pass
+                except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+                    assert "damaged at position" in str(error)  # noqa: PT017 - told through Polars by a scan
+    connection.close()
+
+
+def test_a_backup_leaves_what_is_not_its_own_alone(path, tmp_path):
+    filled(path)
+    (tmp_path / "copy.db.part").write_text("mine")
+    with ms.open(path) as log:
+        log.backup(str(tmp_path / "copy.db"))
+    assert (tmp_path / "copy.db.part").read_text() == "mine"
+    assert not list(tmp_path.glob("*.part-*"))
+
+
+@pytest.mark.parametrize("place", [5, True, b"x", "a\0b", "\ud800"])
+def test_what_is_no_path_is_refused(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(errors.UsageError):
+        ms.open(place)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_last_characters_of_unicode_are_within_their_prefix():
+    log = ms.open()
+    for name in ("a\U0010ffffb", "x-1\U0010ffff2", "x-1", "x-2"):
+        log.append(name, ms.Plain("T", {}))
+    assert [s.name for s in log.streams("a*")] == ["a\U0010ffffb"]
+    assert [e.stream for e in log.read("x-1*")] == ["x-1\U0010ffff2", "x-1"]

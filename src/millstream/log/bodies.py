@@ -52,7 +52,7 @@ class Bodies:
             raise DamagedLog(position, "JSON stands where a frame should")
         try:
             frame = decode_frame(data, columns)
-        except Exception as error:
+        except (Exception, pl.exceptions.PanicException) as error:
             raise DamagedLog(position, f"its frame cannot be decoded ({error})") from error
         if columns is None:
             self._keep(ref, frame, int(frame.estimated_size()))

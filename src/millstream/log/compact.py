@@ -24,7 +24,7 @@ _SMALL_ROWS = 16_384
 """Frames of fewer rows than this are worth merging."""
 _MAX_BYTES = 1_000_000
 """The most bytes of JSON in one merged body."""
-_LINKS = 1_000
+_LINKS = 250
 """The most headers changed in one step."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
@@ -33,7 +34,7 @@ class StreamClosedEvent(Event, type="StreamClosed"):
 
 
 def open(
-    path: str | None = None,
+    path: str | os.PathLike[str] | None = None,
     *,
     clock: Clock | None = None,
     readonly: bool = False,
@@ -53,8 +54,10 @@ def open(
         ReadOnlyLog: The file or its folder cannot be written.
         NetworkFilesystem: It lies where locks cannot be trusted.
     """
-    if path is not None and not isinstance(path, str):
-        path = str(path)
+    if isinstance(path, os.PathLike):
+        path = os.fspath(path)
+    if path is not None and (not isinstance(path, str) or not _is_path(path)):
+        raise UsageError(f"{path!r:.60} is not a path", hint="Give the path of a file, or None for a log in memory")
     if path is not None and "://" in path and not path.startswith("sqlite:///"):
         raise UsageError(f"{path!r:.60} is not a place for a log", hint="Give the path of a file, or nothing")
     target = ":memory:" if path is None or path == ":memory:" else path.removeprefix("sqlite:///")
@@ -62,6 +65,13 @@ def open(
         raise UsageError("the path is empty", hint="Give the path of a file, or None for a log in memory")
     seconds = lock_timeout if isinstance(lock_timeout, int | float) else duration_micros(lock_timeout) / 1e6
     return Log(SQLiteStore(target, clock=clock, readonly=readonly, lock_timeout=seconds))
+
+
+def _is_path(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 class Log(Reader):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from typing import TYPE_CHECKING
 
 from ..errors import StorageError
@@ -14,24 +15,30 @@ if TYPE_CHECKING:
 def backup(log: Log, path: str) -> None:
     """Copy the whole log, as it is at one moment, to a new file, while others go on reading and writing.
 
-    The copy is made beside its place and renamed into it once it is whole and on disk.
+    The copy is made beside its place and given its name once it is whole and on disk.
 
     Raises:
         StorageError: There is a file at that path already.
         DiskFull: There is no room for the copy; nothing is left behind.
     """
     if os.path.exists(path):
-        raise StorageError(f"{path} is there already", hint="Give a new name, or remove the old backup first")
-    partial = f"{path}.part"
+        raise _there(path)
+    partial = f"{path}.{uuid.uuid4().hex[:12]}.part"
     try:
         log.store.copy_to(partial)
-        os.rename(partial, path)
+        try:
+            os.link(partial, path)  # unlike a rename, it never writes over what another has put there meanwhile
+        except FileExistsError as error:
+            raise _there(path) from error
         _sync_folder(path)
-    except BaseException:
+    finally:
         for left in (partial, f"{partial}-journal", f"{partial}-wal", f"{partial}-shm"):
             if os.path.exists(left):
                 os.remove(left)
-        raise
+
+
+def _there(path: str) -> StorageError:
+    return StorageError(f"{path} is there already", hint="Give a new name, or remove the old backup first")
 
 
 def _sync_folder(path: str) -> None:

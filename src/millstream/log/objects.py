@@ -86,14 +86,19 @@ def _infer(values: Iterable[Any]) -> pl.DataType:
             return pl.Int64()
         return pl.UInt64() if low >= 0 and high < 1 << 64 else pl.String()
     if kinds == {int, float}:
-        return pl.Float64()
+        exact = all(-(1 << 53) <= value <= 1 << 53 for value in present if type(value) is int)
+        return pl.Float64() if exact else pl.String()
     if len(kinds) > 1:
         return pl.String()
     kind = kinds.pop()
     if kind in _SCALARS:
         return _SCALARS[kind]()
     if kind is Decimal:
-        return pl.Decimal(38, max(_scale(value) for value in present))
+        if not all(value.is_finite() for value in present):
+            return pl.String()
+        scale = max(_scale(value) for value in present)
+        whole = max(value.adjusted() + 1 for value in present)
+        return pl.Decimal(38, scale) if scale + max(whole, 0) <= 38 else pl.String()
     if kind is datetime:
         zones = {value.tzinfo is not None for value in present}
         return pl.Datetime("us", "UTC" if True in zones else None) if len(zones) == 1 else pl.String()
@@ -127,7 +132,7 @@ def _fit(value: Any, dtype: pl.DataType) -> Any:
     if value is None:
         return None
     if isinstance(dtype, pl.String):
-        return value if isinstance(value, str) else _encode(value).decode()
+        return str(value) if isinstance(value, str | Decimal) else _encode(value).decode()
     if isinstance(dtype, pl.Float64):
         return float(value)
     if isinstance(dtype, pl.List):

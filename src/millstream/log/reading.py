@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InvalidPosition, LogClosed, StreamNotFound
+from ..errors import InvalidPosition, LogClosed, StreamNotFound, UsageError
 from ..events import Event, decoder, definitions, event_class, type_name
 from ..frames import MAX_ROWS, Columns, is_frame_schema, schema_columns
 from ..storage.base import Receipt, Scope, StreamInfo
@@ -39,6 +39,14 @@ class Reader:
         self._undecodable: set[int] = set()
         self._definitions = -1
         self._columns: dict[int, Columns] = {}
+        store.on_rollback.append(self._forget)
+
+    def _forget(self) -> None:
+        """Nothing that was read is to be trusted; see `SQLiteStore.on_rollback`."""
+        self.bodies.forget()
+        self.decoders.clear()
+        self._undecodable.clear()
+        self._columns.clear()
 
     @property
     def head(self) -> int:
@@ -200,10 +208,10 @@ class Reader:
         """The same as `follow`, by lists of runs as they were found."""
         scope = scope_of(stream, types)
         position = _count("after", after) or 0
-        seconds = _seconds(timeout)
+        limit = seconds(timeout)
         quiet_since = _time.monotonic()
         while True:
-            left = None if seconds is None else seconds - (_time.monotonic() - quiet_since)
+            left = None if limit is None else limit - (_time.monotonic() - quiet_since)
             if not self.wait(position, left):
                 return
             try:
@@ -222,12 +230,12 @@ class Reader:
             False when the time was up, or the log closed, before that.
         """
         after = _count("after", after) or 0
-        seconds = _seconds(timeout)
+        limit = seconds(timeout)
         if self.store.closed:
             return False
         if self.head > after:
             return True
-        return self.store.signal.wait(after, max(seconds, 0.0) if seconds is not None else None)
+        return self.store.signal.wait(after, max(limit, 0.0) if limit is not None else None)
 
     def scan(
         self,
@@ -272,6 +280,8 @@ class Reader:
 
     def streams(self, pattern: str = "*") -> Iterator[StreamInfo]:
         """The streams whose names fit: a name, or a beginning followed by ``*``. In order of name."""
+        if not isinstance(pattern, str):
+            raise UsageError(f"{pattern!r:.60} is no pattern", hint="Give a name, or a beginning followed by '*'")
         if pattern.endswith("*"):
             return self.store.streams(pattern[:-1])
         found = self.store.stream(pattern)
@@ -356,7 +366,8 @@ def _count(name: str, value: int | Receipt | None) -> int | None:
     return min(value, END)
 
 
-def _seconds(timeout: Duration | float | None) -> float | None:
+def seconds(timeout: Duration | float | None) -> float | None:
+    """A time limit in seconds."""
     if timeout is None or isinstance(timeout, int | float):
         return timeout
     return duration_micros(timeout) / 1e6

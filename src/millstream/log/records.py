@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 EventClass = type[Any]
 
 _decode_data = msgspec.json.Decoder().decode
-_NO_METADATA: dict[str, Any] = {}
 _CHUNK = 1_024
 
 
@@ -54,8 +53,8 @@ class Run(msgspec.Struct, eq=False, gc=False):
     format: int = JSON_FORMAT
     body_ref: int | None = None
     body_offset: int = 0
-    chunk: tuple[int, list[dict[str, Any]]] | None = None
-    """Some rows of its frame as dicts, and where they begin: what `row` has looked up last."""
+    chunk: tuple[int, list[dict[str, Any]], pl.DataFrame] | None = None
+    """What `row` has looked up last: where some rows of its frame begin, these rows as dicts, the frame."""
     base: int = 0
     """Position of the header's first event, when this is a slice of a longer run; 0 when it is whole."""
 
@@ -94,7 +93,12 @@ class Run(msgspec.Struct, eq=False, gc=False):
     @property
     def metadata(self) -> dict[str, Any]:
         """What was said about it."""
-        return msgspec.json.decode(self.raw_metadata) if self.raw_metadata else dict(_NO_METADATA)
+        if not self.raw_metadata:
+            return {}
+        try:
+            return msgspec.json.decode(self.raw_metadata)  # type: ignore[no-any-return]
+        except msgspec.DecodeError as error:
+            raise DamagedLog(self.position, f"its metadata cannot be decoded ({error})") from error
 
     @property
     def is_frame(self) -> bool:
@@ -152,7 +156,8 @@ class Run(msgspec.Struct, eq=False, gc=False):
         chunk = self.chunk
         if chunk is None or not 0 <= index - chunk[0] < _CHUNK:
             start = index - index % _CHUNK
-            self.chunk = chunk = (start, self.frame().slice(start, _CHUNK).to_dicts())
+            frame = self.frame() if chunk is None else chunk[2]
+            self.chunk = chunk = (start, frame.slice(start, _CHUNK).to_dicts(), frame)
         return chunk[1][index - chunk[0]]
 
     def events(self, cls: EventClass | None = None) -> list[Any]:
@@ -225,6 +230,7 @@ class Run(msgspec.Struct, eq=False, gc=False):
             count=keep,
             body_offset=self.body_offset + skip,
             base=self.base or self.position,
+            chunk=None,
         )
 
     def __iter__(self) -> Iterator[Recorded]:

@@ -12,7 +12,7 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from ..errors import InvalidTime, StreamNotFound
-from ..frames import MAX_ROWS, Columns, union_columns
+from ..frames import MAX_ROWS, Columns, join_columns
 from ..time import Moment, from_micros, to_micros
 from .objects import union
 from .reading import scope_of
@@ -95,17 +95,11 @@ def _exists(log: Reader, stream: str) -> bool:
 
 
 def _columns(log: Reader, stream: str, kinds: list[int]) -> tuple[Columns, bool]:
-    columns: Columns = {}
     objects = False
     if not stream.endswith("*"):
         kinds, objects = log.store.stream_kinds(stream, kinds)
-    for kind in kinds:
-        more = log.columns_of(kind)
-        if more:
-            columns = union_columns(stream, columns, more)
-        else:
-            objects = True
-    return columns, objects
+    shapes = [log.columns_of(kind) for kind in kinds]
+    return join_columns(stream, shapes), objects or not all(shapes)
 
 
 def _groups(runs: Iterator[Run], rows: int) -> Iterator[list[Run]]:

@@ -16,7 +16,7 @@ import msgspec
 import polars as pl
 
 from ..errors import InvalidEvent, InvalidStreamName
-from ..events import AnyEvent, Draft, Event, Plain, encode
+from ..events import AnyEvent, Draft, Event, Plain, encode, holds_non_finite
 from ..frames import (
     MAX_ROWS,
     as_frame,
@@ -113,6 +113,8 @@ def stage(
     check_stream(stream)
     if expect is not None and (type_of(expect) is not int or expect < 0):
         raise InvalidEvent(f"expect={expect!r} is not a version", hint="Give 0 for a new stream, or its version")
+    if unless is not None and not isinstance(unless, Matching):
+        raise InvalidEvent(f"unless={unless!r:.60} is no query", hint="Give a millstream.Matching")
     if isinstance(events, Event) and not tags and not metadata and effective is None and type is None:
         # By far the most frequent case, and one whose cost shows: an aggregate's single event.
         body = encode(events)
@@ -141,19 +143,20 @@ def stage(
 
 def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
     """Tags as they are stored: each once, sorted."""
-    if isinstance(tags, str):
-        raise InvalidEvent(f"tags={tags!r} is one string", hint="Give a list of tags")
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise InvalidEvent(f"tags={tags!r:.60} is no list", hint="Give a list of tags")
     return tuple(sorted({check_label(tag, "tag") for tag in tags})) if tags else ()
 
 
 def encode_metadata(metadata: Metadata | None) -> bytes | None:
     """Metadata as it is stored: a JSON object with its keys in order, or None for none."""
-    if not metadata:
+    given = _mapping(metadata)
+    if not given:
         return None
-    if not isinstance(metadata, Mapping):
-        raise InvalidEvent(f"metadata is {metadata!r:.60}", hint="Give a dict")
+    if holds_non_finite(given):
+        raise InvalidEvent("the metadata holds NaN or an infinity", hint="Use None, or text")
     try:
-        return _encode_json(dict(metadata))
+        return _encode_json(dict(given))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidEvent(f"the metadata cannot be encoded: {error}", hint="Use JSON-like values") from error
 
@@ -206,12 +209,20 @@ def _object_runs(
     return runs
 
 
+def _mapping(metadata: object) -> Mapping[str, Any]:
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, Mapping):
+        raise InvalidEvent(f"metadata is {metadata!r:.60}", hint="Give a dict")
+    return metadata
+
+
 def _draft_key(
     draft: Draft, tags: tuple[str, ...], metadata: Metadata | None, effective: int | None
 ) -> tuple[Any, ...]:
     return (
         check_tags([*tags, *check_tags(draft.tags)]) if draft.tags else tags,
-        encode_metadata({**(metadata or {}), **(draft.metadata or {})}),
+        encode_metadata({**(metadata or {}), **_mapping(draft.metadata)}),
         to_micros(draft.effective) if draft.effective is not None else effective,
     )
 
@@ -237,11 +248,15 @@ def _frame_runs(
         return []
     frame = normalise(frame)
     schema = schema_text(frame.schema)
+    try:
+        encoded = list(_encoded(list(split(frame))))
+    except (Exception, pl.exceptions.PanicException) as error:
+        raise InvalidEvent(f"the frame cannot be encoded: {error}", hint="Cast its columns to plain types") from error
     return [
         StagedRun(
             type, schema, piece.height, Encoding.ARROW, body, digest, tags, about, effective, ranges_of(piece)
         )
-        for piece, body, digest in _encoded(list(split(frame)))
+        for piece, body, digest in encoded
     ]  # fmt: skip
 
 
@@ -279,7 +294,8 @@ def digest_of(appends: Iterable[StagedAppend]) -> bytes:
     """SHA-256 of what an append with an id asks for, to tell a retry from another append."""
     digest = _sha256()
     for append in appends:
-        digest.update(_encode_json([append.stream, append.expect, append.unless, append.close]))
+        # Not the conditions: a retry may expect the version that its first try has made.
+        digest.update(_encode_json([append.stream, append.close]))
         for run in append.runs:
             digest.update(run.body_hash)
             digest.update(_encode_json([run.type, run.schema, run.count, run.tags, run.effective]))

@@ -30,7 +30,7 @@ class Transaction:
         self._open: AbstractContextManager[Any] | None = None
         self._writer: Any = None
         self._receipt: Receipt | None = None
-        self._entered = False
+        self._entered = self._used = False
 
     def append(
         self,
@@ -83,7 +83,9 @@ class Transaction:
         return self._receipt
 
     def __enter__(self) -> Self:
-        self._entered = True
+        if self._used:
+            raise UsageError("a transaction can be used once", hint="Make another one with log.transaction()")
+        self._entered = self._used = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
+import polars as pl
 
 from ..errors import DamagedLog, InvalidPosition, NotFound
 from ..frames import frame_hash
@@ -107,5 +108,7 @@ def _check_body(run: Run, body_hash: bytes) -> None:
             found = hashlib.sha256(b"\n".join(lines)).digest()
     except NotFound as error:
         raise DamagedLog(run.position, "its body is missing") from error
+    except pl.exceptions.PanicException as error:
+        raise DamagedLog(run.position, f"its frame cannot be read ({error})") from error
     if found != body_hash:
         raise DamagedLog(run.position, "its body does not match its hash")

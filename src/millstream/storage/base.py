@@ -46,8 +46,11 @@ class Matching(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         for name in ("types", "tags"):
-            if isinstance(getattr(self, name), str):
-                raise UsageError(f"{name}={getattr(self, name)!r} is one string", hint="Give a tuple or list")
+            given = getattr(self, name)
+            if isinstance(given, str) or not isinstance(given, Iterable):
+                raise UsageError(f"{name}={given!r:.60} is no list", hint="Give a tuple or list")
+        if not all(isinstance(tag, str) for tag in self.tags) or len(tuple(self.tags)) > 32:
+            raise UsageError(f"tags={self.tags!r:.60} are not up to 32 strings", hint="Give fewer tags, as strings")
         if not isinstance(self.after, int) or isinstance(self.after, bool) or self.after < 0:
             raise UsageError(f"after={self.after!r:.60} is not a position", hint="Give a position, such as log.head")
         # The struct is frozen for its users; what they gave is put into its one form here.

@@ -116,22 +116,17 @@ class Committer:
             self._finish([job])
 
     def close(self) -> None:
-        """Refuse further requests. Those under way end as usual."""
+        """Refuse further requests, and wait (no longer than the time limit) until those under way have ended."""
         with self._mutex:
             self._closed = True
-        if self._helper is not None:
-            self._helper.put(False)
-
-    @contextmanager
-    def drained(self) -> Iterator[None]:
-        """After `close`: waits (no longer than the time limit) until what was under way has ended."""
         deadline = time.monotonic() + self._timeout
         while time.monotonic() < deadline:
             with self._mutex:
                 if not self._busy:
                     break
             time.sleep(0.001)
-        yield
+        if self._helper is not None:
+            self._helper.put(False)
 
     # --- who leads -----------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ class Signal:
 
     def _poll(self) -> None:
         assert self._probe is not None
-        look = self._probe()
+        look: Callable[[], tuple[object, Callable[[], int]]] | None = None
         last: object = None
         moved = wanted = time.monotonic()
         while True:
@@ -72,6 +72,7 @@ class Signal:
                     self._poller = None
                     return
             try:
+                look = look or self._probe()
                 mark, read_head = look()
                 if mark != last:
                     last, moved = mark, time.monotonic()

@@ -8,6 +8,7 @@ Example:
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import signal
@@ -25,7 +26,7 @@ import msgspec
 import polars as pl
 import pytest
 
-from .. import errors
+from .. import aio, errors
 from ..events import Draft, Event, Plain
 from ..log import Log
 from ..storage.base import Matching
@@ -53,6 +54,10 @@ class Everything(Event, type="contract.Everything"):
     address: Address | None
     many: list[int] = [1, 2]
     mapping: dict[str, float] = {}
+
+
+class Maybe(Event, type="contract.Maybe"):
+    x: float | None = None
 
 
 class Counted(Event, type="contract.Counted"):
@@ -344,6 +349,68 @@ class LogContract:
         assert log.head == 0
         assert log.append("s", Plain("T", {})).position == 1
 
+    def test_what_cannot_be_read_back_is_refused(self, log: Log) -> None:
+        nan = float("nan")
+        for bad in (
+            Plain("T", {"x": nan}),
+            Plain("T", {"x": [1, {"y": float("inf")}]}),
+            Plain("T", {"_time": 1}),
+            Plain("T", {"x": msgspec.Raw(b"{nonsense")}),
+            Maybe(x=nan),
+        ):
+            with pytest.raises(errors.InvalidEvent):
+                log.append("s", [Plain("T", {}), bad])
+        for options in ({"metadata": {"x": nan}}, {"metadata": "abc"}, {"tags": 7}, {"unless": "x"}, {"tags": "abc"}):
+            with pytest.raises(errors.UsageError):
+                log.append("s", Plain("T", {}), **options)
+        for draft in (Draft(Plain("T", {}), tags=7), Draft(Plain("T", {}), metadata="abc")):  # type: ignore[arg-type]
+            with pytest.raises(errors.InvalidEvent):
+                log.append("s", draft)
+        assert log.head == 0
+        log.append("s", [Plain("T", {"x": msgspec.Raw(b'{"a":\n 1}')}), Plain("T", {"x": None})])
+        assert [e.data for e in log.read("s")] == [{"x": {"a": 1}}, {"x": None}]
+
+    def test_a_handler_that_reads_and_fails_leaves_no_trace_in_later_reads(self, log: Log) -> None:
+        def handler(db: Any, runs: Any) -> None:
+            list(log.read())
+            if runs[0].type == "G":
+                raise RuntimeError
+
+        log.inline("reads", None, handler)
+        with pytest.raises(RuntimeError):
+            log.append("g-1", [Plain("G", {"g": 1}), Plain("G", {"g": 2})])
+        log.append("h-1", [Plain("H", {"h": 1}), Plain("H", {"h": 2})])
+        assert [(e.stream, e.type, e.data) for e in log.read()] == [
+            ("h-1", "H", {"h": 1}),
+            ("h-1", "H", {"h": 2}),
+        ]
+
+    def test_a_retry_by_id_may_expect_what_its_first_try_has_made(self, log: Log) -> None:
+        first = log.append("s", Plain("T", {}), id="k", expect=0)
+        assert log.append("s", Plain("T", {}), id="k", expect=1) == first
+
+    def test_a_transaction_is_used_once(self, log: Log) -> None:
+        tx = log.transaction()
+        with tx:
+            tx.append("s", Plain("T", {}))
+        with pytest.raises(errors.UsageError):
+            with tx:
+                pass
+        assert log.head == 1
+
+    def test_closing_beside_coroutines_answers_every_one_of_them(self, log: Log) -> None:
+        async def main() -> list[Any]:
+            asynchronous = aio.Log(log)
+            tasks = [asyncio.ensure_future(asynchronous.append("s", Counted(n=n))) for n in range(200)]
+            await asyncio.sleep(0.005)
+            closing = asyncio.ensure_future(asynchronous.close())
+            answers = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
+            await closing
+            return answers
+
+        answers = asyncio.run(main())
+        assert all(hasattr(answer, "position") or isinstance(answer, errors.LogClosed) for answer in answers)
+
     # --- frames ---------------------------------------------------------------------------------------
 
     def test_a_frame_comes_back_as_it_went_in(self, log: Log) -> None:
@@ -388,6 +455,35 @@ class LogContract:
             log.append("f", pl.DataFrame({"a": ["text"]}), type="Row")
         assert (raised.value.stored, raised.value.given) == ("Int64", "String")
         assert log.head == 2
+
+    def test_a_scan_of_columns_that_few_frames_have_keeps_every_row(self, log: Log) -> None:
+        log.append("f", pl.DataFrame({"a": [1, 2, 3]}), type="Row")
+        log.append("f", pl.DataFrame({"a": [4, 5], "c": [1, 2]}), type="Row")
+        whole = log.scan("f", envelope=True).collect()
+        assert whole["c"].to_list() == [None, None, None, 1, 2]
+        for columns in (["c"], ["_position", "c"], ["_type"], ["c", "a"]):
+            assert log.scan("f", envelope=True).select(columns).collect().equals(whole.select(columns))
+
+    def test_what_a_stream_accepts_does_not_depend_on_the_order_of_others(self, log: Log) -> None:
+        def frame(dtype: Any) -> pl.DataFrame:
+            return pl.DataFrame({"a": pl.Series([1], dtype=dtype)})
+
+        log.append("sensor-b", frame(pl.Int8), type="Row")
+        for dtype in (pl.UInt32, pl.Float64, pl.Int8):
+            log.append("sensor-a", frame(dtype), type="Row")
+        assert log.scan("sensor-a").collect()["a"].to_list() == [1.0, 1.0, 1.0]
+        with pytest.raises(errors.SchemaConflict, match="sensor-a"):
+            log.append("sensor-a", frame(pl.Int64), type="Row")
+        log.append("sensor-a", frame(pl.Int16), type="Other")
+
+    def test_dictionaries_of_strings_are_text_at_any_depth(self, log: Log) -> None:
+        frame = pl.DataFrame({"l": [["b", "a"]], "s": [{"x": "b"}]}).cast(
+            {"l": pl.List(pl.Categorical), "s": pl.Struct({"x": pl.Categorical})}
+        )
+        log.append("f", frame, type="Row")
+        log.append("f", pl.DataFrame({"l": [["c"]], "s": [{"x": "c"}]}), type="Row")
+        assert log.scan("f").collect().rows() == [(["b", "a"], {"x": "b"}), (["c"], {"x": "c"})]
+        log.verify()
 
     def test_a_frame_with_python_objects_is_refused(self, log: Log) -> None:
         with pytest.raises(errors.UnsupportedColumn):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import weakref
 
 from ...errors import LogLocked, ReadOnlyLog, StorageError
 
@@ -21,6 +22,7 @@ class WriterLock:
         self._path = path
         self._turn = _open(path + "-turn")
         self._lock = _open(path + "-lock")
+        _locks.add(self)
 
     def acquire(self, timeout: float) -> None:
         """Wait for the lock.
@@ -31,15 +33,26 @@ class WriterLock:
         try:
             fcntl.flock(self._turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if not _Waiter(self._turn).wait(timeout):
-                self._turn = _reopen(self._turn, self._path + "-turn")
+            got = False
+            try:
+                got = _waited(self._turn, timeout)
+            finally:
+                if not got:
+                    self._turn = _reopen(self._turn, self._path + "-turn")
+            if not got:
                 raise LogLocked(self._path, timeout) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if not _Waiter(self._lock).wait(timeout):
-                self._lock = _reopen(self._lock, self._path + "-lock")
-                fcntl.flock(self._turn, fcntl.LOCK_UN)
+            got = False
+            try:
+                got = _waited(self._lock, timeout)
+            finally:
+                # Also when a Ctrl-C ends the wait: nobody else may wait for this process's turn then.
+                if not got:
+                    self._lock = _reopen(self._lock, self._path + "-lock")
+                    fcntl.flock(self._turn, fcntl.LOCK_UN)
+            if not got:
                 raise LogLocked(self._path, timeout) from None
         fcntl.flock(self._turn, fcntl.LOCK_UN)
 
@@ -48,9 +61,32 @@ class WriterLock:
         fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Give up the files (their locks go with them)."""
-        os.close(self._turn)
-        os.close(self._lock)
+        """Give up the files (their locks go with them). Idempotent."""
+        for descriptor in (self._turn, self._lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._turn = self._lock = -1
+
+
+_locks: weakref.WeakSet[WriterLock] = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    # A forked child shares its parent's locks, and would keep them alive beyond the parent's death.
+    for lock in list(_locks):
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
+
+def _waited(descriptor: int, timeout: float) -> bool:
+    waiter = _Waiter(descriptor)
+    try:
+        return waiter.wait(timeout)
+    except BaseException:
+        waiter.abandon()
+        raise
 
 
 class _Waiter:
@@ -74,13 +110,15 @@ class _Waiter:
         os.close(self._descriptor)
 
     def wait(self, timeout: float) -> bool:
-        if self._acquired.wait(timeout):
-            return True
+        return self._acquired.wait(timeout) or not self.abandon()
+
+    def abandon(self) -> bool:
+        """Give up the wait; False when the lock has come all the same, and is the caller's."""
         with self._state:
             if self._acquired.is_set():
-                return True
+                return False
             self._abandoned = True
-            return False
+            return True
 
 
 def _reopen(descriptor: int, path: str) -> int:

@@ -6,6 +6,8 @@ import sqlite3
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ...errors import DamagedLog
+
 
 class Kind(NamedTuple):
     """What the events of a run are."""
@@ -64,6 +66,11 @@ class Names:
             self._kind_ids.pop(key, None)
         self._new.clear()
 
+    def forget_all(self) -> None:
+        """Nothing that was read is to be trusted: it was of a transaction that was undone."""
+        self._kinds.clear()
+        self._streams.clear()
+
     def kinds_of_types(self, connection: sqlite3.Connection, types: Iterable[str]) -> list[int]:
         """The numbers of all kinds of these types."""
         wanted = list(types)
@@ -86,7 +93,9 @@ class Names:
         if found is None:
             for row in connection.execute("select id, category, type, schema from kinds"):
                 self._kinds[row[0]] = Kind(*row[1:])
-            found = self._kinds[id]
+            found = self._kinds.get(id)
+            if found is None:
+                raise DamagedLog(0, f"kind {id} has no name")
         return found
 
     def stream(self, connection: sqlite3.Connection, id: int) -> str:
@@ -94,6 +103,8 @@ class Names:
         found = self._streams.get(id)
         if found is None:
             row = connection.execute("select name from streams where id = ?", (id,)).fetchone()
+            if row is None:
+                raise DamagedLog(0, f"stream {id} has no name")
             if len(self._streams) > 500_000:
                 self._streams.clear()
             found = self._streams[id] = row[0]

@@ -261,7 +261,12 @@ def streams(connection: sqlite3.Connection, prefix: str, after: str, limit: int)
 
 
 def _after_prefix(prefix: str) -> str:
-    return prefix + "\U0010ffff"
+    """The least text that is greater than all that begin with a prefix."""
+    head = prefix.rstrip("\U0010ffff")
+    if not head:
+        return prefix + "\U0010ffff" * 512
+    code = ord(head[-1]) + 1
+    return head[:-1] + chr(0xE000 if 0xD800 <= code <= 0xDFFF else code)
 
 
 def tags_of(connection: sqlite3.Connection, position: int) -> tuple[str, ...]:

@@ -40,6 +40,8 @@ class SQLiteStore:
         self.names = Names()
         self._clock = clock
         self._lock_timeout = lock_timeout
+        self.on_rollback: list[Callable[[], None]] = []
+        """Called when a transaction of a log in memory was undone."""
         self._inline: dict[str, tuple[frozenset[str] | None, InlineHandler]] = {}
         self.closed = False
         """Whether this process has closed it."""
@@ -94,34 +96,53 @@ class SQLiteStore:
         existed = os.path.exists(self.path)
         if existed and not os.access(self.path, os.W_OK):
             raise ReadOnlyLog(self.path)
+        self._made = False
+        """Whether the log's tables were there already: then opening it needs no lock, and waits for no writer."""
         if existed:
             # Look before anything is touched: another program's file stays as it is.
             self._check_format_readonly(empty_will_do=True)
+            with self._readers.reader() as reading:
+                self._made = _has_tables(reading)
         self._lock = WriterLock(self.path)
         try:
-            self._lock.acquire(self._lock_timeout)
-            try:
-                with translated(self.path, lock_timeout=self._lock_timeout):
-                    connection = connect(self.path, timeout=self._lock_timeout)
+            if self._made:
+                connection = self._connected()
+            else:
+                self._lock.acquire(self._lock_timeout)
                 try:
-                    with translated(self.path, lock_timeout=self._lock_timeout):
-                        if not _has_tables(connection):
-                            _create(connection)
-                        check_format(connection, self.path)
-                        connection.execute("pragma wal_autocheckpoint = 4000")
-                except BaseException:
-                    connection.close()
-                    raise
-            finally:
-                self._lock.release()
+                    connection = self._connected()
+                finally:
+                    self._lock.release()
         except BaseException:
             self._lock.close()
             raise
         self._make_writer(connection)
 
+    def _connected(self) -> sqlite3.Connection:
+        """The writer's connection; the tables are made first where there are none (under the writer lock)."""
+        with translated(self.path, lock_timeout=self._lock_timeout):
+            connection = connect(self.path, timeout=self._lock_timeout)
+        try:
+            with translated(self.path, lock_timeout=self._lock_timeout):
+                if not _has_tables(connection):
+                    _create(connection)
+                check_format(connection, self.path)
+                connection.execute("pragma wal_autocheckpoint = 4000")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
     def _make_writer(self, connection: sqlite3.Connection) -> None:
         self._writer = Writer(
-            connection, self.path, self._lock, self.names, self._clock, self._lock_timeout, self._committed
+            connection,
+            self.path,
+            self._lock,
+            self.names,
+            self._clock,
+            self._lock_timeout,
+            self._committed,
+            self._rolled_back,
         )
         self._writer.inline = self._inline
 
@@ -158,11 +179,15 @@ class SQLiteStore:
         return self.committer.submit_soon(request, loop)
 
     def _write(self, jobs: list[Any]) -> None:
-        if self.memory:
+        writer = self._writer
+        if writer is None:
+            for job in jobs:
+                job.error = ReadOnlyLog(self.path)
+        elif self.memory:
             with self._alone():
-                self.writer.write(jobs)
+                writer.write(jobs)
         else:
-            self.writer.write(jobs)
+            writer.write(jobs)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -195,6 +220,13 @@ class SQLiteStore:
     def remove_inline(self, name: str) -> None:
         """Run it no longer."""
         self._inline.pop(name, None)
+
+    def _rolled_back(self) -> None:
+        # In memory, a reader inside the transaction has seen names and bodies that never came to be.
+        if self.memory:
+            self.names.forget_all()
+            for forget in self.on_rollback:
+                forget()
 
     def _committed(self, head: int) -> None:
         self.signal.announce(head)
@@ -409,16 +441,17 @@ class SQLiteStore:
         """Close all that is open. Idempotent."""
         if self.closed:
             return
-        self.closed = True
         if self._pid != os.getpid():
+            self.closed = True
             return
+        # What is under way ends first.
         self.committer.close()
+        self.closed = True
         self.signal.close()
         if self._writer is not None and not self.memory:
-            with self.committer.drained():
-                self._writer.connection.close()
-                if self._lock is not None:
-                    self._lock.close()
+            self._writer.connection.close()
+            if self._lock is not None:
+                self._lock.close()
         self._readers.close()
 
     def _renew(self) -> None:

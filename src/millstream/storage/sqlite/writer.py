@@ -18,7 +18,7 @@ from ...errors import (
     StreamClosed,
     VersionConflict,
 )
-from ...frames import MAX_ROWS, Columns, is_frame_schema, schema_columns, union_columns
+from ...frames import MAX_ROWS, Columns, join_columns, schema_columns
 from ...time import Clock, iso, to_micros
 from ..base import Encoding, Head, Matching, Receipt, Request, StagedAppend, StagedRun
 from ..chain import FRAME_FORMAT, GENESIS, JSON_FORMAT, header_hash
@@ -42,16 +42,24 @@ _INSERT_RUN = (
 )
 
 
+class Spoilt(Exception):
+    """An append failed when some of it was placed already: nothing of the transaction can be kept."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
 class _Stream:
     """What the writer knows of a stream, as of the last commit."""
 
-    __slots__ = ("closed", "columns", "id", "kinds", "version")
+    __slots__ = ("closed", "id", "kinds", "shapes", "version")
 
     def __init__(self, id: int, version: int, closed: bool) -> None:
         self.id = id
         self.version = version
         self.closed = closed
-        self.columns: Columns | None = None
+        self.shapes: list[Columns] | None = None
         self.kinds: set[int] | None = None
 
 
@@ -103,6 +111,7 @@ class Writer:
         clock: Clock | None,
         lock_timeout: float,
         on_commit: Callable[[int], None],
+        on_rollback: Callable[[], None],
     ) -> None:
         self.connection = connection
         self.database = GuardedDatabase(connection, path)
@@ -112,6 +121,7 @@ class Writer:
         self._clock = clock
         self._lock_timeout = lock_timeout
         self._on_commit = on_commit
+        self._on_rollback = on_rollback
         self._head: Head | None = None
         self._data_version = -1
         self._streams: dict[str, _Stream] = {}
@@ -129,14 +139,17 @@ class Writer:
         self._durable = False
         try:
             self._commit(jobs)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, Spoilt) as error:
             if len(jobs) > 1:
                 # What fails at COMMIT does not say whose fault it was: each request gets a commit of its own.
                 for job in jobs:
                     if job.error is None:
                         self.write([job])
                 return
-            jobs[0].error = translate(error, self._path, lock_timeout=self._lock_timeout)
+            if isinstance(error, Spoilt):
+                jobs[0].error = error.cause
+            else:
+                jobs[0].error = translate(error, self._path, lock_timeout=self._lock_timeout)
         except MillstreamError as error:
             for job in jobs:
                 job.error = job.error or error
@@ -157,7 +170,7 @@ class Writer:
                 assert job.request is not None
                 try:
                     job.receipt = self._perform(job.request, rows)
-                except sqlite3.Error:
+                except (sqlite3.Error, Spoilt):
                     raise
                 except Exception as error:
                     job.error = error
@@ -219,6 +232,7 @@ class Writer:
         self._head = None
         self._streams.clear()
         self._names.forget_new()
+        self._on_rollback()
 
     # --- one request ----------------------------------------------------------------------------------
 
@@ -248,6 +262,7 @@ class Writer:
         except BaseException:
             self._streams.clear()
             self._names.forget_new()
+            self._on_rollback()
             self._head = head
             raise
 
@@ -302,19 +317,26 @@ class Writer:
         if len(appends) == 1:
             self._check(appends[0], None, rows)
         else:
-            seen: dict[str, tuple[int, Columns | None]] = {}
+            seen: dict[str, tuple[int, list[Columns] | None]] = {}
             for append in appends:
                 self._check(append, seen, rows)
-        receipt = self._place(request.appends, rows)
+        try:
+            receipt = self._place(request.appends, rows)
+        except sqlite3.Error:
+            raise
+        except Exception as error:
+            raise Spoilt(error) from error
         if request.id is not None:
             result = msgspec.json.encode(receipt).decode()
             rows.add("appends", (request.id, request.digest, receipt.first, receipt.position, result))
         return receipt
 
-    def _check(self, append: StagedAppend, seen: dict[str, tuple[int, Columns | None]] | None, rows: _Rows) -> None:
+    def _check(
+        self, append: StagedAppend, seen: dict[str, tuple[int, list[Columns] | None]] | None, rows: _Rows
+    ) -> None:
         """Check the conditions of an append. ``seen``: what the request's appends before it do to its stream."""
         stream = self._stream(append.stream)
-        actual, columns = (seen.get(append.stream) if seen else None) or (stream.version if stream else 0, None)
+        actual, shapes = (seen.get(append.stream) if seen else None) or (stream.version if stream else 0, None)
         if stream is not None and stream.closed:
             raise StreamClosed(append.stream)
         if append.expect is not None and append.expect != actual:
@@ -326,11 +348,12 @@ class Writer:
                 raise ConditionFailed(position)
         for run in append.runs:
             if run.encoding is Encoding.ARROW and (stream is None or not self._knows(stream, append.stream, run)):
-                if columns is None:
-                    columns = self._columns(stream) if stream is not None else {}
-                columns = union_columns(append.stream, columns, schema_columns(run.schema))
+                if shapes is None:
+                    shapes = list(self._shapes(stream)) if stream is not None else []
+                shapes.append(schema_columns(run.schema))
+                join_columns(append.stream, shapes)
         if seen is not None:
-            seen[append.stream] = (actual + append.count, columns)
+            seen[append.stream] = (actual + append.count, shapes)
 
     def _place(self, appends: Iterable[StagedAppend], rows: _Rows) -> Receipt:
         assert self._head is not None
@@ -372,7 +395,7 @@ class Writer:
                     rows.add("ranges", (at, column, low, high))
                 if frame and (stream.kinds is None or kind not in stream.kinds):
                     rows.add("catalogue", (stream.id, kind))
-                    self._learn(stream, name, kind, run.schema)
+                    self._learn(stream, kind, run.schema)
                 position += run.count
                 version += run.count
             stream.version = version
@@ -410,28 +433,25 @@ class Writer:
 
     def _knows(self, stream: _Stream, name: str, run: StagedRun) -> bool:
         if stream.kinds is None:
-            self._columns(stream)
+            self._shapes(stream)
         assert stream.kinds is not None
         return self._names.kind_id(self.connection, category_of(name), run.type, run.schema) in stream.kinds
 
-    def _columns(self, stream: _Stream) -> Columns:
-        if stream.columns is None:
-            columns: Columns = {}
-            kinds: set[int] = set()
-            for kind, schema in self.connection.execute(
-                "select k.id, k.schema from catalogue c join kinds k on k.id = c.kind where c.stream = ?",
+    def _shapes(self, stream: _Stream) -> list[Columns]:
+        """The columns of each kind of frame that the stream holds."""
+        if stream.shapes is None:
+            rows = self.connection.execute(
+                "select k.id, k.schema from catalogue c join kinds k on k.id = c.kind where c.stream = ? order by k.id",
                 (stream.id,),
-            ):
-                kinds.add(kind)
-                columns = union_columns("", columns, schema_columns(schema))
-            stream.columns, stream.kinds = columns, kinds
-        return stream.columns
+            ).fetchall()
+            stream.kinds = {row[0] for row in rows}
+            stream.shapes = [schema_columns(row[1]) for row in rows]
+        return stream.shapes
 
-    def _learn(self, stream: _Stream, name: str, kind: int, schema: str) -> None:
-        if is_frame_schema(schema):
-            stream.columns = union_columns(name, self._columns(stream), schema_columns(schema))
-            assert stream.kinds is not None
-            stream.kinds.add(kind)
+    def _learn(self, stream: _Stream, kind: int, schema: str) -> None:
+        self._shapes(stream).append(schema_columns(schema))
+        assert stream.kinds is not None
+        stream.kinds.add(kind)
 
     def _find(self, matching: Matching) -> int | None:
         """The position of an event that the query matches, if there is one."""
