@@ -128,6 +128,24 @@ def test_status_tells_how_far_each_projection_is(log, tmp_path):
         assert app.status()[1].state is ms.State.RUNNING
 
 
+def test_two_flows_or_captures_of_one_name_are_refused(log, tmp_path):
+    clicks = ms.stream("clicks")
+    a, b = clicks.to("out", type="X"), ms.stream("views").to("out", type="X")
+    with pytest.raises(ms.UsageError, match=r"two flows of this app are named 'out/X'.*name="):
+        ms.App(log, flows=[a, b])
+    url = f"sqlite:///{tmp_path}/shop.sqlite"
+    with pytest.raises(ms.UsageError, match=r"two captures of this app are named 'sqlite:///.*name="):
+        ms.App(log, captures=[ms.capture(url, tables=["a"]), ms.capture(url, tables=["b"])])
+    ticker = Ticker()
+    with pytest.raises(ms.UsageError, match="two captures"):
+        ms.App(log, captures=[ticker, ticker])
+    ms.App(
+        log,
+        flows=[a, ms.stream("views").to("out", type="X", name="views")],
+        captures=[ms.capture(url, tables=["a"]), ms.capture(url, tables=["b"], name="b")],
+    )
+
+
 def test_start_and_stop_may_be_repeated(log, tmp_path):
     app = ms.App(log, projections=[Numbers.into(tmp_path / "read.db")])
     for _ in range(2):

@@ -44,6 +44,7 @@ class App:
 
     Raises:
         DuplicateHandler: Two projections have one name.
+        UsageError: Two flows or two captures have one name, or something given is none of them.
         ReadModelChanged: An inline projection's tables were made by another version of its schema.
 
     Example:
@@ -87,6 +88,9 @@ class App:
                     f"{placement!r:.60} does not say where it is kept",
                     hint="Write OrderSummary.inline(), OrderSummary.into() or OrderSummary.into('read.db')",
                 )
+        _check_names("captures", captures, "Give each once; name one: ms.capture(url, name='…', prefix='…')")
+        live = _live(flows)
+        _check_names("flows", live, "Give each once; name one: .to(stream, type=…, name='…')")
         self._placements = _distinct(projections)
         self._inline = [InlineProjection(log, p) for p in projections if p.inline]
         self._followers = {p.name: Follower(log, p) for p in projections if not p.inline}
@@ -95,7 +99,7 @@ class App:
         self._workers = [Worker(f.placement.name, "projection", f.run) for f in self._followers.values()]
         self._workers += [
             Worker(getattr(background, "name", "") or f"{kind}-{number}", kind, supervised(background, log))
-            for kind, backgrounds in (("capture", captures), ("flow", _live(flows)))
+            for kind, backgrounds in (("capture", captures), ("flow", live))
             for number, background in enumerate(backgrounds, start=1)
         ]
         self._ended = threading.Event()
@@ -251,6 +255,17 @@ class App:
 
 def _live(flows: Sequence[Flow | Background]) -> list[Background]:
     return [LiveFlow(flow) if isinstance(flow, Flow) else flow for flow in flows]
+
+
+def _check_names(kind: str, backgrounds: Sequence[Background], hint: str) -> None:
+    """Work of one name has one checkpoint: of two in one app, each would take it from the other."""
+    seen: set[str | int] = set()
+    for background in backgrounds:
+        name: str = getattr(background, "name", "")
+        key = name or id(background)
+        if key in seen:
+            raise UsageError(f"two {kind} of this app are named {name!r}" if name else f"two {kind} are one", hint=hint)
+        seen.add(key)
 
 
 def _distinct(placements: Sequence[Placement]) -> list[Placement]:

@@ -89,6 +89,11 @@ class Capture:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
+    @property
+    def name(self) -> str:
+        """The name that it was given, or where its source is."""
+        return self._name or self.source.url
+
     def stream(self, table: str) -> str:
         """The stream of a table's changes: its name after the prefix, with characters that no stream name may
         have (control characters, ``*``) written as ``%`` and their UTF-8 bytes in hexadecimal, as in a URL."""
