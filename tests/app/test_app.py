@@ -103,6 +103,84 @@ def test_what_cannot_start_is_tried_again(log):
         assert app.status()[0].restarts == 2
 
 
+def test_what_another_start_would_not_change_fails_at_once(log):
+    import polars as pl
+
+    log.append("clicks", pl.DataFrame({"user": ["a"]}), type="Click")
+    closed = log.append("closed", Added(n=1))
+    log.close_stream("closed", expect=closed.version)
+    missing = ms.stream("clicks").group_by("nobody").window(ms.tumbling("5m")).agg(n=pl.len()).to("out", type="X")
+    full = ms.stream("clicks").select("user").to("closed", type="Y")
+    with ms.App(log, flows=[missing, full]) as app:
+        eventually(lambda: [s.state for s in app.status()] == [ms.State.FAILED, ms.State.FAILED])
+        assert [s.restarts for s in app.status()] == [0, 0]
+        assert "'nobody'" in str(app.status()[0].error)
+        assert "closed" in str(app.status()[1].error)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"flows": ["x"]},
+        {"captures": ["sqlite:///x"]},
+        {"captures": "sqlite:///x"},
+        {"projections": Numbers.into("read.db")},
+        {"projections": Numbers},
+        {"flows": ms.stream("a").to("b", type="B")},
+        {"captures": ms.capture("sqlite:///x")},
+    ],
+    ids=str,
+)
+def test_what_an_app_cannot_take_is_refused_with_an_example(log, given):
+    (what,) = given
+    with pytest.raises(ms.UsageError, match=rf"Write {what}=\["):
+        ms.App(log, **given)
+
+
+def test_start_returns_when_captures_have_begun_or_failed_to(log):
+    class Slow(Ticker):
+        def start(self, log: ms.Log) -> None:
+            time.sleep(0.1)
+            super().start(log)
+
+    class Absent(Ticker):
+        name = "absent"
+
+        def start(self, log: ms.Log) -> None:
+            raise OSError("there is no such file")
+
+    slow = Slow()
+    app = ms.App(log, captures=[slow, Absent()])
+    for _ in range(2):
+        app.start()
+        assert slow.running
+        assert "no such file" in str(app.status()[1].error)
+        app.stop()
+
+
+def test_run_ends_with_an_error_when_all_its_workers_are_taken_over(log, tmp_path):
+    path = tmp_path / "read.db"
+    app, newer = (ms.App(log, projections=[Numbers.into(path)]) for _ in range(2))
+    raised = []
+
+    def run() -> None:
+        try:
+            app.run()
+        except ms.ConsumerFenced as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    eventually(lambda: app.status()[0].state is ms.State.RUNNING)
+    log.append("a", Added(n=1))
+    eventually(lambda: app.status()[0].position == 1)
+    with newer:
+        log.append("a", Added(n=2))
+        thread.join(10)
+    assert not thread.is_alive()
+    assert [error.name for error in raised] == ["projection:Numbers"]
+
+
 def test_what_is_fenced_is_not_started_again(log):
     ticker = Ticker()
     with ms.App(log, flows=[ticker]) as app:

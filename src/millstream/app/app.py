@@ -15,7 +15,7 @@ from ..cqrs.follower import Follower
 from ..cqrs.inline import InlineProjection
 from ..cqrs.projection import Placement, Projection
 from ..cqrs.query import Queries, Query
-from ..errors import UsageError
+from ..errors import ConsumerFenced, UsageError
 from ..log import Log
 from ..storage.base import Receipt
 from ..streams.flow import Flow
@@ -82,14 +82,16 @@ class App:
         flows: Sequence[Flow | Background] = (),
     ) -> None:
         self.log = log
+        projections = _listed("projections", projections, "[Orders.inline(), OrderSummary.into('read.db')]")
         for placement in projections:
             if not isinstance(placement, Placement):
                 raise UsageError(
                     f"{placement!r:.60} does not say where it is kept",
                     hint="Write OrderSummary.inline(), OrderSummary.into() or OrderSummary.into('read.db')",
                 )
+        captures = _backgrounds("captures", captures, "[ms.capture('sqlite:///shop.sqlite')]")
         _check_names("captures", captures, "Give each once; name one: ms.capture(url, name='…', prefix='…')")
-        live = _live(flows)
+        live = _live(_backgrounds("flows", flows, "[ms.stream('clicks').….to('counts', type='Counted')]"))
         _check_names("flows", live, "Give each once; name one: .to(stream, type=…, name='…')")
         self._placements = _distinct(projections)
         self._inline = [InlineProjection(log, p) for p in projections if p.inline]
@@ -97,11 +99,13 @@ class App:
         self._commands = Commands(log, LoadedAggregates(log))
         self._queries = Queries(log, self._placements, self._followers)
         self._workers = [Worker(f.placement.name, "projection", f.run) for f in self._followers.values()]
-        self._workers += [
-            Worker(getattr(background, "name", "") or f"{kind}-{number}", kind, supervised(background, log))
-            for kind, backgrounds in (("capture", captures), ("flow", live))
-            for number, background in enumerate(backgrounds, start=1)
-        ]
+        for number, capture in enumerate(captures, start=1):
+            begun = threading.Event()
+            name = getattr(capture, "name", "") or f"capture-{number}"
+            self._workers.append(Worker(name, "capture", supervised(capture, log, begun), begun=begun))
+        for number, flow in enumerate(live, start=1):
+            name = getattr(flow, "name", "") or f"flow-{number}"
+            self._workers.append(Worker(name, "flow", supervised(flow, log)))
         self._ended = threading.Event()
         for follower in self._followers.values():
             follower.prepare()
@@ -198,10 +202,15 @@ class App:
     # --- running --------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the workers in the background; those that run go on. Returns at once."""
+        """Start the workers in the background; those that run go on.
+
+        Returns when each capture has begun, as ``Capture.start`` promises it, or has failed to.
+        """
         self._ended.clear()
         for worker in self._workers:
             worker.start()
+        for worker in self._workers:
+            worker.wait_until_begun()
 
     def stop(self) -> None:
         """Stop the workers, and return when they have ended. Commands and queries still work."""
@@ -213,13 +222,18 @@ class App:
         self._queries.close()
 
     def run(self) -> None:
-        """Run the workers until `stop` is called from another thread, or Ctrl-C or SIGTERM comes."""
+        """Run the workers until `stop` is called from another thread, or Ctrl-C or SIGTERM comes.
+
+        Raises:
+            ConsumerFenced: Every worker was taken over by another process: there is nothing left to do here.
+        """
         with _sigterm_as_interrupt():
             try:
                 self.start()
                 # A signal that comes just before the wait does not end it: look up now and then.
                 while not self._ended.wait(_LOOK_UP):
-                    pass
+                    if self._workers and all(worker.state is State.FENCED for worker in self._workers):
+                        raise self._workers[0].error or ConsumerFenced(self._workers[0].name)
             except KeyboardInterrupt:
                 pass
             finally:
@@ -251,6 +265,24 @@ class App:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+
+
+def _listed(what: str, given: Any, example: str) -> list[Any]:
+    if not isinstance(given, str):
+        try:
+            return list(given)
+        except TypeError:
+            pass
+    raise UsageError(f"{what}= takes a list, and got {given!r:.60}", hint=f"Write {what}={example}")
+
+
+def _backgrounds(what: str, given: Any, example: str) -> list[Any]:
+    found = _listed(what, given, example)
+    for each in found:
+        works = callable(getattr(each, "start", None)) and callable(getattr(each, "stop", None))
+        if not works and not isinstance(each, Flow):
+            raise UsageError(f"{each!r:.60} is nothing that {what}= takes", hint=f"Write {what}={example}")
+    return found
 
 
 def _live(flows: Sequence[Flow | Background]) -> list[Background]:

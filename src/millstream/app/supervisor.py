@@ -11,13 +11,17 @@ from typing import Any, Protocol
 import msgspec
 
 from ..cqrs.errors import ForeignReadModel, ProjectionFailed, ReadModelChanged
-from ..errors import ConsumerFenced, MillstreamError
+from ..errors import ConsumerFenced, MillstreamError, StreamClosed, UsageError
 from ..log import Log
+from ..streams.errors import FlowChanged
 
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 30.0
 _STEADY = 60.0
 """After so many seconds without a crash, the next one is taken as the first again."""
+
+_FINAL = (ProjectionFailed, ReadModelChanged, ForeignReadModel, UsageError, FlowChanged, StreamClosed)
+"""What another start would not change."""
 
 _LOOK = 0.2
 """How often, in seconds, background objects are asked whether they have failed."""
@@ -72,16 +76,29 @@ class Worker:
     """Keeps one piece of background work going in a thread of its own.
 
     A crash is followed by a new start, after pauses that grow from 0.1 s to 30 s. What another start would
-    not change ends it: being fenced by another worker, or a handler of a projection that fails.
+    not change ends it: being fenced by another worker, a handler of a projection that fails, a flow that asks
+    for a column that is not there.
+
+    Args:
+        work: Works until its event is set.
+        begun: The work sets it when it has begun; None when there is nothing to wait for.
     """
 
-    def __init__(self, name: str, kind: str, work: Callable[[threading.Event], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        work: Callable[[threading.Event], None],
+        *,
+        begun: threading.Event | None = None,
+    ) -> None:
         self.name = name
         self.kind = kind
         self.state = State.STOPPED
         self.restarts = 0
         self.error: BaseException | None = None
         self._work = work
+        self._begun = begun
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -90,6 +107,8 @@ class Worker:
         if self._thread is not None and self._thread.is_alive():
             return
         self._stop = threading.Event()
+        if self._begun is not None:
+            self._begun.clear()
         self.state, self.error, self.restarts = State.RUNNING, None, 0
         self._thread = threading.Thread(
             target=self._keep_going,
@@ -98,6 +117,12 @@ class Worker:
             daemon=True,
         )
         self._thread.start()
+
+    def wait_until_begun(self) -> None:
+        """Wait until the work has begun, or failed to."""
+        # A signal that comes just before the wait does not end it: look up now and then.
+        while self._begun is not None and not self._begun.wait(_LOOK):
+            pass
 
     def ask_to_stop(self) -> None:
         """Tell it to end; does not wait."""
@@ -120,14 +145,17 @@ class Worker:
             except ConsumerFenced as error:
                 self.state, self.error = State.FENCED, error
                 return
-            except (ProjectionFailed, ReadModelChanged, ForeignReadModel) as error:
+            except _FINAL as error:
                 self.state, self.error = State.FAILED, error
                 return
             except Exception as error:
                 self.error = error
+                self.state = State.RESTARTING
+            finally:
+                if self._begun is not None:
+                    self._begun.set()
             if time.monotonic() - began > _STEADY:
                 pause = _FIRST_PAUSE
-            self.state = State.RESTARTING
             if stop.wait(pause):
                 self.state = State.STOPPED
                 return
@@ -144,11 +172,15 @@ class Worker:
         return f"{type(self.error).__name__}: {self.error}"
 
 
-def supervised(background: Background, log: Log) -> Callable[[threading.Event], None]:
+def supervised(
+    background: Background, log: Log, begun: threading.Event | None = None
+) -> Callable[[threading.Event], None]:
     """Work for a `Worker` that starts a background object, watches it, and stops it."""
 
     def work(stop: threading.Event) -> None:
         background.start(log)
+        if begun is not None:
+            begun.set()
         try:
             while not stop.wait(_LOOK):
                 error: Any = getattr(background, "error", None)
