@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -207,8 +208,11 @@ def test_uninstall_removes_everything_and_a_resync_starts_again(shop: Shop) -> N
     users.uninstall()
     assert shop.db.execute("SELECT name FROM sqlite_master").fetchall() == [("users",)]
     shop.sql("UPDATE users SET id = 2")
+    with pytest.raises(ms.CaptureError, match="resync=True"):
+        users.catch_up(shop.log)
     named = shop.capture("users", name="kept")
-    named.catch_up(shop.log)
+    named.catch_up(shop.log, resync=True)
+    assert table(shop.log, "users").rows() == [(2, "a")]
     named.uninstall()
     with pytest.raises(ms.CaptureError, match="resync"):
         named.catch_up(shop.log)
@@ -327,3 +331,23 @@ def test_a_quoted_table_with_an_odd_name_is_captured(shop: Shop) -> None:
     odd.catch_up(shop.log)
     changes = shop.changes(odd.stream('it\'s "odd"; *'))
     assert changes == [("READ", None, (1,)), ("UPDATE", (1,), (2,))]
+
+
+def test_two_databases_with_a_table_of_one_name_do_not_mix_in_one_stream(shop: Shop, tmp_path: Path) -> None:
+    shop.sql("INSERT INTO users VALUES (1, 'a')")
+    shop.capture().catch_up(shop.log)
+    other = tmp_path / "other.sqlite"
+    with closing(sqlite3.connect(other)) as db:
+        db.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, email TEXT)")
+        db.execute("INSERT INTO users VALUES (2, 'b')")
+        db.commit()
+    head = shop.log.head
+    with pytest.raises(ms.CaptureError, match=r"'users' holds the changes of another.*prefix="):
+        capture(f"sqlite:///{other}").catch_up(shop.log)
+    with pytest.raises(ms.CaptureError, match="prefix="):
+        shop.capture(name="again").catch_up(shop.log)
+    assert shop.log.head == head
+    capture(f"sqlite:///{other}", prefix="other/").catch_up(shop.log)
+    shop.capture().catch_up(shop.log)
+    assert table(shop.log, "users").rows() == [(1, "a")]
+    assert table(shop.log, "users", prefix="other/").rows() == [(2, "b")]

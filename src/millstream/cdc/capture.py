@@ -11,13 +11,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from uuid import uuid4
 
 import msgspec
 
-from ..errors import UsageError
+from ..errors import CaptureError, UsageError
 from ..log.checkpoints import Checkpoint, advance, take
+from .change import Change
 from .source import Batch, Session, Source, State
 from .sqlite import SQLiteSource
 
@@ -30,6 +31,9 @@ POLL = 0.01
 """Seconds between two looks at an idle source."""
 
 _STATES = "millstream_captures"
+
+_STREAMS = "millstream_captured"
+"""Which capture a stream's changes come from: two tables in one stream could not be told apart."""
 
 
 def capture(
@@ -104,10 +108,10 @@ class Capture:
 
         Args:
             resync: The source has lost changes (it was restored from a copy, or `uninstall` was called):
-                read the tables again from where it is now.
+                read the tables again from where it is now. Takes over streams of another capture, too.
 
         Raises:
-            CaptureError: The source cannot be captured, or is gone.
+            CaptureError: The source cannot be captured, or is gone; or a stream holds another capture's changes.
             ConsumerFenced: Another capture of this source into this log has started.
         """
         self._stopping.clear()
@@ -193,6 +197,8 @@ class _Worker:
         self.capture = capture
         self.log = log
         self.resync = resync
+        self._owned: set[str] = set()
+        """The streams that are known to be this capture's."""
 
     def __enter__(self) -> None:
         source, log = self.capture.source, self.log
@@ -218,6 +224,7 @@ class _Worker:
 
         def work(db: Database, receipt: Receipt) -> None:
             db.execute(f"create table if not exists {_STATES} (name text primary key, state text not null)")
+            db.execute(f"create table if not exists {_STREAMS} (stream text primary key, capture text not null)")
             checkpoint = take(db, name)
             row = db.one(f"select state from {_STATES} where name = ?", (name,))
             if row is None:
@@ -247,6 +254,16 @@ class _Worker:
 
     def _commit(self, batch: Batch) -> None:
         """Events, checkpoint and state in one commit."""
+        streams = {self.capture.stream(piece.table): piece for piece in batch.pieces}
+        new = streams.keys() - self._owned
+        taken = self._taken_over(new) if new and self.resync else set()
+        for stream in taken:
+            # What another capture has left there is gone from here on.
+            piece = streams[stream]
+            time = cast(Change, piece.events[0]).timestamp
+            piece.events.insert(
+                0, Change(operation="TRUNCATE", table=piece.table, before=None, after=None, timestamp=time)
+            )
         appends = [
             self.log.stage(
                 self.capture.stream(piece.table),
@@ -259,11 +276,34 @@ class _Worker:
 
         def work(db: Database, receipt: Receipt) -> None:
             advance(db, checkpoint, batch.position)
+            for stream in streams:
+                self._own(db, stream, stream in taken)
             _save(db, checkpoint.name, batch.state)
 
         self.log.commit(appends, work=work)
         self.checkpoint = Checkpoint(checkpoint.name, batch.position, checkpoint.epoch)
         self.state = batch.state
+        self._owned |= new
+
+    def _taken_over(self, streams: set[str]) -> set[str]:
+        """Those of some streams that are another capture's."""
+        with self.log.connect() as db:
+            owners = {row["stream"]: row["capture"] for row in db.query(f"select stream, capture from {_STREAMS}")}
+        return {stream for stream in streams if owners.get(stream, self.checkpoint.name) != self.checkpoint.name}
+
+    def _own(self, db: Database, stream: str, take: bool) -> None:
+        """See that a stream is this capture's, and note it when it is nobody's yet."""
+        name = self.checkpoint.name
+        conflict = "update set capture = excluded.capture" if take else "nothing"
+        db.execute(f"insert into {_STREAMS} values (?, ?) on conflict (stream) do {conflict}", (stream, name))
+        row = db.one(f"select capture from {_STREAMS} where stream = ?", (stream,))
+        if row is not None and row["capture"] != name:
+            raise CaptureError(
+                f"stream {stream!r} holds the changes of another database or capture ({row['capture']}), and those of"
+                f" {self.capture.source.url} would mix with them",
+                hint="Give one of the two captures a prefix=, such as prefix='shop/'; or run this one with"
+                " resync=True, if it is to take the stream over",
+            )
 
 
 def _save(db: Database, name: str, state: State) -> None:
