@@ -68,6 +68,25 @@ def test_equal_rows_of_a_table_without_a_key_are_counted(shop: Shop) -> None:
     assert sorted(table(shop.log, "t").rows()) == [(1, None, 5), (2, "x", 5)]
 
 
+def test_rows_whose_key_holds_null_are_all_kept(shop: Shop) -> None:
+    shop.sql("CREATE TABLE t (k TEXT PRIMARY KEY, a)", "INSERT INTO t VALUES (NULL, 1), (NULL, 2), (NULL, 2), ('x', 3)")
+    t = shop.capture("t")
+    t.catch_up(shop.log)
+
+    def assert_seen(*statements: str) -> None:
+        shop.sql(*statements)
+        t.catch_up(shop.log)
+        expected = shop.db.execute("SELECT * FROM t").fetchall()
+        assert sorted(table(shop.log, "t").rows(), key=repr) == sorted(expected, key=repr)
+
+    assert_seen()
+    assert_seen("INSERT INTO t VALUES (NULL, 1)", "UPDATE t SET a = 5 WHERE k = 'x'")
+    assert_seen("DELETE FROM t WHERE rowid = 2", "UPDATE t SET k = 'y' WHERE rowid = 1")
+    assert_seen("ALTER TABLE t ADD COLUMN b DEFAULT 7")
+    assert_seen("INSERT INTO t VALUES (NULL, 2, 8)")
+    assert_seen("UPDATE t SET a = a + 1", "DELETE FROM t WHERE b = 8", "UPDATE t SET k = NULL WHERE k = 'y'")
+
+
 def test_while_a_table_is_read_again_it_is_not_shown_half(shop: Shop) -> None:
     shop.sql("INSERT INTO users VALUES (1, 'a')")
     users = shop.capture("users")

@@ -82,10 +82,7 @@ class _Image:
                 added = decode_row(event.added)
                 for same in self.rows.values():
                     same[:] = [{**added, **row} for row in same]
-                if not key:
-                    self.rows, old = {}, self.rows
-                    for same in old.values():
-                        self.rows[_address(same[0], key)] = same
+                self.rows = {_address(same[0], key): same for same in self.rows.values()}
             else:
                 self.complete, self.columns = True, event.columns
 
@@ -105,7 +102,7 @@ class _Image:
         if change.after is not None:
             after = decode_row(change.after)
             address = _address(after, key)
-            if key:
+            if _keyed(after, key):
                 self.rows[address] = [after]
             else:
                 self.rows.setdefault(address, []).append(after)
@@ -115,11 +112,17 @@ class _Image:
         return pl.DataFrame([_series(name, [row.get(name) for row in rows]) for name in self.columns])
 
 
+def _keyed(row: Row, key: list[str]) -> bool:
+    """Whether the key tells the row from others: SQLite lets many rows have NULL in one."""
+    return bool(key) and all(row[name] is not None for name in key)
+
+
 def _address(row: Row, key: list[str]) -> Any:
-    """What tells a row from others: its key, or all of it when the table has none."""
-    names: Iterable[str] = key or row
+    """What tells a row from others: its key, or all of it when it has none."""
+    keyed = _keyed(row, key)
+    names: Iterable[str] = key if keyed else sorted(row)
     # Text that is no UTF-8 equals a blob of the same bytes in Python, but not in the source.
-    return tuple([("text", row[n]) if type(row[n]) is Undecodable else row[n] for n in names])
+    return keyed, *[("text", row[n]) if type(row[n]) is Undecodable else row[n] for n in names]
 
 
 def _series(name: str, values: list[Any]) -> pl.Series:

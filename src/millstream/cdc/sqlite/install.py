@@ -210,7 +210,7 @@ def _heal(db: sqlite3.Connection, old: Layout, new: Layout, position: int) -> No
     """Report what rows hold in added columns that were written before the triggers knew of them.
 
     Every write to such a row left a change by the old layout, so those rows are known; their present values are
-    written as an update. Tables without a primary key cannot be healed so.
+    written as an update. Rows without a primary key, or with a NULL in it, cannot be healed so.
     """
     n, table = len(old.table.columns), new.table
     if not table.key:
