@@ -233,8 +233,9 @@ def test_a_read_model_of_another_log_is_told_rather_than_mixed(tmp_path, kept):
     with ms.open(None if kept else str(tmp_path / "backup.db")) as log:
         reason = "built from another one" if kept else "shows position 2, and the log ends at 1"
         with make(log, read, Numbers) as app, pytest.raises(ms.ForeignReadModel, match=reason):
-            app.query(AllNumbers(), after=log.head + 2)
-        assert app.query(AllNumbers()) == [1, 2]
+            app.query(AllNumbers(), after=log.head)
+        with pytest.raises(ms.ForeignReadModel, match=reason):
+            app.query(AllNumbers())
 
 
 @pytest.mark.parametrize("own_file", [True, False], ids=["own file", "the log's database"])

@@ -187,6 +187,7 @@ class App:
             UnknownQuery: It has no handler.
             TimedOut: A read model did not come to the position in time.
             ProjectionFailed: A read model will not: its projection has stopped.
+            ForeignReadModel, ReadModelChanged: A read model is of another log, or of another version.
             InvalidHandler, DuplicateHandler: The function cannot answer the query, or another one does.
         """
         if isinstance(given, Query):

@@ -20,7 +20,7 @@ from ..storage.base import Receipt
 from ..storage.sqlite.database import Database, open_database
 from .binding import message_type, named, parameters
 from .command import MessageMeta
-from .errors import DuplicateHandler, UnknownQuery
+from .errors import DuplicateHandler, ForeignReadModel, ReadModelChanged, UnknownQuery
 from .follower import Follower
 from .projection import Placement, Projection
 
@@ -106,6 +106,10 @@ class Queries:
         handler = self._handlers.get(type(query))
         if handler is None:
             raise UnknownQuery(type(query).__name__)
+        for placement in self._placements if handler.reads is None else handler.reads:
+            follower = self._followers.get(placement.name)
+            if follower is not None and isinstance(follower.failure, (ForeignReadModel, ReadModelChanged)):
+                raise follower.failure
         if after is not None:
             self._await(handler, after.position if isinstance(after, Receipt) else after, timeout)
         if not handler.database:
