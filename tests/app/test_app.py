@@ -129,7 +129,7 @@ def test_what_another_start_would_not_change_fails_at_once(log):
         {"flows": ms.stream("a").to("b", type="B")},
         {"captures": ms.capture("sqlite:///x")},
     ],
-    ids=str,
+    ids=["a flow's name", "a url", "one url", "one projection", "a class", "one flow", "one capture"],
 )
 def test_what_an_app_cannot_take_is_refused_with_an_example(log, given):
     (what,) = given

@@ -202,3 +202,35 @@ def test_two_projections_of_one_name_are_refused(log):
 def test_a_projection_without_a_place_is_refused(log):
     with pytest.raises(ms.UsageError, match="where it is kept"):
         ms.App(log, projections=[Users])  # type: ignore[list-item]
+
+
+def test_a_handler_that_raises_for_what_another_process_appended_is_named(tmp_path):
+    path = str(tmp_path / "log.db")
+
+    class Emails(ms.Projection):
+        schema = "create table emails (email text)"
+
+        @ms.on
+        def added(self, event: UserAdded, db: ms.Database) -> None:
+            if event.email == "bad":
+                raise ValueError("no such address")
+            db.execute("insert into emails values (?)", (event.email,))
+
+    with ms.open(path) as log, ms.open(path) as other:
+        app = ms.App(log, projections=[Emails.inline()])
+        log.append("user-1", UserAdded(email="a"))
+        other.append("user-2", [UserAdded(email="b"), UserAdded(email="bad")])
+        (status,) = app.status()
+        assert (status.state, status.position, status.behind) == (ms.State.RUNNING, 1, 2)
+        with pytest.raises(ms.ProjectionFailed, match=r"'Emails' stopped at position 3.*ValueError") as failed:
+            log.append("user-3", UserAdded(email="c"))
+        assert (failed.value.projection, failed.value.position, failed.value.type) == ("Emails", 3, "UserAdded")
+        assert isinstance(failed.value.__cause__, ValueError)
+        assert log.head == 3
+        (status,) = app.status()
+        assert (status.state, status.position, status.behind) == (ms.State.FAILED, 1, 2)
+        with pytest.raises(ms.ProjectionFailed, match="position 3"):
+            ms.App(log, projections=[Emails.inline()])
+        # All before the event is kept.
+        assert app.status()[0].position == 2
+        log.append("other", Other())  # no event of its types: it has no part in it

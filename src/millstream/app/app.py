@@ -46,6 +46,7 @@ class App:
         DuplicateHandler: Two projections have one name.
         UsageError: Two flows or two captures have one name, or something given is none of them.
         ReadModelChanged: An inline projection's tables were made by another version of its schema.
+        ProjectionFailed: An inline projection's handler raised for an event that is in the log already.
 
     Example:
         >>> import millstream as ms
@@ -243,19 +244,24 @@ class App:
     def status(self) -> list[WorkerStatus]:
         """How each projection, capture and flow is."""
         head = self.log.head
-        found = [
-            WorkerStatus(p.name, "projection", State.RUNNING, position=head, behind=0)
-            for p in self._placements
-            if p.inline
-        ]
+        found = []
+        for inline in self._inline:
+            position = inline.position()
+            failed = inline.failure is not None and inline.failure.position > position
+            found.append(
+                WorkerStatus(
+                    inline.placement.name, "projection", State.FAILED if failed else State.RUNNING,
+                    error=str(inline.failure) if failed else None, position=position, behind=max(0, head - position),
+                )
+            )  # fmt: skip
         for worker in self._workers:
             follower = self._followers.get(worker.name) if worker.kind == "projection" else None
-            position = follower.position() if follower is not None else None
+            reached = follower.position() if follower is not None else None
             error = worker.describe() or (str(follower.failure) if follower and follower.failure else None)
             found.append(
                 WorkerStatus(
-                    worker.name, worker.kind, worker.state, worker.restarts, error, position,
-                    None if position is None else max(0, head - position),
+                    worker.name, worker.kind, worker.state, worker.restarts, error, reached,
+                    None if reached is None else max(0, head - reached),
                 )
             )  # fmt: skip
         return found

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 
-from ..errors import ReadOnlyLog
+from ..errors import DatabaseError, ReadOnlyLog, StorageError
 from ..log import Log
 from ..log.checkpoints import Checkpoint, advance, peek, take
 from ..log.records import Run
 from ..storage.base import Receipt
 from ..storage.sqlite.database import Database
-from .projection import Placement
+from .errors import ProjectionFailed
+from .projection import Piece, Placement
 
 HOLD = 0.003
 """The longest time, in seconds, that catching up holds the log's writer at a stretch."""
@@ -25,11 +25,15 @@ class InlineProjection:
     Its checkpoint moves in the same commits. So it finds what was appended without it (before it was there,
     or by a process that does not know it), and applies that first: at the start in short steps, and inside a
     commit for what came in between.
+
+    Attributes:
+        failure: Why it is not level with the log, if a handler raised for what others had appended.
     """
 
     def __init__(self, log: Log, placement: Placement) -> None:
+        self.placement = placement
+        self.failure: ProjectionFailed | None = None
         self._log = log
-        self._placement = placement
 
     def attach(self) -> None:
         """Create the tables, catch up with the log, and be part of its commits from here on.
@@ -38,6 +42,7 @@ class InlineProjection:
 
         Raises:
             ReadModelChanged: The tables were made by another version of the schema.
+            ProjectionFailed: A handler raised for an event that is in the log already. All before it is kept.
         """
         try:
             self._log.commit(work=self._prepare)
@@ -45,22 +50,22 @@ class InlineProjection:
             return
         while self._catch_up():
             pass
-        self._log.inline(self._placement.consumer, self._placement.types, self._handle)
+        self._log.inline(self.placement.consumer, self.placement.types, self._handle)
 
     def _prepare(self, db: Database, receipt: Receipt) -> None:
-        self._placement.prepare(db, self._log)
-        if peek(db, self._placement.consumer) is None:
-            take(db, self._placement.consumer)
+        self.placement.prepare(db, self._log)
+        if peek(db, self.placement.consumer) is None:
+            take(db, self.placement.consumer)
 
     def _catch_up(self) -> bool:
         """Apply a stretch of what the log has and the projection has not; False when there is no more."""
         with self._log.connect() as db:
-            checkpoint = peek(db, self._placement.consumer)
+            checkpoint = peek(db, self.placement.consumer)
         assert checkpoint is not None
         head = self._log.head
         pieces = []
-        for piece in self._placement.pieces(
-            self._log.runs(types=self._placement.types, after=checkpoint.position, until_position=head + 1)
+        for piece in self.placement.pieces(
+            self._log.runs(types=self.placement.types, after=checkpoint.position, until_position=head + 1)
         ):
             pieces.append(piece)
             if len(pieces) == _PAGE:
@@ -68,38 +73,78 @@ class InlineProjection:
         if not pieces:
             return False
 
+        try:
+            self._commit(pieces)
+        except ProjectionFailed as error:
+            good = [piece for piece in pieces if piece.position < error.position]
+            while good:
+                done = self._commit(good)
+                good = [piece for piece in good if piece.position > done]
+            raise
+        return True
+
+    def _commit(self, pieces: list[Piece]) -> int:
+        """Apply pieces for as long as the log's writer may be held, and say up to which position."""
+        reached = 0
+
         def work(db: Database, receipt: Receipt) -> None:
+            nonlocal reached
             now = self._checkpoint(db)
             deadline = time.monotonic() + HOLD
             for piece in pieces:
                 if piece.position > now.position:
-                    piece.to(db)
+                    self._make_up(piece, db)
                     if time.monotonic() >= deadline:
                         break
             if piece.position > now.position:
                 advance(db, now, piece.position)
+            reached = piece.position
 
         self._log.commit(work=work)
-        return True
+        return reached
+
+    def position(self) -> int:
+        """The position up to which the tables show the log, whether or not this process knows of them."""
+        head = self._log.head
+        with self._log.connect() as db:
+            checkpoint = peek(db, self.placement.consumer)
+        at = checkpoint.position if checkpoint is not None else 0
+        for run in self._log.runs(types=self.placement.types, after=at, until_position=head + 1):
+            return max(at, run.position - 1)
+        return max(at, head)
 
     def _handle(self, db: Database, runs: list[Run]) -> None:
         checkpoint = self._checkpoint(db)
         if checkpoint.position < runs[0].position - 1:
             # Most of the time this finds nothing: the events between are of types that are not ours.
             between = self._log.runs(
-                types=self._placement.types, after=checkpoint.position, until_position=runs[0].position
+                types=self.placement.types, after=checkpoint.position, until_position=runs[0].position
             )
-            self._apply(db, between)
+            try:
+                for piece in self.placement.pieces(between):
+                    self._make_up(piece, db)
+            except ProjectionFailed as error:
+                self.failure = error
+                raise
+            self.failure = None
         if runs[-1].last > checkpoint.position:
-            self._apply(db, runs)
+            for piece in self.placement.pieces(runs):
+                piece.to(db)
             advance(db, checkpoint, runs[-1].last)
 
-    def _apply(self, db: Database, runs: Iterable[Run]) -> None:
-        for piece in self._placement.pieces(runs):
+    def _make_up(self, piece: Piece, db: Database) -> None:
+        """Apply an event that is in the log already: whoever appends now has no part in a fault of its handler."""
+        try:
             piece.to(db)
+        except Exception as error:
+            # A full disk or a lock is no fault of the handler's.
+            if isinstance(error, StorageError) and not isinstance(error, DatabaseError):
+                raise
+            said = f"{type(error).__name__}: {error}"
+            raise ProjectionFailed(self.placement.name, piece.position, piece.type, said) from error
 
     def _checkpoint(self, db: Database) -> Checkpoint:
         row = db.execute(
-            "select position, epoch from millstream_checkpoints where name = ?", (self._placement.consumer,)
+            "select position, epoch from millstream_checkpoints where name = ?", (self.placement.consumer,)
         ).fetchone()
-        return Checkpoint(self._placement.consumer, *row)
+        return Checkpoint(self.placement.consumer, *row)
