@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 
 import millstream as ms
@@ -92,6 +94,20 @@ def test_what_may_have_hidden_changes_makes_the_table_be_read_again(
     users.catch_up(shop.log)
     assert_converged(shop)
     assert [c[0] for c in shop.changes()].count("TRUNCATE") == 1
+
+
+def test_a_column_can_be_dropped_once_the_capture_is_uninstalled(shop: Shop, users: Capture) -> None:
+    with pytest.raises(sqlite3.OperationalError, match="trigger"):
+        shop.sql("ALTER TABLE users DROP COLUMN email")
+    shop.sql("UPDATE users SET email = 'z' WHERE id = 1")
+    users.catch_up(shop.log)
+    users.uninstall()
+    shop.sql("ALTER TABLE users DROP COLUMN email")
+    users.catch_up(shop.log, resync=True)
+    assert_converged(shop)
+    shop.sql("INSERT INTO users VALUES (3)")
+    users.catch_up(shop.log)
+    assert_converged(shop)
 
 
 def test_a_vacuum_changes_nothing(shop: Shop, users: Capture) -> None:
