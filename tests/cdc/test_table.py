@@ -37,8 +37,17 @@ def test_a_table_as_it_stood_at_a_moment(shop: Shop) -> None:
     assert table(shop.log, "users", position=3).height == 2
     with pytest.raises(ms.NotCapturedYet, match="not captured completely at"):
         table(shop.log, "users", at=before)
-    with pytest.raises(ms.NotCapturedYet):
-        table(shop.log, "nobody")
+
+
+def test_a_table_that_was_never_captured_is_told_with_those_that_were(shop: Shop) -> None:
+    with pytest.raises(ms.StreamNotFound, match="No table was captured"):
+        table(shop.log, "nope")
+    shop.sql("CREATE TABLE orders (id INTEGER PRIMARY KEY)")
+    shop.capture().catch_up(shop.log)
+    with pytest.raises(ms.StreamNotFound, match=r"'nope'.*'orders', 'users'"):
+        table(shop.log, "nope")
+    with pytest.raises(ms.InvalidPosition, match="position=-1"):
+        table(shop.log, "users", position=-1)
 
 
 def test_columns_have_the_types_of_their_values(shop: Shop) -> None:

@@ -316,3 +316,10 @@ def test_a_category_is_not_an_aggregate(accounts):
     for use in (accounts.get, lambda id: list(accounts.history(id)), lambda id: id in accounts):
         with pytest.raises(ms.InvalidStreamName):
             use("account-*")
+
+
+def test_the_last_moment_of_all_shows_the_present():
+    with ms.open() as log:
+        accounts = ms.Repository(log, Account)
+        accounts.update("account-1", lambda account: account.deposit(5))
+        assert accounts.get("account-1", at="9999-12-31T23:59:59.999999Z").version == 1

@@ -313,6 +313,14 @@ def _save(db: Database, name: str, state: State) -> None:
     )
 
 
+def captured_streams(log: Log) -> list[str]:
+    """The streams that hold the changes of captured tables, by name."""
+    with log.connect() as db:
+        if not db.query("select 1 from sqlite_master where name = ?", (_STREAMS,)):
+            return []
+        return [row["stream"] for row in db.query(f"select stream from {_STREAMS} order by stream")]
+
+
 def stream_of(table: str) -> str:
     """A table's name as a stream name; see `Capture.stream`."""
     if table.isprintable() and "*" not in table and "%" not in table:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from ..errors import NotCapturedYet, UsageError
+from ..errors import InvalidPosition, NotCapturedYet, StreamNotFound, UsageError
 from ..time import Moment, from_micros, iso, to_micros
-from .capture import stream_of
+from .capture import captured_streams, stream_of
 from .change import Change, Row, SchemaChanged, SnapshotCompleted, Undecodable, decode_row
 
 if TYPE_CHECKING:
@@ -34,11 +34,17 @@ def table(
         prefix: As in `capture`.
 
     Raises:
+        StreamNotFound: There is no stream of this table.
+        InvalidPosition: The position is not one of a log.
         NotCapturedYet: The table's snapshot was not complete then.
     """
     if at is not None and position is not None:
         raise UsageError("both at= and position= are given", hint="Give one of them")
+    if position is not None and (not isinstance(position, int) or position < 0):
+        raise InvalidPosition(f"position={position!r} is not a position", hint="Give a whole number from 0 on")
     stream = prefix + stream_of(name)
+    if not log.version(stream):
+        raise _not_found(log, stream)
     until = log.head if position is None else position
     if at is not None:
         until = _last_not_after(log, stream, to_micros(at), until)
@@ -52,6 +58,13 @@ def table(
             hint="Ask for a later moment; a table can be seen from the end of its snapshot on",
         )
     return image.frame()
+
+
+def _not_found(log: Log, stream: str) -> StreamNotFound:
+    error = StreamNotFound(stream)
+    captured = ", ".join(map(repr, captured_streams(log)))
+    error.hint = f"Captured tables are in the streams {captured}" if captured else "No table was captured into this log"
+    return error
 
 
 def _last_not_after(log: Log, stream: str, micros: int, until: int) -> int:

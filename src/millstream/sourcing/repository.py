@@ -16,7 +16,7 @@ from ..log.records import Recorded, Run
 from ..log.retry import ATTEMPTS, retrying
 from ..log.staging import check_stream
 from ..storage.base import Receipt, StagedAppend
-from ..time import Moment, from_micros, to_micros
+from ..time import Moment, to_micros
 from .aggregate import Aggregate
 
 A = TypeVar("A", bound=Aggregate)
@@ -277,7 +277,7 @@ class Repository(Generic[A]):
                 raise UsageError(f"at={at} is not a version", hint="Versions start at 1; 0 is before the first event")
             return at, None
         # position_at is exclusive, and at= is not; the log's times are whole microseconds.
-        return None, self._log.position_at(from_micros(to_micros(at) + 1))
+        return None, self._log.store.position_at(to_micros(at) + 1)
 
 
 _PRESENT = ("was loaded to be read", "Change it in repository.update(id, …) or with repository.edit(id)")
