@@ -95,16 +95,6 @@ def test_all_statements_of_a_handler_see_one_moment(log, app, reads):
     assert [app.query(Number()) for _ in range(3)] == [0, 1, 2]
 
 
-def test_the_database_is_read_only(log, app):
-    @app.query
-    def number(query: Number, db: ms.Database) -> int:
-        db.execute("delete from one")
-        return 0
-
-    with pytest.raises(ms.MillstreamError, match=r"read-?only"):
-        app.query(Number())
-
-
 def test_an_error_of_a_handler_leaves_the_connection_usable(log, app):
     @app.query
     def number(query: Number, db: ms.Database) -> int:
@@ -301,3 +291,34 @@ def test_type_checkers_see_through_it(tmp_path):
         'error: Argument "order" to "PlaceOrder" has incompatible type "int"; expected "str | Reference[Order]"'
         "  [arg-type]",
     ]
+
+
+@pytest.mark.parametrize("after", ["x", -1, 1, True, 1.5])
+def test_what_is_no_position_of_the_log_is_not_waited_for(log, app, after):
+    @app.query
+    def number(query: Number) -> int:
+        return 1
+
+    with pytest.raises(ms.InvalidPosition, match="after="):
+        app.query(Number(), after=after)
+    assert app.query(Number(), after=0) == 1
+
+
+@pytest.mark.parametrize("kind", ["files", "the log's database", "memory"])
+def test_a_query_that_writes_is_told_that_queries_only_read(log, app, kind):
+    if kind == "memory":
+        log = ms.open()
+        app = ms.App(log, projections=[Write.inline()])
+
+    @app.query(reads=[One] if kind == "files" else [Write])
+    def number(query: Number, db: ms.Database) -> int:
+        db.execute(f"insert into {'one' if kind == 'files' else 'written'} values (1)")
+        return 1
+
+    with pytest.raises(ms.UsageError, match="handler of Number writes, and queries only read"):
+        app.query(Number())
+    log.append("a", Added(n=1))
+    with log.connect() as db:
+        assert db.query("select * from written") == [{"n": 1}]
+    if kind == "memory":
+        log.close()

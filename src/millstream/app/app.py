@@ -186,6 +186,8 @@ class App:
 
         Raises:
             UnknownQuery: It has no handler.
+            InvalidPosition: ``after`` is no receipt or position of this log.
+            UsageError: The handler writes to the read models.
             TimedOut: A read model did not come to the position in time.
             ProjectionFailed: A read model will not: its projection has stopped.
             ForeignReadModel, ReadModelChanged: A read model is of another log, or of another version.

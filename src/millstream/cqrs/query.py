@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from ..errors import TimedOut, UsageError
+from ..errors import InvalidPosition, ReadOnlyLog, TimedOut, UsageError
 from ..log import Log
 from ..log.handlers import InvalidHandler
 from ..storage.base import Receipt
@@ -111,11 +111,27 @@ class Queries:
             if follower is not None and isinstance(follower.failure, (ForeignReadModel, ReadModelChanged)):
                 raise follower.failure
         if after is not None:
-            self._await(handler, after.position if isinstance(after, Receipt) else after, timeout)
+            self._await(handler, self._position(after), timeout)
         if not handler.database:
             return handler.function(**{handler.query: query})  # type: ignore[no-any-return]
-        with self._database(handler) as db:
-            return handler.function(**{handler.query: query, handler.database: db})  # type: ignore[no-any-return]
+        try:
+            with self._database(handler) as db:
+                return handler.function(**{handler.query: query, handler.database: db})  # type: ignore[no-any-return]
+        except ReadOnlyLog as error:
+            raise UsageError(
+                f"the handler of {type(query).__name__} writes, and queries only read",
+                hint="Write in a command's aggregates, or in the handlers of a projection",
+            ) from error
+
+    def _position(self, after: object) -> int:
+        position = after.position if isinstance(after, Receipt) else after
+        if not isinstance(position, int) or isinstance(position, bool) or position < 0:
+            raise InvalidPosition(f"after={after!r:.60} is not a position", hint="Give a receipt or a position")
+        if position > (head := self._log.head):
+            raise InvalidPosition(
+                f"after={position} is beyond the log, which ends at {head}", hint="Give a receipt of this very log"
+            )
+        return position
 
     def _await(self, handler: _Handler, position: int, timeout: float) -> None:
         deadline = time.monotonic() + timeout
@@ -147,7 +163,11 @@ class Queries:
         with self._log.connect() as db:
             if not self._log.path:
                 # In memory, whoever has the connection has the log for itself.
-                yield db
+                db.execute("pragma query_only = on")
+                try:
+                    yield db
+                finally:
+                    db.connection.execute("pragma query_only = off")
                 return
             db.execute("begin")
             try:
