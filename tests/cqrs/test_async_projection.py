@@ -312,3 +312,23 @@ def test_the_checkpoint_never_says_more_than_the_rows(tmp_path):
             assert last is not None
             assert (checkpoint.position if checkpoint else 0) == last["position"]
         db.close()
+
+
+@pytest.mark.parametrize("place", [lambda p, path: p.inline(), lambda p, path: p.into(path)], ids=["inline", "file"])
+def test_a_schema_that_does_not_run_names_its_projection(log, tmp_path, place):
+    other = type("Other", (Numbers,), {})
+    bad = type("Bad", (Numbers,), {"schema": "create tabel bad (id)"})
+    with pytest.raises(ms.DatabaseError, match=r"schema of projection 'Other' does not run.*numbers already exists"):
+        ms.App(log, projections=[place(p, str(tmp_path / "read.db")) for p in (Numbers, other)])
+    with pytest.raises(ms.DatabaseError, match=r"schema of projection 'Bad' does not run.*tabel"):
+        ms.App(log, projections=[place(bad, str(tmp_path / "bad.db"))])
+
+
+def test_a_file_that_can_hold_no_read_model_is_refused(tmp_path):
+    path, other = tmp_path / "log.db", tmp_path / "notes.txt"
+    other.write_text("these are notes, and no database at all" * 50)
+    with ms.open(str(path)) as log:
+        with pytest.raises(ms.UsageError, match=r"notes\.txt is no SQLite database"):
+            ms.App(log, projections=[Numbers.into(other)])
+        with pytest.raises(ms.UsageError, match=r"is the log's own file.*Numbers\.into\(\)"):
+            ms.App(log, projections=[Numbers.into(path)])

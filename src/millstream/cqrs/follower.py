@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from typing import Protocol
 
-from ..errors import ConsumerFenced, DatabaseError, MillstreamError, ReadOnlyLog, StorageError
+from ..errors import ConsumerFenced, DatabaseError, MillstreamError, NotALog, ReadOnlyLog, StorageError, UsageError
 from ..log import Log
 from ..log.checkpoints import Checkpoint, advance, peek, take
 from ..storage.sqlite.database import Database, open_database
@@ -53,7 +54,7 @@ class OwnFile:
 
     def transact(self, work: Callable[[Database], None]) -> None:
         """Run work in a write transaction on a connection of its own."""
-        db = open_database(self.path, synchronous="NORMAL")
+        db = self._open()
         try:
             with db.transaction():
                 work(db)
@@ -72,11 +73,20 @@ class OwnFile:
     @contextmanager
     def kept_open(self) -> Iterator[Target]:
         """The same with one connection for all that follows, on one thread."""
-        db = open_database(self.path, synchronous="NORMAL")
+        db = self._open()
         try:
             yield _OpenFile(db)
         finally:
             db.close()
+
+    def _open(self) -> Database:
+        try:
+            return open_database(self.path, synchronous="NORMAL")
+        except NotALog as error:
+            raise UsageError(
+                f"{self.path} is no SQLite database, so no read model can be kept in it",
+                hint="Give the path of a read model, or of a new file",
+            ) from error
 
 
 class _OpenFile:
@@ -131,6 +141,11 @@ class Follower:
     def __init__(self, log: Log, placement: Placement) -> None:
         self.placement = placement
         self.failure: MillstreamError | None = None
+        if placement.path is not None and log.path and os.path.realpath(placement.path) == os.path.realpath(log.path):
+            raise UsageError(
+                f"{placement.path} is the log's own file",
+                hint=f"Write {placement.name}.into() to keep a read model in the log's database, or give another file",
+            )
         self.target: OwnFile | InLog = OwnFile(placement.path) if placement.path is not None else InLog(log)
         self._log = log
         self._moved = threading.Condition()

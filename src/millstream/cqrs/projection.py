@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from ..errors import InvalidEvent
+from ..errors import DatabaseError, InvalidEvent
 from ..events import Plain
 from ..log import Log
 from ..log.checkpoints import peek
@@ -109,7 +109,13 @@ class Placement:
         fingerprint = hashlib.sha256(self.projection.schema.encode()).hexdigest()
         row = db.one(f"select schema_hash, log_id from {_TABLE} where name = ?", (self.name,))
         if row is None:
-            db.executescript(self.projection.schema)
+            try:
+                db.executescript(self.projection.schema)
+            except DatabaseError as error:
+                raise DatabaseError(
+                    f"the schema of projection {self.name!r} does not run: {error.message}",
+                    hint="Correct its SQL; the tables of a projection are its own, and have names of their own",
+                ) from error
             db.execute(f"insert into {_TABLE} values (?, ?, ?)", (self.name, fingerprint, _id_of(log)))
         elif row["schema_hash"] != fingerprint:
             raise ReadModelChanged(self.name)
