@@ -224,6 +224,16 @@ def test_two_flows_or_captures_of_one_name_are_refused(log, tmp_path):
     )
 
 
+def test_status_tells_how_far_each_flow_is(log):
+    import polars as pl
+
+    log.append("clicks", pl.DataFrame({"user": ["a", "b"]}), type="Click")
+    app = ms.App(log, flows=[ms.stream("clicks").select("user").to("users", type="User")])
+    assert (app.status()[0].position, app.status()[0].behind) == (0, 2)
+    with app:
+        eventually(lambda: app.status()[0].position == 4 and app.status()[0].behind == 0)
+
+
 def test_start_and_stop_may_be_repeated(log, tmp_path):
     app = ms.App(log, projections=[Numbers.into(tmp_path / "read.db")])
     for _ in range(2):

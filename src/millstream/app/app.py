@@ -107,6 +107,7 @@ class App:
         for number, flow in enumerate(live, start=1):
             name = getattr(flow, "name", "") or f"flow-{number}"
             self._workers.append(Worker(name, "flow", supervised(flow, log)))
+        self._flows = {flow.name: flow for flow in live if isinstance(flow, LiveFlow)}
         self._ended = threading.Event()
         for follower in self._followers.values():
             follower.prepare()
@@ -259,6 +260,8 @@ class App:
         for worker in self._workers:
             follower = self._followers.get(worker.name) if worker.kind == "projection" else None
             reached = follower.position() if follower is not None else None
+            if worker.kind == "flow" and worker.name in self._flows:
+                reached = self._flows[worker.name].position(self.log)
             error = worker.describe() or (str(follower.failure) if follower and follower.failure else None)
             found.append(
                 WorkerStatus(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..log import Log
+from ..log.checkpoints import peek
 from ..streams.flow import Flow
 from ..streams.runner import Running
 
@@ -24,6 +25,12 @@ class LiveFlow:
         running, self._running = self._running, None
         if running is not None and running.error is None:
             running.stop()
+
+    def position(self, log: Log) -> int:
+        """How far its checkpoint has come in the log; whichever process keeps it."""
+        with log.connect() as db:
+            checkpoint = peek(db, f"flow:{self.name}")
+        return checkpoint.position if checkpoint is not None else 0
 
     @property
     def error(self) -> BaseException | None:

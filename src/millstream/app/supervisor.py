@@ -46,7 +46,7 @@ class WorkerStatus(msgspec.Struct, frozen=True):
         state: How it is; a failed or fenced one is not started again before the app is.
         restarts: How often it crashed and was started again.
         error: What went wrong last, if anything did.
-        position: How far a projection has come in the log; None for others.
+        position: How far a projection or a flow (as of its last checkpoint) has come in the log; None for captures.
         behind: How many positions that is from the log's head.
     """
 
