@@ -52,6 +52,19 @@ def values_of(lines: Sequence[Any], cls: type[Event] | None, position: int) -> l
         raise DamagedLog(position, f"its JSON cannot be decoded ({error})") from error
 
 
+def values_one_by_one(lines: Sequence[Any], cls: type[Event] | None, position: int) -> list[dict[str, Any]]:
+    """The same, but an event that does not fit its class does not change how its neighbours are read."""
+    if cls is not None and len(lines) > 1:
+        try:
+            decode = decoder(cls).decode
+            return [msgspec.to_builtins(decode(line), builtin_types=_AS_THEY_ARE) for line in lines]
+        except msgspec.ValidationError:
+            return [values_of([line], cls, position)[0] for line in lines]
+        except msgspec.DecodeError as error:
+            raise DamagedLog(position, f"its JSON cannot be decoded ({error})") from error
+    return values_of(lines, cls, position)
+
+
 def columns_of(rows: Sequence[dict[str, Any]]) -> Columns:
     """The columns of some objects, in order of first appearance."""
     names = dict.fromkeys(name for row in rows for name in row)
@@ -73,6 +86,21 @@ def frame_of_objects(rows: Sequence[dict[str, Any]], columns: Columns) -> pl.Dat
         values = [row.get(name) for row in rows]
         series.append(pl.Series(name, [_fit(value, dtype) for value in values], dtype=dtype))
     return pl.DataFrame(series) if series else pl.DataFrame(height=len(rows))
+
+
+def fitted(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:
+    """The frame with exactly these columns, no type narrower than its own; what has become text is as JSON has it."""
+    series = []
+    for name, dtype in columns.items():
+        if name not in frame.columns:
+            series.append(pl.Series(name, [None] * frame.height, dtype=dtype))
+        elif frame.schema[name] == dtype:
+            series.append(frame[name])
+        elif isinstance(dtype, pl.String | pl.Struct | pl.List):
+            series.append(pl.Series(name, [_fit(value, dtype) for value in frame[name].to_list()], dtype=dtype))
+        else:
+            series.append(frame[name].cast(dtype))
+    return pl.DataFrame(series) if series else frame
 
 
 def _infer(values: Iterable[Any]) -> pl.DataType:

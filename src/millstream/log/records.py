@@ -387,7 +387,7 @@ def frame_of(runs: Iterable[Run], *, columns: Columns | None = None, envelope: b
     """
     wanted = list(columns) if columns is not None else None
     groups: list[tuple[list[Run], pl.DataFrame | list[dict[str, Any]]]] = []
-    for group in _alike(runs):
+    for group in alike(runs):
         first = group[0]
         if first.is_frame:
             groups.append((group, first.frame(wanted)))
@@ -405,7 +405,7 @@ def frame_of(runs: Iterable[Run], *, columns: Columns | None = None, envelope: b
         (group, conform(part, columns) if isinstance(part, pl.DataFrame) else frame_of_objects(part, columns))
         for group, part in groups
     ]
-    frames = [_enveloped(group, frame) if envelope else frame for group, frame in parts]
+    frames = [enveloped(group, frame) if envelope else frame for group, frame in parts]
     if not frames:
         empty = {**columns, **ENVELOPE} if envelope else columns
         return pl.DataFrame(schema=empty)
@@ -421,7 +421,7 @@ ENVELOPE: Columns = {
 }
 
 
-def _alike(runs: Iterable[Run]) -> Iterator[list[Run]]:
+def alike(runs: Iterable[Run]) -> Iterator[list[Run]]:
     """Neighbouring JSON runs of one kind together; each frame alone."""
     group: list[Run] = []
     for run in runs:
@@ -435,7 +435,8 @@ def _alike(runs: Iterable[Run]) -> Iterator[list[Run]]:
         yield group
 
 
-def _enveloped(group: list[Run], frame: pl.DataFrame) -> pl.DataFrame:
+def enveloped(group: list[Run], frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows of runs with the log's envelope beside them."""
     if len(group) == 1:
         run = group[0]
         return frame.with_columns(

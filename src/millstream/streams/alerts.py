@@ -56,8 +56,12 @@ class Alert(msgspec.Struct, frozen=True, eq=False):
     def step(self, state: OperatorState, batch: Batch) -> Step:
         parts = state.parts
         frame = batch.frame
-        if frame.height:
+        if frame.height or batch.reshaped:
             frame = apply("alert", frame.columns, lambda: frame.filter(self.condition))
+        if batch.reshaped:
+            keys = [key_column(i) for i in range(self.keys)]
+            like = frame.select(*keys, pl.col(AT).alias(_LAST))
+            return Step(AlertState(parts.reshaped(like, lambda held: self._merge(held, keys))), frame)
         if frame.height and self.cooldown:
             keys = [key_column(i) for i in range(self.keys)]
             frame, parts = self._bursts(parts, frame, keys)

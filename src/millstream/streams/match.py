@@ -83,6 +83,8 @@ class Match(msgspec.Struct, frozen=True, eq=False):
 
     def step(self, state: OperatorState, batch: Batch) -> Step:
         assert isinstance(state, MatchState)
+        if batch.reshaped:
+            return self._reshaped(state, batch)
         parts, index, waiting = state.parts, state.index, dict(state.waiting)
         rows, late = split_late(batch.frame)
         pending = state.pending
@@ -115,6 +117,14 @@ class Match(msgspec.Struct, frozen=True, eq=False):
         frames = [result for result in results if result.height]
         frame = numbered(concat(frames)) if frames else pl.DataFrame()
         return Step(MatchState(parts, pending, index, waiting), frame, late)
+
+    def _reshaped(self, state: MatchState, batch: Batch) -> Step:
+        rows = self._masked(batch.frame)
+        nothing = self._described(rows.select(self.keys), [])
+        parts = state.parts.reshaped(rows, lambda held: held)
+        if parts is state.parts:
+            return Step(state, numbered(nothing))
+        return Step(self.restore(parts, batch.before), numbered(nothing))
 
     # --- rows in --------------------------------------------------------------------------------------
 
@@ -170,6 +180,9 @@ class Match(msgspec.Struct, frozen=True, eq=False):
         if not found:
             return pl.DataFrame()
         ids = np.array([match.key for match in found], np.int64)
+        return self._described(index.ids.decode(ids), found)
+
+    def _described(self, keys: pl.DataFrame, found: list[Found]) -> pl.DataFrame:
         frame = pl.DataFrame(
             {
                 "match_start": [match.first for match in found],
@@ -179,7 +192,6 @@ class Match(msgspec.Struct, frozen=True, eq=False):
             },
             schema=dict.fromkeys(("match_start", "match_end", "events", AT), pl.Int64()),
         )
-        keys = index.ids.decode(ids)
         return frame.select(
             *keys.get_columns(),
             utc(pl.col("match_start")),

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from ..frames import MAX_ROWS
-from ..log.records import Run, frame_of
+from ..log.records import Run
 from ..time import Moment
 from .columns import SEQUENCE
 from .flow import Flow
 from .pipeline import Pipeline
-from .state import concat
+from .rows import frames_of
+from .state import widened
 
 if TYPE_CHECKING:
     from ..log.log import Log
@@ -50,26 +51,32 @@ def replay(
     pipeline = Pipeline(flow)
     state = pipeline.start()
     results: list[pl.DataFrame] = []
-    for frame in _frames(flow, history, since, until, rows):
-        state, result, _ = pipeline.step(state, frame)
-        results.append(result)
+    if isinstance(history, pl.DataFrame):
+        for frame in _slices(history, rows):
+            state, result, _ = pipeline.step(state, frame)
+            results.append(result)
+    else:
+        for group in _groups(flow, history, since, until, rows):
+            for frame in frames_of(group, state.columns, pipeline.needs.wanted):
+                state, result, _ = pipeline.step(state, frame, fill=True)
+                results.append(result)
+        if results:
+            pipeline.check(state)
     if final:
         results.append(pipeline.finish(state)[1])
-    some = [result for result in results if result.height] or [r for r in results if r.width][:1]
-    return concat(some) if some else pl.DataFrame()
+    some = [result for result in results if result.height] or [r for r in results if r.width][-1:]
+    return widened(some) if some else pl.DataFrame()
 
 
-def _frames(
-    flow: Flow, history: Log | pl.DataFrame, since: Moment | None, until: Moment | None, rows: int
-) -> Iterator[pl.DataFrame]:
-    if isinstance(history, pl.DataFrame):
-        placed = history
-        if SEQUENCE not in history.columns:
-            placed = history.with_columns(pl.int_range(1, history.height + 1, dtype=pl.Int64).alias(SEQUENCE))
-        for start in range(0, placed.height, rows):
-            yield placed.slice(start, rows)
-        return
+def _slices(history: pl.DataFrame, rows: int) -> Iterator[pl.DataFrame]:
+    placed = history
+    if SEQUENCE not in history.columns:
+        placed = history.with_columns(pl.int_range(1, history.height + 1, dtype=pl.Int64).alias(SEQUENCE))
+    for start in range(0, placed.height, rows):
+        yield placed.slice(start, rows)
+
+
+def _groups(flow: Flow, history: Log, since: Moment | None, until: Moment | None, rows: int) -> Iterator[list[Run]]:
     after = history.position_at(since) if since is not None else 0
     end = (history.position_at(until) if until is not None else history.head) + 1
-    for group in batches(history.runs(flow.source.stream, after=after, until_position=end), rows):
-        yield frame_of(group, envelope=True)
+    yield from batches(history.runs(flow.source.stream, after=after, until_position=end), rows)

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from itertools import groupby
 from typing import TYPE_CHECKING, Literal, Self
 
 import polars as pl
 
-from ..errors import UsageError
+from ..errors import SchemaConflict, UsageError
+from ..events import Plain
 from ..frames import MAX_ROWS
 from ..log.checkpoints import Checkpoint, advance, take
-from ..log.records import frame_of
 from ..storage.base import StagedAppend
 from .errors import FlowError
 from .flow import Flow
 from .pipeline import FlowState, Pipeline
 from .replay import batches
+from .rows import frames_of
 from .state import concat
 from .store import change, load
 
@@ -86,13 +89,15 @@ class Worker:
         began = time.monotonic()
         runs = self.log.runs(self.flow.source.stream, after=position, until_position=head + 1)
         for group in batches(runs, self._rows):
-            state, output, aside = self.pipeline.step(state, frame_of(group, envelope=True))
+            for frame in frames_of(group, state.columns, self.pipeline.needs.wanted):
+                state, output, aside = self.pipeline.step(state, frame, fill=True)
+                if output.height:
+                    outputs.append(output)
+                if aside is not None:
+                    late.append(aside)
             position = group[-1].last
-            if output.height:
-                outputs.append(output)
-            if aside is not None:
-                late.append(aside)
-            if time.monotonic() - began >= self._commit_every or sum(o.height for o in outputs) >= _ROWS:
+            enough = time.monotonic() - began >= self._commit_every or sum(o.height for o in outputs) >= _ROWS
+            if enough and self.pipeline.absent(state) is None:
                 done = False
                 break
         if done and state is self.state:
@@ -101,6 +106,7 @@ class Worker:
             if time.monotonic() - self._committed >= 1.0:
                 self.flush()
             return False
+        self.pipeline.check(state)
         if done:
             position = head
         self._commit(state, position, outputs, late)
@@ -112,13 +118,9 @@ class Worker:
             self._commit(self.state, self._seen, [], [])
 
     def _commit(self, state: FlowState, position: int, outputs: list[pl.DataFrame], late: list[pl.DataFrame]) -> None:
-        appends: list[StagedAppend] = []
-        if outputs:
-            frame = concat(outputs)
-            appends.append(self.log.stage(self.sink.stream, frame, type=self.sink.type))
-        if late and self.flow.late is not None:
-            stream, type = self.flow.late
-            appends.append(self.log.stage(stream, concat(late), type=type))
+        rows = [(self.sink.stream, self.sink.type, frame) for frame in _alike(outputs)]
+        if self.flow.late is not None:
+            rows += [(*self.flow.late, frame) for frame in _alike(late)]
         checkpoint = self.checkpoint
         difference = change(self.name, state, self._stored)
 
@@ -126,11 +128,32 @@ class Worker:
             advance(database, checkpoint, position)
             difference.apply(database)
 
-        self.log.commit(appends, work=work)
+        odd: set[tuple[str, str, str]] = set()
+        while True:
+            try:
+                self.log.commit([self._staged(*each, odd) for each in rows], work=work)
+                break
+            except SchemaConflict as conflict:
+                # A type has drifted in the source, and its stream holds another: as objects the rows fit.
+                what = (conflict.stream, conflict.column, conflict.given)
+                if what in odd:
+                    raise
+                odd.add(what)
         self.checkpoint = Checkpoint(checkpoint.name, position, checkpoint.epoch)
         self.state, self._stored = state, difference.stored
         self._seen = position
         self._committed = time.monotonic()
+
+    def _staged(self, stream: str, type: str, frame: pl.DataFrame, odd: set[tuple[str, str, str]]) -> StagedAppend:
+        if any((stream, name, str(dtype)) in odd for name, dtype in frame.schema.items()):
+            return self.log.stage(stream, [Plain(type, row) for row in frame.iter_rows(named=True)])
+        return self.log.stage(stream, frame, type=type)
+
+
+def _alike(frames: list[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """The frames with neighbours of one schema together, so that no value changes with what stands beside it."""
+    for _, group in groupby(frames, key=lambda frame: list(frame.schema.items())):
+        yield concat(group)
 
 
 class Running:

@@ -15,6 +15,9 @@ from typing import Protocol
 import msgspec
 import polars as pl
 
+from ..frames import Columns
+from ..log.objects import fitted, union
+
 FAN_IN = 8
 """So many parts of one order of magnitude become one."""
 
@@ -75,6 +78,17 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
             items, following = (*items[:-fan_in], part), following + 1
         return self if items is self.items else Parts(items, following)
 
+    def reshaped(self, like: pl.DataFrame, merge: Callable[[pl.DataFrame], pl.DataFrame]) -> Parts:
+        """With the columns of a frame, whose types are wider than those of the parts.
+
+        What is held is merged before and after: so what comes of it does not depend on how far it was merged.
+        """
+        if all(part.frame.schema == like.schema for part in self.items):
+            return self
+        low, high = min(part.low for part in self.items), max(part.high for part in self.items)
+        held = merge(concat(part.frame for part in self.items))
+        return Parts((), self.next).add(merge(fitted(held, dict(like.schema))), low, high)
+
     @property
     def low(self) -> int | None:
         """The least value of all parts; None when there is none."""
@@ -92,6 +106,8 @@ class Batch(msgspec.Struct, frozen=True, eq=False):
     frame: pl.DataFrame
     before: int
     after: int
+    reshaped: bool = False
+    """Whether it says only what columns the rows to come have: it has none, and no time passes."""
 
 
 class Step(msgspec.Struct, frozen=True, eq=False):
@@ -127,7 +143,11 @@ class Operator(Protocol):
         ...
 
     def step(self, state: OperatorState, batch: Batch) -> Step:
-        """Take in a batch. Changes nothing that it is given."""
+        """Take in a batch. Changes nothing that it is given.
+
+        When the batch is `Batch.reshaped`, what is held takes the new types, and the frame that goes on has all
+        its columns, and no rows.
+        """
         ...
 
     def restore(self, parts: Parts, watermark: int) -> OperatorState:
@@ -142,3 +162,12 @@ def concat(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
         return held[0]
     alike = all(frame.columns == held[0].columns for frame in held)
     return pl.concat(held, how="vertical_relaxed" if alike else "diagonal_relaxed")
+
+
+def widened(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """Frames below one another, whatever their types: what has no common type is text."""
+    held = list(frames)
+    columns: Columns = {}
+    for frame in held:
+        columns = union(columns, dict(frame.schema))
+    return pl.concat([fitted(frame, columns) for frame in held])

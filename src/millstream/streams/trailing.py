@@ -65,6 +65,8 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
     def step(self, state: OperatorState, batch: Batch) -> Step:
         assert isinstance(state, SlidingState)
         parts, index = state.parts, state.index
+        if batch.reshaped:
+            return self._reshaped(state, batch)
         rows, late = split_late(batch.frame)
         pending = state.pending
         if rows.height:
@@ -81,6 +83,18 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
                 answers.append(answer)
         parts = parts.expire(batch.after - self.window.size)
         return Step(SlidingState(parts, pending, index), concat(answers) if answers else pl.DataFrame(), late)
+
+    def _reshaped(self, state: SlidingState, batch: Batch) -> Step:
+        rows = batch.frame
+        for key in self.keys:
+            if key not in rows.columns:
+                raise MissingColumn(key, "group_by", rows.columns)
+        self._values(rows)
+        nothing = self._finish(rows, [np.zeros(0, np.int64) for _ in self.aggregation.partials])
+        parts = state.parts.reshaped(rows, lambda held: held)
+        if parts is state.parts:
+            return Step(state, nothing)
+        return Step(self.restore(parts, batch.before), nothing)
 
     # --- answers --------------------------------------------------------------------------------------
 

@@ -120,6 +120,10 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
 
     def step(self, state: OperatorState, batch: Batch) -> Step:
         parts = state.parts
+        if batch.reshaped:
+            like = self._partials(batch.frame)
+            nothing = self._result(like.with_columns(pl.col(PANE).alias(_WINDOW)))
+            return Step(PaneState(parts.reshaped(like, self._merge)), nothing)
         rows, late = split_late(batch.frame)
         if rows.height:
             added = self._partials(rows)
@@ -139,7 +143,7 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
         pane = pl.col(AT) // self.pane
         low, high = rows.select(pane.min().alias("low"), pane.max().alias("high")).row(0)
         aggregates = apply("agg", columns, lambda: self.aggregation.of_rows(rows.schema))
-        if high - low > 2:
+        if high is None or high - low > 2:
             return apply("agg", columns, lambda: rows.group_by(pane.alias(PANE), *self.keys).agg(aggregates))
         # A batch mostly falls into one or two panes; grouping by the key alone is then twice as fast.
         pieces = []
@@ -202,6 +206,9 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
     def _finish(self, merged: pl.DataFrame | None) -> pl.DataFrame:
         if merged is None or not merged.height:
             return pl.DataFrame()
+        return self._result(merged)
+
+    def _result(self, merged: pl.DataFrame) -> pl.DataFrame:
         start = pl.col(_WINDOW) * self.window.every
         end = start + self.window.size
         aggregation = self.aggregation

@@ -1,0 +1,112 @@
+"""A flow's source as frames, with types that do not depend on where a batch ends.
+
+Events that are objects have no declared columns: what a field holds is seen from its values. The type of a column
+is that of all its values *so far*, row by row; where it widens (an integer column meets a fraction, or text), the
+rows up to there are one frame and the rows from there on another. A field that was absent or null so far widens
+nothing: its rows are null either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import polars as pl
+
+from ..events import event_class
+from ..frames import Columns, conform, union_columns
+from ..log.objects import columns_of, frame_of_objects, union, values_one_by_one
+from ..log.records import Run, alike, enveloped
+
+_INT64 = (-(1 << 63), (1 << 63) - 1)
+
+
+def frames_of(runs: Iterable[Run], known: Columns, wanted: frozenset[str] | None) -> Iterator[pl.DataFrame]:
+    """The rows of runs with the log's envelope, in as few frames as their types allow.
+
+    Args:
+        runs: The runs, in the order of the log.
+        known: The columns so far.
+        wanted: The fields to read; None for all.
+    """
+    held: list[tuple[pl.DataFrame | list[dict[str, Any]], pl.DataFrame]] = []
+    for group in alike(runs):
+        about = enveloped(group, pl.DataFrame(height=sum(run.count for run in group)))
+        first = group[0]
+        if first.is_frame:
+            part = first.frame(None if wanted is None else sorted(wanted))
+            columns = union_columns(first.stream, known, dict(part.schema))
+            if held and not grows(known, columns):
+                yield _framed(held, known)
+                held = []
+            known = columns
+            held.append((part, about))
+            continue
+        rows = _values(group, wanted)
+        start = 0
+        for end, columns in _steps(known, rows):
+            if end > start:
+                held.append((rows[start:end], about[start:end]))
+            if held and not grows(known, columns):
+                yield _framed(held, known)
+                held = []
+            known, start = columns, end
+        held.append((rows[start:], about[start:]))
+    if held:
+        yield _framed(held, known)
+
+
+def _framed(held: list[tuple[pl.DataFrame | list[dict[str, Any]], pl.DataFrame]], columns: Columns) -> pl.DataFrame:
+    frames = []
+    for part, about in held:
+        frame = conform(part, columns) if isinstance(part, pl.DataFrame) else frame_of_objects(part, columns)
+        frames.append(pl.concat([frame, about], how="horizontal") if columns else about)
+    return frames[0] if len(frames) == 1 else pl.concat(frames)
+
+
+def _values(group: list[Run], wanted: frozenset[str] | None) -> list[dict[str, Any]]:
+    first = group[0]
+    lines = [line for run in group for line in run.lines()]
+    rows = values_one_by_one(lines, event_class(first.type), first.position)
+    return rows if wanted is None else [{name: row[name] for name in row if name in wanted} for row in rows]
+
+
+def _steps(known: Columns, rows: list[dict[str, Any]]) -> Iterator[tuple[int, Columns]]:
+    """Where the columns so far change: the index of the row that changes them, and the columns from there on."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    loose = {name for name in names if name not in known or not _fits([row.get(name) for row in rows], known[name])}
+    if not loose:
+        return
+    for index, row in enumerate(rows):
+        more = columns_of([{name: row[name] for name in loose if name in row}])
+        columns = union(known, more)
+        if columns != known:
+            known = columns
+            yield index, known
+
+
+def _fits(values: list[Any], dtype: pl.DataType) -> bool:
+    """Whether values leave a column's type as it is, as far as that is cheap to tell."""
+    kinds = set(map(type, values)) - {type(None)}
+    if not kinds or isinstance(dtype, pl.String):
+        return True
+    if isinstance(dtype, pl.Int64 | pl.Float64) and kinds <= ({int} if isinstance(dtype, pl.Int64) else {int, float}):
+        integers = [value for value in values if type(value) is int]
+        return not integers or (min(integers) >= _INT64[0] and max(integers) <= _INT64[1])
+    return isinstance(dtype, pl.Boolean) and kinds == {bool}
+
+
+def grows(known: Columns, columns: Columns) -> bool:
+    """Whether columns differ only by what was absent or null before."""
+    return all(_grows(dtype, columns[name]) for name, dtype in known.items())
+
+
+def _grows(old: pl.DataType, new: pl.DataType) -> bool:
+    if old == new or isinstance(old, pl.Null):
+        return True
+    if isinstance(old, pl.List) and isinstance(new, pl.List):
+        return _grows(old.inner, new.inner)  # type: ignore[arg-type]
+    if isinstance(old, pl.Struct) and isinstance(new, pl.Struct):
+        more = {field.name: field.dtype for field in new.fields}
+        return all(_grows(field.dtype, more[field.name]) for field in old.fields)  # type: ignore[arg-type]
+    return False

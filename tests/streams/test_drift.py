@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import random
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+import pytest
+
+import millstream as ms
+from millstream.streams import Flow, MissingColumn, hopping, run, sliding, stream, tumbling
+from millstream.streams.replay import replay
+from millstream.streams.runner import Worker
+
+HOURS = [f"2024-01-01T{hour:02}:00:00Z" for hour in range(24)]
+source = stream("s", time="ts", lateness="2h")
+
+DRIFTS: list[tuple[Any, Any]] = [
+    (1, 2.5),
+    (2.5, 1),
+    (1, "one"),
+    (True, 1),
+    (1, 2**63),
+    ({"a": 1}, {"a": 1, "b": 2}),
+    ({"a": None}, {"a": 1}),
+    ({"a": 1}, {"a": "x"}),
+    ([{"a": 1}], [{"a": 1, "b": 2}]),
+    ({}, {"a": 1}),
+    (None, 3),
+    ([1], "x"),
+]
+
+
+def rows_of(log: ms.Log, name: str) -> list[dict[str, Any]]:
+    return [{k: v for k, v in event.data.items() if v is not None} for event in log.read(name)]
+
+
+def texts(rows: list[dict[str, Any]]) -> list[str]:
+    """Rows as text, in which 1 and 1.0 are the same, and times are as JSON has them."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, datetime):
+            return value.isoformat().replace("+00:00", "Z")
+        return float(value) if isinstance(value, int | float) else value
+
+    return [str({k: plain(v) for k, v in row.items() if v is not None}) for row in rows]
+
+
+@pytest.mark.parametrize(("first", "then"), DRIFTS, ids=str)
+def test_a_field_that_a_flow_does_not_read_may_be_anything(first: Any, then: Any) -> None:
+    flow = stream("s", time="ts").group_by("k").window(tumbling("1h")).agg(n=pl.len()).to("o", type="O")
+    log = ms.open()
+    for hour, value in [(0, first), (2, then), (4, first)]:
+        log.append("s", ms.Plain("E", {"k": "a", "v": value, "ts": HOURS[hour]}))
+        run(log, flow, until="head")
+    assert [row["n"] for row in rows_of(log, "o")] == [1, 1]
+    assert flow.over(log)["n"].to_list() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("first", "then"), DRIFTS, ids=str)
+def test_a_field_that_a_flow_passes_on_may_be_anything(first: Any, then: Any) -> None:
+    log = ms.open()
+    for hour, value in [(0, first), (2, then), (4, first)]:
+        log.append("s", ms.Plain("E", {"k": "a", "v": value, "ts": HOURS[hour]}))
+        for number, flow in enumerate([source, source.group_by("k").window(sliding("9h")).agg(n=pl.len())]):
+            run(log, flow.to(f"o{number}", type="O"), until="head")
+    assert len(rows_of(log, "o0")) == 3
+    assert [row["n"] for row in rows_of(log, "o1")] == [1]
+    assert source.group_by("k").window(sliding("9h")).agg(n=pl.len()).over(log)["n"].to_list() == [1, 2, 3]
+
+
+def objects(seed: int) -> ms.Log:
+    """Objects whose fields change their type as time goes on, some absent, some null; a run each, or several."""
+    r = random.Random(seed)
+    log = ms.open()
+    hour = 0.0
+    for part in range(12):
+        events = []
+        for _ in range(r.choice([1, 1, 2, 5, 9])):
+            hour += r.random() / 3
+            at = min(int(max(hour - r.random() * 3, 0) * 3600), 86399)
+            event: dict[str, Any] = {"ts": f"2024-01-01T{at // 3600:02}:{at // 60 % 60:02}:{at % 60:02}Z"}
+            key: list[Any] = [9, 10, None, 2]
+            if part > 3:
+                key += [2.0, 2.5]
+            if part > 6:
+                key += ["2", "x", True]
+            if r.random() < 0.9:
+                event["k"] = r.choice(key)
+            if part > 1:
+                event["v"] = r.choice([1, 2, None] if part < 5 else [1, 2.5])
+            if r.random() < 0.5:
+                event["o"] = r.choice([{}, {"a": 1}, {"a": "x"}, {"b": [1]}, None])
+            events.append(ms.Plain("E", event))
+        log.append("s", events)
+    return log
+
+
+FLOWS: dict[str, Flow] = {
+    "tumbling": source.group_by("k").window(tumbling("1h")).agg(n=pl.len(), v=pl.col("v").sum(), m=pl.col("k").min()),
+    "hopping": source.group_by("k").window(hopping("2h", every="30m")).agg(n=pl.len(), v=pl.max("v")),
+    "late": source.group_by("k").window(tumbling("1h")).agg(n=pl.len()).late_to("late"),
+    "sliding": source.group_by("k").window(sliding("3h")).agg(n=pl.len()).select("k", "n", "v"),
+    "plain": source.filter(pl.col("v").is_null() | (pl.col("v") > 1)).select("k", "v"),
+    "match": source.group_by("k").match(
+        "a{2,} b?", within="4h", define={"a": pl.col("v").is_null() | (pl.col("v") > 1), "b": pl.col("v") == 1}
+    ),
+    "alert": source.group_by("k").window(tumbling("30m")).agg(n=pl.len()).alert(pl.col("n") > 0, cooldown="2h"),
+    "chain": source.group_by("k")
+    .window(tumbling("10m"))
+    .agg(n=pl.len(), v=pl.max("v"))
+    .group_by("k")
+    .window(tumbling("1h"))
+    .agg(n=pl.col("n").sum(), v=pl.max("v")),
+}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("seed", range(4))
+def test_output_is_the_same_whatever_the_batches_though_types_drift(name: str, seed: int) -> None:
+    outputs, lates = [], []
+    flow = FLOWS[name]
+    for size in (1, 2, 7, 100_000):
+        log = objects(seed)
+        head = log.head
+        for restarts in (False, True):
+            worker = Worker(log, flow.to(f"o{restarts}", type="O"), rows=size, commit_every=0 if restarts else 9)
+            while worker.advance(head):
+                if restarts:
+                    worker = Worker(log, flow.to("oTrue", type="O"), rows=size, commit_every=0)
+            outputs.append(rows_of(log, f"o{restarts}"))
+        lates.append(rows_of(log, "late"))
+        past = replay(flow, log, until=None, final=False, rows=size)
+        assert texts(past.to_dicts()) == texts(outputs[-1]) or any(isinstance(t, pl.String) for t in past.dtypes)
+        assert past.height == len(outputs[-1])
+    assert outputs[0]
+    assert all(output == outputs[0] for output in outputs)
+    assert all(late == lates[0] for late in lates)
+
+
+def test_a_column_that_no_row_has_had_is_missed_before_anything_is_written() -> None:
+    log = ms.open()
+    log.append("s", [ms.Plain("E", {"ts": HOURS[0]}), ms.Plain("E", {"ts": HOURS[5]})])
+    flow = source.group_by("k").window(tumbling("1h")).agg(n=pl.len())
+    with pytest.raises(MissingColumn, match="'k'"):
+        flow.over(log)
+    with pytest.raises(MissingColumn, match="'k'"):
+        run(log, flow.to("o", type="O"), until="head")
+    log.append("s", ms.Plain("E", {"ts": HOURS[5], "k": 7}))
+    run(log, flow.to("o", type="O"), until="head")
+    assert [event.data["k"] for event in log.read("o")] == [None]
