@@ -133,3 +133,28 @@ def test_rows_that_no_window_has_put_into_order_stay_in_the_order_of_the_log() -
     for seed in (None, 1, 2):
         assert play(flow, rows, seed).equals(expected)
         assert play(flow.alert(pl.col("amount") > 0), rows, seed).equals(expected.filter(pl.col("amount") > 0))
+
+
+def test_each_text_is_read_for_itself_whatever_stands_beside_it() -> None:
+    texts = [
+        "2024-01-01T00:00:00",
+        "2024-01-01T00:00:01Z",
+        "2024-01-01",
+        "2024-01-01 00:00:02.5",
+        "2024-01-01T05:30:03+05:30",
+        "2024-01-01T00:01",
+        "2024-01-01T00:01Z",
+        "2024-01-01t00:01:01.123456789z",
+        "soon",
+        None,
+        "2024-01-02",
+    ]
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    offsets = [0, 1, 0, 2.5, 3, 60, 60, 61.123456, None, None, 86_400]
+    expected = [None if o is None else start + timedelta(seconds=o) for o in offsets]
+    flow = stream("s", time="ts", lateness="1d").window(sliding("1s")).agg(n=pl.len()).select("ts", "window_end")
+    for order in (list(range(11)), list(range(10, -1, -1))):
+        rows = pl.DataFrame({"ts": [texts[i] for i in order]})
+        for seed in (None, 1, 2):
+            read = dict(play(flow, rows, seed).rows())
+            assert read == {t: e for t, e in zip(texts, expected, strict=True) if e is not None}

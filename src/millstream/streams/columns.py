@@ -82,10 +82,21 @@ def micros(column: str, dtype: pl.DataType) -> pl.Expr | None:
     if isinstance(dtype, pl.Date):
         return pl.col(column).cast(pl.Datetime("us")).dt.epoch("us")
     if isinstance(dtype, pl.String):
-        return pl.col(column).str.to_datetime(time_unit="us", time_zone="UTC", strict=False).dt.epoch("us")
+        return _parsed(pl.col(column).str.strip_chars().str.to_uppercase().str.replace(" ", "T", literal=True))
     if isinstance(dtype, pl.Null):
         return pl.lit(None, pl.Int64)
     return None
+
+
+def _parsed(text: pl.Expr) -> pl.Expr:
+    """Text as microseconds: each value for itself, since a format guessed from others would vary with the batch."""
+    zoned = [f"%Y-%m-%dT%H:%M{seconds}%#z" for seconds in (":%S%.f", "")]
+    plain = [f"%Y-%m-%dT%H:%M{seconds}" for seconds in (":%S%.f", "")]
+    return pl.coalesce(
+        *(text.str.to_datetime(each, time_unit="us", time_zone="UTC", strict=False).dt.epoch("us") for each in zoned),
+        *(text.str.to_datetime(each, time_unit="us", strict=False).dt.epoch("us") for each in plain),
+        text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")).dt.epoch("us"),
+    )
 
 
 def names_of(expressions: Iterable[pl.Expr]) -> set[str]:
