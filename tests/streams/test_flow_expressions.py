@@ -148,3 +148,12 @@ def test_a_flow_that_has_ended_and_one_that_eats_its_own_output_are_refused() ->
         source.to("clicks", type="Out")
     with pytest.raises(UsageError):
         source.group_by()
+
+
+@pytest.mark.parametrize("name", ["clicks-*", "clicks*", "*"])
+def test_a_flow_on_a_category_may_not_write_into_it(name: str) -> None:
+    with pytest.raises(FlowError, match="read what it writes"):
+        stream(name).to("clicks-out", type="Out")
+    with pytest.raises(FlowError, match="late rows it writes"):
+        stream(name).late_to("clicks-late")
+    assert stream("clicks-*").late_to("late").to("counts", type="Out").sink is not None

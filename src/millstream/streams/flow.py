@@ -143,7 +143,7 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
             name: Names the flow: its checkpoint and state in the log are kept under it. By default
                 ``"<stream>/<type>"``. Give a flow that has changed another name.
         """
-        if stream == self.source.stream:
+        if self._reads(stream):
             raise FlowError(f"the flow would read what it writes to {stream!r}", hint="Let it write to another stream")
         return msgspec.structs.replace(self, sink=Sink(stream, type, name or f"{stream}/{type}"))
 
@@ -153,7 +153,7 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
         They are counted in any case. Only windows and patterns leave late rows out; they count as late where
         they meet the first of them, so rows that were filtered out before do not.
         """
-        if stream == self.source.stream:
+        if self._reads(stream):
             raise FlowError(f"the flow would read the late rows it writes to {stream!r}", hint="Use another stream")
         return msgspec.structs.replace(self, late=(stream, type))
 
@@ -180,6 +180,11 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
         from .replay import replay
 
         return replay(self, history, since=since, until=until, final=final)
+
+    def _reads(self, stream: str) -> bool:
+        """Whether a stream is the source, or in the category that is."""
+        source = self.source.stream
+        return stream.startswith(source[:-1]) if source.endswith("*") else stream == source
 
     @property
     def _ordered(self) -> bool:
