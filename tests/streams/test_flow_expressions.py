@@ -5,7 +5,7 @@ import pytest
 from referee import START, play
 
 from millstream.errors import UsageError
-from millstream.streams import FlowError, UnsupportedExpression, stream, tumbling
+from millstream.streams import FlowError, UnsupportedExpression, sliding, stream, tumbling
 
 source = stream("clicks", time="ts")
 x, y = pl.col("x"), pl.col("y")
@@ -157,3 +157,19 @@ def test_a_flow_on_a_category_may_not_write_into_it(name: str) -> None:
     with pytest.raises(FlowError, match="late rows it writes"):
         stream(name).late_to("clicks-late")
     assert stream("clicks-*").late_to("late").to("counts", type="Out").sink is not None
+
+
+@pytest.mark.parametrize("name", ["_stream", "_time", "_position", "__mine"])
+def test_a_column_that_would_not_come_out_is_refused_by_name(name: str) -> None:
+    for build in (
+        lambda: source.group_by(name),
+        lambda: source.window(tumbling("1m")).agg(**{name: pl.len()}),
+        lambda: source.window(sliding("1m")).agg(**{name: pl.len()}),
+        lambda: source.select("x", name),
+        lambda: source.select(**{name: x}),
+        lambda: source.with_columns(x.alias(name)),
+    ):
+        with pytest.raises(FlowError, match=name) as refused:
+            build()
+        assert "with_columns(" in str(refused.value.hint)
+    assert source.with_columns(stream=pl.col("_stream")).select("stream").stages

@@ -21,7 +21,7 @@ from .match import Match
 from .pattern import Automaton, parse
 from .shaping import Filter, Select, WithColumns
 from .trailing import SlidingWindows, check_sliding
-from .windows import Hopping, PaneWindows, Sliding, check_names
+from .windows import Hopping, PaneWindows, Sliding, check_name, check_names
 
 if TYPE_CHECKING:
     from ..log.log import Log
@@ -309,4 +309,7 @@ def _expressions(where: str, columns: Iterable[IntoExpr], named: Mapping[str, In
     if not expressions:
         raise UsageError(f"{where} needs a column", hint="Name at least one")
     check_rowwise(expressions, where)
+    for expression in expressions:
+        if not expression.meta.has_multiple_outputs():
+            check_name(expression.meta.output_name())
     return expressions

@@ -18,8 +18,8 @@ import polars as pl
 
 from ..errors import UsageError
 from ..time import Duration, duration_micros
-from .columns import AT, LATE, SEQUENCE, key_column, utc
-from .errors import MissingColumn
+from .columns import AT, ENVELOPE, LATE, SEQUENCE, is_hidden, key_column, utc
+from .errors import FlowError, MissingColumn
 from .expressions import Aggregation, apply
 from .state import Batch, OperatorState, Parts, Step, concat
 
@@ -243,10 +243,20 @@ def split_late(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame | None]:
     return frame.filter(~pl.col(LATE)), frame.filter(LATE)
 
 
+def check_name(name: str) -> None:
+    """Refuse an output column that would not be seen."""
+    if is_hidden(name):
+        raise FlowError(
+            f"column {name!r} would not come out: the name is the {'log' if name in ENVELOPE else 'flow'}'s own",
+            hint=f"Give it another name: with_columns({name.strip('_') or 'x'}=pl.col({name!r}))",
+        )
+
+
 def check_names(keys: Sequence[str], names: Sequence[str], others: Sequence[str] = ()) -> None:
     """Refuse output columns that would hide one another."""
     seen: set[str] = set()
     for name in (*keys, *others, *names):
+        check_name(name)
         if name in seen:
             raise UsageError(f"two output columns are named {name!r}", hint="Give one of them another name")
         seen.add(name)
