@@ -7,7 +7,7 @@ import pytest
 from referee import START, agree, clicks, play
 
 from millstream.errors import UsageError
-from millstream.streams import Flow, hopping, stream, tumbling
+from millstream.streams import Flow, hopping, sliding, stream, tumbling
 
 source = stream("clicks", time="ts", lateness="2s")
 UNITS = {"s": "second", "m": "minute", "h": "hour"}
@@ -147,3 +147,14 @@ def test_windows_that_make_no_sense_are_refused() -> None:
         tumbling("0s")
     with pytest.raises(UsageError, match="two output columns"):
         source.group_by("user").window(tumbling("1m")).agg(user=pl.len())
+
+
+def test_a_window_after_a_window_counts_each_result_where_its_rows_were() -> None:
+    rows = pl.DataFrame({"ts": [START + timedelta(seconds=10 * n) for n in range(90)]})
+    minutes = stream("s", time="ts").window(tumbling("1m")).agg(n=pl.len())
+    fives = minutes.window(tumbling("5m")).agg(total=pl.col("n").sum())
+    for seed in (None, 1, 2):
+        assert play(fives, rows, seed)["total"].to_list() == [30, 30, 30]
+    assert play(minutes, rows)["window_end"][0] == START + timedelta(minutes=1)
+    trailing = minutes.select("n").window(sliding("2m")).agg(total=pl.col("n").sum())
+    assert play(trailing, rows, 1)["total"].to_list() == [6, 12, *[18] * 13]

@@ -217,7 +217,8 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
             utc(start).alias("window_start"),
             utc(end).alias("window_end"),
             *aggregation.finals,
-            end.alias(AT),
+            # The last moment that it covers: its end is the first of the window after it.
+            (end - 1).alias(AT),
             pl.lit(False).alias(LATE),
             *(pl.col(key).alias(key_column(i)) for i, key in enumerate(self.keys)),
         )
