@@ -158,3 +158,18 @@ def test_each_text_is_read_for_itself_whatever_stands_beside_it() -> None:
         for seed in (None, 1, 2):
             read = dict(play(flow, rows, seed).rows())
             assert read == {t: e for t, e in zip(texts, expected, strict=True) if e is not None}
+
+
+class Visit(ms.Event):
+    user: int
+
+
+def test_rows_are_the_events_of_the_chosen_types_and_never_the_end_of_a_stream() -> None:
+    log = ms.open()
+    log.append("visits-1", [Visit(user=7), ms.Plain("Odd", {"user": 7}), ms.Plain("Other", {"user": "x"})])
+    log.close_stream("visits-1", reason="over")
+    for types, count in ((None, 3), ([Visit], 1), (Visit, 1), (["Visit", "Odd"], 2), ("Odd", 1)):
+        flow = stream("visits-*", types=types).window(tumbling("1d")).agg(n=pl.len())
+        assert flow.over(log)["n"].to_list() == [count]
+    run(log, stream("visits-1", types=["Odd"]).select("user").to("odd", type="O"), until="head")
+    assert [event.data for event in log.read("odd")] == [{"user": 7}]

@@ -13,6 +13,7 @@ import msgspec
 import polars as pl
 
 from ..errors import UsageError
+from ..log.reading import Types, type_names
 from ..time import Duration, Moment, duration_micros
 from .alerts import Alert
 from .errors import FlowError
@@ -36,6 +37,8 @@ class Source(msgspec.Struct, frozen=True):
     stream: str
     time: str | None
     lateness: int
+    types: frozenset[str] | None = None
+    """The types of its events that are rows; None for all but the log's own."""
 
 
 class Sink(msgspec.Struct, frozen=True):
@@ -281,7 +284,7 @@ class Windowed(msgspec.Struct, frozen=True, eq=False):
         return self.flow._with(SlidingWindows(self.spec, self.keys, parts), keys=self.keys)
 
 
-def stream(name: str, *, time: str | None = None, lateness: Duration = "0s") -> Flow:
+def stream(name: str, *, time: str | None = None, lateness: Duration = "0s", types: Types = None) -> Flow:
     """The rows of a stream of the log, or of a category such as ``"clicks-*"``.
 
     The watermark before a row is the greatest event time of the rows before it in the log, less
@@ -293,6 +296,8 @@ def stream(name: str, *, time: str | None = None, lateness: Duration = "0s") -> 
         time: The column with the event time: a datetime (without a zone: UTC), a date, or ISO 8601 text. By
             default the time at which the log recorded the event.
         lateness: How far behind the latest row a row may come.
+        types: The types of events that are rows: classes or names. By default all; that a stream was closed is
+            never a row.
 
     Example:
         >>> import millstream as ms
@@ -300,7 +305,7 @@ def stream(name: str, *, time: str | None = None, lateness: Duration = "0s") -> 
         >>> clicks = ms.stream("clicks", time="ts", lateness="2s")
         >>> counts = clicks.group_by("user").window(ms.tumbling("5m")).agg(clicks=pl.len())
     """
-    return Flow(Source(name, time, duration_micros(lateness)))
+    return Flow(Source(name, time, duration_micros(lateness), type_names(types)))
 
 
 def _expressions(where: str, columns: Iterable[IntoExpr], named: Mapping[str, IntoExpr]) -> list[pl.Expr]:

@@ -19,6 +19,17 @@ from .state import widened
 if TYPE_CHECKING:
     from ..log.log import Log
 
+_CLOSED = "StreamClosed"
+"""What the log says of a stream, not what happened in it."""
+
+
+def source_runs(log: Log, flow: Flow, after: int, end: int) -> Iterator[Run]:
+    """The runs of a flow's source strictly between two positions: those whose events are rows."""
+    source = flow.source
+    for run in log.runs(source.stream, types=source.types, after=after, until_position=end):
+        if run.type != _CLOSED:
+            yield run
+
 
 def batches(runs: Iterable[Run], rows: int = MAX_ROWS) -> Iterator[list[Run]]:
     """Runs in groups of at most so many rows (a run is never split)."""
@@ -79,4 +90,4 @@ def _slices(history: pl.DataFrame, rows: int) -> Iterator[pl.DataFrame]:
 def _groups(flow: Flow, history: Log, since: Moment | None, until: Moment | None, rows: int) -> Iterator[list[Run]]:
     after = history.position_at(since) if since is not None else 0
     end = (history.position_at(until) if until is not None else history.head) + 1
-    yield from batches(history.runs(flow.source.stream, after=after, until_position=end), rows)
+    yield from batches(source_runs(history, flow, after, end), rows)

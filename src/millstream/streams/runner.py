@@ -23,7 +23,7 @@ from ..storage.base import StagedAppend
 from .errors import FlowError
 from .flow import Flow
 from .pipeline import FlowState, Pipeline
-from .replay import batches
+from .replay import batches, source_runs
 from .rows import frames_of
 from .state import concat
 from .store import change, load
@@ -87,7 +87,7 @@ class Worker:
         outputs: list[pl.DataFrame] = []
         late: list[pl.DataFrame] = []
         began = time.monotonic()
-        runs = self.log.runs(self.flow.source.stream, after=position, until_position=head + 1)
+        runs = source_runs(self.log, self.flow, position, head + 1)
         for group in batches(runs, self._rows):
             for frame in frames_of(group, state.columns, self.pipeline.needs.wanted):
                 state, output, aside = self.pipeline.step(state, frame, fill=True)
