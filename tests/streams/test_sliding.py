@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 from referee import START, agree, clicks, play
 
-from millstream.streams import UnsupportedExpression, sliding, stream
+from millstream.errors import UsageError
+from millstream.streams import FlowError, UnsupportedExpression, sliding, stream, tumbling
 
 source = stream("clicks", time="ts", lateness="2s")
 
@@ -91,3 +92,23 @@ def test_what_cannot_be_answered_over_a_span_is_refused_by_name() -> None:
         window.agg(least=pl.col("amount").min())
     with pytest.raises(UnsupportedExpression, match="Float64"):
         play(window.agg(total=pl.col("x").sum()), pl.DataFrame({"user": [1], "ts": [START], "x": [1.5]}))
+
+
+def test_zero_is_one_key_whatever_its_sign_and_a_list_is_none() -> None:
+    window = source.group_by("x").window(sliding("5m")).agg(n=pl.len())
+    rows = pl.DataFrame({"x": [0.0, -0.0, 1.0], "ts": [START] * 3})
+    for seed in (None, 1):
+        assert sorted(play(window, rows, seed)["n"].to_list()) == [1, 2, 2]
+    with pytest.raises(FlowError, match="no key"):
+        play(window, rows.with_columns(pl.concat_list("x").alias("x")))
+
+
+def test_the_past_of_nothing_has_the_columns_of_a_result_and_what_is_no_past_is_refused() -> None:
+    rows = clicks(1, 0)
+    for window, columns in (
+        (sliding("5m"), ["user", "window_start", "window_end", "ts", "kind", "amount", "n"]),
+        (tumbling("5m"), ["user", "window_start", "window_end", "n"]),
+    ):
+        assert source.group_by("user").window(window).agg(n=pl.len()).over(rows).columns == columns
+    with pytest.raises(UsageError, match="no past"):
+        source.over("x")  # type: ignore[arg-type]

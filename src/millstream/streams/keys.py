@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from .errors import MissingColumn
+from .errors import FlowError, MissingColumn
 
 Ints = np.ndarray[Any, np.dtype[Any]]
 
@@ -100,4 +100,11 @@ def _text(dtypes: Sequence[pl.DataType], columns: Sequence[str]) -> pl.Expr:
 
 
 def _plain(dtype: pl.DataType, column: str) -> pl.Expr:
+    if dtype.is_nested():
+        raise FlowError(
+            f"{column!r} is {dtype}, which is no key here", hint="Make it text, or take a part of it, with with_columns"
+        )
+    if dtype.is_float():
+        # Zero has two signs and is one key.
+        return pl.when(pl.col(column) == 0).then(pl.lit(0, dtype)).otherwise(pl.col(column)).cast(pl.String)
     return pl.col(column) if dtype == pl.String else pl.col(column).cast(pl.String)

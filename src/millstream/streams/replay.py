@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from ..errors import UsageError
 from ..frames import MAX_ROWS
+from ..log.reading import Reader
 from ..log.records import Run
 from ..time import Moment
 from .columns import SEQUENCE
@@ -59,6 +61,8 @@ def replay(
     Args:
         rows: The most rows of a batch. It makes no difference to the result.
     """
+    if not isinstance(history, pl.DataFrame | Reader):
+        raise UsageError(f"{history!r:.80} is no past of a flow", hint="Give the log, or a Polars frame of rows")
     pipeline = Pipeline(flow)
     state = pipeline.start()
     results: list[pl.DataFrame] = []
@@ -83,7 +87,7 @@ def _slices(history: pl.DataFrame, rows: int) -> Iterator[pl.DataFrame]:
     placed = history
     if SEQUENCE not in history.columns:
         placed = history.with_columns(pl.int_range(1, history.height + 1, dtype=pl.Int64).alias(SEQUENCE))
-    for start in range(0, placed.height, rows):
+    for start in range(0, max(placed.height, 1), rows):
         yield placed.slice(start, rows)
 
 
