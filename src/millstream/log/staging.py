@@ -16,7 +16,7 @@ import msgspec
 import polars as pl
 
 from ..errors import InvalidEvent, InvalidStreamName
-from ..events import AnyEvent, Draft, Event, Plain, encode, holds_non_finite
+from ..events import Draft, Event, Plain, encode, encode_many, holds_non_finite
 from ..frames import (
     MAX_ROWS,
     as_frame,
@@ -180,33 +180,38 @@ def _object_runs(
     if type is not None:
         raise InvalidEvent("type= is for frames; events carry their own type", hint="Use millstream.Plain(type, data)")
     runs: list[StagedRun] = []
-    bodies: list[bytes] = []
-    current: tuple[Any, ...] | None = None
+    group: list[Any] = []
     plain_key = (tags, about, effective)
+    # What the events of the group have in common: their class, the type's name for plain ones, and the rest.
+    cls: Any = None
+    name: str | None = None
+    key: tuple[Any, ...] = plain_key
     for item in events:
-        event: AnyEvent = item
-        key = plain_key
+        event, its = item, plain_key
         if isinstance(item, Draft):
-            event = item.event
-            key = _draft_key(item, tags, metadata, effective)
-        body = encode(event)
-        if isinstance(event, Event):
-            identity = (event.__event_type__, event.__event_schema__, *key)
-        elif isinstance(event, Plain):
-            identity = (check_label(event.type, "type name"), 1, *key)
-        else:
-            raise InvalidEvent(
-                f"{event!r:.80} is not an event",
-                hint="Derive its class from millstream.Event, or use millstream.Plain",
-            )
-        if identity != current or len(bodies) == MAX_ROWS:
-            if current is not None:
-                runs.append(_object_run(current, bodies))
-            current, bodies = identity, []
-        bodies.append(body)
-    if current is not None:
-        runs.append(_object_run(current, bodies))
+            event, its = item.event, _draft_key(item, tags, metadata, effective)
+        its_class = type_of(event)
+        its_name = event.type if its_class is Plain else None
+        same = its_class is cls and its_name == name and (its is key or its == key)
+        if not same or len(group) == MAX_ROWS:
+            if group:
+                runs.append(_object_run(group, cls, name, key))
+            cls, name, key, group = its_class, _checked_name(event), its, []
+        group.append(event)
+    if group:
+        runs.append(_object_run(group, cls, name, key))
     return runs
+
+
+def _checked_name(event: object) -> str | None:
+    """The type's name of a plain event; None for one with a class."""
+    if isinstance(event, Plain):
+        return check_label(event.type, "type name")
+    if isinstance(event, Event):
+        return None
+    raise InvalidEvent(
+        f"{event!r:.80} is not an event", hint="Derive its class from millstream.Event, or use millstream.Plain"
+    )
 
 
 def _mapping(metadata: object) -> Mapping[str, Any]:
@@ -227,14 +232,13 @@ def _draft_key(
     )
 
 
-def _object_run(identity: tuple[Any, ...], bodies: list[bytes]) -> StagedRun:
-    type, schema, tags, about, effective = identity
-    count = len(bodies)
-    body = bodies[0] if count == 1 else b"\n".join(bodies)
+def _object_run(events: list[Any], cls: Any, name: str | None, key: tuple[Any, ...]) -> StagedRun:
+    tags, about, effective = key
+    count = len(events)
+    body = encode(events[0]) if count == 1 else encode_many(events, cls)
+    type, schema = (cls.__event_type__, str(cls.__event_schema__)) if name is None else (name, "1")
     encoding = Encoding.JSON if count == 1 else Encoding.NDJSON
-    return StagedRun(
-        type, str(schema), count, encoding, body, _sha256(body).digest(), tags, about, effective
-    )  # fmt: skip
+    return StagedRun(type, schema, count, encoding, body, _sha256(body).digest(), tags, about, effective)
 
 
 def _frame_runs(
