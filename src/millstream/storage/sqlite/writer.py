@@ -53,10 +53,13 @@ class Spoilt(Exception):
 class _Stream:
     """What the writer knows of a stream, as of the last commit."""
 
-    __slots__ = ("closed", "id", "kinds", "shapes", "version")
+    __slots__ = ("category", "closed", "id", "kinds", "numbers", "shapes", "version")
 
-    def __init__(self, id: int, version: int, closed: bool) -> None:
+    def __init__(self, id: int, name: str, version: int, closed: bool) -> None:
         self.id = id
+        self.category = category_of(name)
+        self.numbers: dict[str, tuple[str, int]] = {}
+        """The schema and the kind's number that each type was last appended with."""
         self.version = version
         self.closed = closed
         self.shapes: list[Columns] | None = None
@@ -242,7 +245,7 @@ class Writer:
             done = self.done_before(request)
             if done is not None:
                 return done
-        if request.work is None and not self._wanted_inline(request.appends):
+        if request.work is None and not (self.inline and self._wanted_inline(request.appends)):
             return self.append(request, rows)
         rows.insert(self.connection)
         return self.isolated(request)
@@ -295,7 +298,7 @@ class Writer:
         return msgspec.json.decode(found[1], type=Receipt)
 
     def _wanted_inline(self, appends: Sequence[StagedAppend]) -> bool:
-        return bool(self.inline) and any(
+        return any(
             types is None or any(run.type in types for append in appends for run in append.runs)
             for types, _ in self.inline.values()
         )
@@ -347,7 +350,7 @@ class Writer:
             if position is not None:
                 raise ConditionFailed(position)
         for run in append.runs:
-            if run.encoding is Encoding.ARROW and (stream is None or not self._knows(stream, append.stream, run)):
+            if run.encoding is Encoding.ARROW and (stream is None or not self._knows(stream, run)):
                 if shapes is None:
                     shapes = list(self._shapes(stream)) if stream is not None else []
                 shapes.append(schema_columns(run.schema))
@@ -369,9 +372,14 @@ class Writer:
             name = append.stream
             stream = self._stream(name) or self._create(name)
             version = stream.version
-            category = category_of(name)
+            numbers, stream_id = stream.numbers, stream.id
             for run in append.runs:
-                kind = self._names.kind_id(self.connection, category, run.type, run.schema)
+                known = numbers.get(run.type)
+                if known is not None and known[0] == run.schema:
+                    kind = known[1]
+                else:
+                    kind = self._names.kind_id(self.connection, stream.category, run.type, run.schema)
+                    numbers[run.type] = (run.schema, kind)
                 at = position + 1
                 frame = run.encoding is Encoding.ARROW
                 format = FRAME_FORMAT if frame else JSON_FORMAT
@@ -386,7 +394,7 @@ class Writer:
                     ref, body = at, None
                     rows.add("bodies", (at, int(run.encoding), run.count, run.body))
                 rows.runs.append(
-                    (at, run.count, stream.id, version + 1, kind, recorded, run.effective, format, run.body_hash,
+                    (at, run.count, stream_id, version + 1, kind, recorded, run.effective, format, run.body_hash,
                      digest, metadata, ref, body)
                 )  # fmt: skip
                 for tag in run.tags:
@@ -419,23 +427,23 @@ class Writer:
                 "select version + count - 1 from runs where stream = ? order by version desc limit 1",
                 (row[0],),
             ).fetchone()
-            stream = self._remember(name, _Stream(row[0], last[0] if last else 0, bool(row[1])))
+            stream = self._remember(name, _Stream(row[0], name, last[0] if last else 0, bool(row[1])))
         return stream
 
     def _create(self, name: str) -> _Stream:
         cursor = self.connection.execute("insert into streams (name) values (?)", (name,))
         assert cursor.lastrowid is not None
-        return self._remember(name, _Stream(cursor.lastrowid, 0, False))
+        return self._remember(name, _Stream(cursor.lastrowid, name, 0, False))
 
     def _remember(self, name: str, stream: _Stream) -> _Stream:
         self._streams[name] = stream
         return stream
 
-    def _knows(self, stream: _Stream, name: str, run: StagedRun) -> bool:
+    def _knows(self, stream: _Stream, run: StagedRun) -> bool:
         if stream.kinds is None:
             self._shapes(stream)
         assert stream.kinds is not None
-        return self._names.kind_id(self.connection, category_of(name), run.type, run.schema) in stream.kinds
+        return self._names.kind_id(self.connection, stream.category, run.type, run.schema) in stream.kinds
 
     def _shapes(self, stream: _Stream) -> list[Columns]:
         """The columns of each kind of frame that the stream holds."""
