@@ -35,11 +35,6 @@ _UNITS = {
 _PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d|w)")
 
 
-def system_clock() -> datetime:
-    """The machine's wall clock, in UTC."""
-    return datetime.now(UTC)
-
-
 def now_micros() -> int:
     """The machine's wall clock in microseconds since 1970."""
     return _time.time_ns() // 1_000

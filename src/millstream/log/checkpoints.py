@@ -73,9 +73,3 @@ def peek(db: Database, name: str) -> Checkpoint | None:
         return None
     row = db.one(f"select name, position, epoch from {TABLE} where name = ?", (name,))
     return Checkpoint(**row) if row else None
-
-
-def reset(db: Database, name: str, *, position: int = 0) -> None:
-    """Set a consumer back (or forward) to a position and fence its holder. Call inside a transaction."""
-    taken = take(db, name)
-    db.execute(f"update {TABLE} set position = ? where name = ?", (position, taken.name))

@@ -16,7 +16,7 @@ from ..time import Clock, Duration, Moment, duration_micros, from_micros
 from .inline import staged_runs
 from .reading import Reader, Types, type_names
 from .records import Run
-from .staging import check_label, check_stream, digest_of, stage, with_causes
+from .staging import check_label, check_stream, digest_of, stage
 from .transaction import Transaction
 
 if TYPE_CHECKING:
@@ -128,11 +128,10 @@ class Log(Reader):
             >>> log.append("audit", ms.Plain("Login", {"user": 7})).position
             1
         """
-        if correlation is not None or causation is not None:
-            metadata = with_causes(metadata, correlation, causation)
         staged = stage(
-            stream, events, type=type, expect=expect, unless=unless, tags=tags, metadata=metadata, effective=effective
-        )
+            stream, events, type=type, expect=expect, unless=unless, tags=tags, metadata=metadata,
+            correlation=correlation, causation=causation, effective=effective,
+        )  # fmt: skip
         return self.store.commit(_request([staged], id))
 
     def request(
@@ -151,18 +150,10 @@ class Log(Reader):
         effective: Moment | None = None,
     ) -> Request:
         """What `append` commits, encoded and checked but not committed; see there."""
-        if correlation is not None or causation is not None:
-            metadata = with_causes(metadata, correlation, causation)
         staged = stage(
-            stream,
-            events,
-            type=type,
-            expect=expect,
-            unless=unless,
-            tags=tags,
-            metadata=metadata,
-            effective=effective,
-        )
+            stream, events, type=type, expect=expect, unless=unless, tags=tags, metadata=metadata,
+            correlation=correlation, causation=causation, effective=effective,
+        )  # fmt: skip
         return _request([staged], id)
 
     def stage(
@@ -208,10 +199,7 @@ class Log(Reader):
             id: As in `append`; also kept when nothing is appended.
             digest: What the id stands for; by default, the content of the appends.
         """
-        if id is not None:
-            check_label(id, "append id")
-            digest = digest if digest is not None else digest_of(appends)
-        return self.store.commit(Request(list(appends), id, digest or b"", work))  # type: ignore[arg-type]
+        return self.store.commit(_request(list(appends), id, digest, work))
 
     def transaction(self, *, id: str | None = None) -> Transaction:
         """Several appends, and SQL on the log's database, in one commit.

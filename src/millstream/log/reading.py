@@ -395,13 +395,18 @@ def _events(pages: Iterator[list[Run]], backwards: bool, limit: int | None) -> I
 def _batches(pages: Iterator[list[Run]]) -> Iterator[list[Run]]:
     """Pages cut so that each holds some 65,536 events at most."""
     for page in pages:
-        batch: list[Run] = []
-        rows = 0
-        for run in page:
-            batch.append(run)
-            rows += run.count
-            if rows >= MAX_ROWS:
-                yield batch
-                batch, rows = [], 0
-        if batch:
-            yield batch
+        yield from grouped(page, MAX_ROWS)
+
+
+def grouped(runs: Iterable[Run], rows: int) -> Iterator[list[Run]]:
+    """Runs in groups, each closed by the run with which it has this many events."""
+    group: list[Run] = []
+    count = 0
+    for run in runs:
+        group.append(run)
+        count += run.count
+        if count >= rows:
+            yield group
+            group, count = [], 0
+    if group:
+        yield group

@@ -15,7 +15,7 @@ from ..errors import InvalidTime, StreamNotFound
 from ..frames import MAX_ROWS, Columns, join_columns
 from ..time import Moment, from_micros, to_micros
 from .objects import union
-from .reading import scope_of
+from .reading import grouped, scope_of
 from .records import ENVELOPE, Run, frame_of
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def scan(
     if json_kinds:
         # Objects have no stored columns: one pass over them fixes the shape of the whole.
         found = (run for run in log.runs(stream, types=types, until_position=head + 1) if not run.is_frame)
-        for group in _groups(found, MAX_ROWS):
+        for group in grouped(found, MAX_ROWS):
             columns = union(columns, dict(frame_of(group).schema))
     if by is not None and not isinstance(columns.get(by), pl.Datetime):
         raise InvalidTime(f"{by!r} is not a datetime column of {stream!r}", hint=f"It has {', '.join(columns)}")
@@ -77,7 +77,7 @@ def scan(
             return frame if predicate is None or n_rows is not None else frame.filter(predicate)
 
         left = n_rows
-        for frame in _ahead(decode, _groups(runs(), batch_size or MAX_ROWS)):
+        for frame in _ahead(decode, grouped(runs(), batch_size or MAX_ROWS)):
             if left is None:
                 yield frame
                 continue
@@ -100,19 +100,6 @@ def _columns(log: Reader, stream: str, kinds: list[int]) -> tuple[Columns, bool]
         kinds, objects = log.store.stream_kinds(stream, kinds)
     shapes = [log.columns_of(kind) for kind in kinds]
     return join_columns(stream, shapes), objects or not all(shapes)
-
-
-def _groups(runs: Iterator[Run], rows: int) -> Iterator[list[Run]]:
-    group: list[Run] = []
-    count = 0
-    for run in runs:
-        group.append(run)
-        count += run.count
-        if count >= rows:
-            yield group
-            group, count = [], 0
-    if group:
-        yield group
 
 
 def _ahead(decode: Callable[[list[Run]], pl.DataFrame], groups: Iterator[list[Run]]) -> Iterator[pl.DataFrame]:

@@ -97,6 +97,8 @@ def stage(
     unless: Matching | None = None,
     tags: Iterable[str] = (),
     metadata: Metadata | None = None,
+    correlation: str | None = None,
+    causation: str | None = None,
     effective: Moment | None = None,
     close: bool = False,
 ) -> StagedAppend:
@@ -111,6 +113,8 @@ def stage(
         InvalidEvent, InvalidStreamName, UnsupportedColumn, InvalidTime: See their texts.
     """
     check_stream(stream)
+    if correlation is not None or causation is not None:
+        metadata = with_causes(metadata, correlation, causation)
     if expect is not None and (type_of(expect) is not int or expect < 0):
         raise InvalidEvent(f"expect={expect!r} is not a version", hint="Give 0 for a new stream, or its version")
     if unless is not None and not isinstance(unless, Matching):

@@ -10,7 +10,7 @@ from ..errors import UsageError
 from ..storage.base import Matching, Receipt, Request, StagedAppend
 from ..storage.sqlite.database import Database
 from ..time import Moment
-from .staging import check_label, digest_of, stage, with_causes
+from .staging import check_label, digest_of, stage
 
 if TYPE_CHECKING:
     from .log import Log
@@ -52,12 +52,10 @@ class Transaction:
         """
         if not self._entered:
             raise UsageError("the transaction is not open", hint="Use it inside `with log.transaction() as tx:`")
-        if correlation is not None or causation is not None:
-            metadata = with_causes(metadata, correlation, causation)
         self._appends.append(
             stage(
                 stream, events, type=type, expect=expect, unless=unless, tags=tags, metadata=metadata,
-                effective=effective,
+                correlation=correlation, causation=causation, effective=effective,
             )
         )  # fmt: skip
 

@@ -116,11 +116,6 @@ def _frame_data(run: Run) -> Callable[[int], msgspec.Raw]:
     return data
 
 
-def line_of(event: Recorded) -> bytes:
-    """An event as a line of NDJSON, without the newline."""
-    return _encode(next(rows([event])))
-
-
 def export_ndjson(
     log: Log,
     out: IO[bytes],
