@@ -10,8 +10,7 @@ import polars as pl
 
 from ..errors import DamagedLog
 from ..frames import decode_frame
-from ..storage.base import Encoding
-from ..storage.sqlite.store import SQLiteStore
+from ..storage.base import Encoding, Store
 
 _KEPT = 4
 _KEPT_BYTES = 16_000_000
@@ -20,7 +19,7 @@ _KEPT_BYTES = 16_000_000
 class Bodies:
     """The bodies of one log that were read last."""
 
-    def __init__(self, store: SQLiteStore) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
         self._mutex = threading.Lock()
         self._kept: OrderedDict[int, tuple[int, Any]] = OrderedDict()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 from ..errors import StreamNotFound, UsageError
 from ..events import Event
 from ..storage.base import Matching, Receipt, Request, StagedAppend
+from ..storage.database import Database
 from ..storage.sqlite import SQLiteStore
-from ..storage.sqlite.database import Database
 from ..time import Clock, Duration, Moment, duration_micros, from_micros
 from .inline import staged_runs
 from .reading import Reader, Types, type_names
@@ -256,8 +256,18 @@ class Log(Reader):
 
     @property
     def path(self) -> str:
-        """The file's path; empty for a log in memory."""
-        return "" if self.store.memory else self.store.path
+        """The path of the log's file; empty for a log in memory or in PostgreSQL."""
+        return self.store.location if self.store.is_file else ""
+
+    @property
+    def location(self) -> str:
+        """Where it is, as `millstream.open` takes it, without a password; empty in memory."""
+        return self.store.location
+
+    @property
+    def id(self) -> str:
+        """What tells this log from any other, for as long as it lives."""
+        return self.store.log_id
 
     def now(self) -> datetime:
         """The present by the log's clock (UTC)."""
@@ -324,7 +334,7 @@ class Log(Reader):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<millstream.Log {self.path or 'in memory'}>"
+        return f"<millstream.Log {self.location or 'in memory'}>"
 
 
 def _request(
@@ -334,6 +344,6 @@ def _request(
     work: Callable[[Database, Receipt], None] | None = None,
 ) -> Request:
     if id is None:
-        return Request(appends, None, b"", work)  # type: ignore[arg-type]
+        return Request(appends, None, b"", work)
     check_label(id, "append id")
-    return Request(appends, id, digest if digest is not None else digest_of(appends), work)  # type: ignore[arg-type]
+    return Request(appends, id, digest if digest is not None else digest_of(appends), work)

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InvalidPosition, LogClosed, StreamNotFound, UsageError
 from ..events import Event, decoder, definitions, event_class, type_name
 from ..frames import MAX_ROWS, Columns, is_frame_schema, schema_columns
-from ..storage.base import Receipt, Scope, StreamInfo
-from ..storage.sqlite import SQLiteStore
-from ..storage.sqlite.database import Database
+from ..storage.base import Receipt, Scope, Store, StreamInfo
+from ..storage.database import Database
 from ..time import Duration, Moment, duration_micros, to_micros
 from .bodies import Bodies
 from .records import Recorded, Run, recorded_events
@@ -31,7 +30,7 @@ Types = Iterable[str | type[Event]] | str | type[Event] | None
 class Reader:
     """All that a log is asked without being changed; `millstream.Log` is one."""
 
-    def __init__(self, store: SQLiteStore) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
         self.bodies = Bodies(store)
         self.decoders: dict[int, Callable[[Any], Any]] = {}
@@ -42,7 +41,7 @@ class Reader:
         store.on_rollback.append(self._forget)
 
     def _forget(self) -> None:
-        """Nothing that was read is to be trusted; see `SQLiteStore.on_rollback`."""
+        """Nothing that was read is to be trusted; see `Store.on_rollback`."""
         self.bodies.forget()
         self.decoders.clear()
         self._undecodable.clear()

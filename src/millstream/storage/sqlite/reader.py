@@ -6,13 +6,9 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from ..base import Scope, StreamInfo
-from .names import Names, category_of
+from ..base import COLUMNS, PLAIN, Scope, StreamInfo, category_of
+from .names import Names
 
-PLAIN = "position, stream, version, kind, recorded, body, metadata"
-"""What there is to know of a single event whose body stands inline and that has no effective time."""
-COLUMNS = f"{PLAIN}, count, effective, format, body_ref, body_offset"
-"""What there is to know of any run, but its hashes."""
 _NEVER = 1 << 62
 
 
