@@ -157,6 +157,15 @@ def category_of(stream: str) -> str:
     return head + dash
 
 
+def after_prefix(prefix: str) -> str:
+    """The least text that is greater than all that begin with a prefix."""
+    head = prefix.rstrip("\U0010ffff")
+    if not head:
+        return prefix + "\U0010ffff" * 512
+    code = ord(head[-1]) + 1
+    return head[:-1] + chr(0xE000 if 0xD800 <= code <= 0xDFFF else code)
+
+
 class Scope(msgspec.Struct, frozen=True):
     """Which events a reader wants: of one stream, or of streams whose names begin so, or of these types."""
 
@@ -366,5 +375,6 @@ __all__ = [
     "StagedRun",
     "Store",
     "StreamInfo",
+    "after_prefix",
     "category_of",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 _QUICK = 0.002
 _SLOW = 0.004
@@ -12,15 +13,28 @@ _CALM_AFTER = 5.0
 _LINGER = 1.0
 
 
+class Probe(Protocol):
+    """Looks at the log for what other processes have committed. Used by one thread."""
+
+    waits: bool
+    """Whether `look` waits for news itself."""
+
+    def look(self) -> tuple[object, Callable[[], int]]:
+        """Something that changes whenever any process commits, and what gives the head."""
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+
+
 class Signal:
     """The head as this process knows it, and a way to wait until it moves.
 
     Args:
-        probe: Returns something that changes whenever any process commits, and the head; None for a store
-            that no other process can write. It is called from a thread of its own, only while somebody waits.
+        probe: Makes what looks at the log; None for a store that no other process can write. It is used in a thread
+            of its own, only while somebody waits.
     """
 
-    def __init__(self, probe: Callable[[], Callable[[], tuple[object, Callable[[], int]]]] | None) -> None:
+    def __init__(self, probe: Callable[[], Probe] | None) -> None:
         self._condition = threading.Condition()
         self._probe = probe
         self._head = 0
@@ -60,7 +74,7 @@ class Signal:
 
     def _poll(self) -> None:
         assert self._probe is not None
-        look: Callable[[], tuple[object, Callable[[], int]]] | None = None
+        probe: Probe | None = None
         last: object = None
         moved = wanted = time.monotonic()
         while True:
@@ -70,14 +84,21 @@ class Signal:
                 # A follower that handles an event is back in a moment: linger rather than start anew.
                 if self._closed or time.monotonic() - wanted > _LINGER:
                     self._poller = None
-                    return
+                    break
             try:
-                look = look or self._probe()
-                mark, read_head = look()
+                probe = probe or self._probe()
+                mark, read_head = probe.look()
                 if mark != last:
                     last, moved = mark, time.monotonic()
                     self.announce(read_head())
+                if probe.waits:
+                    continue
             except Exception:
-                # The file is busy or being replaced: the next look will tell.
+                # The file is busy or being replaced, the server away: the next look will tell.
                 last = None
+                if probe is not None and probe.waits:
+                    probe.close()
+                    probe = None
             time.sleep(_QUICK if time.monotonic() - moved < _CALM_AFTER else _SLOW)
+        if probe is not None:
+            probe.close()

@@ -455,14 +455,8 @@ class SQLiteStore:
                 return
             after = rows[-1][1]
 
-    def _probe(self) -> Callable[[], tuple[object, Callable[[], int]]]:
-        connection = connect(self.path, readonly=True)
-
-        def look() -> tuple[object, Callable[[], int]]:
-            mark = connection.execute("pragma data_version").fetchone()[0]
-            return mark, lambda: read_head(connection).position
-
-        return look
+    def _probe(self) -> _DataVersion:
+        return _DataVersion(connect(self.path, readonly=True))
 
     # --- the end, and forks ---------------------------------------------------------------------------
 
@@ -502,6 +496,22 @@ class SQLiteStore:
         if self._lock is not None:
             self._lock.close()
         self._begin()
+
+
+class _DataVersion:
+    """Sees by one pragma whether another connection has committed: the `Probe` of a file."""
+
+    waits = False
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def look(self) -> tuple[object, Callable[[], int]]:
+        mark = self._connection.execute("pragma data_version").fetchone()[0]
+        return mark, lambda: read_head(self._connection).position
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 def _has_tables(connection: sqlite3.Connection) -> bool:

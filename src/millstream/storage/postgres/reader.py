@@ -1,0 +1,238 @@
+"""The read side of the PostgreSQL store: each question is one statement, one round trip, no transaction kept open.
+
+Pages go by key, which needs no cursor: reading 100 M events holds a page in memory, and works through a pooler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..base import COLUMNS, PLAIN, Head, Scope, StreamInfo, after_prefix, category_of
+from .database import Connection
+from .place import Place
+
+_NEVER = 1 << 62
+_PLAIN = PLAIN.replace("body", "case when effective is null then body end as body", 1)
+
+
+class Reader:
+    """The statements, with the log's schema in them."""
+
+    def __init__(self, place: Place) -> None:
+        self._s = s = place.quoted
+        self._runs = f"{s}.runs"
+        # The run that holds a position begins at most 65,535 before it.
+        self._low = (
+            f"coalesce((select r.position from {s}.runs r where r.position <= $1 and r.position > $1 - 65536"
+            f" and r.position + r.count > $1 order by r.position desc limit 1), $1)"
+        )
+
+    def _all(self, connection: Connection, sql: str, params: Sequence[Any] = ()) -> list[Any]:
+        return connection.execute(sql, params).fetchall()
+
+    def _one(self, connection: Connection, sql: str, params: Sequence[Any] = ()) -> Any:
+        return connection.execute(sql, params).fetchone()
+
+    # --- headers --------------------------------------------------------------------------------------
+
+    def head(self, connection: Connection) -> Head:
+        """The end of the log."""
+        return Head(*self._one(connection, f"select h.position, h.recorded, h.hash from {self._s}.head() h"))
+
+    def page(
+        self, connection: Connection, scope: Scope, kinds: list[int] | None, after: int, until: int, limit: int,
+        backwards: bool,
+    ) -> list[tuple[Any, ...]]:  # fmt: skip
+        """See `Store.page`. ``kinds``: those that the scope takes in, or None when it is not restricted so."""
+        if until <= after + 1 or kinds == []:
+            return []
+        order = "desc" if backwards else "asc"
+        params: list[Any] = [after + 1, until, limit]
+        if scope.stream is not None:
+            params.append(scope.stream)
+            among = ""
+            if kinds is not None:
+                among, params = " and r.kind = any($5)", [*params, kinds]
+            # Versions order a stream's runs as positions do, and only versions are indexed.
+            rest = (
+                f"from {self._runs} r where r.stream = (select s.id from {self._s}.streams s where s.name = $4)"
+                f" and r.version >= {self._s}.version_at($4, {self._low if after else '$1'})"
+                + (f" and r.version < {self._s}.version_at($4, $2)" if until < _NEVER else " and $2::bigint > 0")
+                + f"{among} order by r.version {order} limit $3"
+            )
+        elif kinds is None:
+            low = self._low if after else "$1"
+            rest = (
+                f"from {self._runs} r where r.position >= {low} and r.position < $2"
+                f" order by r.position {order} limit $3"
+            )
+        else:
+            inside, names = _inside(self._s, scope.prefix)
+            params += [kinds, *names]
+            # Each kind comes in order from the index; a page of each holds the page of all.
+            rest = (
+                f"from unnest($4::bigint[]) k cross join lateral (select * from {self._runs} r where r.kind = k"
+                f" and r.position >= {self._low if after else '$1'} and r.position < $2{inside}"
+                f" order by r.position {order} limit $3) r order by r.position {order} limit $3"
+            )
+        return self._headers(connection, rest, params)
+
+    def _headers(self, connection: Connection, rest: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
+        rows = self._all(connection, f"select {_PLAIN} {rest}", params)
+        if any(row[5] is None for row in rows):
+            rows = self._all(connection, f"select {COLUMNS} {rest}", params)
+        return rows
+
+    def headers(self, connection: Connection, after: int, limit: int) -> tuple[list[Any], dict[int, list[str]]]:
+        """See `Store.headers`."""
+        rows = self._all(
+            connection,
+            f"select {COLUMNS}, body_hash, hash from {self._runs} where position > $1 order by position limit $2",
+            (after, limit),
+        )
+        tags: dict[int, list[str]] = {}
+        if rows:
+            for position, tag in self._all(
+                connection,
+                f"select position, tag from {self._s}.tags where position > $1 and position <= $2"
+                " order by position, tag",
+                (after, rows[-1][0]),
+            ):
+                tags.setdefault(position, []).append(tag)
+        return rows, tags
+
+    def version_bounds(
+        self, connection: Connection, stream: str, first: int, last: int, low: int, high: int
+    ) -> tuple[int, int]:
+        """See `Store.version_bounds`."""
+        if last <= first:
+            return low, low + 1
+        for version, is_low in ((first, True), (last, False)):
+            found = self._one(
+                connection,
+                f"select r.position, r.version, r.count from {self._runs} r"
+                f" where r.stream = (select s.id from {self._s}.streams s where s.name = $1) and r.version <= $2"
+                " order by r.version desc limit 1",
+                (stream, version),
+            )
+            if found is None:
+                position = None if is_low else low + 1
+            elif version < found[1] + found[2]:
+                position = found[0] + version - found[1]
+            else:
+                position = found[0] + found[2] if is_low else None  # beyond the stream's end
+            if position is not None:
+                low, high = (max(low, position - 1), high) if is_low else (low, min(high, position))
+        return low, high
+
+    def position_at(self, connection: Connection, micros: int) -> int:
+        """See `Store.position_at`."""
+        return int(self._one(connection, f"select {self._s}.position_at($1)", (micros,))[0])
+
+    # --- names ----------------------------------------------------------------------------------------
+
+    def all_kinds(self, connection: Connection) -> list[tuple[int, str, str, str]]:
+        """All kinds: number, category, type, schema."""
+        return self._all(connection, f"select id, category, type, schema from {self._s}.kinds order by id")
+
+    def kind_numbers(self, connection: Connection) -> list[tuple[int, str, str]]:
+        """All kinds without their schemas."""
+        return self._all(connection, f"select id, category, type from {self._s}.kinds order by id")
+
+    def stream_names(self, connection: Connection, ids: list[int]) -> list[tuple[int, str]]:
+        """The names that some numbers of streams stand for."""
+        return self._all(connection, f"select id, name from {self._s}.streams where id = any($1)", (ids,))
+
+    def stream_kinds(self, connection: Connection, name: str, kinds: list[int]) -> tuple[list[int], bool]:
+        """See `Store.stream_kinds`."""
+        frames = {
+            row[0]
+            for row in self._all(
+                connection,
+                f"select c.kind from {self._s}.catalogue c join {self._s}.streams s on s.id = c.stream"
+                " where s.name = $1 and c.kind = any($2)",
+                (name, kinds),
+            )
+        }
+        others = [kind for kind in kinds if kind not in frames]
+        if not others:
+            return sorted(frames), False
+        found = self._one(
+            connection,
+            f"select 1 from {self._runs} r where r.stream = (select s.id from {self._s}.streams s where s.name = $1)"
+            " and r.kind = any($2) limit 1",
+            (name, others),
+        )
+        return sorted(frames), found is not None
+
+    def tags(self, connection: Connection, position: int) -> tuple[str, ...]:
+        """See `Store.tags`."""
+        sql = f"select tag from {self._s}.tags where position = $1 order by tag"
+        return tuple(row[0] for row in self._all(connection, sql, (position,)))
+
+    def range_of(self, connection: Connection, position: int, name: str) -> tuple[int, int] | None:
+        """See `Store.range_of`."""
+        sql = f"select low, high from {self._s}.ranges where position = $1 and name = $2"
+        return self._one(connection, sql, (position, name))  # type: ignore[no-any-return]
+
+    # --- bodies ---------------------------------------------------------------------------------------
+
+    def body(self, connection: Connection, ref: int) -> tuple[int, bytes] | None:
+        """The encoding and the bytes of a body, if it is there."""
+        sql = f"select encoding, bytes from {self._s}.bodies where id = $1"
+        return connection.execute(sql, (ref,), binary=True).fetchone()
+
+    def body_rows(self, connection: Connection, ref: int) -> int | None:
+        """See `Store.body_rows`."""
+        row = self._one(connection, f"select rows from {self._s}.bodies where id = $1", (ref,))
+        return row[0] if row else None
+
+    def find_body(self, connection: Connection, position: int) -> tuple[int, int] | None:
+        """See `Store.find_body`."""
+        row = self._one(connection, f"select body_ref, body_offset from {self._runs} where position = $1", (position,))
+        return row if row is not None and row[0] is not None else None
+
+    # --- streams --------------------------------------------------------------------------------------
+
+    def streams(self, connection: Connection, where: str, params: Sequence[Any], limit: int) -> list[StreamInfo]:
+        """Streams at a glance, in order of name. ``where`` speaks of ``s``."""
+        return [
+            StreamInfo(*row)
+            for row in self._all(
+                connection,
+                "select s.name, coalesce(b.version, 0), coalesce(a.position, 0), coalesce(b.position, 0),"
+                f" coalesce(a.recorded, 0), coalesce(b.recorded, 0), s.closed from {self._s}.streams s"
+                f" left join lateral (select r.position, r.recorded from {self._runs} r where r.stream = s.id"
+                " order by r.version limit 1) a on true"
+                " left join lateral (select r.position + r.count - 1 as position, r.recorded,"
+                f" r.version + r.count - 1 as version from {self._runs} r where r.stream = s.id"
+                f" order by r.version desc limit 1) b on true where {where} order by s.name limit {limit}",
+                params,
+            )
+        ]
+
+
+def kinds_of(rows: Sequence[tuple[int, str, str]], scope: Scope) -> list[int]:
+    """The kinds that a scope by category or by type takes in, out of all."""
+    ids = []
+    for id, category, type in rows:
+        if scope.types is not None and type not in scope.types:
+            continue
+        if scope.stream is not None and category != category_of(scope.stream):
+            continue
+        if scope.prefix is not None:
+            # Past its first dash a prefix says more than a category does; `_inside` sees to the rest.
+            whole = category_of(scope.prefix)
+            if category != whole if whole.endswith("-") else not category.startswith(whole):
+                continue
+        ids.append(id)
+    return ids
+
+
+def _inside(schema: str, prefix: str | None) -> tuple[str, tuple[str, ...]]:
+    """The condition that a run's stream begins with a prefix, where its kind's category does not say so already."""
+    if prefix is None or "-" not in prefix or prefix.find("-") == len(prefix) - 1:
+        return "", ()
+    inside = f" and r.stream in (select s.id from {schema}.streams s where s.name >= $5 and s.name < $6)"
+    return inside, (prefix, after_prefix(prefix))
