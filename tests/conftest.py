@@ -1,9 +1,10 @@
-"""What tests of several folders share: the servers."""
+"""What tests of several folders share: the servers, and the places where a log can be."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -21,9 +22,28 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def postgres(postgres_server: PostgresServer) -> str:
-    """The URL of a new database."""
+def postgres(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of a new database, which is gone after the test."""
     name = f"test_{next(_numbers)}"
     with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
         connection.execute(f"create database {name} template template0")
-    return postgres_server.url(name)
+    yield postgres_server.url(name)
+    with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
+        connection.execute(f"drop database {name} with (force)")
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+    """What `ms.open` takes for a new log, in each of the places where one can be."""
+    return None if request.param == "memory" else place_of(request, request.param, tmp_path)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def shared_home(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The same, of the places that several processes can open and that outlast a process."""
+    return place_of(request, request.param, tmp_path)
+
+
+def place_of(request: pytest.FixtureRequest, kind: str, folder: Path) -> str:
+    """A place for a new log: a file in the folder, or a new database."""
+    return request.getfixturevalue("postgres") if kind == "postgres" else str(folder / "log.db")

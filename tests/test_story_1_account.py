@@ -62,10 +62,9 @@ def clock() -> FakeClock:
     return FakeClock("2024-01-15T09:00:00Z")
 
 
-@pytest.fixture(params=["memory", "file"])
-def log(request, tmp_path, clock):
-    path = None if request.param == "memory" else str(tmp_path / "bank.db")
-    with ms.open(path, clock=clock) as log:
+@pytest.fixture
+def log(home, clock):
+    with ms.open(home, clock=clock) as log:
         yield log
 
 
@@ -118,8 +117,8 @@ def test_the_account_rebuilt_from_that_is_the_account_at_noon(log, accounts):
     assert vars(accounts.get("account-1", at=NOON)) == vars(rebuilt)
 
 
-def test_a_reopened_log_gives_the_same_account(tmp_path):
-    with ms.open(str(tmp_path / "bank.db")) as log:
+def test_a_reopened_log_gives_the_same_account(shared_home):
+    with ms.open(shared_home) as log:
         ms.Repository(log, BankAccount).update("account-1", lambda account: account.deposit(Decimal(1300)))
-    with ms.open(str(tmp_path / "bank.db")) as log:
+    with ms.open(shared_home) as log:
         assert ms.Repository(log, BankAccount).get("account-1").balance == 1300

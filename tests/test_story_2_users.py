@@ -20,12 +20,14 @@ db.commit()
 """
 
 
-def test_an_update_by_an_ordinary_program_arrives_and_four_consumers_act_on_it(tmp_path: Path) -> None:
+def test_an_update_by_an_ordinary_program_arrives_and_four_consumers_act_on_it(
+    tmp_path: Path, shared_home: str
+) -> None:
     shop = tmp_path / "shop.sqlite"
     sqlite(shop, "CREATE TABLE users (id INTEGER PRIMARY KEY, email TEXT)")
     sqlite(shop, "INSERT INTO users VALUES (123, 'old@example.com')")
 
-    with ms.open(str(tmp_path / "shop.db")) as log:
+    with ms.open(shared_home) as log:
         users = capture(f"sqlite:///{shop}", tables=["users"])
         users.start(log)
         began = datetime.now(UTC)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import polars as pl
 
@@ -67,8 +66,8 @@ def visit(log: ms.Log) -> None:
     log.append("clicks", Heartbeat(ts=NOON + timedelta(minutes=30)))
 
 
-def test_user_123_is_alerted_of_and_user_456_converts(tmp_path: Path) -> None:
-    with ms.open(str(tmp_path / "shop.db")) as log:
+def test_user_123_is_alerted_of_and_user_456_converts(home: str | None) -> None:
+    with ms.open(home) as log:
         visit(log)
         run(log, active(), conversion(), until="head")
 
@@ -83,14 +82,14 @@ def test_user_123_is_alerted_of_and_user_456_converts(tmp_path: Path) -> None:
 
 
 def test_the_story_comes_out_the_same_when_told_event_by_event_with_a_new_process_each_time(
-    tmp_path: Path,
+    home: str | None,
 ) -> None:
-    with ms.open(str(tmp_path / "whole.db")) as log:
+    with ms.open() as log:
         visit(log)
         run(log, active(), conversion(), until="head")
         whole = [log.scan("alerts").collect(), log.scan("conversions").collect()]
 
-        with ms.open(str(tmp_path / "step.db")) as other:
+        with ms.open(home) as other:
             for event in log.read("clicks"):
                 other.append("clicks", event.event)
                 run(other, active(), conversion(), until="head")
@@ -98,8 +97,8 @@ def test_the_story_comes_out_the_same_when_told_event_by_event_with_a_new_proces
             assert other.scan("conversions").collect().equals(whole[1])
 
 
-def test_a_backtest_tells_the_same_story_and_writes_nothing(tmp_path: Path) -> None:
-    with ms.open(str(tmp_path / "shop.db")) as log:
+def test_a_backtest_tells_the_same_story_and_writes_nothing(home: str | None) -> None:
+    with ms.open(home) as log:
         visit(log)
         head = log.head
         assert active().over(log).select("user", "clicks").rows() == [(123, 50)]

@@ -55,8 +55,8 @@ def eventually(check: Any) -> None:
 
 
 @pytest.fixture
-def log(tmp_path):
-    with ms.open(str(tmp_path / "log.db")) as log:
+def log(shared_home):
+    with ms.open(shared_home) as log:
         yield log
 
 
@@ -273,11 +273,11 @@ print("ended", flush=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_run_ends_cleanly_on_a_signal(tmp_path, number):
+def test_run_ends_cleanly_on_a_signal(tmp_path, shared_home, number):
     env = {**os.environ, "PYTHONPATH": ":".join([*sys.path, __file__.rpartition("/")[0]])}
-    path, read = str(tmp_path / "log.db"), str(tmp_path / "read.db")
+    read = str(tmp_path / "read.db")
     process = subprocess.Popen(
-        [sys.executable, "-c", PROCESS, path, read],
+        [sys.executable, "-c", PROCESS, shared_home, read],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -285,7 +285,7 @@ def test_run_ends_cleanly_on_a_signal(tmp_path, number):
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    with ms.open(path) as log:
+    with ms.open(shared_home) as log:
         receipt = log.append("a", Added(n=1))
         app = ms.App(log, projections=[Numbers.into(read)])
 

@@ -13,13 +13,13 @@ from millstream.cdc import Capture, capture
 class Shop:
     """A source database with a connection of its own to write with, and a log beside it."""
 
-    def __init__(self, folder: Path, journal: str = "wal") -> None:
+    def __init__(self, folder: Path, journal: str = "wal", log: str = "") -> None:
         self.path = folder / "shop.sqlite"
         self.url = f"sqlite:///{self.path}"
         self.db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         self.db.execute(f"PRAGMA journal_mode = {journal}")
         self.db.execute("PRAGMA synchronous = OFF")
-        self.log_path = str(folder / "log.db")
+        self.log_path = log or str(folder / "log.db")
         self.log = ms.open(self.log_path)
 
     def sql(self, *statements: str) -> None:
@@ -39,9 +39,12 @@ class Shop:
         return int(self.db.execute("SELECT count(*) FROM _millstream_changes").fetchone()[0])
 
 
-@pytest.fixture(params=["wal", "delete"])
+@pytest.fixture(params=["wal", "delete", "log in postgres"])
 def shop(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Shop]:
-    shop = Shop(tmp_path, request.param)
+    """A source in each of its journal modes, and the log in each of its places."""
+    in_postgres = request.param == "log in postgres"
+    journal = "wal" if in_postgres else request.param
+    shop = Shop(tmp_path, journal, request.getfixturevalue("postgres") if in_postgres else "")
     shop.sql("CREATE TABLE users (id INTEGER PRIMARY KEY, email TEXT)")
     yield shop
     shop.log.close()

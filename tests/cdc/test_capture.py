@@ -271,8 +271,11 @@ def test_an_absent_table_is_an_error_that_names_those_there(shop: Shop) -> None:
         capture(shop.url, tables="users")
     with pytest.raises(ms.UsageError):
         capture("oracle://shop")
-    with pytest.raises(ms.UsageError, match="own file"):
-        capture(f"sqlite:///{shop.log_path}").catch_up(shop.log)
+
+
+def test_a_log_cannot_capture_its_own_file(tmp_path: Path) -> None:
+    with ms.open(str(tmp_path / "log.db")) as log, pytest.raises(ms.UsageError, match="own file"):
+        capture(f"sqlite:///{log.path}").catch_up(log)
 
 
 def test_a_failed_start_leaves_nothing_in_the_source_and_works_later(shop: Shop) -> None:

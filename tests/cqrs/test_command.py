@@ -41,9 +41,9 @@ class Transfer(ms.Command):
     amount: int
 
 
-@pytest.fixture(params=["memory", "file"])
-def log(request, tmp_path):
-    with ms.open(None if request.param == "memory" else str(tmp_path / "bank.db")) as log:
+@pytest.fixture
+def log(home):
+    with ms.open(home) as log:
         yield log
 
 
@@ -317,11 +317,10 @@ for number in range(40):
 """
 
 
-def test_the_same_ids_in_two_processes_at_once_take_effect_once(tmp_path):
-    path = str(tmp_path / "bank.db")
+def test_the_same_ids_in_two_processes_at_once_take_effect_once(shared_home):
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROCESS, path],
+            [sys.executable, "-c", PROCESS, shared_home],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -338,6 +337,6 @@ def test_the_same_ids_in_two_processes_at_once_take_effect_once(tmp_path):
     assert [process.returncode for process in processes] == [0, 0]
     assert one == other
     assert len(set(one)) == 40
-    with ms.open(path) as log:
+    with ms.open(shared_home) as log:
         assert balance(log, "account-1") == sum(range(1, 41))
         assert log.head == 40

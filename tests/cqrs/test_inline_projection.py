@@ -25,9 +25,9 @@ class Users(ms.Projection):
         db.execute("insert into users values (?, ?, ?)", (recorded.stream, event.email, recorded.position))
 
 
-@pytest.fixture(params=["memory", "file"])
-def log(request, tmp_path):
-    with ms.open(None if request.param == "memory" else str(tmp_path / "log.db")) as log:
+@pytest.fixture
+def log(home):
+    with ms.open(home) as log:
         yield log
 
 
@@ -45,7 +45,7 @@ def test_rows_are_there_when_append_returns(log):
 def test_a_constraint_rejects_the_append_and_leaves_nothing(log):
     ms.App(log, projections=[Users.inline()])
     log.append("user-1", UserAdded(email="a@example.com"))
-    with pytest.raises(ms.ConstraintViolated, match="UNIQUE"):
+    with pytest.raises(ms.ConstraintViolated, match="(?i)unique"):
         log.append("user-2", [UserAdded(email="b@example.com"), UserAdded(email="a@example.com")])
     assert log.head == 1
     assert rows(log) == [("user-1", 1)]
@@ -113,9 +113,8 @@ def test_a_long_history_is_caught_up_with_in_full(log):
         assert db.one("select count(*) as n from emails") == {"n": 2800}
 
 
-def test_what_another_process_appends_without_it_is_made_up_for_in_order(tmp_path):
-    path = str(tmp_path / "log.db")
-    with ms.open(path) as log, ms.open(path) as other:
+def test_what_another_process_appends_without_it_is_made_up_for_in_order(shared_home):
+    with ms.open(shared_home) as log, ms.open(shared_home) as other:
         ms.App(log, projections=[Users.inline()])
         log.append("user-1", UserAdded(email="a@example.com"))
         other.append("user-2", UserAdded(email="b@example.com"))
@@ -125,9 +124,8 @@ def test_what_another_process_appends_without_it_is_made_up_for_in_order(tmp_pat
         assert rows(log) == [("user-1", 1), ("user-2", 2), ("user-3", 4)]
 
 
-def test_two_apps_on_one_log_keep_it_once(tmp_path):
-    path = str(tmp_path / "log.db")
-    with ms.open(path) as one, ms.open(path) as two:
+def test_two_apps_on_one_log_keep_it_once(shared_home):
+    with ms.open(shared_home) as one, ms.open(shared_home) as two:
         for log in (one, one, two):
             ms.App(log, projections=[Users.inline()])
         for number in range(10):
@@ -135,12 +133,11 @@ def test_two_apps_on_one_log_keep_it_once(tmp_path):
         assert [position for _, position in rows(one)] == list(range(1, 11))
 
 
-def test_it_is_there_again_after_reopening(tmp_path):
-    path = str(tmp_path / "log.db")
-    with ms.open(path) as log:
+def test_it_is_there_again_after_reopening(shared_home):
+    with ms.open(shared_home) as log:
         ms.App(log, projections=[Users.inline()])
         log.append("user-1", UserAdded(email="a@example.com"))
-    with ms.open(path) as log:
+    with ms.open(shared_home) as log:
         log.append("user-2", UserAdded(email="b@example.com"))
         ms.App(log, projections=[Users.inline()])
         log.append("user-3", UserAdded(email="c@example.com"))
@@ -166,7 +163,7 @@ def test_another_schema_under_the_same_name_is_refused(log):
 
 def test_a_schema_that_is_no_sql_is_refused_and_leaves_nothing(log):
     class Broken(ms.Projection):
-        schema = "create table good (id); create tabel bad (id)"
+        schema = "create table good (id text); create tabel bad (id text)"
 
         @ms.on
         def added(self, event: UserAdded) -> None: ...
@@ -174,7 +171,7 @@ def test_a_schema_that_is_no_sql_is_refused_and_leaves_nothing(log):
     with pytest.raises(ms.DatabaseError, match="tabel"):
         ms.App(log, projections=[Broken.inline()])
     with log.connect() as db:
-        assert db.query("select name from sqlite_master where name = 'good'") == []
+        assert db.find_table("good") is None
 
 
 def test_a_projection_without_handlers_is_refused():
@@ -204,8 +201,7 @@ def test_a_projection_without_a_place_is_refused(log):
         ms.App(log, projections=[Users])  # type: ignore[list-item]
 
 
-def test_a_handler_that_raises_for_what_another_process_appended_is_named(tmp_path):
-    path = str(tmp_path / "log.db")
+def test_a_handler_that_raises_for_what_another_process_appended_is_named(shared_home):
 
     class Emails(ms.Projection):
         schema = "create table emails (email text)"
@@ -216,7 +212,7 @@ def test_a_handler_that_raises_for_what_another_process_appended_is_named(tmp_pa
                 raise ValueError("no such address")
             db.execute("insert into emails values (?)", (event.email,))
 
-    with ms.open(path) as log, ms.open(path) as other:
+    with ms.open(shared_home) as log, ms.open(shared_home) as other:
         app = ms.App(log, projections=[Emails.inline()])
         log.append("user-1", UserAdded(email="a"))
         other.append("user-2", [UserAdded(email="b"), UserAdded(email="bad")])

@@ -50,18 +50,24 @@ class Number(ms.Query[int]):
     pass
 
 
+@pytest.fixture(params=["files", "the log's database", "the log's PostgreSQL"])
+def places(request, tmp_path):
+    """Where the log is, and where the read models One and Two are."""
+    log = request.getfixturevalue("postgres") if "PostgreSQL" in request.param else str(tmp_path / "log.db")
+    if request.param == "files":
+        return log, tmp_path / "one's 100%.db", str(tmp_path / "two.db")
+    return log, None, None
+
+
 @pytest.fixture
-def log(tmp_path):
-    with ms.open(str(tmp_path / "log.db")) as log:
+def log(places):
+    with ms.open(places[0]) as log:
         yield log
 
 
 @pytest.fixture
-def app(log, tmp_path):
-    with ms.App(
-        log,
-        projections=[Write.inline(), One.into(tmp_path / "one's 100%.db"), Two.into(str(tmp_path / "two.db"))],
-    ) as app:
+def app(log, places):
+    with ms.App(log, projections=[Write.inline(), One.into(places[1]), Two.into(places[2])]) as app:
         yield app
 
 
@@ -132,6 +138,7 @@ def test_a_query_that_only_reads_the_write_side_does_not_wait(log, app):
     assert app.query(Number(), after=log.append("a", Added(n=3)), timeout=0) == 3
 
 
+@pytest.mark.parametrize("places", ["files"], indirect=True)
 def test_a_query_is_shown_only_what_it_says_it_reads(app):
     @app.query(reads=[One, Write])
     def number(query: Number, db: ms.Database) -> int:
@@ -140,6 +147,49 @@ def test_a_query_is_shown_only_what_it_says_it_reads(app):
 
     with pytest.raises(ms.DatabaseError, match="no such table: two"):
         app.query(Number())
+
+
+class TestReadModelsInFilesBesideALogThatIsNone:
+    """A log in PostgreSQL or in memory: no connection shows its tables and those of a file at once."""
+
+    @pytest.fixture(params=["memory", "postgres"])
+    def log(self, request):
+        with ms.open(request.getfixturevalue("postgres") if request.param == "postgres" else None) as log:
+            yield log
+
+    @pytest.fixture
+    def app(self, log, tmp_path):
+        with ms.App(log, projections=[Write.inline(), One.into(tmp_path / "one.db")]) as app:
+            yield app
+
+    def test_each_is_shown_to_a_query_that_says_it_reads_it(self, log, app):
+        @app.query(reads=[One])
+        def number(query: Number, db: ms.Database) -> int:
+            return db.one("select sum(n) as n from one")["n"]
+
+        @app.query(reads=[Write])
+        def sums(query: Sums, db: ms.Database) -> dict[str, int]:
+            return db.one("select sum(n) as n from written where n >= :least", {"least": query.least})
+
+        receipt = log.append("a", Added(n=3))
+        assert app.query(Number(), after=receipt) == 3
+        assert app.query(Sums(), after=receipt) == {"n": 3}
+
+    def test_a_query_that_says_it_reads_both_is_refused(self, app):
+        with pytest.raises(ms.UsageError, match=r"Number reads tables in the log's database and .*in (Po|me).*two quer"):
+
+            @app.query(reads=[One, Write])
+            def number(query: Number, db: ms.Database) -> int:
+                raise AssertionError("not to be asked")
+
+    def test_a_query_that_finds_no_table_is_told_to_say_what_it_reads(self, app):
+        @app.query
+        def number(query: Number, db: ms.Database) -> int:
+            db.query("select * from one")
+            return len(db.query("select * from written"))
+
+        with pytest.raises(ms.DatabaseError, match=r"no such table: written.*in files alone.*reads="):
+            app.query(Number())
 
 
 def test_reading_a_projection_of_another_app_is_refused(log):

@@ -50,9 +50,9 @@ def clock():
     return FakeClock("2024-01-15T09:00:00Z")
 
 
-@pytest.fixture(params=["memory", "file"])
-def log(request, tmp_path, clock):
-    with ms.open(None if request.param == "memory" else str(tmp_path / "bank.db"), clock=clock) as log:
+@pytest.fixture
+def log(home, clock):
+    with ms.open(home, clock=clock) as log:
         yield log
 
 

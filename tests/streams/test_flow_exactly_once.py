@@ -40,18 +40,19 @@ def rows() -> pl.DataFrame:
     return clicks(11, 6_000, minutes=120, late=4)
 
 
-def test_a_flow_killed_again_and_again_gives_what_an_undisturbed_one_gives(tmp_path: Path, rows: pl.DataFrame) -> None:
+def test_a_flow_killed_again_and_again_gives_what_an_undisturbed_one_gives(
+    shared_home: str, rows: pl.DataFrame
+) -> None:
     with ms.open() as log:
         fill(log, rows, 6_000)
         run(log, *FLOWS, until="head")
         whole = outputs(log)
-    path = tmp_path / "killed.db"
-    with ms.open(str(path)) as log:
+    with ms.open(shared_home) as log:
         fill(log, rows, 50)
     r = random.Random(1)
     kills = 0
     for _ in range(40):
-        process = subprocess.Popen([sys.executable, str(WORKER), str(path)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([sys.executable, str(WORKER), shared_home], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         try:
@@ -66,17 +67,19 @@ def test_a_flow_killed_again_and_again_gives_what_an_undisturbed_one_gives(tmp_p
             break
     assert finished
     assert kills >= 3
-    with ms.open(str(path)) as log:
+    with ms.open(shared_home) as log:
         same(outputs(log), whole)
 
 
-def test_steps_of_any_size_with_a_new_worker_now_and_then_give_the_same(rows: pl.DataFrame) -> None:
+def test_steps_of_any_size_with_a_new_worker_now_and_then_give_the_same(
+    shared_home: str, rows: pl.DataFrame
+) -> None:
     with ms.open() as log:
         fill(log, rows, 6_000)
         run(log, *FLOWS, until="head")
         whole = outputs(log)
     r = random.Random(2)
-    with ms.open() as log:
+    with ms.open(shared_home) as log:
         at = 0
         while at < rows.height:
             size = r.choice([1, 7, 100, 500])
@@ -86,8 +89,8 @@ def test_steps_of_any_size_with_a_new_worker_now_and_then_give_the_same(rows: pl
         same(outputs(log), whole)
 
 
-def test_a_worker_that_was_taken_over_keeps_nothing_and_stops(rows: pl.DataFrame) -> None:
-    with ms.open() as log:
+def test_a_worker_that_was_taken_over_keeps_nothing_and_stops(home: str | None, rows: pl.DataFrame) -> None:
+    with ms.open(home) as log:
         fill(log, rows, 1_000)
         old = Worker(log, FLOWS[1])
         new = Worker(log, FLOWS[1])
@@ -99,23 +102,25 @@ def test_a_worker_that_was_taken_over_keeps_nothing_and_stops(rows: pl.DataFrame
         assert log.scan("counts").collect().equals(FLOWS[1].over(log, final=False))
 
 
-def test_state_is_written_by_difference_and_goes_when_its_windows_close(rows: pl.DataFrame) -> None:
-    with ms.open() as log:
+def test_state_is_written_by_difference_and_goes_when_its_windows_close(home: str | None, rows: pl.DataFrame) -> None:
+    with ms.open(home) as log:
         worker = Worker(log, FLOWS[1])
         sizes = []
         for start in range(0, rows.height, 50):
             log.append("clicks", rows.slice(start, 50), type="Click")
             worker.advance(log.head)
             with log.connect() as db:
-                found = db.query("select sum(length(body)) as bytes, count(*) as parts from flow_state")[0]
+                found = db.query(f"select sum(length(body)) as bytes, count(*) as parts from {db.own('flow_state')}")[0]
             sizes.append((found["bytes"], found["parts"]))
         assert max(parts for _, parts in sizes) < 20
         assert max(size for size, _ in sizes) < 40_000
 
 
-def test_a_flow_of_another_shape_is_refused_and_one_with_another_filter_goes_on(rows: pl.DataFrame) -> None:
+def test_a_flow_of_another_shape_is_refused_and_one_with_another_filter_goes_on(
+    home: str | None, rows: pl.DataFrame
+) -> None:
     counts = stream("clicks", time="ts", lateness="2s").group_by("user").window(tumbling("5m"))
-    with ms.open() as log:
+    with ms.open(home) as log:
         fill(log, rows, 1_000)
         run(log, counts.agg(n=pl.len()).to("out", type="N"), until="head")
         run(log, counts.agg(n=pl.len()).filter(pl.col("n") > 1).to("out", type="N"), until="head")
@@ -125,8 +130,8 @@ def test_a_flow_of_another_shape_is_refused_and_one_with_another_filter_goes_on(
         run(log, counts.agg(n=pl.col("amount").sum()).to("out", type="N", name="sums"), until="head")
 
 
-def test_flows_run_in_the_background_until_stopped(rows: pl.DataFrame) -> None:
-    with ms.open() as log:
+def test_flows_run_in_the_background_until_stopped(home: str | None, rows: pl.DataFrame) -> None:
+    with ms.open(home) as log:
         fill(log, rows.head(3_000), 1_000)
         with Running(log, *FLOWS) as running:
             fill(log, rows.tail(3_000), 50)

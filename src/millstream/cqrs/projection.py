@@ -69,7 +69,8 @@ class Projection:
         """Kept by a worker that follows the log, a moment behind it.
 
         Args:
-            path: The SQLite file of the read model; None for tables in the log's own database.
+            path: The SQLite file of the read model; None for tables in the log's own database (of a log in
+                PostgreSQL: where the role's ``search_path`` begins, by default in the schema ``public``).
         """
         return Placement(cls, path=None if path is None else os.fspath(path))
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from ..errors import InvalidPosition, ReadOnlyLog, TimedOut, UsageError
+from ..errors import DatabaseError, InvalidPosition, ReadOnlyLog, TimedOut, UsageError
 from ..log import Log
 from ..log.handlers import InvalidHandler
 from ..storage.base import Receipt
@@ -54,7 +54,8 @@ class Queries:
 
     A handler's ``db`` shows the tables of the read models that it declares to use, or of all of them, whichever
     file they lie in: unqualified names find them. What it shows is of one moment for as long as the handler
-    runs. (Tables of a log in memory are shown only when no read model lies in a file.)
+    runs. Beside read models in files, the tables of the log's own database are shown when that is a file too: no
+    connection shows both a file and a log in PostgreSQL or in memory.
     """
 
     def __init__(self, log: Log, placements: Sequence[Placement], followers: dict[str, Follower]) -> None:
@@ -72,6 +73,7 @@ class Queries:
         Raises:
             InvalidHandler: A parameter cannot be filled by its type.
             DuplicateHandler: The query has a handler already.
+            UsageError: It declares to read what no connection shows at once, or what is not of this app.
         """
         found = parameters(function, frame)
         name, query = message_type(function, found, Query)
@@ -88,7 +90,14 @@ class Queries:
                     f"parameter {parameter.name!r} is nothing that a query can give",
                     hint="Ask for the query and for db: ms.Database",
                 )
-        self._handlers[query] = _Handler(function, name, database, self._declared(reads))
+        declared = self._declared(reads)
+        if database and declared is not None and self._apart(declared):
+            raise UsageError(
+                f"{query.__name__} reads tables in the log's database and read models in files, and no connection to a"
+                f" log {_kind(self._log)} shows both",
+                hint="Keep them in one place, such as OrderSummary.into(); or answer it with two queries",
+            )
+        self._handlers[query] = _Handler(function, name, database, declared)
 
     def _declared(self, reads: Sequence[type[Projection]] | None) -> tuple[Placement, ...] | None:
         if reads is None:
@@ -101,6 +110,11 @@ class Queries:
                     hint="Give it to ms.App(projections=[…])",
                 )
         return tuple(by_class[projection] for projection in reads)
+
+    def _apart(self, wanted: Sequence[Placement]) -> bool:
+        """Whether some of these are kept in files, and others where those cannot be shown with them."""
+        paths = [placement.path for placement in wanted]
+        return not self._log.path and None in paths and any(path is not None for path in paths)
 
     def answer(self, query: Query[Result], *, after: Receipt | int | None, timeout: float) -> Result:
         """Answer a query; see ``App.query``."""
@@ -122,6 +136,14 @@ class Queries:
             raise UsageError(
                 f"the handler of {type(query).__name__} writes, and queries only read",
                 hint="Write in a command's aggregates, or in the handlers of a projection",
+            ) from error
+        except DatabaseError as error:
+            if "no such table" not in error.message or not self._apart(self._placements):
+                raise
+            raise DatabaseError(
+                f"{error.message}; the handler of {type(query).__name__} is shown the read models in files alone, for"
+                f" the log is {_kind(self._log)}",
+                hint="Say which read models it reads: @app.query(reads=[…])",
             ) from error
 
     def _position(self, after: object) -> int:
@@ -220,6 +242,10 @@ class _View:
                 for db in self._idle:
                     db.close()
             self._idle = []
+
+
+def _kind(log: Log) -> str:
+    return "in PostgreSQL" if log.location else "in memory"
 
 
 _KEPT = 8

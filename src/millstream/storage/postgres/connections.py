@@ -67,7 +67,9 @@ def connect_raw(place: Place) -> Connection:
 
 
 class Readers:
-    """A pool of connections for readers. No transaction outlives a loan.
+    """Pools of connections for readers. No transaction outlives a loan.
+
+    What is lent out goes by a pool of its own: who holds a connection may ask the log something before it comes back.
 
     Args:
         patience: How long, in seconds, a read goes on trying while the server is away.
@@ -76,22 +78,27 @@ class Readers:
     def __init__(self, place: Place, patience: float) -> None:
         self._place = place
         self._patience = patience
-        self._pool: ConnectionPool[Connection] = ConnectionPool(
-            kwargs={**place.conninfo, **_settings()},
+        self._pool = self._new()
+        self._lent = self._new()
+
+    def _new(self) -> ConnectionPool[Connection]:
+        return ConnectionPool(
+            kwargs={**self._place.conninfo, **_settings()},
             min_size=0,
             max_size=_READERS,
-            timeout=max(1.0, patience),
+            timeout=max(1.0, self._patience),
             max_idle=60,
             configure=_open.add,
             open=True,
             name="millstream",
+            num_workers=1,
         )
 
     @contextmanager
     def reader(self) -> Iterator[Connection]:
         """A connection, for as long as the block lasts."""
         try:
-            with translated(self._place.location), self._pool.connection() as connection:
+            with translated(self._place.location), self._lent.connection() as connection:
                 yield connection
         except PoolClosed as error:
             raise LogClosed(self._place.location) from error
@@ -119,7 +126,8 @@ class Readers:
     def close(self) -> None:
         """Close what is idle now, and the rest when it comes back."""
         self._pool.close()
+        self._lent.close()
 
     def abandon(self) -> None:
         """In a forked child: never use or close what the parent has opened."""
-        _abandoned.append(self._pool)
+        _abandoned.extend((self._pool, self._lent))
