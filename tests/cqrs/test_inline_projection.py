@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -230,3 +231,45 @@ def test_a_handler_that_raises_for_what_another_process_appended_is_named(shared
         # All before the event is kept.
         assert app.status()[0].position == 2
         log.append("other", Other())  # no event of its types: it has no part in it
+
+
+def test_a_deferred_constraint_rejects_its_own_append_and_none_of_those_in_the_same_commit(log):
+    class Members(ms.Projection):
+        schema = """
+        create table teams (id text primary key);
+        create table members (id text primary key, team text not null
+            references teams deferrable initially deferred);
+        """
+
+        @ms.on
+        def added(self, event: UserAdded, db: ms.Database, recorded: ms.Recorded) -> None:
+            # First the member, then its team: that the order does not matter is what deferring is for.
+            db.execute("insert into members values (?, ?)", (recorded.stream, event.email))
+            if event.email != "nowhere":
+                db.execute("insert into teams values (?) on conflict do nothing", (event.email,))
+
+    ms.App(log, projections=[Members.inline()])
+    failures = {}
+
+    def append(stream: str, team: str) -> None:
+        try:
+            log.append(stream, UserAdded(email=team))
+        except ms.MillstreamError as error:
+            failures[stream] = error
+
+    given = {"user-1": "red", "user-2": "nowhere", "user-3": "blue", "user-4": "red"}
+    threads = [threading.Thread(target=append, args=each) for each in given.items()]
+    with log.transaction() as tx:
+        tx.db.execute("select 1")  # the writer is taken: the others queue behind it, for one commit
+        for thread in threads:
+            thread.start()
+        while len(log.store.committer._queue) < len(threads):
+            time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    assert log.store.committer._last == len(threads)
+    assert list(failures) == ["user-2"]
+    assert isinstance(failures["user-2"], ms.ConstraintViolated)
+    with log.connect() as db:
+        assert [row["id"] for row in db.query("select id from members order by id")] == ["user-1", "user-3", "user-4"]
+    assert log.head == 3
