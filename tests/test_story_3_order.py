@@ -191,7 +191,7 @@ def test_the_write_database_is_normalised_and_changed_in_the_same_commit(log, ap
 
 
 def test_a_constraint_of_the_write_database_rejects_the_command_and_leaves_no_event(log, app):
-    with pytest.raises(ms.ConstraintViolated, match="(?i)check"):
+    with pytest.raises(ms.ConstraintViolated, match=r"(?i)check"):
         app.execute(PlaceOrder("order-1", "Ann", [("tea", 0, Decimal(4))]))
     assert log.head == 0
     with log.connect() as db:

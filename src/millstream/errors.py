@@ -296,8 +296,8 @@ class ReadOnlyLog(StorageError):
 
     code = "read-only"
 
-    def __init__(self, path: str) -> None:
-        super().__init__(f"{path} is read-only", hint="Check the permissions of the file and of its folder")
+    def __init__(self, path: str, *, hint: str = "Check the permissions of the file and of its folder") -> None:
+        super().__init__(f"{path} is read-only", hint=hint)
         self.path = path
 
 

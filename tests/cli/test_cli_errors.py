@@ -97,7 +97,7 @@ def test_a_read_only_folder_is_told(shop, tmp_path, environment):
     assert [path.name for path in folder.iterdir()] == ["shop.db"]
 
 
-@pytest.mark.parametrize("path", ["", ":memory:", "postgresql://localhost/shop"])
+@pytest.mark.parametrize("path", ["", ":memory:", "mysql://localhost/shop"])
 def test_what_is_no_place_for_a_log_is_a_usage_error(invoke, path):
     assert invoke("append", path, "s", "--type", "T", input="{}").exit_code == 2
 

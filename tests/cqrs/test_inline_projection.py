@@ -46,7 +46,7 @@ def test_rows_are_there_when_append_returns(log):
 def test_a_constraint_rejects_the_append_and_leaves_nothing(log):
     ms.App(log, projections=[Users.inline()])
     log.append("user-1", UserAdded(email="a@example.com"))
-    with pytest.raises(ms.ConstraintViolated, match="(?i)unique"):
+    with pytest.raises(ms.ConstraintViolated, match=r"(?i)unique"):
         log.append("user-2", [UserAdded(email="b@example.com"), UserAdded(email="a@example.com")])
     assert log.head == 1
     assert rows(log) == [("user-1", 1)]

@@ -176,7 +176,9 @@ class TestReadModelsInFilesBesideALogThatIsNone:
         assert app.query(Sums(), after=receipt) == {"n": 3}
 
     def test_a_query_that_says_it_reads_both_is_refused(self, app):
-        with pytest.raises(ms.UsageError, match=r"Number reads tables in the log's database and .*in (Po|me).*two quer"):
+        with pytest.raises(
+            ms.UsageError, match=r"Number reads tables in the log's database and .*in (Po|me).*two quer"
+        ):
 
             @app.query(reads=[One, Write])
             def number(query: Number, db: ms.Database) -> int:

@@ -71,9 +71,7 @@ def test_a_flow_killed_again_and_again_gives_what_an_undisturbed_one_gives(
         same(outputs(log), whole)
 
 
-def test_steps_of_any_size_with_a_new_worker_now_and_then_give_the_same(
-    shared_home: str, rows: pl.DataFrame
-) -> None:
+def test_steps_of_any_size_with_a_new_worker_now_and_then_give_the_same(shared_home: str, rows: pl.DataFrame) -> None:
     with ms.open() as log:
         fill(log, rows, 6_000)
         run(log, *FLOWS, until="head")

@@ -35,6 +35,12 @@ _STATES = "millstream_captures"
 _STREAMS = "millstream_captured"
 """Which capture a stream's changes come from: two tables in one stream could not be told apart."""
 
+TABLES = {
+    _STATES: "name text primary key, state text not null",
+    _STREAMS: "stream text primary key, capture text not null",
+}
+"""The tables that captures keep in the log's database: their columns by their names."""
+
 
 def capture(
     url: str,
@@ -223,11 +229,10 @@ class _Worker:
         found: list[tuple[Checkpoint, State]] = []
 
         def work(db: Database, receipt: Receipt) -> None:
-            states, streams = db.own(_STATES), db.own(_STREAMS)
-            db.execute(f"create table if not exists {states} (name text primary key, state text not null)")
-            db.execute(f"create table if not exists {streams} (stream text primary key, capture text not null)")
+            for table, columns in TABLES.items():
+                db.ensure_table(table, columns)
             checkpoint = take(db, name)
-            row = db.one(f"select state from {states} where name = ?", (name,))
+            row = db.one(f"select state from {db.own(_STATES)} where name = ?", (name,))
             if row is None:
                 state = State(slot=uuid4().hex)
                 _save(db, name, state)

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import MillstreamError
-from . import append, backup, compact, read, sql, streams, tail, transfer, verify
+from . import append, backup, compact, postgres, read, sql, streams, tail, transfer, verify
 from .exits import silence_output, tell, tell_error
 from .options import PLACES
 
@@ -147,12 +147,12 @@ def millstream(
         bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """An append-only log of events, in one file.
+    """An append-only log of events, in one file or in PostgreSQL.
 
-    Each command takes the path of the log's file first. On a terminal it
-    answers with a table; in a pipe with NDJSON, one object a line; --output
-    chooses. Times are in UTC. Commands that read never create or change the
-    file.
+    Each command takes the log first: the path of its file, or a URL such as
+    postgresql://user@host/database?schema=shop. On a terminal it answers with
+    a table; in a pipe with NDJSON, one object a line; --output chooses. Times
+    are in UTC. Commands that read never create or change a log.
 
     \bExamples:
       $ echo '{"user": 7}' | millstream append shop.db audit --type Login
@@ -165,8 +165,8 @@ def millstream(
         raise typer.Exit(2)
 
 
-def _add(name: str, verb: Callable[..., None]) -> None:
-    app.command(name, help=cleandoc(verb.__doc__ or "").replace("{places}", PLACES.strip()))(verb)
+def _add(name: str, verb: Callable[..., None], to: typer.Typer = app) -> None:
+    to.command(name, help=cleandoc(verb.__doc__ or "").replace("{places}", PLACES.strip()))(verb)
 
 
 _add("append", append.append)
@@ -179,6 +179,11 @@ _add("export", transfer.export)
 _add("verify", verify.verify)
 _add("backup", backup.backup)
 _add("compact", compact.compact)
+
+_postgres = typer.Typer(help="Look after a log in PostgreSQL.", rich_markup_mode="rich")
+_add("grants", postgres.grants, _postgres)
+_add("status", postgres.status, _postgres)
+app.add_typer(_postgres, name="postgres")
 
 
 def command() -> Commands:

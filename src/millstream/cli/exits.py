@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 
 from ..errors import MillstreamError
+from ..storage.redact import redact
 
 EXIT_CODES = {
     0: "It did what was asked.",
@@ -29,7 +30,7 @@ _HINTS = {
 
 
 def tell(message: str, hint: str = "") -> None:
-    """An error on stderr: one line, and its hint on a second."""
+    """An error on stderr: one line, and its hint on a second; without what could be a password."""
     lines = [f"error: {_one_line(message)}"]
     if hint:
         lines.append(f"hint: {_one_line(hint)}")
@@ -59,4 +60,4 @@ def silence_output() -> None:
 
 
 def _one_line(text: str) -> str:
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(str(text).split()))
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(redact(str(text)).split()))

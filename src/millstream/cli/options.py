@@ -13,7 +13,10 @@ from .output import Output
 if TYPE_CHECKING:
     from ..log import Log
 
-LogPath = Annotated[str, typer.Argument(metavar="LOG", help="The log: the path of its file.", show_default=False)]
+LogPath = Annotated[
+    str,
+    typer.Argument(metavar="LOG", help="The log: the path of its file, or a postgresql:// URL.", show_default=False),
+]
 
 Pattern = Annotated[
     Optional[str],  # noqa: UP045 - read at run time
@@ -83,15 +86,16 @@ def open_to_write(path: str, *, create: bool, confirm_clock: bool = False) -> Lo
     """Open a log for writing.
 
     Args:
-        path: The file.
-        create: Make a new log when there is no file.
+        path: The file, or a URL.
+        create: Make a new log when there is none.
         confirm_clock: Accept the clock as it is.
     """
     _check(path, must_exist=not create)
     from ..log import open
 
-    if os.path.exists(path) and os.path.getsize(path):
-        # Opening for writing puts lock files beside the file, and its journal mode into it, before it looks what it is.
+    if not create or (os.path.exists(file := _file(path)) and os.path.getsize(file)):
+        # Opening for writing puts lock files beside the file, and its journal mode into it, before it looks what it is;
+        # and a schema into a database.
         open(path, readonly=True).close()
     log = open(path)
     if confirm_clock:
@@ -102,5 +106,10 @@ def open_to_write(path: str, *, create: bool, confirm_clock: bool = False) -> Lo
 def _check(path: str, *, must_exist: bool = True) -> None:
     if path == ":memory:":
         raise UsageError("a log in memory is of no use to a command", hint="Give the path of a file")
-    if must_exist and "://" not in path and not os.path.exists(path):
-        raise NotFound(f"there is no log {path}", hint="Check the path; `millstream append` makes a new log")
+    file = _file(path)
+    if must_exist and "://" not in file and not os.path.exists(file):
+        raise NotFound(f"there is no log {file}", hint="Check the path; `millstream append` makes a new log")
+
+
+def _file(path: str) -> str:
+    return path.removeprefix("sqlite:///")

@@ -52,9 +52,20 @@ def reference() -> str:
         _code(_without_title(PLACES)),
     ]
     parts += [_OUTPUT, "\n", _ERRORS, "\n", *_exit_codes()]
-    for name in group.list_commands(context):
-        parts += [f"## millstream {name}\n", *_command(group.get_command(context, name), context, name)]
+    for words, verb, parent in commands(group, context):
+        parts += [f"## millstream {' '.join(words)}\n", *_command(verb, parent, words[-1])]
     return "".join(parts).rstrip() + "\n"
+
+
+def commands(group: Any, context: Any, before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    """All commands, those of groups too: the words that name each, the command, the context that it stands in."""
+    for name in group.list_commands(context):
+        verb = group.get_command(context, name)
+        if hasattr(verb, "list_commands"):
+            inner = verb.make_context(name, ["-"], parent=context, resilient_parsing=True)
+            yield from commands(verb, inner, (*before, name))
+        else:
+            yield (*before, name), verb, context
 
 
 def error_codes() -> dict[int, list[str]]:

@@ -174,7 +174,7 @@ def _check_target(log: Log, file: str, overwrite: bool) -> None:
         return
     if os.path.isdir(file):
         raise UsageError(f"{file} is a folder", hint="Give the name of a file")
-    own = [log.path + end for end in ("", "-wal", "-shm")]
+    own = [log.path + end for end in ("", "-wal", "-shm") if log.path]
     if any(os.path.exists(each) and os.path.samefile(each, file) for each in own):
         raise UsageError(f"{file} is the log itself", hint="Give the export a name of its own")
     if not overwrite:

@@ -106,11 +106,8 @@ class Placement:
             ForeignReadModel: They show another log.
             DatabaseError: The schema is not SQL that runs.
         """
+        db.ensure_table(_TABLE, TABLES[_TABLE])
         table = db.own(_TABLE)
-        db.execute(
-            f"create table if not exists {table}"
-            " (name text primary key, schema_hash text not null, log_id text not null)"
-        )
         fingerprint = hashlib.sha256(self.projection.schema.encode()).hexdigest()
         row = db.one(f"select schema_hash, log_id from {table} where name = ?", (self.name,))
         if row is None:
@@ -179,6 +176,8 @@ def _refuse(error: InvalidEvent, db: Database, recorded: Recorded | None) -> Non
 
 
 _TABLE = "millstream_projections"
+TABLES = {_TABLE: "name text primary key, schema_hash text not null, log_id text not null"}
+"""The tables that projections keep beside their own: their columns by their names."""
 
 
 def _bound(projection: type[Projection]) -> dict[str, tuple[Apply, type[Any], bool]]:

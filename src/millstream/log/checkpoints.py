@@ -13,6 +13,8 @@ from ..errors import ConsumerFenced
 from ..storage.database import Database
 
 TABLE = "millstream_checkpoints"
+TABLES = {TABLE: "name text primary key, position bigint not null, epoch bigint not null"}
+"""The tables that consumers keep here, made when first needed: their columns by their names."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -35,12 +37,9 @@ def take(db: Database, name: str, *, start: int = 0) -> Checkpoint:
     Args:
         start: Where a consumer begins that has no checkpoint yet.
     """
-    table = db.own(TABLE)
+    db.ensure_table(TABLE, TABLES[TABLE])
     db.execute(
-        f"create table if not exists {table} (name text primary key, position bigint not null, epoch bigint not null)"
-    )
-    db.execute(
-        f"insert into {table} as held (name, position, epoch) values (?, ?, 1)"
+        f"insert into {db.own(TABLE)} as held (name, position, epoch) values (?, ?, 1)"
         " on conflict (name) do update set epoch = held.epoch + 1",
         (name, start),
     )

@@ -75,12 +75,21 @@ def open(
     return Log(SQLiteStore(target, clock=clock, readonly=readonly, lock_timeout=seconds))
 
 
-def _postgres(url: str, **options: Any) -> Store:
+def require_postgres() -> None:
+    """See that the driver for PostgreSQL is there.
+
+    Raises:
+        MissingExtra: It is not.
+    """
     try:
         import psycopg  # noqa: F401
         import psycopg_pool  # noqa: F401
     except ImportError as error:
         raise MissingExtra("postgres", "psycopg") from error
+
+
+def _postgres(url: str, **options: Any) -> Store:
+    require_postgres()
     from ..storage.postgres import PostgresStore
 
     return PostgresStore(url, **options)

@@ -349,6 +349,9 @@ class Store(Protocol):
     def streams(self, prefix: str = "") -> Iterator[StreamInfo]:
         """All streams whose names begin with a prefix, by name."""
 
+    def size(self) -> int:
+        """How many bytes it takes, as far as the database knows."""
+
     def copy_to(self, path: str) -> None:
         """Copy the database as it is at one moment to a new file, durably."""
 

@@ -87,6 +87,15 @@ class Database(ABC):
     def _faults(self) -> AbstractContextManager[None]:
         """Turns the driver's exceptions raised inside into typed ones."""
 
+    def ensure_table(self, name: str, columns: str) -> None:
+        """Make one of the library's own tables, unless it is there. Who may not make tables must find it there.
+
+        Args:
+            columns: Its columns and constraints; ``{blob}`` stands for the type of bytes.
+        """
+        if not self.has_table(name):
+            self.execute(f"create table if not exists {self.own(name)} ({columns.format(blob=self.blob)})")
+
     def query(self, sql: str, params: Params = ()) -> list[dict[str, Any]]:
         """All rows of a query, as dicts."""
         cursor = self.execute(sql, params)

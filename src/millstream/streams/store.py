@@ -16,19 +16,16 @@ from .pipeline import FlowState, Pipeline
 from .state import Part, Parts
 
 _INFO, _STATE = "flow_info", "flow_state"
-
-
-def _create(db: Database) -> None:
-    db.execute(
-        f"create table if not exists {db.own(_INFO)} (flow text primary key, shape text not null,"
-        " high bigint not null, late bigint not null, columns text not null)"
-    )
-    db.execute(
-        f"create table if not exists {db.own(_STATE)} (flow text not null, operator bigint not null,"
-        f" part bigint not null, low bigint not null, high bigint not null, body {db.blob} not null,"
-        " primary key (flow, operator, part))"
-    )
-
+TABLES = {
+    _INFO: (
+        "flow text primary key, shape text not null, high bigint not null, late bigint not null, columns text not null"
+    ),
+    _STATE: (
+        "flow text not null, operator bigint not null, part bigint not null, low bigint not null,"
+        " high bigint not null, body {blob} not null, primary key (flow, operator, part)"
+    ),
+}
+"""The tables that flows keep: their columns by their names."""
 
 Stored = frozenset[tuple[int, int]]
 """The parts that are in the store: operator and id."""
@@ -71,7 +68,8 @@ def load(database: Database, name: str, pipeline: Pipeline) -> tuple[FlowState, 
     Raises:
         FlowChanged: The state in the store is of a flow of another shape.
     """
-    _create(database)
+    for table, columns in TABLES.items():
+        database.ensure_table(table, columns)
     info, parts = database.own(_INFO), database.own(_STATE)
     row = database.one(f"select shape, high, late, columns from {info} where flow = ?", (name,))
     state = pipeline.start()

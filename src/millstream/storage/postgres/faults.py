@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,13 +22,7 @@ from ...errors import (
     UsageError,
 )
 from ...time import iso
-
-_SECRET = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s,]+)|(//[^:/@\s]*:)[^@\s]*(?=@)", re.IGNORECASE)
-
-
-def redact(text: str) -> str:
-    """The text without what could be a password."""
-    return _SECRET.sub(lambda found: f"{found.group(1) or found.group(3)}***", text)
+from ..redact import redact
 
 
 def is_lost(error: BaseException) -> bool:
@@ -64,7 +57,7 @@ def translate(error: psycopg.Error, location: str, *, lock_timeout: float = 0.0)
     if state in {"53100", "53200"}:
         return DiskFull(location)
     if state == "25006":
-        return ReadOnlyLog(location)
+        return ReadOnlyLog(location, hint="Write outside of what only reads, and at the primary server")
     if state == "42501":
         return PermissionDenied(location, said)
     if state == "53300":

@@ -110,6 +110,16 @@ def migrate(connection: Connection, place: Place) -> None:
             connection.execute(f"revoke all on all functions in schema {place.quoted} from public")
 
 
+def may_append(connection: Connection, place: Place) -> bool:
+    """Whether the role that is connected may append."""
+    row = connection.execute(
+        "select bool_or(has_function_privilege(p.oid, 'execute')) from pg_proc p"
+        " join pg_namespace n on n.oid = p.pronamespace where n.nspname = $1 and p.proname = 'append'",
+        (place.schema,),
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
 def _check_server(connection: Connection, place: Place) -> None:
     if connection.info.server_version < _OLDEST_SERVER:
         raise StorageError(

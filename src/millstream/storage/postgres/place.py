@@ -10,7 +10,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from ...errors import UsageError
-from .faults import redact
+from ..redact import redact
 
 DEFAULT_SCHEMA = "millstream"
 _SCHEMA = re.compile(r"[\w-]+")
@@ -52,8 +52,11 @@ def parse_url(url: str, schema: str | None = None) -> Place:
     try:
         parts = urlsplit(url)
         options = parse_qsl(parts.query, keep_blank_values=True)
+        whole = parts.netloc.count("@") < 2 and (parts.port is None or parts.port > 0)
     except ValueError as error:
         raise UsageError(f"{redact(url)!r:.120} is not a URL", hint=_HINT) from error
+    if not whole:
+        raise UsageError(f"{redact(url)!r:.120} is not a URL", hint=_HINT)
     named = [value for key, value in options if key == "schema"]
     rest = [(key, value) for key, value in options if key != "schema"]
     schema = named[-1] if named else schema if schema is not None else DEFAULT_SCHEMA
@@ -75,7 +78,7 @@ def parse_url(url: str, schema: str | None = None) -> Place:
     return Place(conninfo, schema, _location(parts, named, schema))
 
 
-_HINT = "Write postgresql://user@host:5432/database?schema=shop"
+_HINT = "Write postgresql://user@host:5432/database?schema=shop, and in a password @ as %40, / as %2F, : as %3A"
 
 
 def _location(parts: Any, named: list[str], schema: str) -> str:

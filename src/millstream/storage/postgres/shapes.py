@@ -12,11 +12,7 @@ class Shapes:
     """What the writer knows of the catalogue. The database refuses an append that was checked against less."""
 
     def __init__(self, place: Place) -> None:
-        self._query = (
-            f"select k.type, k.schema from {place.quoted}.catalogue c"
-            f" join {place.quoted}.kinds k on k.id = c.kind join {place.quoted}.streams s on s.id = c.stream"
-            " where s.name = $1"
-        )
+        self._query = f"select f.type, f.schema from {place.quoted}.shapes($1) f"
         self._known: dict[str, dict[tuple[str, str], Columns]] = {}
 
     def check(self, connection: Connection, request: Request) -> dict[str, int]:

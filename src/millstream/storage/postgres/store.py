@@ -21,7 +21,7 @@ from .connections import Readers, connect
 from .database import Connection, PostgresDatabase
 from .faults import translated
 from .listener import Listener
-from .migrate import check, migrate
+from .migrate import check, may_append, migrate, version_of
 from .place import parse_url
 from .reader import Reader, kinds_of
 from .writer import Writer
@@ -45,6 +45,7 @@ class PostgresStore:
     ) -> None:
         self.place = parse_url(url)
         self.readonly = readonly
+        self._why_readonly = ""
         self.closed = False
         self.on_rollback: list[Callable[[], None]] = []
         self._clock = clock
@@ -69,14 +70,20 @@ class PostgresStore:
             with translated(self.location):
                 row = connection.execute("select pg_is_in_recovery()").fetchone()
                 assert row is not None
-                # A standby can be read, whatever it was opened for.
-                self.readonly = self.readonly or bool(row[0])
+                if row[0]:
+                    # A standby can be read, whatever it was opened for.
+                    self._read_only("The server is a standby; append at the primary")
                 if self.readonly:
                     check(connection, self.place)
                 else:
                     migrate(connection, self.place)
+                    if not may_append(connection, self.place):
+                        self._read_only("The role may only read; `millstream postgres grants` prints what it needs")
         finally:
             connection.close()
+
+    def _read_only(self, why: str) -> None:
+        self.readonly, self._why_readonly = True, why
 
     def _begin(self) -> None:
         """Make what belongs to this process."""
@@ -97,7 +104,7 @@ class PostgresStore:
     def _writable(self) -> Writer:
         self._renew()
         if self.readonly:
-            raise ReadOnlyLog(self.location)
+            raise ReadOnlyLog(self.location, hint=self._why_readonly or "Open it without readonly=True")
         return self._writer
 
     def commit(self, request: Request) -> Receipt:
@@ -193,7 +200,7 @@ class PostgresStore:
         return self._log_id
 
     def append_row(self, id: str) -> AppendRow | None:
-        row = self._one(f"select digest, result, last from {self.place.quoted}.appends where id = $1", (id,))
+        row = self._one(f"select digest, result, last from {self.place.quoted}.find_append($1)", (id,))
         return AppendRow(*row) if row is not None else None
 
     def head(self) -> Head:
@@ -298,6 +305,30 @@ class PostgresStore:
             if len(infos) < batch:
                 return
             after = infos[-1].name
+
+    def describe(self) -> dict[str, Any]:
+        """What there is to know of the place where it is."""
+
+        def look(connection: Connection) -> dict[str, Any]:
+            row = connection.execute("select current_setting('server_version'), pg_is_in_recovery()").fetchone()
+            assert row is not None
+            return {
+                "schema": self.place.schema,
+                "version": version_of(connection, self.place),
+                "server": row[0],
+                "standby": row[1],
+                "appends": not row[1] and may_append(connection, self.place),
+            }
+
+        return self._read(look)
+
+    def size(self) -> int:
+        found = self._one(
+            "select coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint from pg_class c"
+            " join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relkind in ('r', 'm', 'S')",
+            (self.place.schema,),
+        )
+        return int(found[0])
 
     def copy_to(self, path: str) -> None:
         raise UsageError("a log in PostgreSQL is not one file", hint="Copy it to a file with: millstream copy")

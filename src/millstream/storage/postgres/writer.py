@@ -319,17 +319,11 @@ class Writer:
             # Behind the lock, the transaction whose answer was lost has ended one way or the other.
             self.connection.execute(f"select {quoted}.lock($1)", (self._wait,))
             rows = self.connection.execute(
-                f"select r.origin, min(r.position), max(r.position + r.count - 1), max(r.recorded)"
-                f" from {quoted}.runs r where r.position > $1 and r.origin = any($2) group by r.origin",
+                "select f.origin, f.first, f.last, f.stream, f.version, f.recorded"
+                f" from {quoted}.find_origins($1, $2) f",
                 (self._head, list(wanted)),
             ).fetchall()
-            for origin, first, last, recorded in rows:
-                stream, version = self.connection.execute(
-                    f"select s.name, r.version + r.count - 1 from {quoted}.runs r"
-                    f" join {quoted}.streams s on s.id = r.stream where r.position + r.count - 1 = $1"
-                    " and r.position > $1 - 65536",
-                    (last,),
-                ).fetchone()  # type: ignore[misc]
+            for origin, first, last, stream, version, recorded in rows:
                 job = wanted[origin]
                 job.receipt = Receipt(first, last, last + 1 - first, stream, version, recorded)
                 assert job.request is not None
@@ -389,7 +383,7 @@ class Writer:
         job = Job(request)
         if request.id is not None:
             row = self.connection.execute(
-                f"select 1 from {self._place.quoted}.appends a where a.id = $1 and a.digest = $2",
+                f"select 1 from {self._place.quoted}.find_append($1) a where a.digest = $2",
                 (request.id, request.digest),
             ).fetchone()
             if row is not None:

@@ -419,6 +419,13 @@ class SQLiteStore:
                 )
         return True
 
+    def size(self) -> int:
+        with self.reader() as connection, translated(self.path):
+            row = connection.execute(
+                "select page_count * page_size from pragma_page_count, pragma_page_size"
+            ).fetchone()
+        return int(row[0])
+
     def copy_to(self, path: str) -> None:
         """Copy the database as it is at one moment to a new file, durably."""
         with self.reader() as source, translated(path):

@@ -403,3 +403,28 @@ begin
     end loop;
     return answer;
 end $$;
+
+-- What a role that may only append has to know: the shapes of frames that a stream holds, …
+create function {schema}.shapes(stream_name text) returns table (type text, schema text)
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+    select k.type, k.schema from {schema}.catalogue c
+    join {schema}.kinds k on k.id = c.kind join {schema}.streams s on s.id = c.stream
+    where s.name = stream_name
+$$;
+
+-- … the receipt of an append whose id it has, …
+create function {schema}.find_append(append_id text) returns table (digest bytea, result text, last bigint)
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+    select a.digest, a.result, a.last from {schema}.appends a where a.id = append_id
+$$;
+
+-- … and where the runs are that carry an origin of its own: what became of a commit whose answer was lost.
+create function {schema}.find_origins(head bigint, origins bigint[])
+returns table (origin bigint, first bigint, last bigint, stream text, version bigint, recorded bigint)
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+    select distinct on (r.origin) r.origin, min(r.position) over (partition by r.origin),
+           r.position + r.count - 1, s.name, r.version + r.count - 1, r.recorded
+    from {schema}.runs r join {schema}.streams s on s.id = r.stream
+    where r.position > head and r.origin = any(origins)
+    order by r.origin, r.position desc
+$$;
