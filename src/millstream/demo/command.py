@@ -14,6 +14,15 @@ def demo(
         str,
         typer.Option("--out", metavar="DIR", help="The folder for its files; a folder of an earlier demo is reused."),
     ] = "./demo-out",
+    log: Annotated[
+        Optional[str],  # noqa: UP045 - read at run time
+        typer.Option(
+            "--log",
+            metavar="URL",
+            help="Keep the log in PostgreSQL, in a schema of the demo's own. One of an earlier demo is made anew.",
+            show_default=False,
+        ),
+    ] = None,
     data: Annotated[
         Optional[str],  # noqa: UP045 - read at run time
         typer.Option(
@@ -45,10 +54,11 @@ def demo(
       $ millstream demo
       $ millstream demo --follow --speed 600
       $ millstream demo --data flights-2013.parquet --out year
+      $ millstream demo --log postgresql://postgres@localhost/postgres
     """
     if not 0 < speed <= 1_000_000:
         raise UsageError(f"--speed {speed:g} is out of range", hint="Give a number from 1 to 1000000, such as 600")
     from .run import run
 
-    if run(out, data, follow=follow, speed=speed, quick=quick):
+    if run(out, data, follow=follow, speed=speed, quick=quick, log=log):
         raise typer.Exit(130)

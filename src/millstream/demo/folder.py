@@ -1,4 +1,7 @@
-"""The folder that the demo writes into: made, taken, and emptied of what an earlier demo left there."""
+"""The folder that the demo writes into: made, taken, and emptied of what an earlier demo left there.
+
+With ``--log`` the log itself is elsewhere; see `schema`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from ..errors import UsageError
+from .schema import Schema
 
 _MARK = ".millstream-demo"
 _FILES = ("flights.db", "board.db", "operations.sqlite")
@@ -22,14 +26,16 @@ class Folder:
 
     Args:
         path: The folder; made when it is not there.
+        log: Where the log is, if not in the folder.
 
     Raises:
         UsageError: It is no folder, cannot be written, holds something else than an earlier demo, or
             another demo is running in it.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, log: Schema | None = None) -> None:
         self.path = Path(path)
+        self._elsewhere = log
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if not (self.path / _MARK).exists() and any(self.path.iterdir()):
@@ -48,8 +54,13 @@ class Folder:
 
     @property
     def log(self) -> str:
-        """The path of the log."""
-        return str(self.path / _FILES[0])
+        """The log, as `millstream.open` takes it."""
+        return self._elsewhere.url if self._elsewhere is not None else str(self.path / _FILES[0])
+
+    @property
+    def shown_log(self) -> str:
+        """The same for people: without a password."""
+        return self._elsewhere.location if self._elsewhere is not None else self.log
 
     @property
     def board(self) -> str:

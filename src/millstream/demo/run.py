@@ -6,13 +6,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
-
-import millstream as ms
 
 from ..time import from_micros, to_micros
 from .domain import stream_of
@@ -21,6 +19,7 @@ from .folder import Folder
 from .live import Dashboard, alert_line, hour_line
 from .play import Play
 from .report import changes, sightings, windows
+from .schema import Schema
 from .screen import Screen
 
 Stopped = Callable[[], bool]
@@ -30,7 +29,7 @@ _POLLS_A_SECOND = 10
 
 def run(
     out: str, data: str | None, *, follow: bool = False, speed: float = 600.0, quick: bool = False,
-    screen: Screen | None = None,
+    screen: Screen | None = None, log: str | None = None,
 ) -> bool:  # fmt: skip
     """Play, and show what came of it; see `command.demo`.
 
@@ -39,7 +38,11 @@ def run(
     """
     screen = screen or Screen()
     timetable = Timetable(read_flights(data), quick=quick)
-    with Folder(out) as folder, _interruptible() as stopped:
+    with (
+        Schema(log) if log is not None else nullcontext() as schema,
+        Folder(out, schema) as folder,
+        _interruptible() as stopped,
+    ):
         screen.opening(timetable.title)
         began = time.monotonic()
         with Play(folder, timetable, delay_on=timetable.days[0] if follow else None) as play:
@@ -134,7 +137,7 @@ def _until(moment: float, stopped: Stopped) -> bool:
 def _report(play: Play, screen: Screen, seconds: float) -> None:
     log, timetable = play.log, play.timetable
     streams = [info for info in log.streams("aircraft-*") if info.name != stream_of("unassigned")]
-    screen.played(play.flights, log.head, _size(log), seconds)
+    screen.played(play.flights, log.head, log.store.size(), seconds)
     seen = sightings(log, timetable.days)
     screen.sightings(seen, len(streams), sum(info.version for info in streams))
     screen.changes(changes(log))
@@ -142,13 +145,6 @@ def _report(play: Play, screen: Screen, seconds: float) -> None:
     screen.windows(windows(log, timetable))
     busiest = max(streams, key=lambda info: info.version).name if streams else None
     screen.closing(play.folder, stream_of(seen[0].aircraft) if seen else busiest)
-
-
-def _size(log: ms.Log) -> int:
-    """The bytes of the log's file, once all is in it that waits in SQLite's write-ahead log."""
-    with log.connect() as db:
-        found = db.one("select page_count * page_size as size from pragma_page_count, pragma_page_size")
-    return int(found["size"]) if found else 0
 
 
 def _moment(micros: int) -> str:

@@ -194,11 +194,11 @@ class Screen:
     # --- the end ----------------------------------------------------------------------------------------
 
     def closing(self, folder: Folder, aircraft: str | None) -> None:
-        """The files that were made, and commands to look further."""
+        """What was made, and commands to look further."""
         self.gap()
         self.console.print(Rule(Text("Look further", style="bold cyan"), align="left", style="cyan"))
         made = (
-            (folder.log, "the log"),
+            (folder.shown_log, "the log"),
             (folder.board, "the departures board, a read model"),
             (folder.operations, "the other program's database"),
         )
@@ -215,7 +215,7 @@ class Screen:
 
 def commands(folder: Folder, aircraft: str | None) -> list[str]:
     """Commands to look further with, ready to be pasted into a shell."""
-    log = shlex.quote(folder.log)
+    log = shlex.quote(folder.shown_log)
     query = "select count(*), max(late) from alerts"
     return [
         f"millstream streams {log}" + (f" '{aircraft[:-2]}*'" if aircraft else ""),

@@ -75,15 +75,18 @@ def parse_url(url: str, schema: str | None = None) -> Place:
     # A server that went away without a word is noticed before a minute is over.
     for key, value in (("keepalives_idle", 20), ("keepalives_interval", 5), ("tcp_user_timeout", 30_000)):
         conninfo.setdefault(key, value)
-    return Place(conninfo, schema, _location(parts, named, schema))
+    return Place(conninfo, schema, _location(parts, rest, schema, bool(named)))
 
 
 _HINT = "Write postgresql://user@host:5432/database?schema=shop, and in a password @ as %40, / as %2F, : as %3A"
 
 
-def _location(parts: Any, named: list[str], schema: str) -> str:
+def _location(parts: Any, options: list[tuple[str, str]], schema: str, named: bool) -> str:
     host = parts.hostname or ""
     user = f"{parts.username}@" if parts.username else ""
     port = f":{parts.port}" if parts.port else ""
-    suffix = f"?schema={quote(schema)}" if named or schema != DEFAULT_SCHEMA else ""
+    shown = [(key, value) for key, value in options if "password" not in key.lower()]
+    if named or schema != DEFAULT_SCHEMA:
+        shown.append(("schema", schema))
+    suffix = "?" + urlencode(shown, quote_via=quote, safe="/") if shown else ""
     return f"postgresql://{user}{host}{port}{parts.path}{suffix}"
