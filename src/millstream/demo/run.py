@@ -137,7 +137,7 @@ def _until(moment: float, stopped: Stopped) -> bool:
 def _report(play: Play, screen: Screen, seconds: float) -> None:
     log, timetable = play.log, play.timetable
     streams = [info for info in log.streams("aircraft-*") if info.name != stream_of("unassigned")]
-    screen.played(play.flights, log.head, log.store.size(), seconds)
+    screen.played(play.flights, log.head, log.store.size(), seconds, in_file=log.store.is_file)
     seen = sightings(log, timetable.days)
     screen.sightings(seen, len(streams), sum(info.version for info in streams))
     screen.changes(changes(log))

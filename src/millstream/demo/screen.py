@@ -66,11 +66,12 @@ class Screen:
         self.console.print(Text.assemble(("Millstream", "bold cyan"), f"  {title} at New York's airports, in one log"))
         self.gap()
 
-    def played(self, flights: int, events: int, size: int, seconds: float) -> None:
+    def played(self, flights: int, events: int, size: int, seconds: float, *, in_file: bool) -> None:
         """How the play went."""
         self.gap()
+        place = " events in one file of " if in_file else " events in PostgreSQL, "
         self.line(
-            (f"{flights:,}", "bold"), " flights became ", (f"{events:,}", "bold"), " events in one file of ",
+            (f"{flights:,}", "bold"), " flights became ", (f"{events:,}", "bold"), place,
             (f"{size / 1e6:.0f} MB", "bold"), f", in {seconds:.1f} s. All that follows is read from it.",
         )  # fmt: skip
 
