@@ -57,7 +57,7 @@ def test_it_plays_the_same_and_a_second_run_replaces_what_the_first_one_made(pos
 def test_a_schema_with_other_things_is_refused_and_left_alone(postgres):
     with ms.open(f"{postgres}?schema=shop") as log:
         log.append("a", ms.Plain("Opened", {}))
-    with pytest.raises(ms.UsageError, match="schema shop of .* holds other things"):
+    with pytest.raises(ms.UsageError, match=r"schema shop of .* holds other things"):
         Schema(f"{postgres}?schema=shop")
     with ms.open(f"{postgres}?schema=shop", readonly=True) as log:
         assert log.head == 1

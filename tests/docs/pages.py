@@ -30,7 +30,7 @@ import re
 import sys
 import tokenize
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,8 +62,11 @@ def blocks(page: Path) -> list[Block]:
     return [Block(text.count("\n", 0, m.start(1)) + 1, m[1]) for m in _FENCE.finditer(text)]
 
 
-def run_page(page: Path) -> None:
+def run_page(page: Path, places: Mapping[str, str] | None = None) -> None:
     """Run a page's blocks, but for those that hold tests, in the current folder.
+
+    Args:
+        places: What to put for names that lead nowhere here, such as the URL of a server.
 
     Raises:
         NotAsShown: The page shows something else than what happens; says where and what.
@@ -74,6 +77,8 @@ def run_page(page: Path) -> None:
     try:
         for block in blocks(page):
             if not block.holds_tests:
+                for name, place in (places or {}).items():
+                    block = block._replace(source=block.source.replace(name, place))
                 differences += run_block(block, vars(module), str(page))
     finally:
         del sys.modules[module.__name__]

@@ -28,6 +28,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(page for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")] if page.exists())
 WITH_CODE = [page for page in PAGES if blocks(page)]
 
+SERVER = "postgresql://app@db.example/shop"
+"""Stands in the pages for a database of PostgreSQL."""
+
 SKIPPED_MODULES: dict[str, str] = {
     "millstream.demo": "runs the whole demo; it has tests of its own",
     "millstream.cli": "its examples are shell commands; it has tests of its own",
@@ -73,8 +76,9 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_code_of_a_page_runs_and_gives_what_the_page_shows(page: Path) -> None:
-    run_page(page)
+def test_the_code_of_a_page_runs_and_gives_what_the_page_shows(page: Path, request: pytest.FixtureRequest) -> None:
+    needs_server = any(SERVER in block.source for block in blocks(page))
+    run_page(page, {SERVER: request.getfixturevalue("postgres")} if needs_server else None)
 
 
 @pytest.mark.parametrize(
