@@ -90,6 +90,10 @@ class PostgresServer:
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def tool(self, name: str) -> str:
+        """The path of a program that comes with the server, such as ``pg_dump``."""
+        return str(self._bin / name)
+
     def url(self, database: str = "postgres", *, user: str = "postgres", schema: str = "") -> str:
         """Where it is."""
         rest = f"?schema={schema}" if schema else ""

@@ -233,6 +233,28 @@ def test_a_handler_that_raises_for_what_another_process_appended_is_named(shared
         log.append("other", Other())  # no event of its types: it has no part in it
 
 
+def test_a_handler_may_go_on_after_an_error_that_it_puts_into_a_savepoint(log):
+    class Latest(ms.Projection):
+        schema = "create table latest (email text primary key, id text not null)"
+
+        @ms.on
+        def added(self, event: UserAdded, db: ms.Database, recorded: ms.Recorded) -> None:
+            try:
+                with db.savepoint():
+                    db.execute("insert into latest values (?, ?)", (event.email, recorded.stream))
+            except ms.ConstraintViolated:
+                db.execute("update latest set id = ? where email = ?", (recorded.stream, event.email))
+
+    ms.App(log, projections=[Latest.inline()])
+    log.append("user-1", UserAdded(email="a@example.com"))
+    log.append("user-2", [UserAdded(email="a@example.com"), UserAdded(email="b@example.com")])
+    with log.connect() as db:
+        assert [tuple(row.values()) for row in db.query("select email, id from latest order by email")] == [
+            ("a@example.com", "user-2"),
+            ("b@example.com", "user-2"),
+        ]
+
+
 def test_a_deferred_constraint_rejects_its_own_append_and_none_of_those_in_the_same_commit(log):
     class Members(ms.Projection):
         schema = """
@@ -244,7 +266,8 @@ def test_a_deferred_constraint_rejects_its_own_append_and_none_of_those_in_the_s
         @ms.on
         def added(self, event: UserAdded, db: ms.Database, recorded: ms.Recorded) -> None:
             # First the member, then its team: that the order does not matter is what deferring is for.
-            db.execute("insert into members values (?, ?)", (recorded.stream, event.email))
+            with db.savepoint():
+                db.execute("insert into members values (?, ?)", (recorded.stream, event.email))
             if event.email != "nowhere":
                 db.execute("insert into teams values (?) on conflict do nothing", (event.email,))
 

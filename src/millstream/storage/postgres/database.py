@@ -64,17 +64,25 @@ class PostgresDatabase(Database):
     def _faults(self) -> AbstractContextManager[None]:
         return translated(self.location)
 
+    def savepoint(self) -> AbstractContextManager[None]:
+        return self._savepoint("release savepoint millstream")
+
+    def unit(self) -> AbstractContextManager[None]:
+        """A savepoint at whose end deferred constraints are checked: they reject it alone, not the COMMIT of all.
+
+        What was deferred is deferred again afterwards, for the units to come.
+        """
+        return self._savepoint(
+            "savepoint millstream_check; set constraints all immediate;"
+            " rollback to savepoint millstream_check; release savepoint millstream"
+        )
+
     @contextmanager
-    def savepoint(self) -> Iterator[None]:
+    def _savepoint(self, end: str) -> Iterator[None]:
         self._control("savepoint millstream")
         try:
             yield
-            # A deferred constraint fails here, where it rejects this unit alone, not at the COMMIT of all. What
-            # was deferred is deferred again afterwards, for the units to come.
-            self._control(
-                "savepoint millstream_check; set constraints all immediate;"
-                " rollback to savepoint millstream_check; release savepoint millstream"
-            )
+            self._control(end)
         except BaseException:
             if not self.connection.broken:
                 self._control("rollback to savepoint millstream; release savepoint millstream")

@@ -201,7 +201,7 @@ class Writer:
         request = job.request
         assert request is not None
         try:
-            with self.database.savepoint():
+            with self.database.unit():
                 while True:
                     [answer] = self._call(self.connection, [(job, shapes)], origins, self._batch([request]))
                     if answer.shapes is None:
