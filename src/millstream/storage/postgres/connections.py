@@ -79,9 +79,10 @@ class Readers:
         self._place = place
         self._patience = patience
         self._pool = self._new()
-        self._lent = self._new()
+        # What is lent out is tried first: what its borrower does with it cannot be done again.
+        self._lent = self._new(check=ConnectionPool.check_connection)
 
-    def _new(self) -> ConnectionPool[Connection]:
+    def _new(self, **options: Any) -> ConnectionPool[Connection]:
         return ConnectionPool(
             kwargs={**self._place.conninfo, **_settings()},
             min_size=0,
@@ -92,6 +93,7 @@ class Readers:
             open=True,
             name="millstream",
             num_workers=1,
+            **options,
         )
 
     @contextmanager
@@ -120,6 +122,8 @@ class Readers:
             except psycopg.Error as error:
                 if not is_lost(error) or time.monotonic() + pause > deadline:
                     raise translate(error, self._place.location) from error
+            # What cut this one has cut the idle ones as well: none of them is to cost another try.
+            self._pool.check()
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
