@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import polars as pl
@@ -36,6 +37,33 @@ def fill(log: ms.Log) -> None:
     log.append("clicks", pl.DataFrame({"user": ["ann", "bob"]}), type="Click")
     ms.run(log, ms.stream("clicks").select("user").to("users", type="User"), until="head")
     log.close_stream("a")
+
+
+def test_many_that_open_a_new_log_at_once_all_get_it(postgres):
+    count, rounds = 6, 8
+    together = threading.Barrier(count)
+    ids: dict[int, set[str]] = {number: set() for number in range(rounds)}
+    failures = []
+
+    def open_all() -> None:
+        for number, found in ids.items():
+            together.wait(30)
+            try:
+                with ms.open(f"{postgres}?schema=s{number}") as log:
+                    found.add(log.id)
+                    log.append("a", Added(n=1))
+            except ms.MillstreamError as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=open_all) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert [len(found) for found in ids.values()] == [1] * rounds
+    with ms.open(f"{postgres}?schema=s0") as log:
+        assert log.head == count
 
 
 def test_a_dump_that_is_restored_is_the_log(postgres, postgres_server, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import weakref
@@ -24,6 +25,10 @@ _READERS = 8
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
 _open: weakref.WeakSet[Connection] = weakref.WeakSet()
 _abandoned: list[Any] = []
+
+
+# Errors are raised here; what the pool logs of them as well is for those who have set up logging, not for stderr.
+logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
 
 
 def _leave_to_parent() -> None:

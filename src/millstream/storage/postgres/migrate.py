@@ -32,11 +32,15 @@ def version_of(connection: Connection, place: Place) -> int | None:
     Raises:
         NotALog: The schema holds tables of our names that are not a log's.
     """
-    row = connection.execute("select to_regclass($1), to_regclass($2)", tuple(_tables(place))).fetchone()
-    assert row is not None
-    if row == (None, None):
+    # Not by to_regclass, which may answer from a cache of the session's: another may have made them just now.
+    found_tables = connection.execute(
+        "select c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace"
+        " where n.nspname = $1 and c.relname in ('meta', 'runs')",
+        (place.schema,),
+    ).fetchall()
+    if not found_tables:
         return None
-    if row[0] is not None:
+    if ("meta",) in found_tables:
         try:
             found = connection.execute(
                 f"select m.value from {place.quoted}.meta m where m.key = 'millstream'"
@@ -46,10 +50,6 @@ def version_of(connection: Connection, place: Place) -> int | None:
         if found is not None:
             return int(found[0])
     raise NotALog(place.location)
-
-
-def _tables(place: Place) -> list[str]:
-    return [f"{place.quoted}.meta", f"{place.quoted}.runs"]
 
 
 def check(connection: Connection, place: Place) -> None:
