@@ -85,6 +85,11 @@ from .errors import ReadOnlyLog as ReadOnlyLog
 from .errors import DiskFull as DiskFull
 from .errors import LogLocked as LogLocked
 from .errors import LogClosed as LogClosed
+from .errors import ReplicaLog as ReplicaLog
+from .errors import LogMoved as LogMoved
+from .errors import NotAPrefix as NotAPrefix
+from .errors import DepotError as DepotError
+from .errors import DepotUnavailable as DepotUnavailable
 from .errors import NetworkFilesystem as NetworkFilesystem
 from .errors import ClockJumped as ClockJumped
 from .errors import DatabaseError as DatabaseError

@@ -340,6 +340,73 @@ class LogClosed(StorageError):
         self.path = path
 
 
+class ReplicaLog(StorageError):
+    """The log is a copy that follows another one, and takes no appends of its own."""
+
+    code = "replica"
+    http_status = 409
+    exit_code = 4
+
+    def __init__(self, path: str, source: str) -> None:
+        super().__init__(
+            f"{path} is a copy{f' of {source}' if source else ''} and takes no appends of its own",
+            hint="Append to its source; or end the copy with `millstream copy --switch` or `millstream promote`",
+        )
+        self.path = path
+        self.source = source
+
+
+class LogMoved(StorageError):
+    """The log has moved: this is what it was before, still there to be read."""
+
+    code = "log-moved"
+    http_status = 409
+    exit_code = 4
+
+    def __init__(self, path: str, target: str) -> None:
+        super().__init__(
+            f"{path} has moved{f' to {target}' if target else ''} and takes no more appends",
+            hint="Open the log at its new home; `millstream promote` would make this one a home again",
+        )
+        self.path = path
+        self.target = target
+
+
+class NotAPrefix(StorageError):
+    """A copy cannot go on in this target: what is there is not the beginning of the source."""
+
+    code = "not-a-prefix"
+    http_status = 409
+    exit_code = 4
+
+    def __init__(self, target: str, reason: str) -> None:
+        super().__init__(
+            f"{target} cannot take the copy: {reason}",
+            hint="Give an empty target, or the one that an earlier copy of the same log went to",
+        )
+        self.target = target
+        self.reason = reason
+
+
+class DepotError(StorageError):
+    """An object store or folder did not do what a copy or a restore asked of it."""
+
+    code = "depot"
+    http_status = 502
+
+    def __init__(self, place: str, reason: str, *, hint: str = "") -> None:
+        super().__init__(f"{place}: {reason}", hint=hint or "Check the address, the credentials and the network")
+        self.place = place
+        self.reason = reason
+
+
+class DepotUnavailable(DepotError):
+    """It did not answer in time, or said that it is busy: the same request may succeed later."""
+
+    code = "depot-unavailable"
+    http_status = 503
+
+
 class NetworkFilesystem(StorageError):
     """The file lies on a network file system, whose locks cannot be trusted."""
 

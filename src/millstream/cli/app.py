@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import MillstreamError
-from . import append, backup, compact, read, sql, streams, tail, transfer, verify
+from . import append, backup, compact, copy, read, restore, sql, streams, tail, transfer, verify
 from .exits import silence_output, tell, tell_error
 from .options import PLACES
 
@@ -178,6 +178,9 @@ _add("import", transfer.import_)
 _add("export", transfer.export)
 _add("verify", verify.verify)
 _add("backup", backup.backup)
+_add("restore", restore.restore)
+_add("copy", copy.copy)
+_add("promote", copy.promote)
 _add("compact", compact.compact)
 
 

@@ -21,6 +21,8 @@ from .transaction import Transaction
 
 if TYPE_CHECKING:
     from .compact import Compacted
+    from .copy import Copied, Progress
+    from .segments import Segments
     from .verify import Verified
 
 
@@ -278,6 +280,34 @@ class Log(Reader):
         from .maintain import backup
 
         backup(self, path)
+
+    def copy_to(
+        self,
+        target: Log | Segments | str,
+        *,
+        follow: bool = False,
+        verify: bool = False,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Copied:
+        """Copy the log to another home, or to a depot, as it is; see `millstream.log.copy.copy`.
+
+        Args:
+            target: An empty log or an earlier copy, or its path; a path that ends in ``/`` and an address of an object
+                store such as ``s3://bucket/prefix`` are depots.
+            follow: When level, go on with what comes, until the log is closed.
+            verify: Walk the target afterwards.
+            progress: Called after each page.
+        """
+        from .copy import copy
+        from .depots import is_depot
+        from .segments import Segments
+
+        if not isinstance(target, str):
+            return copy(self, target, follow=follow, verify=verify, progress=progress)
+        if is_depot(target):
+            return copy(self, Segments(target), follow=follow, verify=verify, progress=progress)
+        with open(target) as opened:
+            return copy(self, opened, follow=follow, verify=verify, progress=progress)
 
     def export(self, path: str, stream: str | None = None, *, types: Types = None) -> int:
         """Write events to a file: NDJSON of any events, or Parquet (a path ending so) of one stream's rows.

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def backup(log: Log, path: str) -> None:
     """Copy the whole log, as it is at one moment, to a new file, while others go on reading and writing.
 
-    The copy is made beside its place and given its name once it is whole and on disk.
+    The copy is made beside its place and given its name once it is whole and on disk. It is a SQLite file: of a log
+    in one, with every other table that the file holds; of another home, what `millstream.log.copy` copies.
 
     Raises:
         StorageError: There is a file at that path already.
@@ -25,16 +26,29 @@ def backup(log: Log, path: str) -> None:
         raise _there(path)
     partial = f"{path}.{uuid.uuid4().hex[:12]}.part"
     try:
-        log.store.copy_to(partial)
+        if hasattr(log.store, "copy_to"):
+            log.store.copy_to(partial)
+        else:
+            _copy_pages(log, partial)
         try:
             os.link(partial, path)  # unlike a rename, it never writes over what another has put there meanwhile
         except FileExistsError as error:
             raise _there(path) from error
         _sync_folder(path)
     finally:
-        for left in (partial, f"{partial}-journal", f"{partial}-wal", f"{partial}-shm"):
+        for end in ("", "-journal", "-wal", "-shm", "-turn", "-lock"):
+            left = partial + end
             if os.path.exists(left):
                 os.remove(left)
+
+
+def _copy_pages(log: Log, path: str) -> None:
+    from .copy import copy
+    from .log import open
+
+    with open(path) as target:
+        copy(log, target)
+        target.store.set_role(None)
 
 
 def _there(path: str) -> StorageError:

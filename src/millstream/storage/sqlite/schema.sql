@@ -64,6 +64,7 @@ create table appends (
     last   integer not null,
     result text not null
 ) without rowid;
+create index appends_last on appends (last);
 
 -- The shapes of frames that a stream holds: what a scan of it has as columns.
 create table catalogue (

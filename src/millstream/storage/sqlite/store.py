@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any
@@ -15,13 +15,15 @@ from ...errors import LogClosed, NetworkFilesystem, NewerFormat, NotALog, NotFou
 from ...time import Clock
 from ..base import Head, Receipt, Request, Scope, StreamInfo
 from ..committer import Committer
+from ..raw import PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role
 from ..signal import Signal
-from . import reader
+from . import raw, reader
 from .database import Database, connect, statements
 from .faults import translated
 from .lock import WriterLock, network_filesystem
 from .names import Kind, Names
 from .pool import ReaderPool, SharedReader, abandon
+from .raw import snapshot
 from .writer import InlineHandler, Writer, read_head
 
 FORMAT = 1
@@ -199,13 +201,17 @@ class SQLiteStore:
             yield
 
     @contextmanager
-    def transaction(self) -> Iterator[Writer]:
-        """The writer inside a transaction of the caller's own, on the caller's thread."""
+    def transaction(self, *, moving: bool = False) -> Iterator[Writer]:
+        """The writer inside a transaction of the caller's own, on the caller's thread.
+
+        Args:
+            moving: See `Writer.begin`.
+        """
         self._renew()
         writer = self.writer
         with self.committer.exclusive(), self._alone():
             with translated(self.path, lock_timeout=self._lock_timeout):
-                writer.begin()
+                writer.begin(moving=moving)
                 try:
                     yield writer
                 except BaseException:
@@ -402,6 +408,52 @@ class SQLiteStore:
                 target.execute("pragma journal_mode = delete")
             finally:
                 target.close()
+
+    # --- moving house -----------------------------------------------------------------------------------
+
+    def raw_head(self) -> RawHead:
+        """Where the log ends, whose it is, and what role it has."""
+        with self.reader() as connection, snapshot(connection):
+            return raw.read_raw_head(connection)
+
+    def raw_header(self, position: int) -> tuple[int, Head] | None:
+        """See `RawSource.raw_header`."""
+        with self.reader() as connection:
+            return raw.header(connection, position)
+
+    def raw_page(
+        self,
+        after: int,
+        *,
+        until: int | None = None,
+        known: Container[int] = (),
+        state: bool = False,
+        limit_runs: int = PAGE_RUNS,
+        limit_bytes: int = PAGE_BYTES,
+    ) -> RawPage:
+        """See `RawSource.raw_page`."""
+        with self.reader() as connection, snapshot(connection):
+            return raw.page(connection, after, until, known, state, limit_runs, limit_bytes)
+
+    def raw_bodies(self) -> set[int]:
+        """The numbers of the shared bodies."""
+        with self.reader() as connection:
+            return {row[0] for row in connection.execute("select id from bodies where id < 0")}
+
+    def place_raw(self, page: RawPage, place: str = "") -> Head:
+        """See `RawTarget.place_raw`."""
+        with self.transaction(moving=True) as writer:
+            head, role = raw.place(writer.connection, self.names, page, place, self.path)
+            writer.moved(head, role)
+        return head
+
+    def set_role(self, role: Role | None) -> Head:
+        """Make the log a copy, a home that has moved, or (None) a home like any other; gives its head at that moment."""
+        with self.transaction(moving=True) as writer:
+            raw.write_role(writer.connection, role)
+            head = read_head(writer.connection)
+            writer.moved(head, role)
+        return head
 
     def version_bounds(self, stream: str, first: int, last: int, low: int, high: int) -> tuple[int, int]:
         """Bounds (after, until) by position, narrowed to versions from ``first`` to before ``last``."""
