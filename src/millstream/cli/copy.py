@@ -67,10 +67,9 @@ def copy(
     not there at all, which `millstream restore` makes a log of.
 
     \bExamples:
+      $ millstream copy shop.db depot/
       $ millstream copy shop.db moved.db --verify
       $ millstream copy shop.db moved.db --switch
-      $ timeout 2 millstream copy --follow new.db depot/ || true
-      $ millstream restore depot/ restored.db
     """
     from ..log import copy as copying
     from ..log.segments import Segments
@@ -114,6 +113,7 @@ def promote(
 
     \bExamples:
       $ millstream copy shop.db standby.db && millstream promote standby.db
+      $ millstream copy shop.db b.db && millstream promote b.db --force
     """
     from ..log.copy import promote as promoting
 

@@ -38,9 +38,8 @@ def restore(
     \b{places}
 
     \bExamples:
-      $ millstream backup shop.db monday.db
-      $ millstream restore monday.db again.db --verify
-      $ millstream restore monday.db before.db --until @2100-01-01T00:00Z
+      $ millstream restore shop.db again.db --verify
+      $ millstream restore shop.db before.db --until @2013-06-01T00:00Z
     """
     from ..log.positions import parse_place
     from ..log.restore import restore as restoring

@@ -7,6 +7,7 @@ says which head it continues. A store that can give pages and place them can be 
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Container
 from typing import Any, Protocol
 
@@ -322,14 +323,12 @@ def check_chain(page: RawPage) -> None:
         position += run.count
     for ref, body in page.bodies.items():
         if ref > 0 and body.encoding in (Encoding.JSON, Encoding.NDJSON):
-            run = _run_at(page, ref)
-            if run is not None and run.format == JSON_FORMAT and sha256(body.data).digest() != run.body_hash:
-                raise DamagedLog(run.position, "its body does not match its hash")
+            whole = _run_at(page, ref)
+            if whole is not None and whole.format == JSON_FORMAT and sha256(body.data).digest() != whole.body_hash:
+                raise DamagedLog(ref, "its body does not match its hash")
 
 
 def _run_at(page: RawPage, position: int) -> RawRun | None:
-    from bisect import bisect_left
-
     at = bisect_left(page.runs, position, key=lambda run: run.position)
     return page.runs[at] if at < len(page.runs) and page.runs[at].position == position else None
 

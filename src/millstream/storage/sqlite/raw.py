@@ -221,6 +221,7 @@ def _bodies(
 
 def _closed(connection: sqlite3.Connection, after: int, last: int) -> list[str]:
     """The closed streams whose last event lies in a stretch."""
+    later = "select 1 from runs where stream = ? and version > ? limit 1"
     return [
         row[0]
         for row in connection.execute(
@@ -228,10 +229,7 @@ def _closed(connection: sqlite3.Connection, after: int, last: int) -> list[str]:
             " where r.position > ? and r.position <= ? and s.closed group by s.id",
             (after, last),
         ).fetchall()
-        if connection.execute(
-            "select 1 from runs where stream = ? and version > ? limit 1", (row[2], row[1])
-        ).fetchone()
-        is None
+        if connection.execute(later, (row[2], row[1])).fetchone() is None
     ]
 
 

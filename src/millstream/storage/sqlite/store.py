@@ -448,7 +448,7 @@ class SQLiteStore:
         return head
 
     def set_role(self, role: Role | None) -> Head:
-        """Make the log a copy, a home that has moved, or (None) a home like any other; gives its head at that moment."""
+        """Make the log a copy, a home that has moved, or (None) a home like any other; its head at that moment."""
         with self.transaction(moving=True) as writer:
             raw.write_role(writer.connection, role)
             head = read_head(writer.connection)
