@@ -203,9 +203,8 @@ def test_a_damaged_source_is_not_copied_on(tmp_path, target, harm):
         fill(log, 8)
         log.append("x", ms.Plain("T", {}))
     connection = sqlite3.connect(path)
-    position = connection.execute("select position from runs where body_ref = position and format = 1").fetchall()[-1][
-        0
-    ]
+    own = connection.execute("select position from runs where body_ref = position and format = 1").fetchall()
+    position = own[-1][0]
     harm = harm.replace("60", str(position))
     connection.execute(harm)
     connection.commit()

@@ -153,7 +153,7 @@ class _Copy:
         self._events = 0
         self._lag = 0.0
         self._known = self._target.raw_bodies()
-        self._state: State | None = None
+        self._state: State | None = self._target.raw_state()
         self._ids: set[str] = set()
         self._head = self._check()
         self._until = None if until is None else self._bound(until)

@@ -19,7 +19,7 @@ import msgspec
 
 from ..errors import DamagedLog, DepotError, NotAPrefix, NotFound
 from ..storage.base import Encoding, Head
-from ..storage.raw import EMPTY, PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role, check_chain
+from ..storage.raw import EMPTY, PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role, State, check_chain
 from .depots import Depot, open_depot
 
 _MAGIC = b"MILL\x01"
@@ -189,9 +189,11 @@ class Segments:
 
     def _tail(self, after: int) -> RawPage:
         found = self.raw_header(after) if after else (0, EMPTY)
-        if found is None or found[1].position != after:
+        if found is None or found[1].position != after or after < self.raw_head().head.position:
             raise DamagedLog(after + 1, f"no segment in {self.path} holds this position")
-        return self._with_latest(RawPage(log_id=self.raw_head().log_id, after=found[1], level=True))
+        segment = self._holding(after) if after else None
+        current = segment is not None and self._read(segment).state_current
+        return self._with_latest(RawPage(log_id=self.raw_head().log_id, after=found[1], state_current=current))
 
     def _with_latest(self, page: RawPage) -> RawPage:
         """A page that reaches the end, with what the segments without events have added there."""
@@ -202,10 +204,10 @@ class Segments:
             if segment.first > position + 1:
                 break
             if segment.last == position:
-                page.appends = [*page.appends, *self._read(segment).appends]
-        state = _parsed(self._state)
-        if state is not None:
-            page.state = self._read(state).state
+                extra = self._read(segment)
+                page.appends = [*page.appends, *extra.appends]
+                page.state_current = page.state_current or extra.state_current
+        page.state = self.raw_state()
         return page
 
     # --- writing ----------------------------------------------------------------------------------------
@@ -213,6 +215,12 @@ class Segments:
     def raw_bodies(self) -> set[int]:
         """None are counted on: a body that is given again does no harm."""
         return set()
+
+    def raw_state(self) -> State | None:
+        """See `RawTarget.raw_state`."""
+        self.raw_head()
+        segment = _parsed(self._state)
+        return self._read(segment).state if segment is not None else None
 
     def place_raw(self, page: RawPage, place: str = "") -> Head:
         """Put a page as a segment, atomically; see `RawTarget.place_raw`."""

@@ -268,6 +268,9 @@ class RawTarget(Protocol):
     def raw_bodies(self) -> set[int]:
         """The numbers of the shared bodies (below 0) that it holds."""
 
+    def raw_state(self) -> State | None:
+        """The rows of the carried tables, if it was ever given any and they are not too many."""
+
     def place_raw(self, page: RawPage, place: str = "") -> Head:
         """Add a page, all of it in one transaction, or nothing; a page that is there already changes nothing.
 

@@ -127,9 +127,8 @@ def page(
     ]
     if not more and until is None:
         result.level = True
-        if state or _state_size(connection) <= STATE_BYTES:
-            result.state = _state(connection)
-            result.state_current = True
+        result.state = read_state(connection, whole=state)
+        result.state_current = result.state is not None
     return result
 
 
@@ -246,7 +245,10 @@ def _state_size(connection: sqlite3.Connection) -> int:
     return total
 
 
-def _state(connection: sqlite3.Connection) -> State:
+def read_state(connection: sqlite3.Connection, *, whole: bool = False) -> State | None:
+    """The rows of the carried tables; None when they are too many and were not asked for whatever their size."""
+    if not whole and _state_size(connection) > STATE_BYTES:
+        return None
     found: State = {}
     for table in _tables(connection):
         names = ", ".join(name for name, _ in table.columns)

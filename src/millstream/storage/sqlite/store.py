@@ -15,7 +15,7 @@ from ...errors import LogClosed, NetworkFilesystem, NewerFormat, NotALog, NotFou
 from ...time import Clock
 from ..base import Head, Receipt, Request, Scope, StreamInfo
 from ..committer import Committer
-from ..raw import PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role
+from ..raw import PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role, State
 from ..signal import Signal
 from . import raw, reader
 from .database import Database, connect, statements
@@ -439,6 +439,11 @@ class SQLiteStore:
         """The numbers of the shared bodies."""
         with self.reader() as connection:
             return {row[0] for row in connection.execute("select id from bodies where id < 0")}
+
+    def raw_state(self) -> State | None:
+        """See `RawTarget.raw_state`."""
+        with self.reader() as connection, snapshot(connection):
+            return raw.read_state(connection)
 
     def place_raw(self, page: RawPage, place: str = "") -> Head:
         """See `RawTarget.place_raw`."""
