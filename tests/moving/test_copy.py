@@ -113,6 +113,14 @@ def test_a_closed_stream_is_closed_in_the_copy_and_in_none_that_ends_before_its_
         before.append("closed-0", ms.Plain("T", {}))
 
 
+def test_a_copy_has_every_index_when_it_is_level(source, target):
+    for page in pages(source, runs=10):
+        target.store.place_raw(page)
+    with source.connect() as here, target.connect() as there:
+        query = "select name from sqlite_master where type = 'index' order by name"
+        assert there.query(query) == here.query(query)
+
+
 def test_a_copy_in_memory_is_a_copy_too(source):
     with ms.open() as target:
         copy(source, target, verify=True)

@@ -27,6 +27,8 @@ HOME_EVERY = 0.02
 """Seconds between two pages of a copy that follows into another home."""
 DEPOT_EVERY = 1.0
 """Seconds between two segments of a copy that follows into a depot, which are its recovery point."""
+_STATE_EVERY = 10.0
+"""Seconds between two pages that hold nothing new but consumers' state."""
 _LOOK = 0.25
 _PATIENCE = 30.0
 
@@ -125,11 +127,6 @@ def copy(
     return _Copy(source, target, until, every, progress, stop).run(follow, verify)
 
 
-def store_of(place: Log | Segments) -> RawSource | RawTarget:
-    """What gives and takes the pages."""
-    return place if isinstance(place, Segments) else place.store
-
-
 class _Copy:
     """One copy under way."""
 
@@ -154,7 +151,9 @@ class _Copy:
         self._lag = 0.0
         self._known = self._target.raw_bodies()
         self._state: State | None = self._target.raw_state()
+        self._stated = 0.0
         self._ids: set[str] = set()
+        self._follow = False
         self._head = self._check()
         self._until = None if until is None else self._bound(until)
 
@@ -203,10 +202,13 @@ class _Copy:
     # --- the loop ---------------------------------------------------------------------------------------
 
     def run(self, follow: bool, verify: bool) -> Copied:
+        if verify and isinstance(self._copy, Segments):
+            raise UsageError("segments are verified as they are written and read", hint="Leave verify= out")
+        self._follow = follow
         page = self._take()
         while True:
             level = page.level or (self._until is not None and not page.runs)
-            if self._is_news(page):
+            if self._is_news(page) or (self._until is not None and not page.runs):
                 self._place(page)
             if level:
                 self._tell(page.head.position, level=True)
@@ -216,8 +218,6 @@ class _Copy:
             if self._stop.is_set():
                 break
             page = self._take()
-        if verify and isinstance(self._copy, Segments):
-            raise UsageError("segments are verified as they are written and read", hint="Leave verify= out")
         if verify and not isinstance(self._copy, Segments):
             self._copy.verify(head=self._head.hash.hex())
         seconds = time.monotonic() - self._begun
@@ -234,7 +234,8 @@ class _Copy:
     def _is_news(self, page: RawPage) -> bool:
         """Whether there is anything in a page that the target does not have for certain."""
         new_ids = {each.id for each in page.appends} - self._ids
-        return bool(page.runs or new_ids or page.state is not None or self._target.raw_head().role is None)
+        stated = page.state is not None and (not self._follow or time.monotonic() - self._stated > _STATE_EVERY)
+        return bool(page.runs or new_ids or stated or self._target.raw_head().role is None)
 
     def _place(self, page: RawPage) -> None:
         failures = 0
@@ -245,7 +246,7 @@ class _Copy:
             except DepotUnavailable as error:
                 # A copy off the machine outlasts its network: the same page, again, a little later.
                 failures += 1
-                if failures > 3 and not page.level and not self._events:
+                if failures > 3 and not self._follow:
                     raise
                 self._tell(page.head.position, trouble=error.message)
                 if self._stop.wait(min(0.5 * 2**failures, _PATIENCE)):
@@ -254,7 +255,7 @@ class _Copy:
         self._known.update(ref for ref in page.bodies if ref < 0)
         self._ids = {each.id for each in page.appends if each.last == self._head.position}
         if page.state is not None:
-            self._state = page.state
+            self._state, self._stated = page.state, time.monotonic()
         if page.runs:
             self._lag = max(self._now() - page.runs[0].recorded, 0) / 1e6
         if not page.level:

@@ -21,7 +21,7 @@ PAGE_RUNS = 16_384
 """The most headers of a page."""
 PAGE_BYTES = 16_000_000
 """About the most bytes of a page; one that holds a larger body is larger."""
-STATE_BYTES = 64_000_000
+STATE_BYTES = 4_000_000
 """Consumers' state up to this size goes along with each level page; what is larger goes at the switch."""
 
 

@@ -44,6 +44,11 @@ _RUNS = (
     " from runs r left join streams s on s.id = r.stream left join kinds k on k.id = r.kind"
     " where r.position > ? and r.position < ? order by r.position limit ?"
 )
+# While a new copy is filled it does without these, which would take half the time; once level, it has them.
+_INDEXES = {
+    "runs_stream": "create unique index if not exists runs_stream on runs (stream, version)",
+    "runs_kind": "create index if not exists runs_kind on runs (kind)",
+}
 _INSERT_RUN = (
     "insert into runs (position, count, stream, version, kind, recorded, effective, format, body_hash, hash,"
     " metadata, body, body_ref, body_offset) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -278,6 +283,7 @@ def write_role(connection: sqlite3.Connection, role: Role | None) -> None:
     """Note what the log is; None for a home like any other."""
     if role is None:
         connection.execute("delete from meta where key = 'role'")
+        _complete(connection)
     else:
         connection.execute("insert or replace into meta values ('role', ?)", (msgspec.json.encode(role).decode(),))
 
@@ -289,7 +295,9 @@ def place(connection: sqlite3.Connection, names: Names, page: RawPage, source: s
     role = found.role or Role("replica", source)
     if found.role is None:
         connection.execute("insert or replace into meta values ('log_id', ?)", (page.log_id,))
-        names.forget_all()
+        if page.runs and not page.level:
+            for index in _INDEXES:
+                connection.execute(f"drop index if exists {index}")
     if wanted:
         check_chain(page)
         _place_bodies(connection, page)
@@ -300,12 +308,19 @@ def place(connection: sqlite3.Connection, names: Names, page: RawPage, source: s
     )
     if page.state is not None:
         _place_state(connection, page.state)
+    if page.level or not page.runs:
+        _complete(connection)
     if page.state_current:
         role = msgspec.structs.replace(role, state_at=page.head.position)
     role = msgspec.structs.replace(role, whole=page.whole)
     if role != found.role:
         write_role(connection, role)
     return page.head, role
+
+
+def _complete(connection: sqlite3.Connection) -> None:
+    for statement in _INDEXES.values():
+        connection.execute(statement)
 
 
 def _place_bodies(connection: sqlite3.Connection, page: RawPage) -> None:
