@@ -16,9 +16,10 @@ import numpy as np
 import polars as pl
 
 import millstream as ms
-from millstream.log.copy import copy, switch
+from millstream.log.copy import copy
 from millstream.log.restore import restore
 from millstream.log.segments import Segments
+from millstream.log.switch import switch
 from timing import Report, folder, percentile, race
 
 ROWS = 65_536

@@ -5,9 +5,10 @@ import sqlite3
 import polars as pl
 
 import millstream as ms
-from millstream.log.copy import copy, promote, switch
+from millstream.log.copy import copy
 from millstream.log.restore import restore
 from millstream.log.segments import Segments, open_segments
+from millstream.log.switch import promote, switch
 from millstream.storage.raw import CARRIED
 
 

@@ -9,8 +9,9 @@ from homes import fill, frame, pages, rows
 
 import millstream as ms
 from millstream import errors
-from millstream.log.copy import copy, promote, switch
+from millstream.log.copy import copy
 from millstream.log.positions import parse_place
+from millstream.log.switch import promote, switch
 from millstream.storage.raw import Role
 from millstream.testing import FakeClock
 
@@ -371,3 +372,19 @@ def test_a_home_that_has_moved_can_be_taken_back(source, target):
     switch(source, target)
     promote(source)
     source.append("a", ms.Plain("T", {}))
+
+
+def test_a_copy_that_follows_ends_when_its_source_is_closed(source, target, tmp_path):
+    with ms.open(source.path) as log:
+        worker = threading.Thread(target=log.copy_to, args=(target,), kwargs={"follow": True})
+        worker.start()
+        assert target.wait(source.head - 1, 20)
+        time.sleep(0.1)
+    worker.join(20)
+    assert not worker.is_alive()
+
+
+def test_a_log_is_copied_by_the_name_of_its_target(source, tmp_path):
+    assert source.copy_to(str(tmp_path / "named.db"), verify=True).position == source.head
+    assert source.copy_to(str(tmp_path / "depot") + "/").position == source.head
+    assert (tmp_path / "depot" / "head.json").exists()

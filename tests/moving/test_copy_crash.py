@@ -12,14 +12,16 @@ import pytest
 from homes import fill, rows
 
 import millstream as ms
-from millstream.log.copy import copy, switch
+from millstream.log.copy import copy
 from millstream.log.restore import restore
 from millstream.log.segments import Segments, open_segments
+from millstream.log.switch import switch
 
 CHILD = """
 import sys
 import millstream as ms
 from millstream.log import copy as copying
+from millstream.log import switch as switching
 from millstream.log.segments import Segments
 from millstream.storage.sqlite import store
 
@@ -33,7 +35,7 @@ log = ms.open(source)
 end = Segments(target) if target.endswith("/") else ms.open(target)
 print("begun", flush=True)
 if verb == "switch":
-    copying.switch(log, end)
+    switching.switch(log, end)
 else:
     copying.copy(log, end)
 """

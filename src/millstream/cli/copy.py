@@ -73,6 +73,7 @@ def copy(
     """
     from ..log import copy as copying
     from ..log.segments import Segments
+    from ..log.switch import switch as switching
 
     if switch and follow:
         raise UsageError("a switch ends a copy, --follow does not", hint="Give one of them")
@@ -85,7 +86,7 @@ def copy(
                 raise UsageError("only a log can switch to a log", hint="For a depot: millstream restore")
             home = stack.enter_context(open_to_write(target, create=True))
             report = stack.enter_context(moving("copying"))
-            done = copying.switch(origin, home, verify=verify, progress=report)
+            done = switching(origin, home, verify=verify, progress=report)
             record = {"position": done.position, "hash": done.hash, "pause": round(done.pause, 3)}
         else:
             end = stack.enter_context(_target(target))
@@ -115,7 +116,7 @@ def promote(
       $ millstream copy shop.db standby.db && millstream promote standby.db
       $ millstream copy shop.db b.db && millstream promote b.db --force
     """
-    from ..log.copy import promote as promoting
+    from ..log.switch import promote as promoting
 
     with open_to_write(log, create=False) as target:
         done = promoting(target, force=force)

@@ -17,7 +17,7 @@ from ..base import Head, Receipt, Request, Scope, StreamInfo
 from ..committer import Committer
 from ..raw import PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role, State
 from ..signal import Signal
-from . import raw, reader
+from . import placing, raw, reader
 from .database import Database, connect, statements
 from .faults import translated
 from .lock import WriterLock, network_filesystem
@@ -448,14 +448,14 @@ class SQLiteStore:
     def place_raw(self, page: RawPage, place: str = "") -> Head:
         """See `RawTarget.place_raw`."""
         with self.transaction(moving=True) as writer:
-            head, role = raw.place(writer.connection, self.names, page, place, self.path)
+            head, role = placing.place(writer.connection, self.names, page, place, self.path)
             writer.moved(head, role)
         return head
 
     def set_role(self, role: Role | None) -> Head:
         """Make the log a copy, a home that has moved, or (None) a home like any other; its head at that moment."""
         with self.transaction(moving=True) as writer:
-            raw.write_role(writer.connection, role)
+            placing.write_role(writer.connection, role)
             head = read_head(writer.connection)
             writer.moved(head, role)
         return head
