@@ -72,6 +72,7 @@ def verify(log: Log, *, head: str | None = None, progress: Callable[[int, int], 
             progress(position, total)
         if len(page) < _PAGE:
             break
+    log.store.check()
     if not met:
         raise DamagedLog(position, "the head that was kept is not in the chain: its end was cut or made anew")
     return Verified(position, runs, position, previous.hex())

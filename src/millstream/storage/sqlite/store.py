@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from importlib import resources
 from typing import Any
 
-from ...errors import LogClosed, NetworkFilesystem, NewerFormat, NotALog, NotFound, ReadOnlyLog
+from ...errors import DamagedLog, LogClosed, NetworkFilesystem, NewerFormat, NotALog, NotFound, ReadOnlyLog
 from ...time import Clock
 from ..base import Head, Receipt, Request, Scope, StreamInfo
 from ..committer import Committer
@@ -395,6 +395,17 @@ class SQLiteStore:
                     (old, old) if old < 0 else (old,),
                 )
         return True
+
+    def check(self) -> None:
+        """Look at every page of the file, those of indexes too, which no walk of the log reads.
+
+        Raises:
+            DamagedLog: SQLite finds one that is not as it should be.
+        """
+        with self.reader() as connection:
+            found = connection.execute("pragma quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise DamagedLog(0, found)
 
     def copy_to(self, path: str) -> None:
         """Copy the database as it is at one moment to a new file, durably."""
