@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -23,6 +24,10 @@ _INSERT_RUN = (
     "insert into runs (position, count, stream, version, kind, recorded, effective, format, body_hash, hash,"
     " metadata, body, body_ref, body_offset) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+
+_ROWS = 16
+"""Headers per statement: each statement gives the interpreter away and takes it again."""
+_INSERT_RUNS = _INSERT_RUN + ", (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)" * (_ROWS - 1)
 
 
 def write_role(connection: sqlite3.Connection, role: Role | None) -> None:
@@ -108,7 +113,10 @@ def _place_runs(connection: sqlite3.Connection, names: Names, page: RawPage) -> 
         )  # fmt: skip
         if run.format == FRAME_FORMAT:
             catalogue.add((stream, kind))
-    connection.executemany(_INSERT_RUN, rows)
+    whole = len(rows) - len(rows) % _ROWS
+    for start in range(0, whole, _ROWS):
+        connection.execute(_INSERT_RUNS, list(chain.from_iterable(rows[start : start + _ROWS])))
+    connection.executemany(_INSERT_RUN, rows[whole:])
     connection.executemany(
         "insert into tags (tag, position) values (?, ?)", ((tag, r.position) for r in page.runs for tag in r.tags)
     )
