@@ -6,7 +6,7 @@ import time as _time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InvalidPosition, LogClosed, StreamNotFound, UsageError
 from ..events import Event, decoder, definitions, event_class, type_name
@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 END = 1 << 62
 _PAGE = 1_000
 
+_PLAIN = 7
+"""Headers of so few values are of single events whose bodies stand inline; see `SQLiteStore.page`."""
+
 Types = Iterable[str | type[Event]] | str | type[Event] | None
+
+IfTrimmed = Literal["skip", "raise"]
+"""What to do about events that retention has trimmed."""
 
 
 class Reader:
@@ -67,6 +73,7 @@ class Reader:
         until_position: int | None = None,
         backwards: bool = False,
         limit: int | None = None,
+        trimmed: IfTrimmed = "skip",
     ) -> Iterator[Recorded]:
         """Events in order of position, as a lazy iterator over what is in the log now.
 
@@ -82,9 +89,11 @@ class Reader:
             until_position: Only events before this position.
             backwards: The last one first.
             limit: At most so many.
+            trimmed: Pass over events that retention has trimmed (``"skip"``), or ``"raise"``.
 
         Raises:
             InvalidPosition, InvalidTime, InvalidStreamName: An argument is not what it should be.
+            Trimmed: Events that were asked for were trimmed, and ``trimmed="raise"``.
 
         Example:
             >>> import millstream as ms
@@ -95,7 +104,7 @@ class Reader:
         """
         pages = self._runs(
             stream, types, after, since, until, since_version, until_version, since_position, until_position,
-            backwards, _count("limit", limit),
+            backwards, _count("limit", limit), trimmed,
         )  # fmt: skip
         return _events(pages, backwards, limit)
 
@@ -112,9 +121,10 @@ class Reader:
         since: Moment | None = None,
         until: Moment | None = None,
         until_position: int | None = None,
+        trimmed: IfTrimmed = "skip",
     ) -> Iterator[Run]:
         """The same as `read`, by runs: whole frames, and neighbouring events of one append together."""
-        pages = self._runs(stream, types, after, since, until, None, None, None, until_position, False, None)
+        pages = self._runs(stream, types, after, since, until, None, None, None, until_position, False, None, trimmed)
         return chain.from_iterable(pages)
 
     def _runs(
@@ -130,6 +140,7 @@ class Reader:
         until_position: int | None,
         backwards: bool,
         limit: int | None,
+        trimmed: IfTrimmed,
     ) -> Iterator[list[Run]]:
         scope = scope_of(stream, types)
         low = max(_count("after", after) or 0, (_count("since_position", since_position) or 1) - 1)
@@ -149,9 +160,11 @@ class Reader:
         if high == END and (scope.stream is None or backwards):
             # The end is fixed when reading begins; a single stream's own end serves as well.
             high = self.head + 1
-        return self._pages(scope, low, high, backwards, limit)
+        return self._pages(scope, low, high, backwards, limit, trimmed)
 
-    def _pages(self, scope: Scope, low: int, high: int, backwards: bool, limit: int | None) -> Iterator[list[Run]]:
+    def _pages(
+        self, scope: Scope, low: int, high: int, backwards: bool, limit: int | None, trimmed: IfTrimmed = "skip"
+    ) -> Iterator[list[Run]]:
         size = _PAGE if limit is None else max(1, min(_PAGE, limit))
         while True:
             rows = self.store.page(scope, low, high, size, backwards)
@@ -166,6 +179,8 @@ class Reader:
                     runs[edge] = part
             if runs and not (runs[0].count and runs[-1].count):
                 runs = [run for run in runs if run.count]
+            if runs and len(rows[0]) > _PLAIN:
+                runs = self.left(runs, trimmed)
             if runs:
                 self._refresh_decoders({run.kind_id for run in runs})
                 yield runs
@@ -176,6 +191,17 @@ class Reader:
             else:
                 low = end
             size = min(_PAGE, size * 4)
+
+    def left(self, runs: list[Run], trimmed: IfTrimmed = "skip") -> list[Run]:
+        """The runs that were not trimmed; with ``"raise"``, `Trimmed` for the first that was."""
+        merged = {ref for run in runs if (ref := run.body_ref) is not None and ref < 0}
+        gone = self.bodies.trimmed(merged) if merged else merged
+        if not gone:
+            return runs
+        if trimmed == "raise":
+            first = next(run for run in runs if run.body_ref in gone)
+            self.bodies.refuse(first.body_ref or 0, first.position)
+        return [run for run in runs if run.body_ref not in gone]
 
     def follow(
         self,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from ..errors import InvalidTime, StreamNotFound
+from ..errors import InvalidTime, StreamNotFound, Trimmed
 from ..frames import MAX_ROWS, Columns, join_columns
 from ..time import Moment, from_micros, to_micros
 from .objects import union
@@ -69,7 +69,10 @@ def scan(
         with_envelope = any(n in ENVELOPE for n in wanted)
 
         def decode(group: list[Run]) -> pl.DataFrame:
-            frame = frame_of(group, columns=needed, envelope=with_envelope)
+            try:
+                frame = frame_of(group, columns=needed, envelope=with_envelope)
+            except Trimmed:  # since its headers were read
+                frame = frame_of(_left(log, group), columns=needed, envelope=with_envelope)
             if by is not None:
                 frame = _between(frame, by, low, high)
             frame = frame.select(wanted)
@@ -88,6 +91,15 @@ def scan(
                 return
 
     return register_io_source(source, schema=schema)
+
+
+def _left(log: Reader, group: list[Run]) -> list[Run]:
+    """The runs of a group whose bodies, looked up again, were not trimmed."""
+    return [
+        run
+        for run in group
+        if (moved := log.store.find_body(run.base or run.position)) is None or not log.bodies.trimmed({moved[0]})
+    ]
 
 
 def _exists(log: Reader, stream: str) -> bool:

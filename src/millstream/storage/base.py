@@ -23,6 +23,18 @@ class Encoding(IntEnum):
     """One JSON object per line, in order, without a last newline."""
     ARROW = 3
     """An Arrow IPC stream, lz4-compressed."""
+    ARCHIVED = 4
+    """Not a body but where it is: rows of a file of an archive, as JSON (`millstream.log.archived.Pointer`)."""
+    TRIMMED = 5
+    """Not a body but why there is none: when, by whom and by which rule, as JSON (`millstream.log.bodies.Trim`)."""
+
+
+class BodyInfo(msgspec.Struct, frozen=True):
+    """A body at a glance: how it is written, how many events it holds, how many bytes it has."""
+
+    encoding: int
+    rows: int
+    size: int
 
 
 class Matching(msgspec.Struct, frozen=True):
@@ -181,6 +193,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 __all__ = [
+    "BodyInfo",
     "Clock",
     "Database",
     "Encoding",

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import LogClosed, NetworkFilesystem, NewerFormat, NotALog, NotFound, ReadOnlyLog
 from ...time import Clock
-from ..base import Head, Receipt, Request, Scope, StreamInfo
+from ..base import BodyInfo, Head, Receipt, Request, Scope, StreamInfo
 from ..committer import Committer
 from ..signal import Signal
 from . import reader
@@ -346,17 +346,44 @@ class SQLiteStore:
                 tags.setdefault(position, []).append(tag)
         return rows, tags
 
-    def body_rows(self, ref: int) -> int | None:
-        """How many events a body holds; None when it is gone."""
+    def body_infos(self, refs: Sequence[int]) -> dict[int, BodyInfo]:
+        """Bodies at a glance, by number, without their bytes; those that are gone are left out."""
+        found: dict[int, BodyInfo] = {}
         with self.reader() as connection:
-            row = connection.execute("select rows from bodies where id = ?", (ref,)).fetchone()
-        return row[0] if row else None
+            for start in range(0, len(refs), 500):
+                some = ",".join(str(int(ref)) for ref in refs[start : start + 500])
+                rows = connection.execute(f"select id, encoding, rows, length(bytes) from bodies where id in ({some})")
+                found.update({row[0]: BodyInfo(*row[1:]) for row in rows})
+        return found
 
-    def move_bodies(self, encoding: int, rows: int, body: bytes, links: Sequence[tuple[int, int | None, int]]) -> bool:
+    def placeholders(self, encoding: int) -> Iterator[tuple[int, int, bytes]]:
+        """All bodies of `ARCHIVED` or `TRIMMED`: number, how many events, bytes. In no particular order."""
+        before = 0
+        while True:
+            with self.reader() as connection:
+                # Only merged bodies, which these are, have numbers below 0.
+                rows = connection.execute(
+                    "select id, rows, bytes from bodies where id < ? and encoding = ? order by id desc limit 1000",
+                    (before, encoding),
+                ).fetchall()
+            yield from rows
+            if len(rows) < 1000:
+                return
+            before = rows[-1][0]
+
+    def move_bodies(
+        self,
+        encoding: int,
+        rows: int,
+        body: bytes,
+        links: Sequence[tuple[int, int | None, int]],
+        request: Request | None = None,
+    ) -> bool:
         """Store a merged body, point headers into it and drop the bodies that they had, in one short transaction.
 
         Args:
             links: For each header: its position, its body's number until now, its offset in the new body.
+            request: Appends that are committed with it: what is to be told about the move.
 
         Returns:
             False, with nothing changed, when a header's body has moved since it was read.
@@ -388,6 +415,8 @@ class SQLiteStore:
                     else "delete from bodies where id = ?",
                     (old, old) if old < 0 else (old,),
                 )
+            if request is not None:
+                writer.finish(request)
         return True
 
     def copy_to(self, path: str) -> None:
