@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import MillstreamError
-from . import append, backup, compact, read, sql, streams, tail, transfer, verify
+from . import append, archive, backup, compact, read, retain, sql, streams, tail, transfer, trim, verify
 from .exits import silence_output, tell, tell_error
 from .options import PLACES
 
@@ -179,6 +179,9 @@ _add("export", transfer.export)
 _add("verify", verify.verify)
 _add("backup", backup.backup)
 _add("compact", compact.compact)
+_add("retain", retain.retain)
+_add("trim", trim.trim)
+_add("archive", archive.archive)
 
 
 def command() -> Commands:
