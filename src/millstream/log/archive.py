@@ -27,7 +27,7 @@ from .parquet import Content, contents, write
 from .places import Place, check_location
 from .records import Run
 from .retention import Keep, Task, amount, check_by, check_pattern, once, tasks
-from .trim import Old, old_runs
+from .trim import Old, Tally, old_runs
 
 if TYPE_CHECKING:
     from .log import Log
@@ -74,9 +74,8 @@ def archive(
             raise InvalidRetention("it is not said what to archive", hint="Name a stream or category")
         pattern, limit = check_pattern(stream), amount(keep)
         plan = list(once(log, pattern, limit, archive_at(log, to, who)))
-    done = list(put_away(log, plan, who))
-    olds = [old for _, gone in done for old in gone]
-    return Archiving(len(done), len(olds), sum(old.run.count for old in olds))
+    done = [tally for _, tally in put_away(log, plan, who)]
+    return Archiving(len(done), sum(tally.runs for tally in done), sum(tally.events for tally in done))
 
 
 def archive_at(log: Log, location: str, by: str) -> str:
@@ -91,25 +90,26 @@ def archive_at(log: Log, location: str, by: str) -> str:
     return archive
 
 
-def put_away(log: Log, plan: Iterable[Task], by: str) -> Iterator[tuple[Task, list[Old]]]:
+def put_away(log: Log, plan: Iterable[Task], by: str) -> Iterator[tuple[Task, Tally]]:
     """Archive what tasks no longer keep.
 
     Yields:
-        Each task of which something was archived, and what.
+        Each task of which something was archived, and how much.
     """
     plan = list(plan)
-    done: dict[int, tuple[Task, list[Old]]] = {}
+    done: list[tuple[Task, Tally]] = []
     for archive in dict.fromkeys(task.archive for task in plan):
         assert archive is not None
         filler = _Filler(log, archive, by)
         try:
             for task in plan:
                 if task.archive == archive:
-                    filler.task(task, done.setdefault(id(task), (task, []))[1])
+                    done.append((task, Tally()))
+                    filler.task(*done[-1])
             filler.flush()
         finally:
             filler.end()
-    yield from ((task, gone) for task, gone in done.values() if gone)
+    yield from ((task, tally) for task, tally in done if tally.runs)
 
 
 class _Filler:
@@ -120,23 +120,25 @@ class _Filler:
         self._archive = archive
         self._by = by
         self._place = log.bodies.archived().place(archive)
-        self._waiting: dict[int, list[tuple[Old, list[Old]]]] = {}
+        self._waiting: dict[int, list[tuple[Old, Tally]]] = {}
         self._bytes: dict[int, int] = {}
+        self._rows: dict[int, int] = {}
         self._wrote = False
 
-    def task(self, task: Task, done: list[Old]) -> None:
-        """Take in what a task no longer keeps; what has become of it is added to ``done``."""
+    def task(self, task: Task, done: Tally) -> None:
+        """Take in what a task no longer keeps; what has been archived of it is counted in ``done``."""
         for kind in list(self._waiting):
-            if self._rows(kind) >= _OWN_FILE:
+            if self._rows[kind] >= _OWN_FILE:
                 self._file(kind)
         for old in old_runs(self._log, task):
             kind = old.run.kind_id
             if self._waiting.get(kind) and (
-                self._rows(kind) + old.run.count > MAX_ROWS or self._bytes[kind] + old.size > MAX_BYTES
+                self._rows[kind] + old.run.count > MAX_ROWS or self._bytes[kind] + old.size > MAX_BYTES
             ):
                 self._file(kind)
             self._waiting.setdefault(kind, []).append((old, done))
             self._bytes[kind] = self._bytes.get(kind, 0) + old.size
+            self._rows[kind] = self._rows.get(kind, 0) + old.run.count
             if sum(self._bytes.values()) > _ALL_BYTES:
                 self._file(max(self._bytes, key=self._bytes.__getitem__))
 
@@ -150,12 +152,9 @@ class _Filler:
         if self._wrote:
             self._log.archives.write_manifest(self._archive)
 
-    def _rows(self, kind: int) -> int:
-        return sum(old.run.count for old, _ in self._waiting[kind])
-
     def _file(self, kind: int) -> None:
         waiting = self._waiting.pop(kind)
-        del self._bytes[kind]
+        del self._bytes[kind], self._rows[kind]
         found = contents(self._log, [old.run for old, _ in waiting])
         if not found:
             return
@@ -179,7 +178,7 @@ class _Filler:
             self._place.delete(name_of(self._archive, pointer.file))
         for old, done in waiting:
             if old.run.position in moved:
-                done.append(old)
+                done.add([old])
 
 
 def _streams_of(found: list[Content]) -> str:
@@ -200,7 +199,7 @@ def _put(place: Place, pointer: Pointer, local: Path) -> None:
     name = name_of(pointer.archive, pointer.file)
     place.put(name, local)
     if checksum(place.fetch(name)) != pointer.sha256:
-        raise ArchiveFileChanged(place.location, pointer.file, "it did not arrive as it was sent")
+        raise ArchiveFileChanged(place.location, name, "it did not arrive as it was sent")
 
 
 def _point(log: Log, runs: list[Run], pointer: Pointer, request: Request) -> set[int]:

@@ -109,13 +109,14 @@ class Archived:
             return frame
 
     def _read(self, place: Place, pointer: Pointer, number: int | None, columns: list[str] | None) -> pl.DataFrame:
+        name = name_of(pointer.archive, pointer.file)
         for last in (False, True):
             path = self.checked(place, pointer)
             try:
                 return read_rows(path, pointer.layout, number, columns)
             except (Exception, pl.exceptions.PanicException) as error:
                 if last or path.exists():
-                    raise ArchiveFileChanged(place.location, pointer.file, f"it cannot be read ({error})") from error
+                    raise ArchiveFileChanged(place.location, name, f"it cannot be read ({error})") from error
         raise AssertionError
 
     def checked(self, place: Place, pointer: Pointer) -> Path:
@@ -125,12 +126,13 @@ class Archived:
             ArchiveFileMissing, ArchiveFileChanged, ArchiveUnreachable: It is not as the log has put it there.
         """
         key = (pointer.archive, pointer.file)
-        path = place.fetch(name_of(pointer.archive, pointer.file))
+        name = name_of(pointer.archive, pointer.file)
+        path = place.fetch(name)
         stat = path.stat()
         looks = (str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
         if self._checked.get(key) != looks:
             if checksum(path) != pointer.sha256:
-                raise ArchiveFileChanged(place.location, pointer.file)
+                raise ArchiveFileChanged(place.location, name)
             self._checked[key] = looks
         return path
 

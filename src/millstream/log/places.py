@@ -21,7 +21,7 @@ from ..errors import ArchiveFileMissing, ArchiveUnreachable, InvalidArchive, Mis
 from ..time import now_micros
 
 SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
-_RETRIES = 3
+_RETRIES = 2
 _KEPT_BYTES = 1_000_000_000
 """How much of what was fetched is kept on disk until the log is closed."""
 

@@ -6,7 +6,7 @@ can be killed at any moment, and `verify` can tell what was trimmed from what wa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -64,6 +64,25 @@ class Trimming(msgspec.Struct, frozen=True):
         return sum(each.size for each in self.streams)
 
 
+class Tally(msgspec.Struct):
+    """The runs of a stream that have gone, counted: of so many runs as there may be, none is kept."""
+
+    first: int = 0
+    last: int = 0
+    runs: int = 0
+    events: int = 0
+    size: int = 0
+
+    def add(self, olds: Iterable[Old]) -> None:
+        """Count runs."""
+        for old in olds:
+            self.first = self.first or old.run.position
+            self.last = max(self.last, old.run.last)
+            self.runs += 1
+            self.events += old.run.count
+            self.size += old.size
+
+
 class Old(msgspec.Struct, frozen=True):
     """A run that a task no longer keeps, and its body at a glance."""
 
@@ -91,11 +110,13 @@ def trim(
         if task.archive is not None and not dry_run:
             kept_elsewhere.append(task)
             continue
-        found = old_runs(log, task)
+        tally = Tally()
         if dry_run:
-            done += _told(log, task, list(found))
+            tally.add(old_runs(log, task))
         else:
-            done += _told(log, task, [old for step in _steps(found) for old in drop(log, task, step, who)])
+            for step in _steps(old_runs(log, task)):
+                tally.add(drop(log, task, step, who))
+        done += _told(log, task, tally)
     if kept_elsewhere:
         from .archive import put_away
 
@@ -104,14 +125,13 @@ def trim(
     return Trimming(tuple(done), dry_run)
 
 
-def _told(log: Log, task: Task, gone: list[Old]) -> list[StreamTrimmed]:
-    if not gone:
+def _told(log: Log, task: Task, tally: Tally) -> list[StreamTrimmed]:
+    if not tally.runs:
         return []
     location = None if task.archive is None else log.archives.ledger.archives[task.archive]
     return [
         StreamTrimmed(
-            task.stream, task.rule, location, gone[0].run.position, gone[-1].run.last, len(gone),
-            sum(old.run.count for old in gone), sum(old.size for old in gone),
+            task.stream, task.rule, location, tally.first, tally.last, tally.runs, tally.events, tally.size
         )
     ]  # fmt: skip
 
