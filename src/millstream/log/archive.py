@@ -173,7 +173,7 @@ class _Filler:
             first=min(c.run.position for c in found), last=max(c.run.last for c in found),
             rows=pointer.rows, runs=len(found), by=self._by,
         )  # fmt: skip
-        moved = _point(self._log, [content.run for content in found], pointer, told(event))
+        moved = _point(self._log, found, pointer, told(event))
         if not moved:
             self._place.delete(name_of(self._archive, pointer.file))
         for old, done in waiting:
@@ -202,7 +202,7 @@ def _put(place: Place, pointer: Pointer, local: Path) -> None:
         raise ArchiveFileChanged(place.location, name, "it did not arrive as it was sent")
 
 
-def _point(log: Log, runs: list[Run], pointer: Pointer, request: Request) -> set[int]:
+def _point(log: Log, found: list[Content], pointer: Pointer, request: Request) -> set[int]:
     """Point runs to the rows of a file, step by step; the first one appends what is to be told.
 
     Returns:
@@ -211,7 +211,7 @@ def _point(log: Log, runs: list[Run], pointer: Pointer, request: Request) -> set
     began = time.monotonic()
     moved: set[int] = set()
     row = 0
-    for step in _steps(runs):
+    for step in _steps(found):
         if time.monotonic() - began > _PATIENCE:
             break
         offsets, count = [], 0
@@ -221,26 +221,27 @@ def _point(log: Log, runs: list[Run], pointer: Pointer, request: Request) -> set
         body = msgspec.json.encode(msgspec.structs.replace(pointer, row=row, rows=count))
         row += count
         first = not moved
-        found = move(
+        pointed = move(
             log, Encoding.ARCHIVED, body, step, offsets,
             lambda left, first=first: request if first else None,  # type: ignore[misc]
             gone=(Encoding.ARCHIVED, Encoding.TRIMMED),
         )  # fmt: skip
-        moved.update(run.position for run in found)
+        moved.update(run.position for run in pointed)
     return moved
 
 
-def _steps(runs: list[Run]) -> Iterator[list[Run]]:
+def _steps(found: list[Content]) -> Iterator[list[Run]]:
     """Runs in groups that share a body: few enough for one step, and for reading one of them not to read too much."""
     step: list[Run] = []
     rows = size = 0
-    for run in runs:
-        weight = len(run.body) if run.body is not None else run.count * 100
-        if step and (len(step) == LINKS or rows + run.count > _BODY_ROWS or size + weight > STEP_BYTES):
+    for content in found:
+        count = content.run.count
+        weight = sum(map(len, content.data)) if isinstance(content.data, list) else 0
+        if step and (len(step) == LINKS or rows + count > _BODY_ROWS or size + weight > STEP_BYTES):
             yield step
             step, rows, size = [], 0, 0
-        step.append(run)
-        rows += run.count
+        step.append(content.run)
+        rows += count
         size += weight
     if step:
         yield step

@@ -19,8 +19,10 @@ from ..time import iso
 if TYPE_CHECKING:
     from .archived import Archived
 
-_KEPT = 4
+_KEPT = 2_048
 _KEPT_BYTES = 16_000_000
+_LINE = 60
+"""Bytes that a line takes in memory beyond its text."""
 _KNOWN = 100_000
 
 
@@ -42,6 +44,7 @@ class Bodies:
         self._store = store
         self._mutex = threading.Lock()
         self._kept: OrderedDict[int, tuple[int, Any]] = OrderedDict()
+        self._bytes = 0
         self._encodings: dict[int, int] = {}
         """How merged bodies are written: their numbers are never used twice."""
         self._archived: Archived | None = None
@@ -61,7 +64,7 @@ class Bodies:
         if kept is None:
             data = self.text(ref, position)
             kept = data.split(b"\n")
-            self._keep(ref, kept, len(data))
+            self._keep(ref, kept, len(data) + _LINE * len(kept))
         return kept  # type: ignore[no-any-return]
 
     def frame(self, ref: int, position: int, columns: list[str] | None = None) -> pl.DataFrame:
@@ -135,17 +138,19 @@ class Bodies:
             return found[1]
 
     def _keep(self, ref: int, value: Any, size: int) -> None:
-        if size > _KEPT_BYTES // _KEPT:
+        if size > _KEPT_BYTES // 4:
             return
         with self._mutex:
+            self._bytes += size - self._kept.pop(ref, (0, None))[0]
             self._kept[ref] = (size, value)
-            while len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
+            while self._bytes > _KEPT_BYTES or len(self._kept) > _KEPT:
+                self._bytes -= self._kept.popitem(last=False)[1][0]
 
     def forget(self) -> None:
         """Nothing that was kept is to be trusted: bodies were moved."""
         with self._mutex:
             self._kept.clear()
+            self._bytes = 0
             self._encodings = {}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import polars as pl
 
-from ..errors import DamagedLog, Trimmed
+from ..errors import DamagedLog, StorageError, Trimmed
 from ..frames import encode_frame, frame_hash
 from .archived import BODIES, COLUMNS, OBJECTS, WINDOW, read_rows
 from .records import ENVELOPE, Run, enveloped
@@ -89,18 +89,18 @@ def write(found: Sequence[Content], path: Path) -> str:
         The layout: a column for each field of frames, one of text for JSON objects. What Parquet does not give back
         as it was is written as bytes, a frame's Arrow body a row.
     """
-    layout = COLUMNS if found[0].run.is_frame else OBJECTS
-    try:
-        _frame(found, layout).write_parquet(path, compression="zstd", row_group_size=WINDOW)
-        if _reads_back(found, path, layout):
-            return layout
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
-        pass  # a type that Parquet has not
-    if layout == COLUMNS:
-        _frame(found, BODIES).write_parquet(path, compression="zstd", row_group_size=WINDOW)
-        if _reads_back(found, path, BODIES):
-            return BODIES
-    raise DamagedLog(found[0].run.position, "it cannot be written to a Parquet file and read back as it is")
+    failure: BaseException | None = None
+    for layout in (COLUMNS, BODIES) if found[0].run.is_frame else (OBJECTS,):
+        try:
+            _frame(found, layout).write_parquet(path, compression="zstd", row_group_size=WINDOW)
+            if _reads_back(found, path, layout):
+                return layout
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+            failure = error  # a type that Parquet has not, or no room: then the next one fails as well
+    raise StorageError(
+        f"runs from position {found[0].run.position} on cannot be written to {path.parent} and read back as they are",
+        hint="See that there is room; TMPDIR says where such files are made",
+    ) from failure
 
 
 def _frame(found: Sequence[Content], layout: str) -> pl.DataFrame:

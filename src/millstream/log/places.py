@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from ..errors import ArchiveFileMissing, ArchiveUnreachable, InvalidArchive, MissingExtra
+from ..errors import ArchiveFileMissing, ArchiveUnreachable, InvalidArchive, MissingExtra, StorageError
 from ..time import now_micros
 
 SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
@@ -207,7 +207,13 @@ class Bucket:
                 return found
             with self._told(name):
                 data = bytes(self._api.get(self._store, name).bytes())
-            return self._keep(name, data)
+            try:
+                return self._keep(name, data)
+            except OSError as error:
+                raise StorageError(
+                    f"what was fetched from {self.location} cannot be kept: {error.strerror}",
+                    hint="See that there is room; TMPDIR says where such files are kept",
+                ) from error
 
     def _keep(self, name: str, data: bytes) -> Path:
         with self._mutex:
