@@ -178,7 +178,7 @@ class _Filler:
             self._place.delete(name_of(self._archive, pointer.file))
         for old, done in waiting:
             if old.run.position in moved:
-                done.add([old])
+                done.add(old)
 
 
 def _streams_of(found: list[Content]) -> str:
@@ -236,7 +236,7 @@ def _steps(found: list[Content]) -> Iterator[list[Run]]:
     rows = size = 0
     for content in found:
         count = content.run.count
-        weight = sum(map(len, content.data)) if isinstance(content.data, list) else 0
+        weight = sum(map(len, content.data)) if isinstance(content.data, list) else content.data.estimated_size()
         if step and (len(step) == LINKS or rows + count > _BODY_ROWS or size + weight > STEP_BYTES):
             yield step
             step, rows, size = [], 0, 0

@@ -12,7 +12,7 @@ import polars as pl
 
 from ..errors import DamagedLog, Trimmed
 from ..frames import decode_frame
-from ..storage.base import Encoding
+from ..storage.base import Encoding, Scope
 from ..storage.sqlite.store import SQLiteStore
 from ..time import iso
 
@@ -29,7 +29,6 @@ _KNOWN = 100_000
 class Trim(msgspec.Struct, frozen=True):
     """What stands in the place of bodies that were trimmed."""
 
-    stream: str
     at: int
     """When, in microseconds since 1970."""
     by: str
@@ -107,7 +106,7 @@ class Bodies:
         if encoding == Encoding.ARCHIVED:
             return self.archived()
         if encoding == Encoding.TRIMMED:
-            raise _trimmed(data, position)
+            raise self._trimmed(data, position)
         raise DamagedLog(position, f"its body has the unknown encoding {encoding}")
 
     def encodings(self, refs: Iterable[int]) -> dict[int, int]:
@@ -127,7 +126,12 @@ class Bodies:
 
     def refuse(self, ref: int, position: int) -> None:
         """Raise `Trimmed` for a body that was."""
-        raise _trimmed(self._store.body(ref)[1], position)
+        raise self._trimmed(self._store.body(ref)[1], position)
+
+    def _trimmed(self, data: bytes, position: int) -> Trimmed:
+        trim = trim_of(data, position)
+        [header] = self._store.page(Scope(), position - 1, position + 1, 1)
+        return Trimmed(position, self._store.stream_name(header[1]), iso(trim.at), trim.by, trim.rule)
 
     def _recall(self, ref: int) -> Any:
         with self._mutex:
@@ -164,8 +168,3 @@ def trim_of(data: bytes, position: int) -> Trim:
         return msgspec.json.decode(data, type=Trim)
     except msgspec.MsgspecError as error:
         raise DamagedLog(position, f"what stands for its trimmed body cannot be read ({error})") from error
-
-
-def _trimmed(data: bytes, position: int) -> Trimmed:
-    trim = trim_of(data, position)
-    return Trimmed(position, trim.stream, iso(trim.at), trim.by, trim.rule)

@@ -72,20 +72,27 @@ class RunsArchived(Event, type="$RunsArchived"):
     by: str
 
 
-class RunsTrimmed(Event, type="$RunsTrimmed"):
-    """Bodies of runs of a stream were trimmed."""
+class TrimmedPart(msgspec.Struct):
+    """What was trimmed of one stream."""
 
     stream: str
     first: int
-    last: int
-    runs: int
-    events: int
-    size: int
-    """How many bytes their bodies had."""
+    """Position of the first event."""
+    last: int = 0
+    runs: int = 0
+    events: int = 0
+    size: int = 0
+    """How many bytes the bodies had in the log."""
+    floor: int = 0
+    """The position up to which nothing of the stream is left; 0 when that is not known."""
+
+
+class RunsTrimmed(Event, type="$RunsTrimmed"):
+    """Bodies of runs were trimmed."""
+
     rule: str
     by: str
-    floor: int = 0
-    """The position up to which nothing of the stream is left."""
+    parts: list[TrimmedPart]
 
 
 class RunsRestored(Event, type="$RunsRestored"):
@@ -171,6 +178,11 @@ class Ledger:
                 self._seen = recorded.position
         return self
 
+    def floor(self, stream: str) -> int:
+        """The position up to which nothing of a stream is left, as far as it was told."""
+        trims = self.refresh().trims.get(stream)
+        return trims.floor if trims is not None else 0
+
     def _set(self, event: RetentionSet) -> None:
         if event.keep is None:
             self.rules.pop(event.pattern, None)
@@ -184,10 +196,11 @@ class Ledger:
         self.files[event.archive, event.file] = event
 
     def _trimmed(self, event: RunsTrimmed) -> None:
-        trims = self.trims.setdefault(event.stream, Trims())
-        trims.floor = max(trims.floor, event.floor)
-        trims.events += event.events
-        trims.add(event.first, event.last)
+        for part in event.parts:
+            trims = self.trims.setdefault(part.stream, Trims())
+            trims.floor = max(trims.floor, part.floor)
+            trims.events += part.events
+            trims.add(part.first, part.last)
 
     def _cleaned(self, event: ArchiveCleaned) -> None:
         for file in event.files:

@@ -181,6 +181,8 @@ class Reader:
                 runs = [run for run in runs if run.count]
             if runs and len(rows[0]) > _PLAIN:
                 runs = self.left(runs, trimmed)
+                if not runs and scope.stream is not None and not backwards:
+                    end = max(end, self.bodies.archived().ledger.floor(scope.stream))
             if runs:
                 self._refresh_decoders({run.kind_id for run in runs})
                 yield runs

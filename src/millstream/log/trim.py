@@ -6,7 +6,7 @@ can be killed at any moment, and `verify` can tell what was trimmed from what wa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,7 +14,7 @@ import msgspec
 from ..errors import InvalidRetention
 from ..storage.base import Encoding, Request
 from .bodies import Trim
-from .ledger import STREAM, RunsTrimmed, told
+from .ledger import STREAM, RunsTrimmed, TrimmedPart, told
 from .moving import LINKS, STEP_BYTES, headers, move, sizes
 from .records import Run
 from .retention import Keep, Task, amount, bound, check_by, check_pattern, once, tasks
@@ -73,14 +73,13 @@ class Tally(msgspec.Struct):
     events: int = 0
     size: int = 0
 
-    def add(self, olds: Iterable[Old]) -> None:
-        """Count runs."""
-        for old in olds:
-            self.first = self.first or old.run.position
-            self.last = max(self.last, old.run.last)
-            self.runs += 1
-            self.events += old.run.count
-            self.size += old.size
+    def add(self, old: Old) -> None:
+        """Count a run."""
+        self.first = self.first or old.run.position
+        self.last = max(self.last, old.run.last)
+        self.runs += 1
+        self.events += old.run.count
+        self.size += old.size
 
 
 class Old(msgspec.Struct, frozen=True):
@@ -104,36 +103,36 @@ def trim(
         plan = once(log, check_pattern(stream), amount(keep), None)
     else:
         plan = tasks(log, ledger.rules, None if stream is None else check_pattern(stream))
-    done: list[StreamTrimmed] = []
+    done: list[tuple[Task, Tally]] = []
     kept_elsewhere: list[Task] = []
-    for task in plan:
-        if task.archive is not None and not dry_run:
-            kept_elsewhere.append(task)
-            continue
-        tally = Tally()
-        if dry_run:
-            tally.add(old_runs(log, task))
-        else:
-            for step in _steps(old_runs(log, task)):
-                tally.add(drop(log, task, step, who))
-        done += _told(log, task, tally)
+
+    def going() -> Iterator[tuple[Task, Old, Tally]]:
+        for task in plan:
+            if task.archive is not None and not dry_run:
+                kept_elsewhere.append(task)
+                continue
+            done.append((task, Tally()))
+            for old in old_runs(log, task):
+                yield task, old, done[-1][1]
+
+    if dry_run:
+        for _, old, tally in going():
+            tally.add(old)
+    else:
+        for step in _steps(going()):
+            _drop(log, step, who)
     if kept_elsewhere:
         from .archive import put_away
 
-        for task, gone in put_away(log, kept_elsewhere, who):
-            done += _told(log, task, gone)
-    return Trimming(tuple(done), dry_run)
+        done += put_away(log, kept_elsewhere, who)
+    return Trimming(tuple(_told(log, task, tally) for task, tally in done if tally.runs), dry_run)
 
 
-def _told(log: Log, task: Task, tally: Tally) -> list[StreamTrimmed]:
-    if not tally.runs:
-        return []
+def _told(log: Log, task: Task, tally: Tally) -> StreamTrimmed:
     location = None if task.archive is None else log.archives.ledger.archives[task.archive]
-    return [
-        StreamTrimmed(
-            task.stream, task.rule, location, tally.first, tally.last, tally.runs, tally.events, tally.size
-        )
-    ]  # fmt: skip
+    return StreamTrimmed(
+        task.stream, task.rule, location, tally.first, tally.last, tally.runs, tally.events, tally.size
+    )
 
 
 def old_runs(log: Log, task: Task) -> Iterator[Old]:
@@ -159,35 +158,42 @@ def old_runs(log: Log, task: Task) -> Iterator[Old]:
                 yield Old(run, size, floor if whole else 0)
 
 
-def _steps(found: Iterator[Old]) -> Iterator[list[Old]]:
-    step: list[Old] = []
+def _steps(going: Iterator[tuple[Task, Old, Tally]]) -> Iterator[list[tuple[Task, Old, Tally]]]:
+    """What goes by one rule, also from many streams, few enough for one step."""
+    step: list[tuple[Task, Old, Tally]] = []
     size = 0
-    for old in found:
-        if step and (len(step) == LINKS or size + old.size > STEP_BYTES):
+    for each in going:
+        full = len(step) == LINKS or size + each[1].size > STEP_BYTES
+        if step and (full or each[0].rule != step[0][0].rule):
             yield step
             step, size = [], 0
-        step.append(old)
-        size += old.size
+        step.append(each)
+        size += each[1].size
     if step:
         yield step
 
 
-def drop(log: Log, task: Task, step: list[Old], by: str) -> list[Old]:
-    """Trim some runs of a stream in one transaction; those that others have trimmed meanwhile are left out."""
-    trim = Trim(task.stream, log.store.now(), by, task.rule)
+def _drop(log: Log, step: list[tuple[Task, Old, Tally]], by: str) -> None:
+    """Trim some runs in one transaction, and count them; those that others have trimmed meanwhile are left out."""
+    rule = step[0][0].rule
+    body = msgspec.json.encode(Trim(log.store.now(), by, rule))
+    runs = [old.run for _, old, _ in step]
 
     def request(left: list[Run]) -> Request:
         taken = {run.position for run in left}
-        olds = [old for old in step if old.run.position in taken]
-        event = RunsTrimmed(
-            stream=task.stream, first=left[0].position, last=left[-1].last, runs=len(left),
-            events=sum(run.count for run in left), size=sum(old.size for old in olds), rule=task.rule, by=by,
-            floor=step[-1].floor if len(left) == len(step) else 0,
-        )  # fmt: skip
-        return told(event)
+        parts: dict[str, TrimmedPart] = {}
+        for task, old, _ in step:
+            if old.run.position not in taken:
+                continue
+            part = parts.setdefault(task.stream, TrimmedPart(stream=task.stream, first=old.run.position))
+            part.last, part.floor = old.run.last, old.floor
+            part.runs += 1
+            part.events += old.run.count
+            part.size += old.size
+        return told(RunsTrimmed(rule=rule, by=by, parts=list(parts.values())))
 
-    runs = [old.run for old in step]
-    body = msgspec.json.encode(trim)
     moved = move(log, Encoding.TRIMMED, body, runs, [0] * len(runs), request, gone=(Encoding.TRIMMED,))
     taken = {run.position for run in moved}
-    return [old for old in step if old.run.position in taken]
+    for _, old, tally in step:
+        if old.run.position in taken:
+            tally.add(old)
