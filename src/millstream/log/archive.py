@@ -22,10 +22,9 @@ from ..storage.base import Encoding, Request
 from ..storage.sqlite.names import category_of
 from .archived import Pointer, checksum, name_of
 from .ledger import ArchiveAdded, RunsArchived, told
-from .moving import LINKS, STEP_BYTES, move
-from .parquet import Content, contents, write
+from .moving import move, offsets_of, steps
+from .parquet import Content, contents, weight, write
 from .places import Place, check_location
-from .records import Run
 from .retention import Keep, Task, amount, check_by, check_pattern, once, tasks
 from .trim import Old, Tally, old_runs
 
@@ -39,7 +38,6 @@ MAX_BYTES = 32_000_000
 _ALL_BYTES = 96_000_000
 _OWN_FILE = 16_384
 """A stream with so many rows gets files of its own; smaller ones of a category share them."""
-_BODY_ROWS = 65_536
 _PATIENCE = 1_800.0
 """Seconds after which a file that is not pointed to yet is given up: by then cleaning may take it for left over."""
 
@@ -211,37 +209,18 @@ def _point(log: Log, found: list[Content], pointer: Pointer, request: Request) -
     began = time.monotonic()
     moved: set[int] = set()
     row = 0
-    for step in _steps(found):
+    for step in steps(found, weight):
         if time.monotonic() - began > _PATIENCE:
             break
-        offsets, count = [], 0
-        for run in step:
-            offsets.append(count)
-            count += run.count
+        runs = [content.run for content in step]
+        count = sum(run.count for run in runs)
         body = msgspec.json.encode(msgspec.structs.replace(pointer, row=row, rows=count))
         row += count
         first = not moved
         pointed = move(
-            log, Encoding.ARCHIVED, body, step, offsets,
+            log, Encoding.ARCHIVED, body, runs, offsets_of(runs),
             lambda left, first=first: request if first else None,  # type: ignore[misc]
             gone=(Encoding.ARCHIVED, Encoding.TRIMMED),
         )  # fmt: skip
         moved.update(run.position for run in pointed)
     return moved
-
-
-def _steps(found: list[Content]) -> Iterator[list[Run]]:
-    """Runs in groups that share a body: few enough for one step, and for reading one of them not to read too much."""
-    step: list[Run] = []
-    rows = size = 0
-    for content in found:
-        count = content.run.count
-        weight = sum(map(len, content.data)) if isinstance(content.data, list) else content.data.estimated_size()
-        if step and (len(step) == LINKS or rows + count > _BODY_ROWS or size + weight > STEP_BYTES):
-            yield step
-            step, rows, size = [], 0, 0
-        step.append(content.run)
-        rows += count
-        size += weight
-    if step:
-        yield step

@@ -8,26 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import polars as pl
 
 from ..errors import ArchiveError, ArchiveFileMissing, NotFound
-from ..frames import encode_frame
-from ..storage.base import Encoding, Request
+from ..storage.base import Encoding
 from ..time import Duration, duration_micros
 from .archived import Archived, Pointer, name_of, pointer_of
-from .ledger import STREAM, ArchiveCleaned, ArchiveMoved, Ledger, RunsArchived, RunsRestored, told
-from .moving import LINKS, STEP_BYTES, headers, move, sizes
-from .parquet import Content, contents
+from .ledger import ArchiveCleaned, ArchiveMoved, Ledger, RunsArchived
 from .places import Entry, check_location, place_of
 from .reading import seconds
-from .records import Run
-from .retention import check_by, check_pattern
+from .retention import check_by
 
 if TYPE_CHECKING:
     from .log import Log
+    from .restore import Restored
 
 MANIFEST = "manifest.jsonl"
-_BODY_ROWS = 65_536
 _encode = msgspec.json.Encoder().encode
 
 
@@ -98,13 +93,6 @@ class ArchivesVerified(msgspec.Struct, frozen=True):
     def whole(self) -> bool:
         """Whether all events can be read."""
         return not any(fault.is_loss for fault in self.faults)
-
-
-class Restored(msgspec.Struct, frozen=True):
-    """What was put back into the log."""
-
-    runs: int
-    events: int
 
 
 class Archives:
@@ -288,78 +276,9 @@ class Archives:
         Raises:
             ArchiveFileMissing, ArchiveFileChanged, ArchiveUnreachable: What was restored before stays.
         """
-        who = check_by(by)
-        pattern = "*" if stream is None else check_pattern(stream)
-        runs = events = 0
-        for info in self._log.streams(pattern):
-            if info.name == STREAM:
-                continue
-            for group in self._groups(info.name):
-                moved = self._restored(info.name, group, who)
-                runs += len(moved)
-                events += sum(run.count for run in moved)
-        return Restored(runs, events)
+        from .restore import restore
 
-    def _groups(self, stream: str) -> Iterator[list[Run]]:
-        """Neighbours of a kind that are archived, few enough for one body and one step."""
-        group: list[Run] = []
-        rows = 0
-        for page in headers(self._log, stream, 0, self._log.head + 1):
-            found = sizes(self._log, page)
-            for run in page:
-                wanted = found[run.position][0] == Encoding.ARCHIVED
-                fits = group and run.kind_id == group[0].kind_id and rows + run.count <= _BODY_ROWS
-                if group and not (wanted and fits and len(group) < LINKS):
-                    yield group
-                    group, rows = [], 0
-                if wanted:
-                    group.append(run)
-                    rows += run.count
-        if group:
-            yield group
-
-    def _restored(self, stream: str, group: list[Run], by: str) -> list[Run]:
-        moved: list[Run] = []
-        for step in _cut(contents(self._log, group)):
-            offsets, count = [], 0
-            for content in step:
-                offsets.append(count)
-                count += content.run.count
-            encoding, body = _body(step)
-
-            def request(left: list[Run]) -> Request:
-                return told(
-                    RunsRestored(
-                        stream=stream, first=left[0].position, last=left[-1].last, runs=len(left),
-                        events=sum(run.count for run in left), by=by,
-                    )
-                )  # fmt: skip
-
-            runs = [content.run for content in step]
-            gone = (Encoding.JSON, Encoding.NDJSON, Encoding.ARROW, Encoding.TRIMMED)
-            moved += move(self._log, encoding, body, runs, offsets, request, gone=gone)
-        return moved
-
-
-def _cut(found: list[Content]) -> Iterator[list[Content]]:
-    """JSON in pieces of about a megabyte; frames as they are."""
-    step: list[Content] = []
-    size = 0
-    for content in found:
-        weight = sum(map(len, content.data)) if isinstance(content.data, list) else 0
-        if step and size + weight > STEP_BYTES:
-            yield step
-            step, size = [], 0
-        step.append(content)
-        size += weight
-    if step:
-        yield step
-
-
-def _body(step: list[Content]) -> tuple[Encoding, bytes]:
-    if step[0].run.is_frame:
-        return Encoding.ARROW, encode_frame(pl.concat([content.data for content in step]).rechunk())
-    return Encoding.NDJSON, "\n".join(line for content in step for line in content.data).encode()
+        return restore(self._log, stream, by)
 
 
 def _file(ledger: Ledger, event: RunsArchived, used: int) -> ArchivedFile:

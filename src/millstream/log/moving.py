@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import StorageError
 from ..storage.base import Encoding, Request, Scope
@@ -13,9 +14,11 @@ if TYPE_CHECKING:
     from .log import Log
     from .reading import Reader
 
-LINKS = 100
+T = TypeVar("T")
+
+LINKS = 64
 """The most headers changed in one step: it holds the writer lock for a few milliseconds."""
-STEP_BYTES = 1_000_000
+STEP_BYTES = 500_000
 """How many bytes of bodies are dropped or put in one step; a single body may have more."""
 _PAGE = 1_000
 _TRIES = 20
@@ -51,6 +54,30 @@ def sizes(log: Reader, runs: Sequence[Run]) -> dict[int, tuple[int, int]]:
             # A merged body belongs to several runs: each has its share.
             found[run.position] = (info.encoding, info.size * run.count // max(info.rows, run.count))
     return found
+
+
+def steps(found: Iterable[T], weigh: Callable[[T], int]) -> Iterator[list[T]]:
+    """Things in groups that are small enough for one step each.
+
+    Args:
+        weigh: How many bytes of bodies one of them is about.
+    """
+    step: list[T] = []
+    size = 0
+    for each in found:
+        weight = weigh(each)
+        if step and (len(step) == LINKS or size + weight > STEP_BYTES):
+            yield step
+            step, size = [], 0
+        step.append(each)
+        size += weight
+    if step:
+        yield step
+
+
+def offsets_of(runs: Sequence[Run]) -> list[int]:
+    """Where each of some runs begins in a body that holds all of them."""
+    return [0, *accumulate(run.count for run in runs)][:-1]
 
 
 def move(

@@ -55,6 +55,12 @@ def _text(run: Run, line: Any) -> str:
         raise DamagedLog(run.position, f"its JSON is not UTF-8 ({error})") from error
 
 
+def weight(content: Content) -> int:
+    """About how many bytes a run has."""
+    data = content.data
+    return sum(map(len, data)) if isinstance(data, list) else int(data.estimated_size())
+
+
 def digest(data: Any) -> bytes:
     """The body's hash of a frame, or of JSON objects (docs/format.md)."""
     if isinstance(data, pl.DataFrame):

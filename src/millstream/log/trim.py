@@ -7,6 +7,7 @@ can be killed at any moment, and `verify` can tell what was trimmed from what wa
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,7 +16,7 @@ from ..errors import InvalidRetention
 from ..storage.base import Encoding, Request
 from .bodies import Trim
 from .ledger import STREAM, RunsTrimmed, TrimmedPart, told
-from .moving import LINKS, STEP_BYTES, headers, move, sizes
+from .moving import headers, move, sizes, steps
 from .records import Run
 from .retention import Keep, Task, amount, bound, check_by, check_pattern, once, tasks
 
@@ -119,8 +120,9 @@ def trim(
         for _, old, tally in going():
             tally.add(old)
     else:
-        for step in _steps(going()):
-            _drop(log, step, who)
+        for step in steps(going(), lambda each: each[1].size):
+            for _, same in groupby(step, lambda each: each[0].rule):
+                _drop(log, list(same), who)
     if kept_elsewhere:
         from .archive import put_away
 
@@ -156,21 +158,6 @@ def old_runs(log: Log, task: Task) -> Iterator[Old]:
             else:
                 floor = run.last if whole else floor
                 yield Old(run, size, floor if whole else 0)
-
-
-def _steps(going: Iterator[tuple[Task, Old, Tally]]) -> Iterator[list[tuple[Task, Old, Tally]]]:
-    """What goes by one rule, also from many streams, few enough for one step."""
-    step: list[tuple[Task, Old, Tally]] = []
-    size = 0
-    for each in going:
-        full = len(step) == LINKS or size + each[1].size > STEP_BYTES
-        if step and (full or each[0].rule != step[0][0].rule):
-            yield step
-            step, size = [], 0
-        step.append(each)
-        size += each[1].size
-    if step:
-        yield step
 
 
 def _drop(log: Log, step: list[tuple[Task, Old, Tally]], by: str) -> None:
