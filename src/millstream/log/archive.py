@@ -66,7 +66,7 @@ def archive(
     if to is None:
         if stream is not None:
             raise InvalidRetention("it is not said where to archive to", hint="Give to='/a/folder' or 's3://bucket/…'")
-        plan = [task for task in tasks(log, ledger.rules, None) if task.archive is not None]
+        plan = [task for task in tasks(log, dict(ledger.rules), None) if task.archive is not None]
     else:
         if stream is None:
             raise InvalidRetention("it is not said what to archive", hint="Name a stream or category")

@@ -103,7 +103,7 @@ def trim(
             raise InvalidRetention("keep= is given without a stream", hint="Name the stream or category to trim")
         plan = once(log, check_pattern(stream), amount(keep), None)
     else:
-        plan = tasks(log, ledger.rules, None if stream is None else check_pattern(stream))
+        plan = tasks(log, dict(ledger.rules), None if stream is None else check_pattern(stream))
     done: list[tuple[Task, Tally]] = []
     kept_elsewhere: list[Task] = []
 
