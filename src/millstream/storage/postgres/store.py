@@ -54,7 +54,7 @@ class PostgresStore:
         self._kinds: dict[int, Kind] = {}
         self._streams: dict[int, str] = {}
         self._log_id: str | None = None
-        self._offset: int | None = None
+        self._ends: set[int] = set()
         self._open()
         self._begin()
 
@@ -199,6 +199,7 @@ class PostgresStore:
     def head(self) -> Head:
         head = self._read(self._reader.head)
         self._writer.knows(head.position)
+        self._remember_end(head.position)
         return head
 
     def page(self, scope: Scope, after: int, until: int, limit: int, backwards: bool = False) -> list[tuple[Any, ...]]:
@@ -206,12 +207,22 @@ class PostgresStore:
 
         def pages(connection: Connection) -> list[tuple[Any, ...]]:
             kinds = kinds_of(self._reader.kind_numbers(connection), scope) if restricted else None
-            rows = self._reader.page(connection, scope, kinds, after, until, limit, backwards)
+            rows = self._reader.page(connection, scope, kinds, after, until, limit, backwards, after in self._ends)
             if scope.stream is None:
                 self._learn_streams(connection, {row[1] for row in rows})
             return rows
 
-        return self._read(pages)
+        rows = self._read(pages)
+        if rows and not backwards:
+            last = rows[-1]
+            self._remember_end(last[0] + (last[7] if len(last) > 7 else 1) - 1)
+        return rows
+
+    def _remember_end(self, position: int) -> None:
+        """A run ends here: who reads on from here needs no look at the run before."""
+        if len(self._ends) > 10_000:
+            self._ends.clear()
+        self._ends.add(position)
 
     def headers(self, after: int, limit: int) -> tuple[list[tuple[Any, ...]], dict[int, list[str]]]:
         def found(connection: Connection) -> tuple[list[Any], dict[int, list[str]]]:
