@@ -11,7 +11,9 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -101,3 +103,73 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+class CuttingProxy:
+    """Stands between a client and a server, and cuts the connection at the worst moment.
+
+    `cut` names bytes: the next time that a client sends them, they are passed on (or not, with ``before=True``),
+    the answer is swallowed, and the connection is cut.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._cuts: list[tuple[bytes, bool]] = []
+        self._hanging: list[socket.socket] = []
+        self.cuts = 0
+        """How often it has cut."""
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self, marker: bytes, *, before: bool = False) -> None:
+        """Cut at the next message that holds these bytes."""
+        self._cuts.append((marker, before))
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for left in self._hanging:
+            left.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self._target))
+            threading.Thread(target=self._forward, args=(client, server), daemon=True).start()
+            threading.Thread(target=self._back, args=(server, client), daemon=True).start()
+
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        try:
+            while data := client.recv(1 << 16):
+                found = next((cut for cut in self._cuts if cut[0] in data), None)
+                if found is not None:
+                    self._cuts.remove(found)
+                    self.cuts += 1
+                    client.shutdown(socket.SHUT_RDWR)
+                    if found[1]:
+                        # As when the network goes: the server hears nothing, not even that it is over.
+                        self._hanging.append(server)
+                        client.close()
+                        return
+                    server.sendall(data)
+                    time.sleep(0.3)
+                    break
+                server.sendall(data)
+        except OSError:
+            pass
+        for end in (client, server):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _back(self, server: socket.socket, client: socket.socket) -> None:
+        try:
+            while data := server.recv(1 << 16):
+                client.sendall(data)
+        except OSError:
+            pass

@@ -32,24 +32,25 @@ def version_of(connection: Connection, place: Place) -> int | None:
     Raises:
         NotALog: The schema holds tables of our names that are not a log's.
     """
-    row = connection.execute("select to_regclass($1), to_regclass($2)", tuple(_tables(place))).fetchone()
-    assert row is not None
-    if row == (None, None):
+    # Not by to_regclass: a name that was not there a moment ago is remembered as such.
+    found = {
+        name
+        for (name,) in connection.execute(
+            "select c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace"
+            " where n.nspname = $1 and c.relname in ('meta', 'runs')",
+            (place.schema,),
+        )
+    }
+    if not found:
         return None
-    if row[0] is not None:
+    if found == {"meta", "runs"}:
         try:
-            found = connection.execute(
-                f"select m.value from {place.quoted}.meta m where m.key = 'millstream'"
-            ).fetchone()
+            row = connection.execute(f"select value from {place.quoted}.meta where key = 'millstream'").fetchone()
         except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedFunction):
-            found = None
-        if found is not None:
-            return int(found[0])
+            row = None
+        if row is not None:
+            return int(row[0])
     raise NotALog(place.location)
-
-
-def _tables(place: Place) -> list[str]:
-    return [f"{place.quoted}.meta", f"{place.quoted}.runs"]
 
 
 def check(connection: Connection, place: Place) -> None:
@@ -95,7 +96,6 @@ def migrate(connection: Connection, place: Place) -> None:
             if number <= found:
                 continue
             text = sql.replace("{schema}", place.quoted)
-            # In a function's body the name stands inside a string's quotes too, where a quote of its own is doubled.
             connection.execute(text)
             connection.execute(
                 f"insert into {place.quoted}.meta as m values ('millstream', $1)"

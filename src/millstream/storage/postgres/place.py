@@ -52,6 +52,7 @@ def parse_url(url: str, schema: str | None = None) -> Place:
     try:
         parts = urlsplit(url)
         options = parse_qsl(parts.query, keep_blank_values=True)
+        parts.port  # noqa: B018 - raises when it is no number
     except ValueError as error:
         raise UsageError(f"{redact(url)!r:.120} is not a URL", hint=_HINT) from error
     named = [value for key, value in options if key == "schema"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import secrets
 import time
 from collections.abc import Callable, Sequence
 
@@ -49,6 +50,8 @@ class Writer:
         self._inline = inline
         self._on_commit = on_commit
         self._on_rollback = on_rollback
+        self._name = f"{place.conninfo['application_name'][:32]}-{secrets.token_hex(8)}"
+        """Tells this writer's sessions from all others."""
         self._connection: Connection | None = None
         self._database: GuardedDatabase | None = None
         self._shapes = Shapes(place)
@@ -60,6 +63,11 @@ class Writer:
         self._append = f"select {place.quoted}.append($1::json, $2, $3::bigint, $4::bigint, $5)::text"
         marks = ", ".join(f"${n}" for n in range(1, 16))
         self._append_one = f"select * from {place.quoted}.append_one({marks})".encode()
+        # A client that hangs in the middle must not keep the lock for ever.
+        self._begin = (
+            "begin isolation level read committed;"
+            f" set local idle_in_transaction_session_timeout = {max(1_000, int(patience * 1000))}"
+        )
         self._append_many = f"select * from {place.quoted}.append_many($1::json, $2::bigint, $3::bigint, $4)"
         self._wait = f"{max(1, int(patience * 1000))}ms".encode()
 
@@ -69,7 +77,7 @@ class Writer:
     def connection(self) -> Connection:
         """The connection, made anew when it was lost."""
         if self._connection is None or self._connection.closed:
-            self._connection = connect_raw(self._place)
+            self._connection = connect_raw(self._place, self._name)
             self._database = GuardedDatabase(self._connection, self._place.schema, self._place.location)
         return self._connection
 
@@ -137,6 +145,7 @@ class Writer:
                 return
             try:
                 if lost:
+                    self._end_lost()
                     self._find_lost(left, origins)
                     left = [job for job in left if job.receipt is None]
                     lost = False
@@ -177,7 +186,7 @@ class Writer:
             if travels(requests):
                 answers = self._call(connection, sent, origins, Batch())
             else:
-                connection.execute("begin isolation level read committed")
+                connection.execute(self._begin)
                 answers = self._call(connection, sent, origins, Batch(self._put))
                 connection.execute("commit")
             self._give(sent, answers)
@@ -236,7 +245,7 @@ class Writer:
     def _by_turns(self, jobs: list[Job], origins: dict[int, int]) -> None:
         """Requests with inline handlers or work: one transaction, a savepoint for each."""
         connection = self.connection
-        connection.execute("begin isolation level read committed")
+        connection.execute(self._begin)
         done: list[tuple[Job, Receipt]] = []
         try:
             for job, shapes in self._checked(jobs):
@@ -360,10 +369,19 @@ class Writer:
             if xid is None or not is_lost(error) or not self._happened(xid):
                 raise
 
+    def _end_lost(self) -> None:
+        """End this writer's former sessions: one that has not noticed its client's end would keep the lock."""
+        self.connection.execute(
+            "select pg_terminate_backend(a.pid) from pg_stat_activity a"
+            " where a.application_name = $1 and a.usename = current_user and a.pid <> pg_backend_pid()",
+            (self._name,),
+        )
+
     def _happened(self, xid: str) -> bool:
         deadline = time.monotonic() + self._patience
         while True:
             try:
+                self._end_lost()
                 row = self.connection.execute("select pg_xact_status($1::xid8)", (xid,)).fetchone()
                 if row is not None and row[0] != "in progress":
                     return bool(row[0] == "committed")
@@ -422,7 +440,7 @@ class Writer:
         deadline = time.monotonic() + self._patience
         while True:
             try:
-                self.connection.execute("begin isolation level read committed")
+                self.connection.execute(self._begin)
                 self.connection.execute(
                     f"select {self._place.quoted}.lock($1)",
                     (self._wait.decode(),),
