@@ -20,7 +20,7 @@ from .log.positions import Position as Position
 from .storage.base import Matching as Matching
 from .storage.base import Receipt as Receipt
 from .storage.base import StreamInfo as StreamInfo
-from .storage.sqlite.database import Database as Database
+from .storage.database import Database as Database
 
 # 1 event sourcing
 from .sourcing.aggregate import Aggregate as Aggregate

@@ -450,6 +450,35 @@ class ClockJumped(StorageError):
         self.expected = expected
 
 
+class ConnectionFailed(StorageError):
+    """The database server cannot be reached, refuses, or went away; a retry by append id tells what became of it."""
+
+    code = "connection-failed"
+    http_status = 503
+
+    def __init__(self, location: str, reason: str, *, hint: str = "") -> None:
+        super().__init__(
+            f"{location}: {reason}", hint=hint or "Check the URL and that the server runs and is reachable"
+        )
+        self.location = location
+        self.reason = reason
+
+
+class PermissionDenied(StorageError):
+    """The database role may not do this."""
+
+    code = "permission-denied"
+    http_status = 403
+
+    def __init__(self, location: str, reason: str) -> None:
+        super().__init__(
+            f"{location}: {reason}",
+            hint="Grant the role what it needs: `millstream postgres grants` prints the statements",
+        )
+        self.location = location
+        self.reason = reason
+
+
 class DatabaseError(StorageError):
     """A database refused a statement."""
 

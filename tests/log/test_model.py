@@ -41,7 +41,7 @@ class Model:
 
     def append(self, parts, *, id=None, minute=0):
         """Parts: (stream, [(type, n, tags)], expect, unless). Returns the last position or an error's code."""
-        content = repr(parts)
+        content = repr([(stream, [(t, n, sorted(set(tags))) for t, n, tags in items]) for stream, items, *_ in parts])
         if id in self.ids:
             return self.ids[id][1] if self.ids[id][0] == content else "id-reused"
         new: list[Event] = []

@@ -18,8 +18,7 @@ from urllib.parse import quote
 import msgspec
 
 from ..errors import ArchiveFileChanged, InvalidRetention
-from ..storage.base import Encoding, Request
-from ..storage.sqlite.names import category_of
+from ..storage.base import Encoding, Request, category_of
 from .archived import Pointer, checksum, name_of
 from .ledger import ArchiveAdded, RunsArchived, told
 from .moving import move, offsets_of, steps

@@ -14,7 +14,7 @@ import polars as pl
 
 from ..errors import ArchiveError, ArchiveFileChanged, ArchiveFileMissing, ArchiveUnreachable, DamagedLog
 from ..frames import MAX_ROWS, decode_frame
-from ..storage.sqlite.store import SQLiteStore
+from ..storage.base import Store
 from .ledger import Ledger
 from .places import Place, place_of
 from .records import ENVELOPE
@@ -57,7 +57,7 @@ def pointer_of(data: bytes, position: int) -> Pointer:
 class Archived:
     """The archives of one log, to be read."""
 
-    def __init__(self, store: SQLiteStore) -> None:
+    def __init__(self, store: Store) -> None:
         self.ledger = Ledger(store)
         self._timeout = 30.0
         self._mutex = threading.Lock()

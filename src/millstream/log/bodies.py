@@ -12,8 +12,7 @@ import polars as pl
 
 from ..errors import DamagedLog, Trimmed
 from ..frames import decode_frame
-from ..storage.base import Encoding, Scope
-from ..storage.sqlite.store import SQLiteStore
+from ..storage.base import Encoding, Scope, Store
 from ..time import iso
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class Trim(msgspec.Struct, frozen=True):
 class Bodies:
     """The bodies of one log that were read last."""
 
-    def __init__(self, store: SQLiteStore) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
         self._mutex = threading.Lock()
         self._kept: OrderedDict[int, tuple[int, Any]] = OrderedDict()

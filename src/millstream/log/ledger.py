@@ -15,8 +15,7 @@ import msgspec
 
 from ..errors import DamagedLog
 from ..events import Event
-from ..storage.base import Request
-from ..storage.sqlite.store import SQLiteStore
+from ..storage.base import Request, Store
 from .reading import END, Reader
 from .staging import stage
 
@@ -148,7 +147,7 @@ _CLASSES: dict[str, type[Event]] = {
 class Ledger:
     """What all those events come to."""
 
-    def __init__(self, store: SQLiteStore) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
         self._reader = Reader(store)
         self._mutex = threading.Lock()

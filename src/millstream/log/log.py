@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
-from ..errors import StreamNotFound, UsageError
+from ..errors import MissingExtra, StreamNotFound, UsageError
 from ..events import Event
-from ..storage.base import Matching, Receipt, Request, StagedAppend
+from ..storage.base import Matching, Receipt, Request, StagedAppend, Store
+from ..storage.database import Database
 from ..storage.sqlite import SQLiteStore
-from ..storage.sqlite.database import Database
 from ..time import Clock, Duration, Moment, duration_micros, from_micros
 from .inline import staged_runs
 from .reading import Reader, Types, type_names
@@ -47,7 +47,8 @@ def open(
     """Open a log, and create it when it is not there yet.
 
     Args:
-        path: The path of a SQLite file. None opens a log in memory that is gone when it is closed.
+        path: The path of a SQLite file, or ``postgresql://user@host/database``, with ``?schema=shop`` for a schema
+            other than ``millstream`` (extra ``postgres``). None opens a log in memory that is gone when it is closed.
         clock: Returns the present as a timezone-aware datetime; for replays and tests. Default: the system's.
         readonly: Never write; the file must be there.
         lock_timeout: The longest wait for another process that holds the writer lock (seconds, or "30s").
@@ -57,18 +58,36 @@ def open(
         NewerFormat: It was written by a newer version.
         ReadOnlyLog: The file or its folder cannot be written.
         NetworkFilesystem: It lies where locks cannot be trusted.
+        ConnectionFailed, PermissionDenied: The database server cannot be reached, or refuses.
+        MissingExtra: The driver for PostgreSQL is not installed.
     """
     if isinstance(path, os.PathLike):
         path = os.fspath(path)
     if path is not None and (not isinstance(path, str) or not _is_path(path)):
         raise UsageError(f"{path!r:.60} is not a path", hint="Give the path of a file, or None for a log in memory")
+    seconds = lock_timeout if isinstance(lock_timeout, int | float) else duration_micros(lock_timeout) / 1e6
+    if path is not None and path.startswith(("postgresql://", "postgres://")):
+        return Log(_postgres(path, clock=clock, readonly=readonly, lock_timeout=seconds))
     if path is not None and "://" in path and not path.startswith("sqlite:///"):
-        raise UsageError(f"{path!r:.60} is not a place for a log", hint="Give the path of a file, or nothing")
+        raise UsageError(
+            f"{path.partition('://')[0]}:// is not a place for a log",
+            hint="Give the path of a file, a postgresql:// URL, or nothing",
+        )
     target = ":memory:" if path is None or path == ":memory:" else path.removeprefix("sqlite:///")
     if not target:
         raise UsageError("the path is empty", hint="Give the path of a file, or None for a log in memory")
-    seconds = lock_timeout if isinstance(lock_timeout, int | float) else duration_micros(lock_timeout) / 1e6
     return Log(SQLiteStore(target, clock=clock, readonly=readonly, lock_timeout=seconds))
+
+
+def _postgres(url: str, **options: Any) -> Store:
+    try:
+        import psycopg  # noqa: F401
+        import psycopg_pool  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("postgres", "psycopg") from error
+    from ..storage.postgres import PostgresStore
+
+    return PostgresStore(url, **options)
 
 
 def _is_path(text: str) -> bool:
@@ -260,8 +279,18 @@ class Log(Reader):
 
     @property
     def path(self) -> str:
-        """The file's path; empty for a log in memory."""
-        return "" if self.store.memory else self.store.path
+        """The path of the log's file; empty for a log in memory or in PostgreSQL."""
+        return self.store.location if self.store.is_file else ""
+
+    @property
+    def location(self) -> str:
+        """Where it is, as `millstream.open` takes it, without a password; empty in memory."""
+        return self.store.location
+
+    @property
+    def id(self) -> str:
+        """What tells this log from any other, for as long as it lives."""
+        return self.store.log_id
 
     def now(self) -> datetime:
         """The present by the log's clock (UTC)."""
@@ -437,7 +466,7 @@ class Log(Reader):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<millstream.Log {self.path or 'in memory'}>"
+        return f"<millstream.Log {self.location or 'in memory'}>"
 
 
 def _request(
@@ -447,6 +476,6 @@ def _request(
     work: Callable[[Database, Receipt], None] | None = None,
 ) -> Request:
     if id is None:
-        return Request(appends, None, b"", work)  # type: ignore[arg-type]
+        return Request(appends, None, b"", work)
     check_label(id, "append id")
-    return Request(appends, id, digest if digest is not None else digest_of(appends), work)  # type: ignore[arg-type]
+    return Request(appends, id, digest if digest is not None else digest_of(appends), work)

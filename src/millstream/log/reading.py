@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time as _time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import InvalidPosition, LogClosed, StreamNotFound, UsageError
+from ..errors import InvalidPosition, StreamNotFound, UsageError
 from ..events import Event, decoder, definitions, event_class, type_name
-from ..frames import MAX_ROWS, Columns, is_frame_schema, schema_columns
-from ..storage.base import Receipt, Scope, StreamInfo
-from ..storage.sqlite import SQLiteStore
-from ..storage.sqlite.database import Database
+from ..frames import Columns, is_frame_schema, schema_columns
+from ..storage.base import Receipt, Scope, Store, StreamInfo
+from ..storage.database import Database
 from ..time import Duration, Moment, duration_micros, to_micros
+from . import following
 from .bodies import Bodies
 from .records import Recorded, Run, recorded_events
 from .staging import check_stream
@@ -26,7 +25,7 @@ END = 1 << 62
 _PAGE = 1_000
 
 _PLAIN = 7
-"""Headers of so few values are of single events whose bodies stand inline; see `SQLiteStore.page`."""
+"""Headers of so few values are of single events whose bodies stand inline; see `Store.page`."""
 
 Types = Iterable[str | type[Event]] | str | type[Event] | None
 
@@ -37,9 +36,10 @@ IfTrimmed = Literal["skip", "raise"]
 class Reader:
     """All that a log is asked without being changed; `millstream.Log` is one."""
 
-    def __init__(self, store: SQLiteStore) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
         self.bodies = Bodies(store)
+        self.tail = following.Tail(self)
         self.decoders: dict[int, Callable[[Any], Any]] = {}
         """How to decode the JSON of a kind, for the kinds that were read and have a class."""
         self._undecodable: set[int] = set()
@@ -48,8 +48,9 @@ class Reader:
         store.on_rollback.append(self._forget)
 
     def _forget(self) -> None:
-        """Nothing that was read is to be trusted; see `SQLiteStore.on_rollback`."""
+        """Nothing that was read is to be trusted; see `Store.on_rollback`."""
         self.bodies.forget()
+        self.tail.forget()
         self.decoders.clear()
         self._undecodable.clear()
         self._columns.clear()
@@ -160,11 +161,12 @@ class Reader:
         if high == END and (scope.stream is None or backwards):
             # The end is fixed when reading begins; a single stream's own end serves as well.
             high = self.head + 1
-        return self._pages(scope, low, high, backwards, limit, trimmed)
+        return self.pages(scope, low, high, backwards, limit, trimmed)
 
-    def _pages(
+    def pages(
         self, scope: Scope, low: int, high: int, backwards: bool, limit: int | None, trimmed: IfTrimmed = "skip"
     ) -> Iterator[list[Run]]:
+        """Runs of a scope strictly between two positions, a page at a time; those at the edges are cut."""
         size = _PAGE if limit is None else max(1, min(_PAGE, limit))
         while True:
             rows = self.store.page(scope, low, high, size, backwards)
@@ -221,9 +223,10 @@ class Reader:
             after: The last position that the caller has seen, or a receipt; 0 for all.
             timeout: End when nothing came for so long; None: only when the log is closed.
         """
-        for batch in self.follow_runs(stream, types=types, after=after, timeout=timeout):
-            for run in batch:
-                yield from recorded_events(run)
+        scope, position = scope_of(stream, types), _count("after", after) or 0
+        for batch in following.follow(self, scope, position, seconds(timeout)):
+            for seen in batch:
+                yield from seen.events()
 
     def follow_runs(
         self,
@@ -234,22 +237,9 @@ class Reader:
         timeout: Duration | float | None = None,
     ) -> Iterator[list[Run]]:
         """The same as `follow`, by lists of runs as they were found."""
-        scope = scope_of(stream, types)
-        position = _count("after", after) or 0
-        limit = seconds(timeout)
-        quiet_since = _time.monotonic()
-        while True:
-            left = None if limit is None else limit - (_time.monotonic() - quiet_since)
-            if not self.wait(position, left):
-                return
-            try:
-                head = self.head
-                for batch in _batches(self._pages(scope, position, head + 1, False, None)):
-                    yield batch
-                    quiet_since = _time.monotonic()
-            except LogClosed:
-                return
-            position = head
+        scope, position = scope_of(stream, types), _count("after", after) or 0
+        for batch in following.follow(self, scope, position, seconds(timeout)):
+            yield [seen.run for seen in batch]
 
     def wait(self, after: int | Receipt, timeout: Duration | float | None = None) -> bool:
         """Wait until the log's head is beyond a position.
@@ -418,23 +408,3 @@ def _events(pages: Iterator[list[Run]], backwards: bool, limit: int | None) -> I
                 left -= len(events)
             if left <= 0:
                 return
-
-
-def _batches(pages: Iterator[list[Run]]) -> Iterator[list[Run]]:
-    """Pages cut so that each holds some 65,536 events at most."""
-    for page in pages:
-        yield from grouped(page, MAX_ROWS)
-
-
-def grouped(runs: Iterable[Run], rows: int) -> Iterator[list[Run]]:
-    """Runs in groups, each closed by the run with which it has this many events."""
-    group: list[Run] = []
-    count = 0
-    for run in runs:
-        group.append(run)
-        count += run.count
-        if count >= rows:
-            yield group
-            group, count = [], 0
-    if group:
-        yield group

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from ..errors import InvalidRetention, InvalidStreamName, InvalidTime, NotFound
-from ..storage.sqlite.names import category_of
+from ..storage.base import category_of
 from ..time import duration_micros
 from .ledger import STREAM, RetentionSet
 from .moving import headers, sizes

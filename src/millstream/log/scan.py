@@ -14,8 +14,9 @@ from polars.io.plugins import register_io_source
 from ..errors import InvalidTime, StreamNotFound, Trimmed
 from ..frames import MAX_ROWS, Columns, join_columns
 from ..time import Moment, from_micros, to_micros
+from .following import grouped
 from .objects import union
-from .reading import grouped, scope_of
+from .reading import scope_of
 from .records import ENVELOPE, Run, frame_of
 
 if TYPE_CHECKING:

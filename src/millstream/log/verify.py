@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _PAGE = 2_000
 _REF = 10
-"""Where a header has the number of its body; see `SQLiteStore.headers`."""
+"""Where a header has the number of its body; see `Store.headers`."""
 
 
 class Verified(msgspec.Struct, frozen=True):

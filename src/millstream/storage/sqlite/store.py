@@ -13,16 +13,17 @@ from typing import Any
 
 from ...errors import LogClosed, NetworkFilesystem, NewerFormat, NotALog, NotFound, ReadOnlyLog
 from ...time import Clock
-from ..base import BodyInfo, Head, Receipt, Request, Scope, StreamInfo
+from ..base import COLUMNS, AppendRow, BodyInfo, Head, InlineHandler, Kind, Receipt, Request, Scope, StreamInfo
 from ..committer import Committer
+from ..database import Database
 from ..signal import Signal
 from . import reader
-from .database import Database, connect, statements
+from .database import SQLiteDatabase, connect, statements
 from .faults import translated
 from .lock import WriterLock, network_filesystem
-from .names import Kind, Names
+from .names import Names
 from .pool import ReaderPool, SharedReader, abandon
-from .writer import InlineHandler, Writer, read_head
+from .writer import Writer, read_head
 
 FORMAT = 1
 APPLICATION_ID = 0x4D494C4C  # "MILL"
@@ -37,7 +38,9 @@ class SQLiteStore:
         self.path = path
         self.readonly = readonly
         self.memory = path == ":memory:"
+        self.is_file = not self.memory
         self.names = Names()
+        self._log_id: str | None = None
         self._clock = clock
         self._lock_timeout = lock_timeout
         self.on_rollback: list[Callable[[], None]] = []
@@ -251,10 +254,30 @@ class SQLiteStore:
             yield connection
 
     @contextmanager
-    def connect(self) -> Iterator[Database]:
+    def connect(self) -> Iterator[SQLiteDatabase]:
         """The same as a `Database`."""
         with self.reader() as connection:
-            yield Database(connection, self.path)
+            yield SQLiteDatabase(connection, self.path)
+
+    @property
+    def log_id(self) -> str:
+        """What tells this log from any other."""
+        if self._log_id is None:
+            with self.reader() as connection:
+                row = connection.execute("select value from meta where key = 'log_id'").fetchone()
+            self._log_id = str(row[0]) if row is not None else ""
+        return self._log_id
+
+    def append_row(self, id: str) -> AppendRow | None:
+        """What is kept of the append with an id, if there was one."""
+        with self.reader() as connection:
+            row = connection.execute("select digest, result, last from appends where id = ?", (id,)).fetchone()
+        return AppendRow(*row) if row is not None else None
+
+    @property
+    def location(self) -> str:
+        """Where the log is, as `millstream.open` takes it; empty in memory."""
+        return "" if self.memory else self.path
 
     def head(self) -> Head:
         """The end of the log as it is now, whoever wrote it."""
@@ -335,7 +358,7 @@ class SQLiteStore:
         """The next headers after a position, body hash and hash the last two values; and the tags by position."""
         with self.reader() as connection:
             rows = connection.execute(
-                f"select {reader.COLUMNS}, body_hash, hash from runs where position > ? order by position limit ?",
+                f"select {COLUMNS}, body_hash, hash from runs where position > ? order by position limit ?",
                 (after, limit),
             ).fetchall()
             tags: dict[int, list[str]] = {}
@@ -345,6 +368,12 @@ class SQLiteStore:
             ):
                 tags.setdefault(position, []).append(tag)
         return rows, tags
+
+    def placed(self, database: Database, first: int, until: int) -> list[tuple[Any, ...]]:
+        """Headers from a position up to before another, as a transaction under way sees them."""
+        return database.execute(
+            f"select {COLUMNS} from runs where position >= ? and position < ? order by position", (first, until)
+        ).fetchall()
 
     def body_infos(self, refs: Sequence[int]) -> dict[int, BodyInfo]:
         """Bodies at a glance, by number, without their bytes; those that are gone are left out."""
@@ -455,14 +484,8 @@ class SQLiteStore:
                 return
             after = rows[-1][1]
 
-    def _probe(self) -> Callable[[], tuple[object, Callable[[], int]]]:
-        connection = connect(self.path, readonly=True)
-
-        def look() -> tuple[object, Callable[[], int]]:
-            mark = connection.execute("pragma data_version").fetchone()[0]
-            return mark, lambda: read_head(connection).position
-
-        return look
+    def _probe(self) -> _DataVersion:
+        return _DataVersion(connect(self.path, readonly=True))
 
     # --- the end, and forks ---------------------------------------------------------------------------
 
@@ -502,6 +525,22 @@ class SQLiteStore:
         if self._lock is not None:
             self._lock.close()
         self._begin()
+
+
+class _DataVersion:
+    """Sees by one pragma whether another connection has committed: the `Probe` of a file."""
+
+    waits = False
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def look(self) -> tuple[object, Callable[[], int]]:
+        mark = self._connection.execute("pragma data_version").fetchone()[0]
+        return mark, lambda: read_head(self._connection).position
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 def _has_tables(connection: sqlite3.Connection) -> bool:
