@@ -44,8 +44,10 @@ def old(tmp_path):
     return str(tmp_path / "old")
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(params=["memory", "file", "postgres"])
 def place(request, path):
+    if request.param == "postgres":
+        return request.getfixturevalue("postgres")
     return None if request.param == "memory" else path
 
 

@@ -33,8 +33,10 @@ def path(tmp_path):
     return str(tmp_path / "log.db")
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(params=["memory", "file", "postgres"])
 def place(request, path):
+    if request.param == "postgres":
+        return request.getfixturevalue("postgres")
     return None if request.param == "memory" else path
 
 
