@@ -173,3 +173,42 @@ class CuttingProxy:
                 client.sendall(data)
         except OSError:
             pass
+
+
+class Pooler:
+    """PgBouncer in transaction mode before a PostgreSQL server; from Debian's package of that name."""
+
+    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+    def __init__(self, server: PostgresServer) -> None:
+        assert self.program is not None
+        self.folder = Path(tempfile.mkdtemp(prefix="millstream-pool-"))
+        self.port = free_port()
+        (self.folder / "pgbouncer.ini").write_text(
+            f"[databases]\n* = host=127.0.0.1 port={server.port} user=postgres\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\nauth_type = any\n"
+            "pool_mode = transaction\ndefault_pool_size = 2\nmax_client_conn = 200\n"
+            "ignore_startup_parameters = extra_float_digits\n"
+        )
+        user = "nobody" if os.geteuid() == 0 else None
+        if user is not None:
+            os.chown(self.folder, pwd.getpwnam(user).pw_uid, -1)
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [self.program, "-q", self.folder / "pgbouncer.ini"], user=user, cwd=self.folder, stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return
+            except OSError:
+                assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
+                assert time.monotonic() < deadline, "PgBouncer does not answer"
+                time.sleep(0.05)
+
+    def close(self) -> None:
+        """Stop it and remove its folder."""
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(20)
+        shutil.rmtree(self.folder, ignore_errors=True)

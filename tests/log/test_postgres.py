@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import secrets
+import shutil
+import subprocess
 import threading
 from datetime import UTC, datetime
 from functools import partial
@@ -14,7 +18,7 @@ import millstream as ms
 from millstream import errors
 from millstream.storage.postgres.place import parse_url
 from millstream.storage.postgres.sql import bind, parse
-from servers import CuttingProxy, PostgresServer
+from servers import CuttingProxy, Pooler, PostgresServer
 
 
 class Noted(ms.Event, type="postgres.Noted"):
@@ -170,6 +174,49 @@ def test_a_transaction_that_is_cut_before_its_commit_fails_whole(proxied):
             tx.append("a", Noted(n=1))
     assert log.head == 1
     assert log.append("a", Noted(n=1)).position == 2
+
+
+# --- a full disk, a held lock -------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting a small disk needs root")
+def test_a_full_disk_loses_nothing(postgres_server):
+    disk = postgres_server.folder / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("this machine does not let root mount a tmpfs")
+    try:
+        place = disk / "place"
+        place.mkdir()
+        shutil.chown(place, "nobody")
+        with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
+            connection.execute(f"create tablespace small location '{place}'")
+            connection.execute("create database full_disk template template0 tablespace small")
+        with ms.open(postgres_server.url("full_disk")) as log:
+            written = 0
+            with pytest.raises(errors.DiskFull):
+                for n in range(1_000):
+                    log.append("s", Noted(n=n, by=secrets.token_hex(30_000)))
+                    written += 1
+            assert log.head == written
+            assert [e.event.n for e in log.read()] == list(range(written))
+            subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+            assert log.append("s", Noted(n=-1, by="x" * 60_000)).position == written + 1
+            log.verify()
+    finally:
+        with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
+            connection.execute("drop database if exists full_disk")
+            connection.execute("drop tablespace if exists small")
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_lock_that_is_held_too_long_is_waited_for_no_longer(postgres):
+    with ms.open(postgres) as holder, ms.open(postgres, lock_timeout=1) as log:
+        with holder.transaction() as tx:
+            tx.db.execute("create table held (n integer)")
+            with pytest.raises(errors.LogLocked):
+                log.append("s", Noted(n=1))
+        assert log.append("s", Noted(n=1)).position == 1
 
 
 # --- many processes -----------------------------------------------------------------------------------
@@ -359,6 +406,41 @@ def test_a_standby_is_read_and_followed_but_not_written(server):
                 copy.verify()
         finally:
             standby.close()
+
+
+# --- a pooler -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(Pooler.program is None, reason="PgBouncer is not installed (Debian's package pgbouncer)")
+def test_a_log_works_through_a_transaction_pooler(postgres_server, postgres):
+    pooler = Pooler(postgres_server)
+    try:
+        url = postgres.replace(f":{postgres_server.port}/", f":{pooler.port}/")
+        with ms.open(url) as log, ms.open(url) as other:
+            seen = []
+            follower = threading.Thread(
+                target=lambda: seen.extend(e.event.n for _, e in zip(range(41), other.follow(), strict=False))
+            )
+            follower.start()
+
+            def work(k):
+                for n in range(10):
+                    log.append(f"s-{k}", Noted(n=n), expect=n)
+
+            workers = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join()
+            with log.transaction() as tx:
+                tx.db.execute("create table t (n integer)")
+                tx.append("a", Noted(n=41))
+            follower.join(30)
+            assert len(seen) == 41
+            assert log.scan("a").collect()["n"].to_list() == [41]
+            log.verify()
+    finally:
+        pooler.close()
 
 
 # --- statements ---------------------------------------------------------------------------------------

@@ -177,7 +177,7 @@ class Batch:
 
 
 def _query(query: Matching) -> dict[str, Any]:
-    return {"types": query.type_names, "tags": query.tags, "after": query.after}
+    return {"types": query.type_names, "tags": sorted(set(query.tags)), "after": query.after}
 
 
 def travels(requests: Sequence[Request]) -> bool:
