@@ -20,7 +20,7 @@ from .log.positions import Position as Position
 from .storage.base import Matching as Matching
 from .storage.base import Receipt as Receipt
 from .storage.base import StreamInfo as StreamInfo
-from .storage.sqlite.database import Database as Database
+from .storage.database import Database as Database
 
 # 1 event sourcing
 from .sourcing.aggregate import Aggregate as Aggregate
@@ -66,6 +66,8 @@ from .errors import InvalidTime as InvalidTime
 from .errors import InvalidPosition as InvalidPosition
 from .errors import UnsupportedColumn as UnsupportedColumn
 from .errors import SchemaConflict as SchemaConflict
+from .errors import InvalidRetention as InvalidRetention
+from .errors import InvalidArchive as InvalidArchive
 from .errors import MissingExtra as MissingExtra
 from .errors import Conflict as Conflict
 from .errors import VersionConflict as VersionConflict
@@ -75,12 +77,17 @@ from .errors import StreamClosed as StreamClosed
 from .errors import Rejected as Rejected
 from .errors import NotFound as NotFound
 from .errors import StreamNotFound as StreamNotFound
+from .errors import Trimmed as Trimmed
 from .errors import ConsumerFenced as ConsumerFenced
 from .errors import TimedOut as TimedOut
 from .errors import StorageError as StorageError
 from .errors import NotALog as NotALog
 from .errors import NewerFormat as NewerFormat
 from .errors import DamagedLog as DamagedLog
+from .errors import ArchiveError as ArchiveError
+from .errors import ArchiveUnreachable as ArchiveUnreachable
+from .errors import ArchiveFileMissing as ArchiveFileMissing
+from .errors import ArchiveFileChanged as ArchiveFileChanged
 from .errors import ReadOnlyLog as ReadOnlyLog
 from .errors import DiskFull as DiskFull
 from .errors import LogLocked as LogLocked

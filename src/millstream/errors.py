@@ -110,6 +110,18 @@ class SchemaConflict(UsageError):
         self.given = given
 
 
+class InvalidRetention(UsageError):
+    """A retention rule, or what is to be trimmed or archived, is not in a form that is understood."""
+
+    code = "invalid-retention"
+
+
+class InvalidArchive(UsageError):
+    """The location of an archive cannot be used as it is."""
+
+    code = "invalid-archive"
+
+
 class MissingExtra(MillstreamError):
     """A feature needs a package that is not installed."""
 
@@ -221,6 +233,25 @@ class StreamNotFound(NotFound):
         self.stream = stream
 
 
+class Trimmed(MillstreamError):
+    """An event's data is asked for, and retention has trimmed it; its header is still there."""
+
+    code = "trimmed"
+    http_status = 410
+    exit_code = 3
+
+    def __init__(self, position: int, stream: str, at: str, by: str, rule: str) -> None:
+        super().__init__(
+            f"the event at position {position} of stream {stream!r} was trimmed on {at} by {by} ({rule})",
+            hint="Its data is gone for good; read from a later position, or restore a backup beside this log",
+        )
+        self.position = position
+        self.stream = stream
+        self.at = at
+        self.by = by
+        self.rule = rule
+
+
 class ConsumerFenced(MillstreamError):
     """Another worker has taken over this consumer; the work was rolled back."""
 
@@ -288,6 +319,57 @@ class DamagedLog(StorageError):
             hint="Run `millstream verify`, then restore from a backup",
         )
         self.position = position
+        self.reason = reason
+
+
+class ArchiveError(StorageError):
+    """An archive does not give what the log has put there."""
+
+    code = "archive"
+
+
+class ArchiveUnreachable(ArchiveError):
+    """The place of an archive does not answer, or refuses."""
+
+    code = "archive-unreachable"
+    http_status = 503
+
+    def __init__(self, location: str, reason: str, hint: str = "") -> None:
+        super().__init__(
+            f"the archive at {location} cannot be reached: {reason}",
+            hint=hint
+            or "Check the network and the place; if it has moved, say so with log.archives.relocate(old, new)",
+        )
+        self.location = location
+        self.reason = reason
+
+
+class ArchiveFileMissing(ArchiveError):
+    """A file that the log has put into an archive is not there."""
+
+    code = "archive-file-missing"
+
+    def __init__(self, location: str, file: str) -> None:
+        super().__init__(
+            f"the archive at {location} has no file {file}",
+            hint="Put it back from a copy; if the archive has moved, say so with log.archives.relocate(old, new)",
+        )
+        self.location = location
+        self.file = file
+
+
+class ArchiveFileChanged(ArchiveError):
+    """A file of an archive is not as the log has put it there."""
+
+    code = "archive-file-changed"
+
+    def __init__(self, location: str, file: str, reason: str = "its checksum is another") -> None:
+        super().__init__(
+            f"file {file} of the archive at {location} was changed: {reason}",
+            hint="Put it back from a copy; `millstream archive verify` names all such files",
+        )
+        self.location = location
+        self.file = file
         self.reason = reason
 
 
@@ -433,6 +515,35 @@ class ClockJumped(StorageError):
         )
         self.clock = clock
         self.expected = expected
+
+
+class ConnectionFailed(StorageError):
+    """The database server cannot be reached, refuses, or went away; a retry by append id tells what became of it."""
+
+    code = "connection-failed"
+    http_status = 503
+
+    def __init__(self, location: str, reason: str, *, hint: str = "") -> None:
+        super().__init__(
+            f"{location}: {reason}", hint=hint or "Check the URL and that the server runs and is reachable"
+        )
+        self.location = location
+        self.reason = reason
+
+
+class PermissionDenied(StorageError):
+    """The database role may not do this."""
+
+    code = "permission-denied"
+    http_status = 403
+
+    def __init__(self, location: str, reason: str) -> None:
+        super().__init__(
+            f"{location}: {reason}",
+            hint="Grant the role what it needs: `millstream postgres grants` prints the statements",
+        )
+        self.location = location
+        self.reason = reason
 
 
 class DatabaseError(StorageError):

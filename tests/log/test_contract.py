@@ -1,6 +1,8 @@
-"""Both stores fulfil the contract of a log."""
+"""Every store fulfils the contract of a log."""
 
 from functools import partial
+
+import pytest
 
 import millstream as ms
 from millstream.testing.contract import LogContract, SharedLogContract
@@ -17,3 +19,15 @@ class TestSQLite(SharedLogContract):
 
     def shared(self):
         return partial(ms.open, str(self.folder / "log.db"))
+
+
+class TestPostgres(SharedLogContract):
+    @pytest.fixture(autouse=True)
+    def _in_database(self, postgres):
+        self.url = postgres
+
+    def open(self, **options):
+        return ms.open(self.url, **options)
+
+    def shared(self):
+        return partial(ms.open, self.url)

@@ -124,7 +124,7 @@ def test_a_log_in_a_folder_that_takes_no_files_can_be_read(path):
     assert done.stdout == "110\n", done
 
 
-@pytest.mark.parametrize("place", ["postgres://x/y", "http://x", ""])
+@pytest.mark.parametrize("place", ["mysql://x/y", "http://x", ""])
 def test_a_place_that_is_no_file_is_refused(place):
     with pytest.raises(errors.UsageError):
         ms.open(place)

@@ -10,7 +10,7 @@ from millstream.events import Event, Plain
 from millstream.log.handlers import InvalidHandler, handler_table, on
 
 if TYPE_CHECKING:
-    from millstream.storage.base import Database
+    from millstream.storage.database import Database
 
 
 class Opened(Event):

@@ -25,7 +25,7 @@ from .sqlite import SQLiteSource
 if TYPE_CHECKING:
     from ..log import Log
     from ..storage.base import Receipt
-    from ..storage.sqlite.database import Database
+    from ..storage.database import Database
 
 POLL = 0.01
 """Seconds between two looks at an idle source."""
@@ -223,10 +223,11 @@ class _Worker:
         found: list[tuple[Checkpoint, State]] = []
 
         def work(db: Database, receipt: Receipt) -> None:
-            db.execute(f"create table if not exists {_STATES} (name text primary key, state text not null)")
-            db.execute(f"create table if not exists {_STREAMS} (stream text primary key, capture text not null)")
+            states, streams = db.own(_STATES), db.own(_STREAMS)
+            db.execute(f"create table if not exists {states} (name text primary key, state text not null)")
+            db.execute(f"create table if not exists {streams} (stream text primary key, capture text not null)")
             checkpoint = take(db, name)
-            row = db.one(f"select state from {_STATES} where name = ?", (name,))
+            row = db.one(f"select state from {states} where name = ?", (name,))
             if row is None:
                 state = State(slot=uuid4().hex)
                 _save(db, name, state)
@@ -288,15 +289,18 @@ class _Worker:
     def _taken_over(self, streams: set[str]) -> set[str]:
         """Those of some streams that are another capture's."""
         with self.log.connect() as db:
-            owners = {row["stream"]: row["capture"] for row in db.query(f"select stream, capture from {_STREAMS}")}
+            owners = {
+                row["stream"]: row["capture"] for row in db.query(f"select stream, capture from {db.own(_STREAMS)}")
+            }
         return {stream for stream in streams if owners.get(stream, self.checkpoint.name) != self.checkpoint.name}
 
     def _own(self, db: Database, stream: str, take: bool) -> None:
         """See that a stream is this capture's, and note it when it is nobody's yet."""
         name = self.checkpoint.name
         conflict = "update set capture = excluded.capture" if take else "nothing"
-        db.execute(f"insert into {_STREAMS} values (?, ?) on conflict (stream) do {conflict}", (stream, name))
-        row = db.one(f"select capture from {_STREAMS} where stream = ?", (stream,))
+        table = db.own(_STREAMS)
+        db.execute(f"insert into {table} values (?, ?) on conflict (stream) do {conflict}", (stream, name))
+        row = db.one(f"select capture from {table} where stream = ?", (stream,))
         if row is not None and row["capture"] != name:
             raise CaptureError(
                 f"stream {stream!r} holds the changes of another database or capture ({row['capture']}), and those of"
@@ -308,7 +312,8 @@ class _Worker:
 
 def _save(db: Database, name: str, state: State) -> None:
     db.execute(
-        f"insert into {_STATES} (name, state) values (?, ?) on conflict (name) do update set state = excluded.state",
+        f"insert into {db.own(_STATES)} (name, state) values (?, ?)"
+        " on conflict (name) do update set state = excluded.state",
         (name, msgspec.json.encode(state).decode()),
     )
 
@@ -316,9 +321,9 @@ def _save(db: Database, name: str, state: State) -> None:
 def captured_streams(log: Log) -> list[str]:
     """The streams that hold the changes of captured tables, by name."""
     with log.connect() as db:
-        if not db.query("select 1 from sqlite_master where name = ?", (_STREAMS,)):
+        if not db.has_table(_STREAMS):
             return []
-        return [row["stream"] for row in db.query(f"select stream from {_STREAMS} order by stream")]
+        return [row["stream"] for row in db.query(f"select stream from {db.own(_STREAMS)} order by stream")]
 
 
 def stream_of(table: str) -> str:

@@ -23,7 +23,7 @@ from .change import Change, decoded
 if TYPE_CHECKING:
     from ..log import Log, Recorded, Run
     from ..storage.base import Receipt
-    from ..storage.sqlite.database import Database
+    from ..storage.database import Database
 
 STEP = 256
 """How many changes a sink handles between two commits of its checkpoint."""

@@ -12,7 +12,22 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import MillstreamError
-from . import append, backup, compact, copy, read, restore, sql, streams, tail, transfer, verify
+from . import (
+    append,
+    archive,
+    backup,
+    compact,
+    copy,
+    read,
+    restore,
+    retain,
+    sql,
+    streams,
+    tail,
+    transfer,
+    trim,
+    verify,
+)  # fmt: skip
 from .exits import silence_output, tell, tell_error
 from .options import PLACES
 
@@ -182,6 +197,9 @@ _add("restore", restore.restore)
 _add("copy", copy.copy)
 _add("promote", copy.promote)
 _add("compact", compact.compact)
+_add("retain", retain.retain)
+_add("trim", trim.trim)
+_add("archive", archive.archive)
 
 
 def command() -> Commands:

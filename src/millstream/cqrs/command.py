@@ -228,10 +228,9 @@ def receipt_of(log: Log, id: str, digest: bytes) -> Receipt | None:
     Raises:
         IdReused: The id stands for something else.
     """
-    with log.connect() as db:
-        row = db.one("select digest, result, last from appends where id = ?", (id,))
+    row = log.store.append_row(id)
     if row is None:
         return None
-    if row["digest"] != digest:
-        raise IdReused(id, row["last"])
-    return msgspec.json.decode(row["result"], type=Receipt)
+    if row.digest != digest:
+        raise IdReused(id, row.last)
+    return msgspec.json.decode(row.result, type=Receipt)

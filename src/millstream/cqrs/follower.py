@@ -13,7 +13,8 @@ from typing import Protocol
 from ..errors import ConsumerFenced, DatabaseError, MillstreamError, NotALog, ReadOnlyLog, StorageError, UsageError
 from ..log import Log
 from ..log.checkpoints import Checkpoint, advance, peek, take
-from ..storage.sqlite.database import Database, open_database
+from ..storage.database import Database
+from ..storage.sqlite.database import open_database
 from .errors import ForeignReadModel, ProjectionFailed, ReadModelChanged
 from .inline import HOLD
 from .projection import Piece, Placement

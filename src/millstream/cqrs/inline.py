@@ -6,10 +6,10 @@ import time
 
 from ..errors import DatabaseError, ReadOnlyLog, StorageError
 from ..log import Log
-from ..log.checkpoints import Checkpoint, advance, peek, take
+from ..log.checkpoints import TABLE, Checkpoint, advance, peek, take
 from ..log.records import Run
 from ..storage.base import Receipt
-from ..storage.sqlite.database import Database
+from ..storage.database import Database
 from .errors import ProjectionFailed
 from .projection import Piece, Placement
 
@@ -145,6 +145,6 @@ class InlineProjection:
 
     def _checkpoint(self, db: Database) -> Checkpoint:
         row = db.execute(
-            "select position, epoch from millstream_checkpoints where name = ?", (self.placement.consumer,)
+            f"select position, epoch from {db.own(TABLE)} where name = ?", (self.placement.consumer,)
         ).fetchone()
         return Checkpoint(self.placement.consumer, *row)

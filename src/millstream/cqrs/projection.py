@@ -15,7 +15,7 @@ from ..log import Log
 from ..log.checkpoints import peek
 from ..log.handlers import Handler, InvalidHandler, handler_table
 from ..log.records import Recorded, Run
-from ..storage.sqlite.database import Database
+from ..storage.database import Database
 from .binding import named
 from .errors import ForeignReadModel, ReadModelChanged
 
@@ -105,9 +105,13 @@ class Placement:
             ForeignReadModel: They show another log.
             DatabaseError: The schema is not SQL that runs.
         """
-        db.execute(_CREATE)
+        table = db.own(_TABLE)
+        db.execute(
+            f"create table if not exists {table}"
+            " (name text primary key, schema_hash text not null, log_id text not null)"
+        )
         fingerprint = hashlib.sha256(self.projection.schema.encode()).hexdigest()
-        row = db.one(f"select schema_hash, log_id from {_TABLE} where name = ?", (self.name,))
+        row = db.one(f"select schema_hash, log_id from {table} where name = ?", (self.name,))
         if row is None:
             try:
                 db.executescript(self.projection.schema)
@@ -116,12 +120,12 @@ class Placement:
                     f"the schema of projection {self.name!r} does not run: {error.message}",
                     hint="Correct its SQL; the tables of a projection are its own, and have names of their own",
                 ) from error
-            db.execute(f"insert into {_TABLE} values (?, ?, ?)", (self.name, fingerprint, _id_of(log)))
+            db.execute(f"insert into {table} values (?, ?, ?)", (self.name, fingerprint, log.id))
         elif row["schema_hash"] != fingerprint:
             raise ReadModelChanged(self.name)
         elif self.path is not None:
             checkpoint = peek(db, self.consumer)
-            if row["log_id"] != _id_of(log):
+            if row["log_id"] != log.id:
                 raise ForeignReadModel(self.name, "it was built from another one")
             if checkpoint is not None and checkpoint.position > log.head:
                 raise ForeignReadModel(
@@ -173,18 +177,7 @@ def _refuse(error: InvalidEvent, db: Database, recorded: Recorded | None) -> Non
     raise error
 
 
-def _id_of(log: Log) -> str:
-    with log.connect() as db:
-        row = db.one("select value from meta where key = 'log_id'")
-    return str(row["value"]) if row is not None else ""
-
-
 _TABLE = "millstream_projections"
-_CREATE = f"""create table if not exists {_TABLE} (
-    name text primary key,
-    schema_hash text not null,
-    log_id text not null
-) without rowid"""
 
 
 def _bound(projection: type[Projection]) -> dict[str, tuple[Apply, type[Any], bool]]:

@@ -17,7 +17,8 @@ from ..errors import InvalidPosition, ReadOnlyLog, TimedOut, UsageError
 from ..log import Log
 from ..log.handlers import InvalidHandler
 from ..storage.base import Receipt
-from ..storage.sqlite.database import Database, open_database
+from ..storage.database import Database
+from ..storage.sqlite.database import open_database
 from .binding import message_type, named, parameters
 from .command import MessageMeta
 from .errors import DuplicateHandler, ForeignReadModel, ReadModelChanged, UnknownQuery
@@ -160,20 +161,8 @@ class Queries:
 
     @contextmanager
     def _log_alone(self) -> Iterator[Database]:
-        with self._log.connect() as db:
-            if not self._log.path:
-                # In memory, whoever has the connection has the log for itself.
-                db.execute("pragma query_only = on")
-                try:
-                    yield db
-                finally:
-                    db.connection.execute("pragma query_only = off")
-                return
-            db.execute("begin")
-            try:
-                yield db
-            finally:
-                db.connection.execute("rollback")
+        with self._log.connect() as db, db.snapshot():
+            yield db
 
     def close(self) -> None:
         """Close the connections."""
@@ -196,11 +185,9 @@ class _View:
         """A connection inside a read transaction, so that all statements see the same moment."""
         db = self._take()
         try:
-            db.execute("begin")
-            yield db
+            with db.snapshot():
+                yield db
         finally:
-            if db.connection.in_transaction:
-                db.connection.execute("rollback")
             self._give_back(db)
 
     def _take(self) -> Database:

@@ -10,15 +10,9 @@ from __future__ import annotations
 import msgspec
 
 from ..errors import ConsumerFenced
-from ..storage.sqlite.database import Database
+from ..storage.database import Database
 
 TABLE = "millstream_checkpoints"
-
-_CREATE = f"""create table if not exists {TABLE} (
-    name text primary key,
-    position integer not null,
-    epoch integer not null
-) without rowid"""
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -41,10 +35,13 @@ def take(db: Database, name: str, *, start: int = 0) -> Checkpoint:
     Args:
         start: Where a consumer begins that has no checkpoint yet.
     """
-    db.execute(_CREATE)
+    table = db.own(TABLE)
     db.execute(
-        f"insert into {TABLE} (name, position, epoch) values (?, ?, 1)"
-        " on conflict (name) do update set epoch = epoch + 1",
+        f"create table if not exists {table} (name text primary key, position bigint not null, epoch bigint not null)"
+    )
+    db.execute(
+        f"insert into {table} as held (name, position, epoch) values (?, ?, 1)"
+        " on conflict (name) do update set epoch = held.epoch + 1",
         (name, start),
     )
     found = peek(db, name)
@@ -59,7 +56,7 @@ def advance(db: Database, checkpoint: Checkpoint, position: int) -> Checkpoint:
         ConsumerFenced: Another holder has taken over. Roll back.
     """
     changed = db.execute(
-        f"update {TABLE} set position = ? where name = ? and position = ? and epoch = ?",
+        f"update {db.own(TABLE)} set position = ? where name = ? and position = ? and epoch = ?",
         (position, checkpoint.name, checkpoint.position, checkpoint.epoch),
     ).rowcount
     if changed != 1:
@@ -69,7 +66,7 @@ def advance(db: Database, checkpoint: Checkpoint, position: int) -> Checkpoint:
 
 def peek(db: Database, name: str) -> Checkpoint | None:
     """A consumer's checkpoint, without taking it; None when it has none."""
-    if not db.query("select 1 from sqlite_master where name = ?", (TABLE,)):
+    if not db.has_table(TABLE):
         return None
-    row = db.one(f"select name, position, epoch from {TABLE} where name = ?", (name,))
+    row = db.one(f"select name, position, epoch from {db.own(TABLE)} where name = ?", (name,))
     return Checkpoint(**row) if row else None

@@ -9,8 +9,7 @@ import polars as pl
 
 from ..frames import decode_frame
 from ..storage.base import StagedAppend
-from ..storage.sqlite.database import Database
-from ..storage.sqlite.reader import COLUMNS
+from ..storage.database import Database
 from .records import Run
 
 if TYPE_CHECKING:
@@ -21,10 +20,7 @@ def staged_runs(
     log: Log, database: Database, append: StagedAppend, position: int, types: frozenset[str] | None
 ) -> list[Run]:
     """The runs of an append that was placed from a position on, those of some types (None: all)."""
-    rows = database.execute(
-        f"select {COLUMNS} from runs where position >= ? and position < ? order by position",
-        (position, position + append.count),
-    ).fetchall()
+    rows = log.store.placed(database, position, position + append.count)
     runs = [UncommittedRun(log, *row) for row in rows]
     for run, staged in zip(runs, append.runs, strict=True):
         run.staged, run.stream_name, run.database = staged, append.stream, database

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
-from ..errors import StreamNotFound, UsageError
+from ..errors import MissingExtra, StreamNotFound, UsageError
 from ..events import Event
 from ..storage.base import Matching, Receipt, Request, StagedAppend
+from ..storage.contract import Store
+from ..storage.database import Database
 from ..storage.sqlite import SQLiteStore
-from ..storage.sqlite.database import Database
 from ..time import Clock, Duration, Moment, duration_micros, from_micros
 from .inline import staged_runs
 from .reading import Reader, Types, type_names
@@ -20,9 +21,13 @@ from .staging import check_label, check_stream, digest_of, stage
 from .transaction import Transaction
 
 if TYPE_CHECKING:
+    from .archive import Archiving
+    from .archives import Archives
     from .compact import Compacted
     from .copy import Copied, Progress
+    from .retention import Keep, Rule
     from .segments import Segments
+    from .trim import Trimming
     from .verify import Verified
 
 
@@ -45,7 +50,8 @@ def open(
     """Open a log, and create it when it is not there yet.
 
     Args:
-        path: The path of a SQLite file. None opens a log in memory that is gone when it is closed.
+        path: The path of a SQLite file, or ``postgresql://user@host/database``, with ``?schema=shop`` for a schema
+            other than ``millstream`` (extra ``postgres``). None opens a log in memory that is gone when it is closed.
         clock: Returns the present as a timezone-aware datetime; for replays and tests. Default: the system's.
         readonly: Never write; the file must be there.
         lock_timeout: The longest wait for another process that holds the writer lock (seconds, or "30s").
@@ -55,18 +61,36 @@ def open(
         NewerFormat: It was written by a newer version.
         ReadOnlyLog: The file or its folder cannot be written.
         NetworkFilesystem: It lies where locks cannot be trusted.
+        ConnectionFailed, PermissionDenied: The database server cannot be reached, or refuses.
+        MissingExtra: The driver for PostgreSQL is not installed.
     """
     if isinstance(path, os.PathLike):
         path = os.fspath(path)
     if path is not None and (not isinstance(path, str) or not _is_path(path)):
         raise UsageError(f"{path!r:.60} is not a path", hint="Give the path of a file, or None for a log in memory")
+    seconds = lock_timeout if isinstance(lock_timeout, int | float) else duration_micros(lock_timeout) / 1e6
+    if path is not None and path.startswith(("postgresql://", "postgres://")):
+        return Log(_postgres(path, clock=clock, readonly=readonly, lock_timeout=seconds))
     if path is not None and "://" in path and not path.startswith("sqlite:///"):
-        raise UsageError(f"{path!r:.60} is not a place for a log", hint="Give the path of a file, or nothing")
+        raise UsageError(
+            f"{path.partition('://')[0]}:// is not a place for a log",
+            hint="Give the path of a file, a postgresql:// URL, or nothing",
+        )
     target = ":memory:" if path is None or path == ":memory:" else path.removeprefix("sqlite:///")
     if not target:
         raise UsageError("the path is empty", hint="Give the path of a file, or None for a log in memory")
-    seconds = lock_timeout if isinstance(lock_timeout, int | float) else duration_micros(lock_timeout) / 1e6
     return Log(SQLiteStore(target, clock=clock, readonly=readonly, lock_timeout=seconds))
+
+
+def _postgres(url: str, **options: Any) -> Store:
+    try:
+        import psycopg  # noqa: F401
+        import psycopg_pool  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("postgres", "psycopg") from error
+    from ..storage.postgres import PostgresStore
+
+    return PostgresStore(url, **options)
 
 
 def _is_path(text: str) -> bool:
@@ -258,8 +282,18 @@ class Log(Reader):
 
     @property
     def path(self) -> str:
-        """The file's path; empty for a log in memory."""
-        return "" if self.store.memory else self.store.path
+        """The path of the log's file; empty for a log in memory or in PostgreSQL."""
+        return self.store.location if self.store.is_file else ""
+
+    @property
+    def location(self) -> str:
+        """Where it is, as `millstream.open` takes it, without a password; empty in memory."""
+        return self.store.location
+
+    @property
+    def id(self) -> str:
+        """What tells this log from any other, for as long as it lives."""
+        return self.store.log_id
 
     def now(self) -> datetime:
         """The present by the log's clock (UTC)."""
@@ -269,11 +303,17 @@ class Log(Reader):
         """Accept the wall clock as it is, after it was refused with `ClockJumped`."""
         self.store.confirm_clock()
 
-    def verify(self, *, head: str | None = None, progress: Callable[[int, int], None] | None = None) -> Verified:
+    def verify(
+        self,
+        *,
+        head: str | None = None,
+        archives: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Verified:
         """Walk the hash chain and the bodies; see `millstream.log.verify.verify`."""
         from .verify import verify
 
-        return verify(self, head=head, progress=progress)
+        return verify(self, head=head, archives=archives, progress=progress)
 
     def backup(self, path: str) -> None:
         """Copy the whole log to a new file while it is in use; see `millstream.log.maintain.backup`."""
@@ -343,9 +383,112 @@ class Log(Reader):
 
         return compact(self, stream)
 
+    # --- retention and archives -----------------------------------------------------------------------
+
+    @property
+    def archives(self) -> Archives:
+        """The log's archives: their files, whether they are whole, and how events come back from them."""
+        from .archives import Archives
+
+        return Archives(self)
+
+    def retain(self, stream: str, keep: Keep | None, *, archive: str | None = None, by: str | None = None) -> None:
+        """Make a rule of how much of a stream is kept; `trim` does what the rules say. Nothing goes by itself.
+
+        The most exact rule for a stream is the one that counts. Whole runs go, with the events of one append: a run
+        stays as long as any of its events is to be kept. A pattern that does not name a stream or its whole category
+        (``"sens*"``) is for frames only, so that it never takes the events of an aggregate.
+
+        Args:
+            stream: A stream, or a beginning of names such as ``"sensor-*"``: each of the streams keeps as much.
+            keep: An age (``"30d"``), a number of events (``1_000_000``) or a size of stored bytes (``"10GB"``); None
+                removes the rule.
+            archive: Where the rest goes: a folder, or a URL such as ``"s3://bucket/prefix"``, without credentials.
+                By default, the rest is dropped.
+            by: Who makes the rule; default: the user of the operating system.
+
+        Raises:
+            InvalidRetention: The rule is not understood, or takes in all streams.
+            InvalidArchive: The location cannot be used.
+
+        Example:
+            >>> import millstream as ms
+            >>> log = ms.open()
+            >>> log.retain("sensor-*", "30d", by="ann")
+            >>> [(rule.pattern, rule.keep) for rule in log.rules()]
+            [('sensor-*', '30d')]
+        """
+        from .retention import retain
+
+        retain(self, stream, keep, archive, by)
+
+    def rules(self) -> tuple[Rule, ...]:
+        """The retention rules, in order of their patterns."""
+        from .retention import rules
+
+        return rules(self)
+
+    def trim(
+        self, stream: str | None = None, *, keep: Keep | None = None, dry_run: bool = False, by: str | None = None
+    ) -> Trimming:
+        """Drop, or archive, what the rules no longer keep. Headers and hashes stay, and `verify` holds.
+
+        Readers pass over what was trimmed. It goes on beside writers in small steps, and can be stopped at any time.
+
+        Args:
+            stream: Only this stream, or a category such as ``"sensor-*"``.
+            keep: Keep so much of the stream, this once and whatever the rules say; see `retain`.
+            dry_run: Change nothing, and say what would go.
+            by: Who trims; default: the user of the operating system.
+
+        Returns:
+            What went, stream by stream.
+
+        Raises:
+            InvalidRetention: ``keep`` or ``stream`` is not understood.
+
+        Example:
+            >>> import millstream as ms
+            >>> log = ms.open()
+            >>> for n in range(5):
+            ...     receipt = log.append("clicks", ms.Plain("Click", {"n": n}))
+            >>> log.trim("clicks", keep=2).events
+            3
+            >>> [e.data["n"] for e in log.read("clicks")]
+            [3, 4]
+        """
+        from .trim import trim
+
+        return trim(self, stream, keep=keep, dry_run=dry_run, by=by)
+
+    def archive(
+        self, stream: str | None = None, *, to: str | None = None, keep: Keep = 0, by: str | None = None
+    ) -> Archiving:
+        """Put events into Parquet files of an archive, from which they are read as before.
+
+        Each file is read back, and the hash of each run worked out from it, before anything relies on it.
+
+        Args:
+            stream: A stream, or a category such as ``"sensor-*"``; None: what the rules with an archive say.
+            to: A folder, or a URL such as ``"s3://bucket/prefix"`` (extra ``objects``); may be left out when the log
+                has one archive.
+            keep: How much stays in the log; see `retain`. Default: nothing.
+            by: Who archives; default: the user of the operating system.
+
+        Raises:
+            InvalidRetention, InvalidArchive: What is to be archived, or where to, is not understood.
+            ArchiveUnreachable: The place fails; what was archived before stands.
+            DamagedLog: A body does not match its hash; it is left as it is.
+            MissingExtra: The place needs a package that is not installed.
+        """
+        from .archive import archive
+
+        return archive(self, stream, to=to, keep=keep, by=by)
+
     def close(self) -> None:
         """Close the log. What is under way ends first; followers end; idempotent."""
         self.store.close()
+        self.bodies.close()
 
     def __enter__(self) -> Self:
         return self
@@ -354,7 +497,7 @@ class Log(Reader):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<millstream.Log {self.path or 'in memory'}>"
+        return f"<millstream.Log {self.location or 'in memory'}>"
 
 
 def _request(
@@ -364,6 +507,6 @@ def _request(
     work: Callable[[Database, Receipt], None] | None = None,
 ) -> Request:
     if id is None:
-        return Request(appends, None, b"", work)  # type: ignore[arg-type]
+        return Request(appends, None, b"", work)
     check_label(id, "append id")
-    return Request(appends, id, digest if digest is not None else digest_of(appends), work)  # type: ignore[arg-type]
+    return Request(appends, id, digest if digest is not None else digest_of(appends), work)

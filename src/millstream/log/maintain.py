@@ -26,9 +26,7 @@ def backup(log: Log, path: str) -> None:
         raise _there(path)
     partial = f"{path}.{uuid.uuid4().hex[:12]}.part"
     try:
-        if hasattr(log.store, "copy_to"):
-            log.store.copy_to(partial)
-        else:
+        if not log.store.copy_to(partial):
             _copy_pages(log, partial)
         try:
             os.link(partial, path)  # unlike a rename, it never writes over what another has put there meanwhile

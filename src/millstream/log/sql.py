@@ -66,12 +66,9 @@ def _relation(log: Reader, name: str) -> Any:
         return log.scan(name, envelope=True).collect().to_arrow()
     except StreamNotFound:
         with log.connect() as database:
-            known = database.query(
-                "select name from sqlite_master where type in ('table', 'view') and lower(name) = lower(?)", (name,)
-            )
-            if not known:
+            table = database.find_table(name)
+            if table is None:
                 raise NotFound(
                     f"there is no stream or table {name!r}", hint="List the streams with log.streams()"
                 ) from None
-            quoted = known[0]["name"].replace('"', '""')
-            return database.frame(f'select * from "{quoted}"').to_arrow()
+            return database.frame(f"select * from {table}").to_arrow()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import UsageError
 from ..storage.base import Matching, Receipt, Request, StagedAppend
-from ..storage.sqlite.database import Database
+from ..storage.database import Database
 from ..time import Moment
 from .staging import check_label, digest_of, stage
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import NamedTuple
 
 import msgspec
 
 from ..errors import UsageError
 from ..events import Event, type_name
 from ..time import Clock, from_micros
+from .database import Database
+
+PLAIN = "position, stream, version, kind, recorded, body, metadata"
+"""What there is to know of a single event whose body stands inline and that has no effective time."""
+COLUMNS = f"{PLAIN}, count, effective, format, body_ref, body_offset"
+"""What there is to know of any run, but its hashes."""
 
 
 class Encoding(IntEnum):
@@ -23,6 +29,18 @@ class Encoding(IntEnum):
     """One JSON object per line, in order, without a last newline."""
     ARROW = 3
     """An Arrow IPC stream, lz4-compressed."""
+    ARCHIVED = 4
+    """Not a body but where it is: rows of a file of an archive, as JSON (`millstream.log.archived.Pointer`)."""
+    TRIMMED = 5
+    """Not a body but why there is none: when, by whom and by which rule, as JSON (`millstream.log.bodies.Trim`)."""
+
+
+class BodyInfo(msgspec.Struct, frozen=True):
+    """A body at a glance: how it is written, how many events it holds, how many bytes it has."""
+
+    encoding: int
+    rows: int
+    size: int
 
 
 class Matching(msgspec.Struct, frozen=True):
@@ -135,11 +153,27 @@ class Request(msgspec.Struct):
     work: Callable[[Database, Receipt], None] | None = None
 
 
-class Database(Protocol):
-    """A connection to a SQL database inside one transaction."""
+class Kind(NamedTuple):
+    """What the events of a run are."""
 
-    def execute(self, sql: str, params: Sequence[Any] | dict[str, Any] = ()) -> Any: ...
-    def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None: ...
+    category: str
+    type: str
+    schema: str
+
+
+def category_of(stream: str) -> str:
+    """The category of a stream: its name up to its first '-', the dash included; all of it when it has none."""
+    head, dash, _ = stream.partition("-")
+    return head + dash
+
+
+def after_prefix(prefix: str) -> str:
+    """The least text that is greater than all that begin with a prefix."""
+    head = prefix.rstrip("\U0010ffff")
+    if not head:
+        return prefix + "\U0010ffff" * 512
+    code = ord(head[-1]) + 1
+    return head[:-1] + chr(0xE000 if 0xD800 <= code <= 0xDFFF else code)
 
 
 class Scope(msgspec.Struct, frozen=True):
@@ -180,11 +214,30 @@ class Head(msgspec.Struct, frozen=True):
     hash: bytes
 
 
+class AppendRow(NamedTuple):
+    """What is kept of an append that had an id."""
+
+    digest: bytes
+    result: str
+    """Its receipt as JSON."""
+    last: int
+
+
+InlineHandler = Callable[[Database, StagedAppend, int], None]
+"""Called with the database, an append and its first position, inside the commit."""
+
+
 __all__ = [
+    "COLUMNS",
+    "PLAIN",
+    "AppendRow",
+    "BodyInfo",
     "Clock",
     "Database",
     "Encoding",
     "Head",
+    "InlineHandler",
+    "Kind",
     "Matching",
     "Receipt",
     "Request",
@@ -192,4 +245,6 @@ __all__ = [
     "StagedAppend",
     "StagedRun",
     "StreamInfo",
+    "after_prefix",
+    "category_of",
 ]

@@ -31,7 +31,7 @@ from .store import change, load
 if TYPE_CHECKING:
     from ..log.log import Log
     from ..storage.base import Receipt
-    from ..storage.sqlite.database import Database
+    from ..storage.database import Database
 
 _COMMIT_EVERY = 0.2
 

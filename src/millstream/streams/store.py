@@ -10,29 +10,25 @@ import msgspec
 import polars as pl
 
 from ..frames import decode_frame, encode_frame, schema_columns, schema_text
-from ..storage.sqlite.database import Database
+from ..storage.database import Database
 from .errors import FlowChanged
 from .pipeline import FlowState, Pipeline
 from .state import Part, Parts
 
-_CREATE = (
-    """create table if not exists flow_info (
-        flow text primary key,
-        shape text not null,
-        high integer not null,
-        late integer not null,
-        columns text not null
-    ) without rowid""",
-    """create table if not exists flow_state (
-        flow text not null,
-        operator integer not null,
-        part integer not null,
-        low integer not null,
-        high integer not null,
-        body blob not null,
-        primary key (flow, operator, part)
-    )""",
-)
+_INFO, _STATE = "flow_info", "flow_state"
+
+
+def _create(db: Database) -> None:
+    db.execute(
+        f"create table if not exists {db.own(_INFO)} (flow text primary key, shape text not null,"
+        " high bigint not null, late bigint not null, columns text not null)"
+    )
+    db.execute(
+        f"create table if not exists {db.own(_STATE)} (flow text not null, operator bigint not null,"
+        f" part bigint not null, low bigint not null, high bigint not null, body {db.blob} not null,"
+        " primary key (flow, operator, part))"
+    )
+
 
 Stored = frozenset[tuple[int, int]]
 """The parts that are in the store: operator and id."""
@@ -49,12 +45,13 @@ class Change(msgspec.Struct, frozen=True, eq=False):
 
     def apply(self, database: Database) -> None:
         """Write it. Call inside the transaction of the output and the checkpoint."""
-        database.executemany("delete from flow_state where flow = ? and operator = ? and part = ?", self.gone)
+        parts = database.own(_STATE)
+        database.executemany(f"delete from {parts} where flow = ? and operator = ? and part = ?", self.gone)
         database.executemany(
-            "insert into flow_state (flow, operator, part, low, high, body) values (?, ?, ?, ?, ?, ?)",
+            f"insert into {parts} (flow, operator, part, low, high, body) values (?, ?, ?, ?, ?, ?)",
             self.new,
         )
-        database.execute("update flow_info set high = ?, late = ?, columns = ? where flow = ?", self.info)
+        database.execute(f"update {database.own(_INFO)} set high = ?, late = ?, columns = ? where flow = ?", self.info)
 
 
 def change(name: str, state: FlowState, stored: Stored) -> Change:
@@ -74,13 +71,13 @@ def load(database: Database, name: str, pipeline: Pipeline) -> tuple[FlowState, 
     Raises:
         FlowChanged: The state in the store is of a flow of another shape.
     """
-    for statement in _CREATE:
-        database.execute(statement)
-    row = database.one("select shape, high, late, columns from flow_info where flow = ?", (name,))
+    _create(database)
+    info, parts = database.own(_INFO), database.own(_STATE)
+    row = database.one(f"select shape, high, late, columns from {info} where flow = ?", (name,))
     state = pipeline.start()
     if row is None:
         database.execute(
-            "insert into flow_info (flow, shape, high, late, columns) values (?, ?, ?, 0, '[]')",
+            f"insert into {info} (flow, shape, high, late, columns) values (?, ?, ?, 0, '[]')",
             (name, pipeline.shape, state.high),
         )
         return state, frozenset()
@@ -92,7 +89,7 @@ def load(database: Database, name: str, pipeline: Pipeline) -> tuple[FlowState, 
     for number, operator in enumerate(pipeline.operators):
         items = []
         for found in database.query(
-            "select part, low, high, body from flow_state where flow = ? and operator = ? order by part",
+            f"select part, low, high, body from {parts} where flow = ? and operator = ? order by part",
             (name, number),
         ):
             items.append(Part(found["part"], found["low"], found["high"], decode_frame(found["body"])))

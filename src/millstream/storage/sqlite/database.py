@@ -1,81 +1,55 @@
-"""`Database`: a SQLite connection as users of the library see it."""
+"""SQLite connections, and how this library sets them up."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from urllib.parse import quote
 
+from ..database import Database, Params
 from .faults import translated
 
-if TYPE_CHECKING:
-    import polars as pl
 
-Params = Sequence[Any] | Mapping[str, Any]
+class SQLiteDatabase(Database):
+    """A SQLite connection as a `Database`."""
 
-
-class Database:
-    """A SQL connection. Inside ``log.transaction()`` it shares the transaction of the appends.
-
-    Errors of the driver leave it as `DatabaseError` and its kin. Transactions belong to whoever handed the
-    connection out: statements such as COMMIT are not for its users.
-    """
+    dialect = "sqlite"
+    blob = "blob"
 
     def __init__(self, connection: sqlite3.Connection, path: str = "") -> None:
         self.connection = connection
         self.path = path
 
     def execute(self, sql: str, params: Params = ()) -> sqlite3.Cursor:
-        """Run one statement and return its cursor.
-
-        Raises:
-            ConstraintViolated: A constraint rejects a row.
-            DatabaseError: The statement is wrong.
-        """
         with translated(self.path):
             return self.connection.execute(sql, params)
 
     def executemany(self, sql: str, rows: Iterable[Params]) -> None:
-        """Run one statement for each of the rows."""
         with translated(self.path):
             self.connection.executemany(sql, rows)
 
     def executescript(self, sql: str) -> None:
-        """Run several statements, inside the transaction that is open (nothing is committed)."""
         for statement in statements(sql):
             self.execute(statement)
 
-    def query(self, sql: str, params: Params = ()) -> list[dict[str, Any]]:
-        """All rows of a query, as dicts."""
-        cursor = self.execute(sql, params)
-        names = [column[0] for column in cursor.description or ()]
-        with translated(self.path):
-            return [dict(zip(names, row, strict=True)) for row in cursor]
+    def has_table(self, name: str) -> bool:
+        return self.execute("select 1 from sqlite_master where name = ?", (name,)).fetchone() is not None
 
-    def one(self, sql: str, params: Params = ()) -> dict[str, Any] | None:
-        """The first row of a query as a dict, or None."""
-        cursor = self.execute(sql, params)
-        with translated(self.path):
-            row = cursor.fetchone()
-        if row is None:
-            return None
-        return {column[0]: value for column, value in zip(cursor.description, row, strict=True)}
+    def find_table(self, name: str) -> str | None:
+        row = self.execute(
+            "select name from sqlite_master where type in ('table', 'view') and lower(name) = lower(?)", (name,)
+        ).fetchone()
+        return '"' + row[0].replace('"', '""') + '"' if row is not None else None
 
-    def frame(self, sql: str, params: Params = ()) -> pl.DataFrame:
-        """All rows of a query as a Polars frame."""
-        import polars as pl
+    def own(self, name: str) -> str:
+        return name
 
-        cursor = self.execute(sql, params)
-        names = [column[0] for column in cursor.description or ()]
-        with translated(self.path):
-            rows = cursor.fetchall()
-        return pl.DataFrame(rows, schema=names, orient="row", infer_schema_length=None)
+    def _faults(self) -> AbstractContextManager[None]:
+        return translated(self.path)
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """Statements inside happen together or not at all, within the transaction around them."""
         self._control("savepoint millstream")
         try:
             yield
@@ -93,7 +67,6 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """A write transaction of a database of one's own: committed at the end, rolled back on an error."""
         self.execute("begin immediate")
         try:
             yield
@@ -103,8 +76,23 @@ class Database:
                 self.connection.execute("rollback")
             raise
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        # In memory there is one connection for all, which is not opened read-only.
+        memory = self.path == ":memory:"
+        if memory:
+            self.execute("pragma query_only = on")
+        else:
+            self.execute("begin")
+        try:
+            yield
+        finally:
+            if memory:
+                self.connection.execute("pragma query_only = off")
+            elif self.connection.in_transaction:
+                self.connection.execute("rollback")
+
     def close(self) -> None:
-        """Close the connection."""
         self.connection.close()
 
 
@@ -161,6 +149,6 @@ def _uri(path: str, readonly: bool, immutable: bool) -> str:
     return f"file:{quote(path)}?mode={mode}"
 
 
-def open_database(path: str, *, synchronous: str = "FULL", readonly: bool = False) -> Database:
+def open_database(path: str, *, synchronous: str = "FULL", readonly: bool = False) -> SQLiteDatabase:
     """Open a SQLite file of one's own, such as a read model's."""
-    return Database(connect(path, readonly=readonly, synchronous=synchronous), path)
+    return SQLiteDatabase(connect(path, readonly=readonly, synchronous=synchronous), path)

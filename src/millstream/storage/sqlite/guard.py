@@ -11,7 +11,8 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Any
 
-from .database import Database, Params
+from ..database import Params
+from .database import SQLiteDatabase
 from .faults import translated
 
 OWN_TABLES = frozenset(
@@ -37,7 +38,7 @@ _ON_SECOND = {
 }
 
 
-class GuardedDatabase(Database):
+class GuardedDatabase(SQLiteDatabase):
     """The writer's connection as user code sees it, inside a commit of the log."""
 
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:

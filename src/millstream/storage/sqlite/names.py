@@ -4,23 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from ...errors import DamagedLog
-
-
-class Kind(NamedTuple):
-    """What the events of a run are."""
-
-    category: str
-    type: str
-    schema: str
-
-
-def category_of(stream: str) -> str:
-    """The category of a stream: its name up to its first '-', the dash included; all of it when it has none."""
-    head, dash, _ = stream.partition("-")
-    return head + dash
+from ..base import Kind
 
 
 class Names:

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 
 from ...errors import DamagedLog
-from ..base import Head
+from ..base import Head, category_of
 from ..chain import FRAME_FORMAT
 from ..raw import CARRIED, RawPage, Role, State, check_chain, check_target
-from .names import Names, category_of
+from .names import Names
 from .raw import condition, key_of, read_raw_head, some
 
 # While a new copy is filled it does without these, which would take half the time; once level, it has them.

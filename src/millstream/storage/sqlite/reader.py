@@ -6,13 +6,9 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from ..base import Scope, StreamInfo
-from .names import Names, category_of
+from ..base import COLUMNS, PLAIN, Scope, StreamInfo, after_prefix, category_of
+from .names import Names
 
-PLAIN = "position, stream, version, kind, recorded, body, metadata"
-"""What there is to know of a single event whose body stands inline and that has no effective time."""
-COLUMNS = f"{PLAIN}, count, effective, format, body_ref, body_offset"
-"""What there is to know of any run, but its hashes."""
 _NEVER = 1 << 62
 
 
@@ -208,7 +204,7 @@ def _inside(prefix: str | None) -> tuple[str, tuple[str, ...]]:
     """The condition that a run's stream begins with a prefix, where its kind's category does not say so already."""
     if prefix is None or "-" not in prefix or prefix.find("-") == len(prefix) - 1:
         return "", ()
-    return " and stream in (select id from streams where name >= ? and name < ?)", (prefix, _after_prefix(prefix))
+    return " and stream in (select id from streams where name >= ? and name < ?)", (prefix, after_prefix(prefix))
 
 
 def position_at(connection: sqlite3.Connection, micros: int) -> int:
@@ -253,20 +249,11 @@ def streams(connection: sqlite3.Connection, prefix: str, after: str, limit: int)
     if prefix:
         return connection.execute(
             f"select id, name, closed from streams where name {strict} ? and name < ? order by name limit ?",
-            (low, _after_prefix(prefix), limit),
+            (low, after_prefix(prefix), limit),
         ).fetchall()
     return connection.execute(
         f"select id, name, closed from streams where name {strict} ? order by name limit ?", (low, limit)
     ).fetchall()
-
-
-def _after_prefix(prefix: str) -> str:
-    """The least text that is greater than all that begin with a prefix."""
-    head = prefix.rstrip("\U0010ffff")
-    if not head:
-        return prefix + "\U0010ffff" * 512
-    code = ord(head[-1]) + 1
-    return head[:-1] + chr(0xE000 if 0xD800 <= code <= 0xDFFF else code)
 
 
 def tags_of(connection: sqlite3.Connection, position: int) -> tuple[str, ...]:

@@ -20,7 +20,8 @@ create table kinds (
     unique (category, type, schema)
 );
 
--- One header per run. Rows are only ever added; compaction changes body_ref, body_offset and body alone.
+-- One header per run. Rows are only ever added; compaction, archiving and trimming change body_ref, body_offset
+-- and body alone.
 create table runs (
     position    integer primary key,
     count       integer not null,

@@ -13,18 +13,19 @@ from typing import Any
 
 from ...errors import DamagedLog, LogClosed, NetworkFilesystem, NewerFormat, NotALog, NotFound, ReadOnlyLog
 from ...time import Clock
-from ..base import Head, Receipt, Request, Scope, StreamInfo
+from ..base import COLUMNS, AppendRow, BodyInfo, Head, InlineHandler, Kind, Receipt, Request, Scope, StreamInfo
 from ..committer import Committer
+from ..database import Database
 from ..raw import PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role, State
 from ..signal import Signal
 from . import placing, raw, reader
-from .database import Database, connect, statements
+from .database import SQLiteDatabase, connect, statements
 from .faults import translated
 from .lock import WriterLock, network_filesystem
-from .names import Kind, Names
+from .names import Names
 from .pool import ReaderPool, SharedReader, abandon
 from .raw import snapshot
-from .writer import InlineHandler, Writer, read_head
+from .writer import Writer, read_head
 
 FORMAT = 1
 APPLICATION_ID = 0x4D494C4C  # "MILL"
@@ -39,7 +40,9 @@ class SQLiteStore:
         self.path = path
         self.readonly = readonly
         self.memory = path == ":memory:"
+        self.is_file = not self.memory
         self.names = Names()
+        self._log_id: str | None = None
         self._clock = clock
         self._lock_timeout = lock_timeout
         self.on_rollback: list[Callable[[], None]] = []
@@ -257,10 +260,30 @@ class SQLiteStore:
             yield connection
 
     @contextmanager
-    def connect(self) -> Iterator[Database]:
+    def connect(self) -> Iterator[SQLiteDatabase]:
         """The same as a `Database`."""
         with self.reader() as connection:
-            yield Database(connection, self.path)
+            yield SQLiteDatabase(connection, self.path)
+
+    @property
+    def log_id(self) -> str:
+        """What tells this log from any other."""
+        if self._log_id is None:
+            with self.reader() as connection:
+                row = connection.execute("select value from meta where key = 'log_id'").fetchone()
+            self._log_id = str(row[0]) if row is not None else ""
+        return self._log_id
+
+    def append_row(self, id: str) -> AppendRow | None:
+        """What is kept of the append with an id, if there was one."""
+        with self.reader() as connection:
+            row = connection.execute("select digest, result, last from appends where id = ?", (id,)).fetchone()
+        return AppendRow(*row) if row is not None else None
+
+    @property
+    def location(self) -> str:
+        """Where the log is, as `millstream.open` takes it; empty in memory."""
+        return "" if self.memory else self.path
 
     def head(self) -> Head:
         """The end of the log as it is now, whoever wrote it."""
@@ -341,7 +364,7 @@ class SQLiteStore:
         """The next headers after a position, body hash and hash the last two values; and the tags by position."""
         with self.reader() as connection:
             rows = connection.execute(
-                f"select {reader.COLUMNS}, body_hash, hash from runs where position > ? order by position limit ?",
+                f"select {COLUMNS}, body_hash, hash from runs where position > ? order by position limit ?",
                 (after, limit),
             ).fetchall()
             tags: dict[int, list[str]] = {}
@@ -352,17 +375,50 @@ class SQLiteStore:
                 tags.setdefault(position, []).append(tag)
         return rows, tags
 
-    def body_rows(self, ref: int) -> int | None:
-        """How many events a body holds; None when it is gone."""
-        with self.reader() as connection:
-            row = connection.execute("select rows from bodies where id = ?", (ref,)).fetchone()
-        return row[0] if row else None
+    def placed(self, database: Database, first: int, until: int) -> list[tuple[Any, ...]]:
+        """Headers from a position up to before another, as a transaction under way sees them."""
+        return database.execute(
+            f"select {COLUMNS} from runs where position >= ? and position < ? order by position", (first, until)
+        ).fetchall()
 
-    def move_bodies(self, encoding: int, rows: int, body: bytes, links: Sequence[tuple[int, int | None, int]]) -> bool:
+    def body_infos(self, refs: Sequence[int]) -> dict[int, BodyInfo]:
+        """Bodies at a glance, by number, without their bytes; those that are gone are left out."""
+        found: dict[int, BodyInfo] = {}
+        with self.reader() as connection:
+            for start in range(0, len(refs), 500):
+                some = ",".join(str(int(ref)) for ref in refs[start : start + 500])
+                rows = connection.execute(f"select id, encoding, rows, length(bytes) from bodies where id in ({some})")
+                found.update({row[0]: BodyInfo(*row[1:]) for row in rows})
+        return found
+
+    def placeholders(self, encoding: int) -> Iterator[tuple[int, int, bytes]]:
+        """All bodies of `ARCHIVED` or `TRIMMED`: number, how many events, bytes. In no particular order."""
+        before = 0
+        while True:
+            with self.reader() as connection:
+                # Only merged bodies, which these are, have numbers below 0.
+                rows = connection.execute(
+                    "select id, rows, bytes from bodies where id < ? and encoding = ? order by id desc limit 1000",
+                    (before, encoding),
+                ).fetchall()
+            yield from rows
+            if len(rows) < 1000:
+                return
+            before = rows[-1][0]
+
+    def move_bodies(
+        self,
+        encoding: int,
+        rows: int,
+        body: bytes,
+        links: Sequence[tuple[int, int | None, int]],
+        request: Request | None = None,
+    ) -> bool:
         """Store a merged body, point headers into it and drop the bodies that they had, in one short transaction.
 
         Args:
             links: For each header: its position, its body's number until now, its offset in the new body.
+            request: Appends that are committed with it: what is to be told about the move.
 
         Returns:
             False, with nothing changed, when a header's body has moved since it was read.
@@ -394,6 +450,8 @@ class SQLiteStore:
                     else "delete from bodies where id = ?",
                     (old, old) if old < 0 else (old,),
                 )
+            if request is not None:
+                writer.finish(request)
         return True
 
     def check(self) -> None:
@@ -407,7 +465,7 @@ class SQLiteStore:
         if found != "ok":
             raise DamagedLog(0, found)
 
-    def copy_to(self, path: str) -> None:
+    def copy_to(self, path: str) -> bool:
         """Copy the database as it is at one moment to a new file, durably."""
         with self.reader() as source, translated(path):
             target = sqlite3.connect(path, isolation_level=None)
@@ -419,6 +477,7 @@ class SQLiteStore:
                 target.execute("pragma journal_mode = delete")
             finally:
                 target.close()
+        return True
 
     # --- moving house -----------------------------------------------------------------------------------
 
@@ -494,14 +553,8 @@ class SQLiteStore:
                 return
             after = rows[-1][1]
 
-    def _probe(self) -> Callable[[], tuple[object, Callable[[], int]]]:
-        connection = connect(self.path, readonly=True)
-
-        def look() -> tuple[object, Callable[[], int]]:
-            mark = connection.execute("pragma data_version").fetchone()[0]
-            return mark, lambda: read_head(connection).position
-
-        return look
+    def _probe(self) -> _DataVersion:
+        return _DataVersion(connect(self.path, readonly=True))
 
     # --- the end, and forks ---------------------------------------------------------------------------
 
@@ -541,6 +594,22 @@ class SQLiteStore:
         if self._lock is not None:
             self._lock.close()
         self._begin()
+
+
+class _DataVersion:
+    """Sees by one pragma whether another connection has committed: the `Probe` of a file."""
+
+    waits = False
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def look(self) -> tuple[object, Callable[[], int]]:
+        mark = self._connection.execute("pragma data_version").fetchone()[0]
+        return mark, lambda: read_head(self._connection).position
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 def _has_tables(connection: sqlite3.Connection) -> bool:

@@ -20,23 +20,20 @@ from ...errors import (
 )
 from ...frames import MAX_ROWS, Columns, join_columns, schema_columns
 from ...time import Clock, iso, to_micros
-from ..base import Encoding, Head, Matching, Receipt, Request, StagedAppend, StagedRun
+from ..base import Encoding, Head, InlineHandler, Matching, Receipt, Request, StagedAppend, StagedRun, category_of
 from ..chain import FRAME_FORMAT, GENESIS, JSON_FORMAT, header_hash
 from ..committer import Job
 from ..raw import Role
-from .database import Database
 from .faults import translate
 from .guard import GuardedDatabase
 from .lock import WriterLock
-from .names import Names, category_of
+from .names import Names
 from .raw import read_role
 
 INLINE_LIMIT = 8_192
 """Bodies of one event up to so many bytes stand in the header's row."""
 _HOUR = 3_600_000_000
 _CACHED_STREAMS = 200_000
-
-InlineHandler = Callable[[Database, StagedAppend, int], None]
 
 _INSERT_RUN = (
     "insert into runs (position, count, stream, version, kind, recorded, effective, format, body_hash, hash,"

@@ -1,0 +1,396 @@
+"""The PostgreSQL store: opening, committing, reading, and staying whole across forks and restarts of the server."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+from ...errors import DamagedLog, LogClosed, NotFound, ReadOnlyLog, UsageError
+from ...time import Clock, to_micros
+from ..base import (
+    COLUMNS,
+    AppendRow,
+    BodyInfo,
+    Head,
+    InlineHandler,
+    Kind,
+    Receipt,
+    Request,
+    Scope,
+    StreamInfo,
+    after_prefix,
+)
+from ..committer import Committer, Job
+from ..database import Database
+from ..signal import Signal
+from .connections import Readers, connect
+from .database import Connection, PostgresDatabase
+from .faults import translated
+from .listener import Listener
+from .migrate import check, migrate
+from .place import parse_url
+from .reader import Reader, kinds_of
+from .writer import Writer
+
+Result = TypeVar("Result")
+
+_NAMES = 500_000
+
+
+class PostgresStore:
+    """A log's store in a schema of a PostgreSQL database.
+
+    Args:
+        url: ``postgresql://user@host/database``, with ``?schema=`` for a schema other than ``millstream``.
+    """
+
+    is_file = False
+
+    def __init__(
+        self, url: str, *, clock: Clock | None = None, readonly: bool = False, lock_timeout: float = 30.0
+    ) -> None:
+        self.place = parse_url(url)
+        self.readonly = readonly
+        self.closed = False
+        self.on_rollback: list[Callable[[], None]] = []
+        self._clock = clock
+        self._patience = lock_timeout
+        self._inline: dict[str, tuple[frozenset[str] | None, InlineHandler]] = {}
+        self._reader = Reader(self.place)
+        self._kinds: dict[int, Kind] = {}
+        self._streams: dict[int, str] = {}
+        self._log_id: str | None = None
+        self._ends: set[int] = set()
+        self._open()
+        self._begin()
+
+    @property
+    def location(self) -> str:
+        return self.place.location
+
+    def _open(self) -> None:
+        """Look at what is there, and make it what it should be."""
+        connection = connect(self.place)
+        try:
+            with translated(self.location):
+                row = connection.execute("select pg_is_in_recovery()").fetchone()
+                assert row is not None
+                # A standby can be read, whatever it was opened for.
+                self.readonly = self.readonly or bool(row[0])
+                if self.readonly:
+                    check(connection, self.place)
+                else:
+                    migrate(connection, self.place)
+        finally:
+            connection.close()
+
+    def _begin(self) -> None:
+        """Make what belongs to this process."""
+        self._pid = os.getpid()
+        self._renewing = threading.Lock()
+        self._readers = Readers(self.place, self._patience)
+        self.signal = Signal(lambda: Listener(self.place, self._reader))
+        self._writer = Writer(
+            self.place, self._clock, self._patience, self._inline, self.signal.announce, self._rolled_back
+        )
+        self.committer = Committer(self._write, self.location, self._patience)
+
+    def _rolled_back(self) -> None:
+        """Nothing to forget: readers see committed rows alone, and numbers are never given twice."""
+
+    # --- writing --------------------------------------------------------------------------------------
+
+    def _writable(self) -> Writer:
+        self._renew()
+        if self.readonly:
+            raise ReadOnlyLog(self.location)
+        return self._writer
+
+    def commit(self, request: Request) -> Receipt:
+        self._writable()
+        return self.committer.submit(request)
+
+    def commit_soon(self, request: Request, loop: Any) -> Any:
+        self._writable()
+        return self.committer.submit_soon(request, loop)
+
+    def _write(self, jobs: list[Job]) -> None:
+        self._writer.write(jobs)
+
+    @contextmanager
+    def transaction(self) -> Iterator[_Open]:
+        writer = self._writable()
+        with self.committer.exclusive(), translated(self.location, lock_timeout=self._patience):
+            writer.begin()
+            opened = _Open(writer)
+            try:
+                yield opened
+            except BaseException:
+                writer.rollback()
+                raise
+            writer.commit()
+            if opened.finished is not None:
+                writer.finished(*opened.finished)
+
+    def inline(self, name: str, types: frozenset[str] | None, handler: InlineHandler) -> None:
+        self._inline[name] = (types, handler)
+
+    def remove_inline(self, name: str) -> None:
+        self._inline.pop(name, None)
+
+    def move_bodies(
+        self,
+        encoding: int,
+        rows: int,
+        body: bytes,
+        links: Sequence[tuple[int, int | None, int]],
+        request: Request | None = None,
+    ) -> bool:
+        writer = self._writable()
+        try:
+            if request is not None:
+                with self.transaction() as opened:
+                    self._move(writer.connection, encoding, rows, body, links)
+                    opened.finish(request)
+            else:
+                # Not behind the lock of the appends: headers are changed by compare-and-set, and nothing is placed.
+                with self.committer.exclusive(), translated(self.location, lock_timeout=self._patience):
+                    with writer.connection.transaction():
+                        self._move(writer.connection, encoding, rows, body, links)
+        except _Moved:
+            return False
+        return True
+
+    def _move(
+        self, connection: Connection, encoding: int, rows: int, body: bytes,
+        links: Sequence[tuple[int, int | None, int]],
+    ) -> None:  # fmt: skip
+        s = self.place.quoted
+        new = connection.execute(
+            f"insert into {s}.bodies (id, encoding, rows, bytes)"
+            f" values (-nextval('{s}.body_numbers'), $1, $2, $3) returning id",
+            (encoding, rows, body),
+        ).fetchone()
+        assert new is not None
+        positions, olds, offsets = ([link[i] for link in links] for i in range(3))
+        changed = connection.execute(
+            f"update {s}.runs r set body_ref = $1, body_offset = l.place, body = null"
+            " from unnest($2::bigint[], $3::bigint[], $4::bigint[]) l (position, old, place)"
+            " where r.position = l.position and r.body_ref is not distinct from l.old",
+            (new[0], positions, olds, offsets),
+        ).rowcount
+        if changed != len(links):
+            raise _Moved
+        connection.execute(
+            f"delete from {s}.bodies b where b.id = any($1::bigint[]) and (b.id >= 0 or not exists"
+            f" (select 1 from {s}.runs r where r.body_ref = b.id and r.body_ref < 0))",
+            (sorted({old for old in olds if old is not None}),),
+        )
+
+    # --- the clock ------------------------------------------------------------------------------------
+
+    def confirm_clock(self) -> None:
+        self._writer.confirm_clock()
+
+    def now(self) -> int:
+        if self._clock is not None:
+            return to_micros(self._clock())
+        return int(self._one("select (extract(epoch from clock_timestamp()) * 1000000)::bigint")[0])
+
+    # --- reading --------------------------------------------------------------------------------------
+
+    def _read(self, operation: Callable[[Connection], Result]) -> Result:
+        self._renew()
+        return self._readers.read(operation)
+
+    def _one(self, sql: str, params: Sequence[Any] = ()) -> Any:
+        return self._read(lambda connection: connection.execute(sql, params).fetchone())
+
+    @contextmanager
+    def connect(self) -> Iterator[PostgresDatabase]:
+        self._renew()
+        with self._readers.reader() as connection:
+            yield PostgresDatabase(connection, self.place.schema, self.location)
+
+    @property
+    def log_id(self) -> str:
+        if self._log_id is None:
+            row = self._one(f"select value from {self.place.quoted}.meta where key = 'log_id'")
+            self._log_id = str(row[0]) if row is not None else ""
+        return self._log_id
+
+    def append_row(self, id: str) -> AppendRow | None:
+        row = self._one(f"select digest, result, last from {self.place.quoted}.appends where id = $1", (id,))
+        return AppendRow(*row) if row is not None else None
+
+    def head(self) -> Head:
+        head = self._read(self._reader.head)
+        self._writer.knows(head.position)
+        self._remember_end(head.position)
+        return head
+
+    def page(self, scope: Scope, after: int, until: int, limit: int, backwards: bool = False) -> list[tuple[Any, ...]]:
+        restricted = scope.types is not None or scope.prefix is not None
+
+        def pages(connection: Connection) -> list[tuple[Any, ...]]:
+            kinds = kinds_of(self._reader.kind_numbers(connection), scope) if restricted else None
+            rows = self._reader.page(connection, scope, kinds, after, until, limit, backwards, after in self._ends)
+            if scope.stream is None:
+                self._learn_streams(connection, {row[1] for row in rows})
+            return rows
+
+        rows = self._read(pages)
+        if rows and not backwards:
+            last = rows[-1]
+            self._remember_end(last[0] + (last[7] if len(last) > 7 else 1) - 1)
+        return rows
+
+    def _remember_end(self, position: int) -> None:
+        """A run ends here: who reads on from here needs no look at the run before."""
+        if len(self._ends) > 10_000:
+            self._ends.clear()
+        self._ends.add(position)
+
+    def headers(self, after: int, limit: int) -> tuple[list[tuple[Any, ...]], dict[int, list[str]]]:
+        def found(connection: Connection) -> tuple[list[Any], dict[int, list[str]]]:
+            rows, tags = self._reader.headers(connection, after, limit)
+            self._learn_streams(connection, {row[1] for row in rows})
+            return rows, tags
+
+        return self._read(found)
+
+    def placed(self, database: Database, first: int, until: int) -> list[tuple[Any, ...]]:
+        return database.execute(
+            f"select {COLUMNS} from {self.place.quoted}.runs where position >= ? and position < ? order by position",
+            (first, until),
+        ).fetchall()
+
+    def body(self, ref: int) -> tuple[int, bytes]:
+        found = self._read(lambda connection: self._reader.body(connection, ref))
+        if found is None:
+            raise NotFound(f"body {ref} has moved", hint="Read its header again")
+        return found
+
+    def find_body(self, position: int) -> tuple[int, int] | None:
+        return self._read(lambda connection: self._reader.find_body(connection, position))
+
+    def body_infos(self, refs: Sequence[int]) -> dict[int, BodyInfo]:
+        return self._read(lambda connection: self._reader.body_infos(connection, refs))
+
+    def placeholders(self, encoding: int) -> Iterator[tuple[int, int, bytes]]:
+        before = 0
+        while True:
+            rows = self._read(partial(self._reader.placeholders, encoding=encoding, before=before, limit=1000))
+            yield from rows
+            if len(rows) < 1000:
+                return
+            before = rows[-1][0]
+
+    def kind(self, id: int) -> Kind:
+        found = self._kinds.get(id)
+        if found is None:
+            for number, *names in self._read(self._reader.all_kinds):
+                self._kinds[number] = Kind(*names)
+            found = self._kinds.get(id)
+            if found is None:
+                raise DamagedLog(0, f"kind {id} has no name")
+        return found
+
+    def stream_name(self, id: int) -> str:
+        found = self._streams.get(id)
+        if found is None:
+            self._read(lambda connection: self._learn_streams(connection, {id}))
+            found = self._streams.get(id)
+            if found is None:
+                raise DamagedLog(0, f"stream {id} has no name")
+        return found
+
+    def _learn_streams(self, connection: Connection, ids: set[int]) -> None:
+        """Names are learnt a page at a time: one by one would be a round trip each."""
+        unknown = [id for id in ids if id not in self._streams]
+        if unknown:
+            if len(self._streams) > _NAMES:
+                self._streams.clear()
+            self._streams.update(self._reader.stream_names(connection, unknown))
+
+    def tags(self, position: int) -> tuple[str, ...]:
+        return self._read(lambda connection: self._reader.tags(connection, position))
+
+    def position_at(self, micros: int) -> int:
+        return self._read(lambda connection: self._reader.position_at(connection, micros))
+
+    def version_bounds(self, stream: str, first: int, last: int, low: int, high: int) -> tuple[int, int]:
+        return self._read(lambda c: self._reader.version_bounds(c, stream, first, last, low, high))
+
+    def kinds(self, scope: Scope) -> list[int]:
+        return self._read(lambda connection: kinds_of(self._reader.kind_numbers(connection), scope))
+
+    def stream_kinds(self, name: str, kinds: list[int]) -> tuple[list[int], bool]:
+        return self._read(lambda connection: self._reader.stream_kinds(connection, name, kinds))
+
+    def range_of(self, position: int, name: str) -> tuple[int, int] | None:
+        return self._read(lambda connection: self._reader.range_of(connection, position, name))
+
+    def stream(self, name: str) -> StreamInfo | None:
+        found = self._read(lambda connection: self._reader.streams(connection, "s.name = $1", (name,), 1))
+        return found[0] if found else None
+
+    def streams(self, prefix: str = "", *, batch: int = 500) -> Iterator[StreamInfo]:
+        after = ""
+        where = "s.name > $1 and s.name >= $2" + (" and s.name < $3" if prefix else "")
+        ends = (after_prefix(prefix),) if prefix else ()
+        while True:
+            infos = self._read(partial(self._reader.streams, where=where, params=(after, prefix, *ends), limit=batch))
+            yield from (info for info in infos if info.version)
+            if len(infos) < batch:
+                return
+            after = infos[-1].name
+
+    def copy_to(self, path: str) -> None:
+        raise UsageError("a log in PostgreSQL is not one file", hint="Copy it to a file with: millstream copy")
+
+    # --- the end, and forks ---------------------------------------------------------------------------
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        if self._pid != os.getpid():
+            return
+        self.committer.close()
+        self.signal.close()
+        self._writer.close()
+        self._readers.close()
+
+    def _renew(self) -> None:
+        """In a forked child, connect anew: sockets must not be shared."""
+        if self.closed:
+            raise LogClosed(self.location)
+        if self._pid != os.getpid():
+            self._readers.abandon()
+            self._begin()
+
+
+class _Moved(Exception):
+    """A header's body has moved since it was read."""
+
+
+class _Open:
+    """A transaction of the writer's that its caller works in; see `OpenTransaction`."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self.finished: tuple[Request, Receipt] | None = None
+
+    @property
+    def database(self) -> Database:
+        return self._writer.database
+
+    def finish(self, request: Request) -> Receipt:
+        receipt = self._writer.finish(request)
+        self.finished = (request, receipt)
+        return receipt
