@@ -73,7 +73,8 @@ def test_the_tables_that_are_carried_are_those_that_the_patterns_make(tmp_path):
     path = str(tmp_path / "log.db")
     with ms.open(path) as log:
         work(log, 0, str(tmp_path / "users.sqlite"))
-    assert columns(path) == {table.name: list(table.columns) for table in CARRIED}
+    sqlite = {"text": "text", "integer": "bigint", "blob": "blob"}
+    assert columns(path) == {table.name: [(name, sqlite[type]) for name, type in table.columns] for table in CARRIED}
 
 
 def test_flows_and_captures_go_on_after_a_switch_and_repeat_nothing(source, target, tmp_path):

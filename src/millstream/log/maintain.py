@@ -34,19 +34,28 @@ def backup(log: Log, path: str) -> None:
             raise _there(path) from error
         _sync_folder(path)
     finally:
-        for end in ("", "-journal", "-wal", "-shm", "-turn", "-lock"):
-            left = partial + end
-            if os.path.exists(left):
-                os.remove(left)
+        _remove(partial)
 
 
 def _copy_pages(log: Log, path: str) -> None:
     from .copy import copy
     from .log import open
 
-    with open(path) as target:
-        copy(log, target)
-        target.store.set_role(None)
+    draft = f"{path}.draft"
+    try:
+        with open(draft) as target:
+            copy(log, target)
+            target.store.set_role(None)
+            # Once more, into one file that needs none beside it.
+            target.store.copy_to(path)
+    finally:
+        _remove(draft)
+
+
+def _remove(path: str) -> None:
+    for end in ("", "-journal", "-wal", "-shm", "-turn", "-lock"):
+        if os.path.exists(path + end):
+            os.remove(path + end)
 
 
 def _there(path: str) -> StorageError:

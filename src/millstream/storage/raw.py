@@ -174,8 +174,13 @@ class RawPage(msgspec.Struct, kw_only=True):
         gone = [run for run in self.runs if run.last <= position]
         after = Head(gone[-1].last, gone[-1].recorded, gone[-1].hash)
         rest = self.runs[len(gone) :]
+        names = {run.stream for run in rest}
         return msgspec.structs.replace(
-            self, after=after, runs=rest, appends=[each for each in self.appends if each.last >= position]
+            self,
+            after=after,
+            runs=rest,
+            appends=[each for each in self.appends if each.last >= position],
+            closed=[name for name in self.closed if name in names],
         )
 
     def until(self, position: int) -> RawPage:
@@ -184,13 +189,13 @@ class RawPage(msgspec.Struct, kw_only=True):
             return self
         kept = [run for run in self.runs if run.last < position]
         refs = {run.ref for run in kept}
-        names = {run.stream for run in self.runs[len(kept) :]}
+        names = {run.stream for run in kept} - {run.stream for run in self.runs[len(kept) :]}
         return msgspec.structs.replace(
             self,
             runs=kept,
             bodies={ref: body for ref, body in self.bodies.items() if ref in refs},
             appends=[each for each in self.appends if each.last < position],
-            closed=[name for name in self.closed if name not in names],
+            closed=[name for name in self.closed if name in names],
             whole=True,
             level=False,
             state=None,

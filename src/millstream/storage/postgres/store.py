@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from ...errors import DamagedLog, LogClosed, NotFound, ReadOnlyLog, UsageError
+from ...errors import DamagedLog, LogClosed, NotFound, ReadOnlyLog
 from ...time import Clock, to_micros
 from ..base import (
     COLUMNS,
@@ -26,6 +26,7 @@ from ..base import (
 )
 from ..committer import Committer, Job
 from ..database import Database
+from ..raw import PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role, State
 from ..signal import Signal
 from .connections import Readers, connect
 from .database import Connection, PostgresDatabase
@@ -33,6 +34,8 @@ from .faults import translated
 from .listener import Listener
 from .migrate import check, migrate
 from .place import parse_url
+from .placing import Placer
+from .raw import RawReader, snapshot
 from .reader import Reader, kinds_of
 from .writer import Writer
 
@@ -61,6 +64,8 @@ class PostgresStore:
         self._patience = lock_timeout
         self._inline: dict[str, tuple[frozenset[str] | None, InlineHandler]] = {}
         self._reader = Reader(self.place)
+        self._raw = RawReader(self.place)
+        self._placer = Placer(self.place, self._raw)
         self._kinds: dict[int, Kind] = {}
         self._streams: dict[int, str] = {}
         self._log_id: str | None = None
@@ -122,10 +127,15 @@ class PostgresStore:
         self._writer.write(jobs)
 
     @contextmanager
-    def transaction(self) -> Iterator[_Open]:
+    def transaction(self, *, moving: bool = False) -> Iterator[_Open]:
+        """See `Store.transaction`.
+
+        Args:
+            moving: It is a copy's: what role the log has does not matter.
+        """
         writer = self._writable()
         with self.committer.exclusive(), translated(self.location, lock_timeout=self._patience):
-            writer.begin()
+            writer.begin(moving=moving)
             opened = _Open(writer)
             try:
                 yield opened
@@ -350,8 +360,60 @@ class PostgresStore:
                 return
             after = infos[-1].name
 
-    def copy_to(self, path: str) -> None:
-        raise UsageError("a log in PostgreSQL is not one file", hint="Copy it to a file with: millstream copy")
+    def copy_to(self, path: str) -> bool:
+        return False
+
+    def check(self) -> None:
+        """Nothing: PostgreSQL checks its pages itself, where it was set up with checksums."""
+
+    # --- moving house ---------------------------------------------------------------------------------
+
+    def raw_head(self) -> RawHead:
+        return self._read(partial(self._in_snapshot, self._raw.raw_head))
+
+    def raw_header(self, position: int) -> tuple[int, Head] | None:
+        return self._read(lambda connection: self._raw.header(connection, position))
+
+    def raw_page(
+        self,
+        after: int,
+        *,
+        until: int | None = None,
+        known: Container[int] = (),
+        state: bool = False,
+        limit_runs: int = PAGE_RUNS,
+        limit_bytes: int = PAGE_BYTES,
+    ) -> RawPage:
+        return self._read(
+            partial(
+                self._in_snapshot,
+                lambda c: self._raw.page(c, after, until, known, state, limit_runs, limit_bytes),
+            )
+        )
+
+    def raw_bodies(self) -> set[int]:
+        return self._read(self._raw.bodies)
+
+    def raw_state(self) -> State | None:
+        return self._read(partial(self._in_snapshot, self._raw.state))
+
+    def _in_snapshot(self, operation: Callable[[Connection], Result], connection: Connection) -> Result:
+        with snapshot(connection):
+            return operation(connection)
+
+    def place_raw(self, page: RawPage, place: str = "") -> Head:
+        with self.transaction(moving=True):
+            head = self._placer.place(self._writer.connection, page, place)
+        self._log_id = None
+        self._writer.knows(head.position)
+        self.signal.announce(head.position)
+        return head
+
+    def set_role(self, role: Role | None) -> Head:
+        with self.transaction(moving=True):
+            connection = self._writer.connection
+            self._placer.write_role(connection, role)
+            return self._reader.head(connection)
 
     # --- the end, and forks ---------------------------------------------------------------------------
 

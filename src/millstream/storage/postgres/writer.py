@@ -7,12 +7,14 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 
+import msgspec
 import psycopg
 
 from ...errors import ClockJumped, ConnectionFailed, InvalidTime, MillstreamError, StreamClosed, VersionConflict
 from ...time import Clock, iso, to_micros
 from ..base import InlineHandler, Receipt, Request, StagedAppend, StagedRun
 from ..committer import Job
+from ..raw import Role
 from .connections import connect_raw
 from .database import Connection, GuardedDatabase
 from .faults import is_lost, translate
@@ -247,6 +249,7 @@ class Writer:
         connection = self.connection
         connection.execute(self._begin)
         done: list[tuple[Job, Receipt]] = []
+        self._check_role()
         try:
             for job, shapes in self._checked(jobs):
                 assert job.request is not None
@@ -435,8 +438,15 @@ class Writer:
 
     # --- a transaction of the caller's ----------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Begin a transaction that holds the lock."""
+    def begin(self, *, moving: bool = False) -> None:
+        """Begin a transaction that holds the lock.
+
+        Args:
+            moving: It is a copy's: what role the log has does not matter.
+
+        Raises:
+            ReplicaLog, LogMoved: The log takes what its source has, and nothing else, or has moved.
+        """
         deadline = time.monotonic() + self._patience
         while True:
             try:
@@ -445,12 +455,21 @@ class Writer:
                     f"select {self._place.quoted}.lock($1)",
                     (self._wait.decode(),),
                 )
-                return
+                break
             except psycopg.Error as error:
                 self._drop()
                 if not is_lost(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(_FIRST_PAUSE)
+        if not moving:
+            self._check_role()
+
+    def _check_role(self) -> None:
+        """Refuse what appends nothing, too: an append itself is refused by a trigger."""
+        row = self.connection.execute(f"select value from {self._place.quoted}.meta where key = 'role'").fetchone()
+        if row is not None:
+            self._undo()
+            raise msgspec.json.decode(row[0], type=Role).refusal(self._place.location)
 
     def commit(self) -> None:
         """Commit what `begin` began."""

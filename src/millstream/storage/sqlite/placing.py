@@ -20,6 +20,8 @@ _INDEXES = {
     "runs_stream": "create unique index if not exists runs_stream on runs (stream, version)",
     "runs_kind": "create index if not exists runs_kind on runs (kind)",
 }
+_TYPES = {"integer": "bigint"}
+"""What a carried table's columns are called here, where that differs."""
 _INSERT_RUN = (
     "insert into runs (position, count, stream, version, kind, recorded, effective, format, body_hash, hash,"
     " metadata, body, body_ref, body_offset) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -147,7 +149,7 @@ def _place_state(connection: sqlite3.Connection, state: State) -> None:
         rows = state.get(table.name)
         if rows is None:
             continue
-        columns = ", ".join(f"{name} {type} not null" for name, type in table.columns)
+        columns = ", ".join(f"{name} {_TYPES.get(type, type)} not null" for name, type in table.columns)
         key = f"primary key ({', '.join(key_of(table))})"
         connection.execute(f"create table if not exists {table.name} ({columns}, {key}) without rowid")
         where, params = condition(table)

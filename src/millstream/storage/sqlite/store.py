@@ -520,6 +520,7 @@ class SQLiteStore:
         with self.transaction(moving=True) as writer:
             head, role = placing.place(writer.connection, self.names, page, place, self.path)
             writer.moved(head, role)
+        self._log_id = None
         return head
 
     def set_role(self, role: Role | None) -> Head:

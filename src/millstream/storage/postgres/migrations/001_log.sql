@@ -43,6 +43,7 @@ create unique index runs_stream on {schema}.runs (stream, version);
 create index runs_kind on {schema}.runs (kind, position);
 create index runs_merged on {schema}.runs (body_ref) where body_ref < 0;
 
+-- A body that one run alone has is numbered by that run's position; those below 0 are shared.
 create table {schema}.bodies (
     id       bigint primary key,
     encoding smallint not null,
@@ -105,6 +106,16 @@ create trigger append_only before delete or truncate or update
 create trigger append_only before delete or truncate or update
     on {schema}.appends for each statement execute function {schema}.refuse();
 
+-- What a log says to appends that is a copy, or has moved: triggers of this function are made and dropped with its role.
+create function {schema}.refuse_appends() returns trigger language plpgsql as $$
+begin
+    if current_setting('millstream.moving', true) is distinct from 'on' then
+        raise exception 'millstream: this log takes no appends'
+            using errcode = 'MS004', detail = (select m.value from {schema}.meta m where m.key = 'role');
+    end if;
+    return null;
+end $$;
+
 -- The lock that appends are serialised by; held until the transaction ends.
 create function {schema}.lock(patience text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -163,11 +174,12 @@ begin
     return found_at;
 end $$;
 
--- Bodies that are too large to travel with their headers; placed by numbers in the same transaction.
+-- Bodies that are too large to travel with their headers are put first, under numbers below 0, and get the position of
+-- their run when it is placed, in the same transaction.
 create function {schema}.put_body(encoding int, rows bigint, bytes bytea) returns bigint
 language sql security definer set search_path = pg_catalog, pg_temp as $$
     insert into {schema}.bodies (id, encoding, rows, bytes)
-    values (nextval('{schema}.body_numbers'), encoding, rows, bytes) returning id
+    values (-nextval('{schema}.body_numbers'), encoding, rows, bytes) returning id
 $$;
 
 -- What the clock says, in microseconds since 1970: the caller's, or the server's own, which may not be beyond `latest`.
@@ -436,9 +448,14 @@ begin
                     || run.kind || ',' || at_recorded || ',' || coalesce(run.effective::text, 'null') || ','
                     || coalesce(run.tags_text, '[]') || ',' || coalesce(run.metadata_text, 'null') || ','
                     || run.format || ']', 'UTF8'));
-                body_number := run.ref;
+                body_number := null;
                 if run.slot is not null then
-                    body_number := {schema}.put_body(run.encoding, run.count, bodies[run.slot]);
+                    body_number := at_position + 1;
+                    insert into {schema}.bodies (id, encoding, rows, bytes)
+                    values (body_number, run.encoding, run.count, bodies[run.slot]);
+                elsif run.ref is not null then
+                    body_number := at_position + 1;
+                    update {schema}.bodies b set id = body_number where b.id = run.ref;
                 end if;
                 insert into {schema}.runs (position, count, stream, version, kind, recorded, effective, origin,
                                            format, body_hash, hash, metadata, body_ref, body)
