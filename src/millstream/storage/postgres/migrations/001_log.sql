@@ -208,11 +208,23 @@ declare
     kind_id bigint;
     at_hash bytea;
 begin
+    -- What never changes once it is there is looked up before the lock, which is to be held briefly.
+    select s.id into stream_id from {schema}.streams s where s.name = append_one.stream;
+    select k.id into kind_id from {schema}.kinds k
+    where k.category = append_one.category and k.type = append_one.type and k.schema = append_one.schema;
     perform {schema}.lock(patience);
     now := {schema}.now(clock, latest);
-    select s.id, s.closed, (select r.version + r.count - 1 from {schema}.runs r
-                            where r.stream = s.id order by r.version desc limit 1)
-    into stream_id, is_closed, at_version from {schema}.streams s where s.name = append_one.stream;
+    if stream_id is null then
+        select s.id into stream_id from {schema}.streams s where s.name = append_one.stream;
+    end if;
+    select s.closed, v.version, h.position, h.recorded, h.hash
+    into is_closed, at_version, at_position, at_recorded, at_hash
+    from (select 1) one
+    left join lateral (select s.closed from {schema}.streams s where s.id = stream_id) s on true
+    left join lateral (select r.version + r.count - 1 as version from {schema}.runs r
+                       where r.stream = stream_id order by r.version desc limit 1) v on true
+    left join lateral (select r.position + r.count as position, r.recorded, r.hash
+                       from {schema}.runs r order by r.position desc limit 1) h on true;
     at_version := coalesce(at_version, 0);
     if is_closed then
         return;
@@ -224,14 +236,14 @@ begin
     if stream_id is null then
         insert into {schema}.streams (name) values (append_one.stream) returning id into stream_id;
     end if;
-    select k.id into kind_id from {schema}.kinds k
-    where k.category = append_one.category and k.type = append_one.type and k.schema = append_one.schema;
+    if kind_id is null then
+        select k.id into kind_id from {schema}.kinds k
+        where k.category = append_one.category and k.type = append_one.type and k.schema = append_one.schema;
+    end if;
     if kind_id is null then
         insert into {schema}.kinds (category, type, schema)
         values (append_one.category, append_one.type, append_one.schema) returning id into kind_id;
     end if;
-    select r.position + r.count, r.recorded, r.hash into at_position, at_recorded, at_hash
-    from {schema}.runs r order by r.position desc limit 1;
     at_position := coalesce(at_position, 1);
     at_version := at_version + 1;
     at_recorded := greatest(at_recorded, now);
