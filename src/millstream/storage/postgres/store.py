@@ -135,14 +135,14 @@ class PostgresStore:
         """
         writer = self._writable()
         with self.committer.exclusive(), translated(self.location, lock_timeout=self._patience):
-            writer.begin(moving=moving)
+            writer.session.begin_locked(moving=moving)
             opened = _Open(writer)
             try:
                 yield opened
             except BaseException:
-                writer.rollback()
+                writer.session.undo()
                 raise
-            writer.commit()
+            writer.session.commit()
             if opened.finished is not None:
                 writer.finished(*opened.finished)
 
@@ -164,13 +164,13 @@ class PostgresStore:
         try:
             if request is not None:
                 with self.transaction() as opened:
-                    self._move(writer.connection, encoding, rows, body, links)
+                    self._move(writer.session.connection, encoding, rows, body, links)
                     opened.finish(request)
             else:
                 # Not behind the lock of the appends: headers are changed by compare-and-set, and nothing is placed.
                 with self.committer.exclusive(), translated(self.location, lock_timeout=self._patience):
-                    with writer.connection.transaction():
-                        self._move(writer.connection, encoding, rows, body, links)
+                    with writer.session.connection.transaction():
+                        self._move(writer.session.connection, encoding, rows, body, links)
         except _Moved:
             return False
         return True
@@ -403,7 +403,7 @@ class PostgresStore:
 
     def place_raw(self, page: RawPage, place: str = "") -> Head:
         with self.transaction(moving=True):
-            head = self._placer.place(self._writer.connection, page, place)
+            head = self._placer.place(self._writer.session.connection, page, place)
         self._log_id = None
         self._writer.knows(head.position)
         self.signal.announce(head.position)
@@ -411,7 +411,7 @@ class PostgresStore:
 
     def set_role(self, role: Role | None) -> Head:
         with self.transaction(moving=True):
-            connection = self._writer.connection
+            connection = self._writer.session.connection
             self._placer.write_role(connection, role)
             return self._reader.head(connection)
 
@@ -425,7 +425,7 @@ class PostgresStore:
             return
         self.committer.close()
         self.signal.close()
-        self._writer.close()
+        self._writer.session.close()
         self._readers.close()
 
     def _renew(self) -> None:
@@ -450,7 +450,7 @@ class _Open:
 
     @property
     def database(self) -> Database:
-        return self._writer.database
+        return self._writer.session.database
 
     def finish(self, request: Request) -> Receipt:
         receipt = self._writer.finish(request)

@@ -508,6 +508,22 @@ begin
     return json_build_object('now', now, 'answers', array_to_json(answers));
 end $$;
 
+-- What was placed after a position by requests of these origins: how a writer whose connection was lost finds out.
+create function {schema}.placed(after bigint, origins bigint[])
+returns table (origin bigint, first bigint, last bigint, stream text, version bigint, recorded bigint)
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+    select distinct on (r.origin) r.origin, min(r.position) over (partition by r.origin), r.position + r.count - 1,
+           s.name, r.version + r.count - 1, r.recorded
+    from {schema}.runs r join {schema}.streams s on s.id = r.stream
+    where r.position > after and r.origin = any(origins) order by r.origin, r.position desc
+$$;
+
+-- Whether there was an append with this id and content.
+create function {schema}.has_append(id text, digest bytea) returns boolean
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+    select exists (select 1 from {schema}.appends a where a.id = has_append.id and a.digest = has_append.digest)
+$$;
+
 -- The version of a stream's first run at or after a position; one past its last when there is none.
 create function {schema}.version_at(stream_name text, at bigint) returns bigint
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
