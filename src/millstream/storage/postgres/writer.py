@@ -171,11 +171,8 @@ class Writer:
         # Below the driver's cursors, which would cost a tenth of the whole.
         assert job.request is not None
         append = job.request.appends[0]
-        params = [
-            *one(job.request),
-            *(None if value is None else b"%d" % value for value in rest),
-            self.session.wait.encode(),
-        ]
+        rest = [None if value is None else b"%d" % value for value in numbers]
+        params = [*one(job.request), *rest, self.session.wait.encode()]
         pgconn = connection.pgconn
         found = pgconn.exec_params(self._append_one, params, None, _FORMATS)
         if found.status != psycopg.pq.ExecStatus.TUPLES_OK:
