@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench picture lock wheel clean help
+.PHONY: demo test check bench bench-moving picture lock wheel clean help
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
 
 demo: $(READY)  ## play January 2013 through all four patterns (DEMO="--follow --speed 600" and so on)
 	@$(BIN)/millstream demo $(DEMO)
@@ -23,6 +23,9 @@ check: $(READY)  ## lint, format, types, layers
 
 bench: $(READY)  ## measure, beside the peers (BENCH="one threads" for some)
 	@$(BIN)/python benchmarks/log.py $(BENCH)
+
+bench-moving: $(READY)  ## measure copies and restores
+	@$(BIN)/python benchmarks/moving.py $(BENCH)
 
 picture: $(READY)  ## draw docs/images/demo.svg anew, from a run of the demo
 	@$(BIN)/python docs/images/make_demo.py

@@ -158,6 +158,22 @@ class Log:
         """See `millstream.Log.compact`."""
         return await self.call(lambda: self.sync.compact(stream))
 
+    async def retain(self, stream: str, keep: Any, **options: Any) -> None:
+        """See `millstream.Log.retain`."""
+        await self.call(lambda: self.sync.retain(stream, keep, **options))
+
+    async def rules(self) -> Any:
+        """See `millstream.Log.rules`."""
+        return await self.call(self.sync.rules)
+
+    async def trim(self, stream: str | None = None, **options: Any) -> Any:
+        """See `millstream.Log.trim`."""
+        return await self.call(lambda: self.sync.trim(stream, **options))
+
+    async def archive(self, stream: str | None = None, **options: Any) -> Any:
+        """See `millstream.Log.archive`."""
+        return await self.call(lambda: self.sync.archive(stream, **options))
+
     async def export(self, path: str, stream: str | None = None, **options: Any) -> int:
         """See `millstream.Log.export`."""
         return await self.call(lambda: self.sync.export(path, stream, **options))

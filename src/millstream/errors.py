@@ -110,6 +110,18 @@ class SchemaConflict(UsageError):
         self.given = given
 
 
+class InvalidRetention(UsageError):
+    """A retention rule, or what is to be trimmed or archived, is not in a form that is understood."""
+
+    code = "invalid-retention"
+
+
+class InvalidArchive(UsageError):
+    """The location of an archive cannot be used as it is."""
+
+    code = "invalid-archive"
+
+
 class MissingExtra(MillstreamError):
     """A feature needs a package that is not installed."""
 
@@ -221,6 +233,25 @@ class StreamNotFound(NotFound):
         self.stream = stream
 
 
+class Trimmed(MillstreamError):
+    """An event's data is asked for, and retention has trimmed it; its header is still there."""
+
+    code = "trimmed"
+    http_status = 410
+    exit_code = 3
+
+    def __init__(self, position: int, stream: str, at: str, by: str, rule: str) -> None:
+        super().__init__(
+            f"the event at position {position} of stream {stream!r} was trimmed on {at} by {by} ({rule})",
+            hint="Its data is gone for good; read from a later position, or restore a backup beside this log",
+        )
+        self.position = position
+        self.stream = stream
+        self.at = at
+        self.by = by
+        self.rule = rule
+
+
 class ConsumerFenced(MillstreamError):
     """Another worker has taken over this consumer; the work was rolled back."""
 
@@ -291,6 +322,57 @@ class DamagedLog(StorageError):
         self.reason = reason
 
 
+class ArchiveError(StorageError):
+    """An archive does not give what the log has put there."""
+
+    code = "archive"
+
+
+class ArchiveUnreachable(ArchiveError):
+    """The place of an archive does not answer, or refuses."""
+
+    code = "archive-unreachable"
+    http_status = 503
+
+    def __init__(self, location: str, reason: str, hint: str = "") -> None:
+        super().__init__(
+            f"the archive at {location} cannot be reached: {reason}",
+            hint=hint
+            or "Check the network and the place; if it has moved, say so with log.archives.relocate(old, new)",
+        )
+        self.location = location
+        self.reason = reason
+
+
+class ArchiveFileMissing(ArchiveError):
+    """A file that the log has put into an archive is not there."""
+
+    code = "archive-file-missing"
+
+    def __init__(self, location: str, file: str) -> None:
+        super().__init__(
+            f"the archive at {location} has no file {file}",
+            hint="Put it back from a copy; if the archive has moved, say so with log.archives.relocate(old, new)",
+        )
+        self.location = location
+        self.file = file
+
+
+class ArchiveFileChanged(ArchiveError):
+    """A file of an archive is not as the log has put it there."""
+
+    code = "archive-file-changed"
+
+    def __init__(self, location: str, file: str, reason: str = "its checksum is another") -> None:
+        super().__init__(
+            f"file {file} of the archive at {location} was changed: {reason}",
+            hint="Put it back from a copy; `millstream archive verify` names all such files",
+        )
+        self.location = location
+        self.file = file
+        self.reason = reason
+
+
 class ReadOnlyLog(StorageError):
     """The log cannot be written: it was opened read-only, or its file or folder is read-only."""
 
@@ -338,6 +420,73 @@ class LogClosed(StorageError):
     def __init__(self, path: str) -> None:
         super().__init__(f"{path} is closed", hint="Open it again with millstream.open()")
         self.path = path
+
+
+class ReplicaLog(StorageError):
+    """The log is a copy that follows another one, and takes no appends of its own."""
+
+    code = "replica"
+    http_status = 409
+    exit_code = 4
+
+    def __init__(self, path: str, source: str) -> None:
+        super().__init__(
+            f"{path} is a copy{f' of {source}' if source else ''} and takes no appends of its own",
+            hint="Append to its source; or end the copy with `millstream copy --switch` or `millstream promote`",
+        )
+        self.path = path
+        self.source = source
+
+
+class LogMoved(StorageError):
+    """The log has moved: this is what it was before, still there to be read."""
+
+    code = "log-moved"
+    http_status = 409
+    exit_code = 4
+
+    def __init__(self, path: str, target: str) -> None:
+        super().__init__(
+            f"{path} has moved{f' to {target}' if target else ''} and takes no more appends",
+            hint="Open the log at its new home; `millstream promote` would make this one a home again",
+        )
+        self.path = path
+        self.target = target
+
+
+class NotAPrefix(StorageError):
+    """A copy cannot go on in this target: what is there is not the beginning of the source."""
+
+    code = "not-a-prefix"
+    http_status = 409
+    exit_code = 4
+
+    def __init__(self, target: str, reason: str) -> None:
+        super().__init__(
+            f"{target} cannot take the copy: {reason}",
+            hint="Give an empty target, or the one that an earlier copy of the same log went to",
+        )
+        self.target = target
+        self.reason = reason
+
+
+class DepotError(StorageError):
+    """An object store or folder did not do what a copy or a restore asked of it."""
+
+    code = "depot"
+    http_status = 502
+
+    def __init__(self, place: str, reason: str, *, hint: str = "") -> None:
+        super().__init__(f"{place}: {reason}", hint=hint or "Check the address, the credentials and the network")
+        self.place = place
+        self.reason = reason
+
+
+class DepotUnavailable(DepotError):
+    """It did not answer in time, or said that it is busy: the same request may succeed later."""
+
+    code = "depot-unavailable"
+    http_status = 503
 
 
 class NetworkFilesystem(StorageError):

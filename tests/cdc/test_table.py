@@ -107,3 +107,15 @@ def test_while_a_table_is_read_again_it_is_not_shown_half(shop: Shop) -> None:
     with pytest.raises(ms.NotCapturedYet):
         table(shop.log, "users", position=head + 2)
     assert table(shop.log, "users").height == 2
+
+
+def test_a_table_whose_changes_were_trimmed_is_not_shown_as_if_it_were_whole(shop: Shop) -> None:
+    shop.sql("INSERT INTO users VALUES (1, 'a')")
+    users = shop.capture("users")
+    users.catch_up(shop.log)
+    shop.sql("UPDATE users SET email = 'b'")
+    users.catch_up(shop.log)
+    assert table(shop.log, "users").rows() == [(1, "b")]
+    shop.log.trim("users", keep=1)
+    with pytest.raises(ms.Trimmed):
+        table(shop.log, "users")

@@ -332,3 +332,16 @@ def test_a_file_that_can_hold_no_read_model_is_refused(tmp_path):
             ms.App(log, projections=[Numbers.into(other)])
         with pytest.raises(ms.UsageError, match=r"is the log's own file.*Numbers\.into\(\)"):
             ms.App(log, projections=[Numbers.into(path)])
+
+
+def test_a_read_model_is_built_from_what_is_archived_and_without_what_is_trimmed(place, tmp_path):
+    log, path = place
+    log.append("a", [Added(n=n) for n in range(10)])
+    log.append("b", pl.DataFrame({"n": range(10, 20)}), type="Added")
+    for n in range(20, 30):
+        log.append("c", Added(n=n))
+    for stream in "abc":
+        log.archive(stream, to=str(tmp_path / "old"))
+    log.trim("c", keep=5)
+    with make(log, path, Numbers) as app:
+        assert app.query(AllNumbers(), after=log.head) == [*range(20), *range(25, 30)]

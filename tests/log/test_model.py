@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import polars as pl
@@ -170,25 +171,44 @@ def check(log: ms.Log, model: Model, questions: list[dict]) -> None:
     log.verify()
 
 
-@pytest.mark.parametrize("kind", ["memory", "file"])
-@settings(max_examples=120, deadline=None)
-@given(actions=st.lists(operation, max_size=12), questions=st.lists(question, min_size=1, max_size=6))
-def test_a_log_answers_as_a_plain_list_of_events_would(kind, actions, questions):
+def answers_alike(place, actions, questions):
+    """Do the same to a log and to the model, and ask both the same."""
     clock = FakeClock("2024-01-01T00:00:00Z")
     model = Model()
+
+    def reopen(log: ms.Log) -> ms.Log:
+        if place is None:
+            return log
+        log.close()
+        return ms.open(place, clock=clock)
+
+    log = ms.open(place, clock=clock)
+    try:
+        for action in actions:
+            log = run(log, clock, model, action, reopen)
+        check(log, model, questions)
+    finally:
+        log.close()
+
+
+a_history = {
+    "actions": st.lists(operation, max_size=12),
+    "questions": st.lists(question, min_size=1, max_size=6),
+}
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+@settings(max_examples=120, deadline=None)
+@given(**a_history)
+def test_a_log_answers_as_a_plain_list_of_events_would(kind, actions, questions):
     with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "log.db") if kind == "file" else None
+        answers_alike(str(Path(folder) / "log.db") if kind == "file" else None, actions, questions)
 
-        def reopen(log: ms.Log) -> ms.Log:
-            if path is None:
-                return log
-            log.close()
-            return ms.open(path, clock=clock)
 
-        log = ms.open(path, clock=clock)
-        try:
-            for action in actions:
-                log = run(log, clock, model, action, reopen)
-            check(log, model, questions)
-        finally:
-            log.close()
+_schemas = count(1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(**a_history)
+def test_a_log_in_postgresql_does_too(postgres_server, actions, questions):
+    answers_alike(postgres_server.url(schema=f"model_{next(_schemas)}"), actions, questions)

@@ -37,6 +37,7 @@ def table(
         StreamNotFound: There is no stream of this table.
         InvalidPosition: The position is not one of a log.
         NotCapturedYet: The table's snapshot was not complete then.
+        Trimmed: Changes that make up the table were trimmed.
     """
     if at is not None and position is not None:
         raise UsageError("both at= and position= are given", hint="Give one of them")
@@ -49,7 +50,8 @@ def table(
     if at is not None:
         until = _last_not_after(log, stream, to_micros(at), until)
     image = _Image()
-    for run in log.runs(stream, types=_TYPES, until_position=until + 1):
+    # A table without the changes that were trimmed would be a wrong one.
+    for run in log.runs(stream, types=_TYPES, until_position=until + 1, trimmed="raise"):
         image.add(run)
     if not image.complete:
         when = f"at {iso(to_micros(at))}" if at is not None else f"at position {until}"

@@ -12,7 +12,23 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import MillstreamError
-from . import append, backup, compact, postgres, read, sql, streams, tail, transfer, verify
+from . import (
+    append,
+    archive,
+    backup,
+    compact,
+    copy,
+    postgres,
+    read,
+    restore,
+    retain,
+    sql,
+    streams,
+    tail,
+    transfer,
+    trim,
+    verify,
+)  # fmt: skip
 from .exits import silence_output, tell, tell_error
 from .options import PLACES
 
@@ -178,7 +194,13 @@ _add("import", transfer.import_)
 _add("export", transfer.export)
 _add("verify", verify.verify)
 _add("backup", backup.backup)
+_add("restore", restore.restore)
+_add("copy", copy.copy)
+_add("promote", copy.promote)
 _add("compact", compact.compact)
+_add("retain", retain.retain)
+_add("trim", trim.trim)
+_add("archive", archive.archive)
 
 _postgres = typer.Typer(help="Look after a log in PostgreSQL.", rich_markup_mode="rich")
 _add("grants", postgres.grants, _postgres)

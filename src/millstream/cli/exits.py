@@ -14,7 +14,8 @@ EXIT_CODES = {
     1: "It failed: the file is no log or is damaged, the disk is full, the log is locked or read-only …",
     2: "It was called wrongly, or was given something that cannot be stored: an argument, an event, a line.",
     3: "What was asked for is not there: the log, the stream, the file.",
-    4: "The log, as it stands, does not allow it: another version than expected, a closed stream, an id used before.",
+    4: "The log, as it stands, does not allow it: another version than expected, a closed stream, an id used before; a"
+    " copy, or a log that has moved.",
     5: "A rule of the domain rejects it.",
     130: "It was interrupted with Ctrl-C.",
     141: "Whoever read its output went away, as `head` does.",

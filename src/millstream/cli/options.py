@@ -68,6 +68,11 @@ OutputFormat = Annotated[
     ),
 ]
 
+By = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--by", metavar="NAME", help="Who does it. Default: the system's user.", show_default=False),
+]
+
 ConfirmClock = Annotated[
     bool,
     typer.Option("--confirm-clock", help="Accept the machine's clock though it is behind the log's last event."),

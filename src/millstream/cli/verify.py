@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -21,6 +21,9 @@ def verify(
             "--head", metavar="HASH", help="A head's hash that was kept elsewhere: it must be part of the chain."
         ),
     ] = None,
+    archives: Annotated[
+        bool, typer.Option("--archives/--no-archives", help="Fetch what was archived, and check it, too.")
+    ] = True,
     output: OutputFormat = None,
 ) -> None:
     """Walk the whole log and check every hash.
@@ -29,6 +32,7 @@ def verify(
     a byte changed, removed or inserted is found; the first such position is
     named, and the exit code is 1. Keep the hash that it prints somewhere else:
     with --head it shows, later, that the end was not cut off or written anew.
+    It also says what was trimmed on purpose, by whom and when.
 
     \bExamples:
       $ millstream verify shop.db
@@ -36,8 +40,14 @@ def verify(
       $ millstream verify shop.db --head "$(cat kept-hash.txt)"
     """
     with open_to_read(log) as source, _progress() as progress:
-        found = source.verify(head=head, progress=progress)
-    record = {"events": found.events, "runs": found.runs, "position": found.position, "hash": found.hash}
+        found = source.verify(head=head, archives=archives, progress=progress)
+    record: dict[str, Any] = {
+        "events": found.events, "runs": found.runs, "position": found.position, "hash": found.hash
+    }  # fmt: skip
+    if found.archived:
+        record["archived"] = found.archived
+    if found.trimmed:
+        record["trimmed"] = found.trimmed
     write_record(record, chosen(output))
 
 

@@ -24,6 +24,8 @@ _SMALL_ROWS = 16_384
 """Frames of fewer rows than this are worth merging."""
 _MAX_BYTES = 1_000_000
 """The most bytes of JSON in one merged body."""
+_MERGED = (Encoding.JSON, Encoding.NDJSON, Encoding.ARROW)
+"""Not what was archived or trimmed: its body is not in the log."""
 _LINKS = 250
 """The most headers changed in one step."""
 
@@ -90,8 +92,8 @@ def _is_small(log: Log, run: Run, inline: bool) -> bool:
         return inline
     if run.body_ref is None:
         return False
-    whole = log.store.body_rows(run.body_ref)
-    return whole is not None and whole < _SMALL_ROWS
+    whole = log.store.body_infos([run.body_ref]).get(run.body_ref)
+    return whole is not None and whole.encoding in _MERGED and whole.rows < _SMALL_ROWS
 
 
 def _merged(group: list[Run]) -> tuple[Encoding, int, bytes, list[tuple[int, int | None, int]]]:

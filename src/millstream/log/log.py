@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import MissingExtra, StreamNotFound, UsageError
 from ..events import Event
-from ..storage.base import Matching, Receipt, Request, StagedAppend, Store
+from ..storage.base import Matching, Receipt, Request, StagedAppend
+from ..storage.contract import Store
 from ..storage.database import Database
 from ..storage.sqlite import SQLiteStore
 from ..time import Clock, Duration, Moment, duration_micros, from_micros
@@ -20,7 +21,13 @@ from .staging import check_label, check_stream, digest_of, stage
 from .transaction import Transaction
 
 if TYPE_CHECKING:
+    from .archive import Archiving
+    from .archives import Archives
     from .compact import Compacted
+    from .copy import Copied, Progress
+    from .retention import Keep, Rule
+    from .segments import Segments
+    from .trim import Trimming
     from .verify import Verified
 
 
@@ -305,17 +312,51 @@ class Log(Reader):
         """Accept the wall clock as it is, after it was refused with `ClockJumped`."""
         self.store.confirm_clock()
 
-    def verify(self, *, head: str | None = None, progress: Callable[[int, int], None] | None = None) -> Verified:
+    def verify(
+        self,
+        *,
+        head: str | None = None,
+        archives: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Verified:
         """Walk the hash chain and the bodies; see `millstream.log.verify.verify`."""
         from .verify import verify
 
-        return verify(self, head=head, progress=progress)
+        return verify(self, head=head, archives=archives, progress=progress)
 
     def backup(self, path: str) -> None:
         """Copy the whole log to a new file while it is in use; see `millstream.log.maintain.backup`."""
         from .maintain import backup
 
         backup(self, path)
+
+    def copy_to(
+        self,
+        target: Log | Segments | str,
+        *,
+        follow: bool = False,
+        verify: bool = False,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Copied:
+        """Copy the log to another home, or to a depot, as it is; see `millstream.log.copy.copy`.
+
+        Args:
+            target: An empty log or an earlier copy, or its path; a path that ends in ``/`` and an address of an object
+                store such as ``s3://bucket/prefix`` are depots.
+            follow: When level, go on with what comes, until the log is closed.
+            verify: Walk the target afterwards.
+            progress: Called after each page.
+        """
+        from .copy import copy
+        from .depots import is_depot
+        from .segments import Segments
+
+        if not isinstance(target, str):
+            return copy(self, target, follow=follow, verify=verify, progress=progress)
+        if is_depot(target):
+            return copy(self, Segments(target), follow=follow, verify=verify, progress=progress)
+        with open(target) as opened:
+            return copy(self, opened, follow=follow, verify=verify, progress=progress)
 
     def export(self, path: str, stream: str | None = None, *, types: Types = None) -> int:
         """Write events to a file: NDJSON of any events, or Parquet (a path ending so) of one stream's rows.
@@ -351,9 +392,112 @@ class Log(Reader):
 
         return compact(self, stream)
 
+    # --- retention and archives -----------------------------------------------------------------------
+
+    @property
+    def archives(self) -> Archives:
+        """The log's archives: their files, whether they are whole, and how events come back from them."""
+        from .archives import Archives
+
+        return Archives(self)
+
+    def retain(self, stream: str, keep: Keep | None, *, archive: str | None = None, by: str | None = None) -> None:
+        """Make a rule of how much of a stream is kept; `trim` does what the rules say. Nothing goes by itself.
+
+        The most exact rule for a stream is the one that counts. Whole runs go, with the events of one append: a run
+        stays as long as any of its events is to be kept. A pattern that does not name a stream or its whole category
+        (``"sens*"``) is for frames only, so that it never takes the events of an aggregate.
+
+        Args:
+            stream: A stream, or a beginning of names such as ``"sensor-*"``: each of the streams keeps as much.
+            keep: An age (``"30d"``), a number of events (``1_000_000``) or a size of stored bytes (``"10GB"``); None
+                removes the rule.
+            archive: Where the rest goes: a folder, or a URL such as ``"s3://bucket/prefix"``, without credentials.
+                By default, the rest is dropped.
+            by: Who makes the rule; default: the user of the operating system.
+
+        Raises:
+            InvalidRetention: The rule is not understood, or takes in all streams.
+            InvalidArchive: The location cannot be used.
+
+        Example:
+            >>> import millstream as ms
+            >>> log = ms.open()
+            >>> log.retain("sensor-*", "30d", by="ann")
+            >>> [(rule.pattern, rule.keep) for rule in log.rules()]
+            [('sensor-*', '30d')]
+        """
+        from .retention import retain
+
+        retain(self, stream, keep, archive, by)
+
+    def rules(self) -> tuple[Rule, ...]:
+        """The retention rules, in order of their patterns."""
+        from .retention import rules
+
+        return rules(self)
+
+    def trim(
+        self, stream: str | None = None, *, keep: Keep | None = None, dry_run: bool = False, by: str | None = None
+    ) -> Trimming:
+        """Drop, or archive, what the rules no longer keep. Headers and hashes stay, and `verify` holds.
+
+        Readers pass over what was trimmed. It goes on beside writers in small steps, and can be stopped at any time.
+
+        Args:
+            stream: Only this stream, or a category such as ``"sensor-*"``.
+            keep: Keep so much of the stream, this once and whatever the rules say; see `retain`.
+            dry_run: Change nothing, and say what would go.
+            by: Who trims; default: the user of the operating system.
+
+        Returns:
+            What went, stream by stream.
+
+        Raises:
+            InvalidRetention: ``keep`` or ``stream`` is not understood.
+
+        Example:
+            >>> import millstream as ms
+            >>> log = ms.open()
+            >>> for n in range(5):
+            ...     receipt = log.append("clicks", ms.Plain("Click", {"n": n}))
+            >>> log.trim("clicks", keep=2).events
+            3
+            >>> [e.data["n"] for e in log.read("clicks")]
+            [3, 4]
+        """
+        from .trim import trim
+
+        return trim(self, stream, keep=keep, dry_run=dry_run, by=by)
+
+    def archive(
+        self, stream: str | None = None, *, to: str | None = None, keep: Keep = 0, by: str | None = None
+    ) -> Archiving:
+        """Put events into Parquet files of an archive, from which they are read as before.
+
+        Each file is read back, and the hash of each run worked out from it, before anything relies on it.
+
+        Args:
+            stream: A stream, or a category such as ``"sensor-*"``; None: what the rules with an archive say.
+            to: A folder, or a URL such as ``"s3://bucket/prefix"`` (extra ``objects``); may be left out when the log
+                has one archive.
+            keep: How much stays in the log; see `retain`. Default: nothing.
+            by: Who archives; default: the user of the operating system.
+
+        Raises:
+            InvalidRetention, InvalidArchive: What is to be archived, or where to, is not understood.
+            ArchiveUnreachable: The place fails; what was archived before stands.
+            DamagedLog: A body does not match its hash; it is left as it is.
+            MissingExtra: The place needs a package that is not installed.
+        """
+        from .archive import archive
+
+        return archive(self, stream, to=to, keep=keep, by=by)
+
     def close(self) -> None:
         """Close the log. What is under way ends first; followers end; idempotent."""
         self.store.close()
+        self.bodies.close()
 
     def __enter__(self) -> Self:
         return self

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def backup(log: Log, path: str) -> None:
     """Copy the whole log, as it is at one moment, to a new file, while others go on reading and writing.
 
-    The copy is made beside its place and given its name once it is whole and on disk.
+    The copy is made beside its place and given its name once it is whole and on disk. It is a SQLite file: of a log
+    in one, with every other table that the file holds; of another home, what `millstream.log.copy` copies.
 
     Raises:
         StorageError: There is a file at that path already.
@@ -25,16 +26,36 @@ def backup(log: Log, path: str) -> None:
         raise _there(path)
     partial = f"{path}.{uuid.uuid4().hex[:12]}.part"
     try:
-        log.store.copy_to(partial)
+        if not log.store.copy_to(partial):
+            _copy_pages(log, partial)
         try:
             os.link(partial, path)  # unlike a rename, it never writes over what another has put there meanwhile
         except FileExistsError as error:
             raise _there(path) from error
         _sync_folder(path)
     finally:
-        for left in (partial, f"{partial}-journal", f"{partial}-wal", f"{partial}-shm"):
-            if os.path.exists(left):
-                os.remove(left)
+        _remove(partial)
+
+
+def _copy_pages(log: Log, path: str) -> None:
+    from .copy import copy
+    from .log import open
+
+    draft = f"{path}.draft"
+    try:
+        with open(draft) as target:
+            copy(log, target)
+            target.store.set_role(None)
+            # Once more, into one file that needs none beside it.
+            target.store.copy_to(path)
+    finally:
+        _remove(draft)
+
+
+def _remove(path: str) -> None:
+    for end in ("", "-journal", "-wal", "-shm", "-turn", "-lock"):
+        if os.path.exists(path + end):
+            os.remove(path + end)
 
 
 def _there(path: str) -> StorageError:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import time as _time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import InvalidPosition, LogClosed, StreamNotFound, UsageError
+from ..errors import InvalidPosition, StreamNotFound, UsageError
 from ..events import Event, decoder, definitions, event_class, type_name
-from ..frames import MAX_ROWS, Columns, is_frame_schema, schema_columns
-from ..storage.base import Receipt, Scope, Store, StreamInfo
+from ..frames import Columns, is_frame_schema, schema_columns
+from ..storage.base import Receipt, Scope, StreamInfo
+from ..storage.contract import Store
 from ..storage.database import Database
 from ..time import Duration, Moment, duration_micros, to_micros
+from . import following
 from .bodies import Bodies
 from .records import Recorded, Run, recorded_events
 from .staging import check_stream
@@ -24,7 +25,13 @@ if TYPE_CHECKING:
 END = 1 << 62
 _PAGE = 1_000
 
+_PLAIN = 7
+"""Headers of so few values are of single events whose bodies stand inline; see `Store.page`."""
+
 Types = Iterable[str | type[Event]] | str | type[Event] | None
+
+IfTrimmed = Literal["skip", "raise"]
+"""What to do about events that retention has trimmed."""
 
 
 class Reader:
@@ -33,6 +40,7 @@ class Reader:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.bodies = Bodies(store)
+        self.tail = following.Tail(self)
         self.decoders: dict[int, Callable[[Any], Any]] = {}
         """How to decode the JSON of a kind, for the kinds that were read and have a class."""
         self._undecodable: set[int] = set()
@@ -43,6 +51,7 @@ class Reader:
     def _forget(self) -> None:
         """Nothing that was read is to be trusted; see `Store.on_rollback`."""
         self.bodies.forget()
+        self.tail.forget()
         self.decoders.clear()
         self._undecodable.clear()
         self._columns.clear()
@@ -66,6 +75,7 @@ class Reader:
         until_position: int | None = None,
         backwards: bool = False,
         limit: int | None = None,
+        trimmed: IfTrimmed = "skip",
     ) -> Iterator[Recorded]:
         """Events in order of position, as a lazy iterator over what is in the log now.
 
@@ -81,9 +91,11 @@ class Reader:
             until_position: Only events before this position.
             backwards: The last one first.
             limit: At most so many.
+            trimmed: Pass over events that retention has trimmed (``"skip"``), or ``"raise"``.
 
         Raises:
             InvalidPosition, InvalidTime, InvalidStreamName: An argument is not what it should be.
+            Trimmed: Events that were asked for were trimmed, and ``trimmed="raise"``.
 
         Example:
             >>> import millstream as ms
@@ -94,7 +106,7 @@ class Reader:
         """
         pages = self._runs(
             stream, types, after, since, until, since_version, until_version, since_position, until_position,
-            backwards, _count("limit", limit),
+            backwards, _count("limit", limit), trimmed,
         )  # fmt: skip
         return _events(pages, backwards, limit)
 
@@ -111,9 +123,10 @@ class Reader:
         since: Moment | None = None,
         until: Moment | None = None,
         until_position: int | None = None,
+        trimmed: IfTrimmed = "skip",
     ) -> Iterator[Run]:
         """The same as `read`, by runs: whole frames, and neighbouring events of one append together."""
-        pages = self._runs(stream, types, after, since, until, None, None, None, until_position, False, None)
+        pages = self._runs(stream, types, after, since, until, None, None, None, until_position, False, None, trimmed)
         return chain.from_iterable(pages)
 
     def _runs(
@@ -129,6 +142,7 @@ class Reader:
         until_position: int | None,
         backwards: bool,
         limit: int | None,
+        trimmed: IfTrimmed,
     ) -> Iterator[list[Run]]:
         scope = scope_of(stream, types)
         low = max(_count("after", after) or 0, (_count("since_position", since_position) or 1) - 1)
@@ -148,9 +162,12 @@ class Reader:
         if high == END and (scope.stream is None or backwards):
             # The end is fixed when reading begins; a single stream's own end serves as well.
             high = self.head + 1
-        return self._pages(scope, low, high, backwards, limit)
+        return self.pages(scope, low, high, backwards, limit, trimmed)
 
-    def _pages(self, scope: Scope, low: int, high: int, backwards: bool, limit: int | None) -> Iterator[list[Run]]:
+    def pages(
+        self, scope: Scope, low: int, high: int, backwards: bool, limit: int | None, trimmed: IfTrimmed = "skip"
+    ) -> Iterator[list[Run]]:
+        """Runs of a scope strictly between two positions, a page at a time; those at the edges are cut."""
         size = _PAGE if limit is None else max(1, min(_PAGE, limit))
         while True:
             rows = self.store.page(scope, low, high, size, backwards)
@@ -165,6 +182,10 @@ class Reader:
                     runs[edge] = part
             if runs and not (runs[0].count and runs[-1].count):
                 runs = [run for run in runs if run.count]
+            if runs and len(rows[0]) > _PLAIN:
+                runs = self.left(runs, trimmed)
+                if not runs and scope.stream is not None and not backwards:
+                    end = max(end, self.bodies.archived().ledger.floor(scope.stream))
             if runs:
                 self._refresh_decoders({run.kind_id for run in runs})
                 yield runs
@@ -175,6 +196,17 @@ class Reader:
             else:
                 low = end
             size = min(_PAGE, size * 4)
+
+    def left(self, runs: list[Run], trimmed: IfTrimmed = "skip") -> list[Run]:
+        """The runs that were not trimmed; with ``"raise"``, `Trimmed` for the first that was."""
+        merged = {ref for run in runs if (ref := run.body_ref) is not None and ref < 0}
+        gone = self.bodies.trimmed(merged) if merged else merged
+        if not gone:
+            return runs
+        if trimmed == "raise":
+            first = next(run for run in runs if run.body_ref in gone)
+            self.bodies.refuse(first.body_ref or 0, first.position)
+        return [run for run in runs if run.body_ref not in gone]
 
     def follow(
         self,
@@ -192,9 +224,10 @@ class Reader:
             after: The last position that the caller has seen, or a receipt; 0 for all.
             timeout: End when nothing came for so long; None: only when the log is closed.
         """
-        for batch in self.follow_runs(stream, types=types, after=after, timeout=timeout):
-            for run in batch:
-                yield from recorded_events(run)
+        scope, position = scope_of(stream, types), _count("after", after) or 0
+        for batch in following.follow(self, scope, position, seconds(timeout)):
+            for seen in batch:
+                yield from seen.events()
 
     def follow_runs(
         self,
@@ -205,22 +238,9 @@ class Reader:
         timeout: Duration | float | None = None,
     ) -> Iterator[list[Run]]:
         """The same as `follow`, by lists of runs as they were found."""
-        scope = scope_of(stream, types)
-        position = _count("after", after) or 0
-        limit = seconds(timeout)
-        quiet_since = _time.monotonic()
-        while True:
-            left = None if limit is None else limit - (_time.monotonic() - quiet_since)
-            if not self.wait(position, left):
-                return
-            try:
-                head = self.head
-                for batch in _batches(self._pages(scope, position, head + 1, False, None)):
-                    yield batch
-                    quiet_since = _time.monotonic()
-            except LogClosed:
-                return
-            position = head
+        scope, position = scope_of(stream, types), _count("after", after) or 0
+        for batch in following.follow(self, scope, position, seconds(timeout)):
+            yield [seen.run for seen in batch]
 
     def wait(self, after: int | Receipt, timeout: Duration | float | None = None) -> bool:
         """Wait until the log's head is beyond a position.
@@ -389,23 +409,3 @@ def _events(pages: Iterator[list[Run]], backwards: bool, limit: int | None) -> I
                 left -= len(events)
             if left <= 0:
                 return
-
-
-def _batches(pages: Iterator[list[Run]]) -> Iterator[list[Run]]:
-    """Pages cut so that each holds some 65,536 events at most."""
-    for page in pages:
-        yield from grouped(page, MAX_ROWS)
-
-
-def grouped(runs: Iterable[Run], rows: int) -> Iterator[list[Run]]:
-    """Runs in groups, each closed by the run with which it has this many events."""
-    group: list[Run] = []
-    count = 0
-    for run in runs:
-        group.append(run)
-        count += run.count
-        if count >= rows:
-            yield group
-            group, count = [], 0
-    if group:
-        yield group

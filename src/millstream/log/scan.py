@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from ..errors import InvalidTime, StreamNotFound
+from ..errors import InvalidTime, StreamNotFound, Trimmed
 from ..frames import MAX_ROWS, Columns, join_columns
 from ..time import Moment, from_micros, to_micros
+from .following import grouped
 from .objects import union
-from .reading import grouped, scope_of
+from .reading import scope_of
 from .records import ENVELOPE, Run, frame_of
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def scan(
         # Objects have no stored columns: one pass over them fixes the shape of the whole.
         found = (run for run in log.runs(stream, types=types, until_position=head + 1) if not run.is_frame)
         for group in grouped(found, MAX_ROWS):
-            columns = union(columns, dict(frame_of(group).schema))
+            columns = union(columns, dict(_framed(log, group).schema))
     if by is not None and not isinstance(columns.get(by), pl.Datetime):
         raise InvalidTime(f"{by!r} is not a datetime column of {stream!r}", hint=f"It has {', '.join(columns)}")
     names = [*columns, *ENVELOPE] if envelope else list(columns)
@@ -69,7 +70,7 @@ def scan(
         with_envelope = any(n in ENVELOPE for n in wanted)
 
         def decode(group: list[Run]) -> pl.DataFrame:
-            frame = frame_of(group, columns=needed, envelope=with_envelope)
+            frame = _framed(log, group, needed, with_envelope)
             if by is not None:
                 frame = _between(frame, by, low, high)
             frame = frame.select(wanted)
@@ -88,6 +89,17 @@ def scan(
                 return
 
     return register_io_source(source, schema=schema)
+
+
+def _framed(log: Reader, group: list[Run], columns: Columns | None = None, envelope: bool = False) -> pl.DataFrame:
+    """The frame of a group of runs, without those that were trimmed since their headers were read."""
+    try:
+        return frame_of(group, columns=columns, envelope=envelope)
+    except Trimmed:
+        moved = {run.position: log.store.find_body(run.base or run.position) for run in group}
+        gone = log.bodies.trimmed({body[0] for body in moved.values() if body is not None})
+        left = [run for run in group if (body := moved[run.position]) is None or body[0] not in gone]
+        return frame_of(left, columns=columns, envelope=envelope)
 
 
 def _exists(log: Reader, stream: str) -> bool:

@@ -97,7 +97,7 @@ class Repository(Generic[A]):
 
     def __contains__(self, id: str) -> bool:
         """Whether anything was ever appended to the aggregate's stream."""
-        return next(iter(self._log.read(check_stream(id), limit=1)), None) is not None
+        return self._log.version(check_stream(id)) > 0
 
     def get(self, id: str, *, at: At | None = None) -> A:
         """The aggregate as it is, or as it was: to be read, not to be changed.
@@ -109,6 +109,7 @@ class Repository(Generic[A]):
 
         Raises:
             StreamNotFound: Nothing was ever appended to the stream.
+            Trimmed: Events that make up its state were trimmed.
         """
         version, position = self._resolve(at)
         aggregate = self._replayed(id, version=version, position=position)
@@ -173,7 +174,7 @@ class Repository(Generic[A]):
         """
         aggregate = self._class(id)
         aggregate._sealed = _PAST
-        for recorded in self._log.read(check_stream(id)):
+        for recorded in self._log.read(check_stream(id), trimmed="raise"):
             handler = self._handlers.get(recorded.type)
             if handler is not None:
                 event = _plain(recorded) if handler.event is Plain else recorded.decode(handler.event)
@@ -227,7 +228,9 @@ class Repository(Generic[A]):
 
     def _replayed(self, id: str, *, version: int | None = None, position: int | None = None) -> A:
         aggregate = self._class(id)
-        runs = self._log.runs(check_stream(id), until_position=None if position is None else position + 1)
+        end = None if position is None else position + 1
+        # A state without what was trimmed would be a wrong one.
+        runs = self._log.runs(check_stream(id), until_position=end, trimmed="raise")
         self._advance(aggregate, runs, version)
         return aggregate
 

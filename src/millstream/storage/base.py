@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from enum import IntEnum
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 
@@ -14,7 +13,6 @@ from ..errors import UsageError
 from ..events import Event, type_name
 from ..time import Clock, from_micros
 from .database import Database
-from .signal import Signal
 
 PLAIN = "position, stream, version, kind, recorded, body, metadata"
 """What there is to know of a single event whose body stands inline and that has no effective time."""
@@ -31,6 +29,18 @@ class Encoding(IntEnum):
     """One JSON object per line, in order, without a last newline."""
     ARROW = 3
     """An Arrow IPC stream, lz4-compressed."""
+    ARCHIVED = 4
+    """Not a body but where it is: rows of a file of an archive, as JSON (`millstream.log.archived.Pointer`)."""
+    TRIMMED = 5
+    """Not a body but why there is none: when, by whom and by which rule, as JSON (`millstream.log.bodies.Trim`)."""
+
+
+class BodyInfo(msgspec.Struct, frozen=True):
+    """A body at a glance: how it is written, how many events it holds, how many bytes it has."""
+
+    encoding: int
+    rows: int
+    size: int
 
 
 class Matching(msgspec.Struct, frozen=True):
@@ -217,152 +227,11 @@ InlineHandler = Callable[[Database, StagedAppend, int], None]
 """Called with the database, an append and its first position, inside the commit."""
 
 
-class OpenTransaction(Protocol):
-    """A transaction of the writer's that its caller works in."""
-
-    @property
-    def database(self) -> Database: ...
-
-    def finish(self, request: Request) -> Receipt:
-        """Place the appends in it, inline handlers and all; with a used id, undo it and give the first receipt."""
-
-
-class Store(Protocol):
-    """What the log asks of a store. `millstream.testing.LogContract` says what must hold."""
-
-    is_file: bool
-    """Whether it is one file, whose path its location is."""
-    readonly: bool
-    closed: bool
-    """Whether this process has closed it."""
-    signal: Signal
-    on_rollback: list[Callable[[], None]]
-    """Called when what was read may be of a transaction that was undone."""
-
-    @property
-    def location(self) -> str:
-        """Where the log is, as `millstream.open` takes it, without a password; empty in memory."""
-
-    @property
-    def log_id(self) -> str:
-        """What tells this log from any other."""
-
-    # --- writing
-
-    def commit(self, request: Request) -> Receipt:
-        """Commit a request; on disk when this returns."""
-
-    def commit_soon(self, request: Request, loop: Any) -> Any:
-        """Queue a request for a coroutine: an asyncio future of the receipt."""
-
-    def transaction(self) -> AbstractContextManager[OpenTransaction]:
-        """The writer inside a transaction of the caller's own, on the caller's thread."""
-
-    def inline(self, name: str, types: frozenset[str] | None, handler: InlineHandler) -> None:
-        """Run a handler inside every commit that appends one of these types (None: any)."""
-
-    def remove_inline(self, name: str) -> None:
-        """Run it no longer."""
-
-    def move_bodies(self, encoding: int, rows: int, body: bytes, links: Sequence[tuple[int, int | None, int]]) -> bool:
-        """Store a merged body, point headers into it and drop the bodies that they had, in one short transaction.
-
-        Args:
-            links: For each header: its position, its body's number until now, its offset in the new body.
-
-        Returns:
-            False, with nothing changed, when a header's body has moved since it was read.
-        """
-
-    # --- the clock
-
-    def now(self) -> int:
-        """The log's clock, in microseconds since 1970."""
-
-    def confirm_clock(self) -> None:
-        """Accept the clock as it is."""
-
-    # --- reading
-
-    def connect(self) -> AbstractContextManager[Database]:
-        """A connection to read with, for a moment."""
-
-    def head(self) -> Head:
-        """The end of the log as it is now, whoever wrote it."""
-
-    def page(self, scope: Scope, after: int, until: int, limit: int, backwards: bool = False) -> list[tuple[Any, ...]]:
-        """The next headers of a scope with events in (after, until), oldest first unless ``backwards``.
-
-        Rows of `PLAIN` when all of them are plain, else of `COLUMNS`. The first or last run may reach beyond the
-        bounds; who reads cuts it.
-        """
-
-    def headers(self, after: int, limit: int) -> tuple[list[tuple[Any, ...]], dict[int, list[str]]]:
-        """The next headers after a position, body hash and hash the last two values; and the tags by position."""
-
-    def placed(self, database: Database, first: int, until: int) -> list[tuple[Any, ...]]:
-        """Headers (`COLUMNS`) from a position up to before another, as a transaction under way sees them."""
-
-    def body(self, ref: int) -> tuple[int, bytes]:
-        """The encoding and the bytes of a body.
-
-        Raises:
-            NotFound: It is gone: compacted into another since its header was read. Read the header again.
-        """
-
-    def find_body(self, position: int) -> tuple[int, int] | None:
-        """Where the body of the run that begins at a position is now: its number and the offset inside."""
-
-    def body_rows(self, ref: int) -> int | None:
-        """How many events a body holds; None when it is gone."""
-
-    def kind(self, id: int) -> Kind:
-        """The category, type and schema that a number stands for."""
-
-    def stream_name(self, id: int) -> str:
-        """The name that a stream's number stands for."""
-
-    def tags(self, position: int) -> tuple[str, ...]:
-        """The tags of the run that begins at a position, sorted."""
-
-    def position_at(self, micros: int) -> int:
-        """The last position recorded strictly before a time; 0 when there is none."""
-
-    def version_bounds(self, stream: str, first: int, last: int, low: int, high: int) -> tuple[int, int]:
-        """Bounds (after, until) by position, narrowed to versions from ``first`` to before ``last``."""
-
-    def kinds(self, scope: Scope) -> list[int]:
-        """The kinds of the categories and types that a scope takes in."""
-
-    def stream_kinds(self, name: str, kinds: list[int]) -> tuple[list[int], bool]:
-        """The kinds of frames that a stream holds, out of these, and whether it holds JSON of any of them too."""
-
-    def range_of(self, position: int, name: str) -> tuple[int, int] | None:
-        """Minimum and maximum of a datetime column of the run at a position (microseconds), if known."""
-
-    def append_row(self, id: str) -> AppendRow | None:
-        """What is kept of the append with an id, if there was one."""
-
-    def stream(self, name: str) -> StreamInfo | None:
-        """A stream at a glance, or None."""
-
-    def streams(self, prefix: str = "") -> Iterator[StreamInfo]:
-        """All streams whose names begin with a prefix, by name."""
-
-    def size(self) -> int:
-        """How many bytes it takes, as far as the database knows."""
-
-    def copy_to(self, path: str) -> None:
-        """Copy the database as it is at one moment to a new file, durably."""
-
-    def close(self) -> None:
-        """Close all that is open. What is under way ends first. Idempotent."""
-
-
 __all__ = [
     "COLUMNS",
     "PLAIN",
     "AppendRow",
+    "BodyInfo",
     "Clock",
     "Database",
     "Encoding",
@@ -370,13 +239,11 @@ __all__ = [
     "InlineHandler",
     "Kind",
     "Matching",
-    "OpenTransaction",
     "Receipt",
     "Request",
     "Scope",
     "StagedAppend",
     "StagedRun",
-    "Store",
     "StreamInfo",
     "after_prefix",
     "category_of",

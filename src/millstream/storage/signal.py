@@ -11,6 +11,10 @@ _QUICK = 0.002
 _SLOW = 0.004
 _CALM_AFTER = 5.0
 _LINGER = 1.0
+_CROWD = 16
+"""More waiters than this are woken together, a little later."""
+_WAKE = 0.0002
+"""The rest after a crowd was woken, in seconds for each of it."""
 
 
 class Probe(Protocol):
@@ -41,15 +45,44 @@ class Signal:
         self._waiters = 0
         self._poller: threading.Thread | None = None
         self._closed = False
+        self._waker: threading.Thread | None = None
+        self._news = threading.Event()
+
+    @property
+    def head(self) -> int:
+        """The log's head, as far as this process knows."""
+        return self._head
 
     def announce(self, head: int) -> None:
         """The log's head is (at least) here."""
         if head > self._head:
             self._head = head
         # A waiter counts itself before it looks at the head, so that none is missed without the lock.
-        if self._waiters:
+        if self._waiters > _CROWD:
+            self._wake_soon()
+        elif self._waiters:
             with self._condition:
                 self._condition.notify_all()
+
+    def _wake_soon(self) -> None:
+        """Wake a crowd from a thread of its own, and not for every commit: each that wakes costs some 20 µs."""
+        with self._condition:
+            self._news.set()
+            if self._waker is None:
+                self._waker = threading.Thread(target=self._wake, name="millstream-wake", daemon=True)
+                self._waker.start()
+
+    def _wake(self) -> None:
+        while True:
+            called = self._news.wait(_LINGER)
+            with self._condition:
+                if self._closed or not (called or self._news.is_set()):
+                    self._waker = None
+                    return
+                self._news.clear()
+                waiters = self._waiters
+                self._condition.notify_all()
+            time.sleep(waiters * _WAKE)
 
     def wait(self, after: int, timeout: float | None) -> bool:
         """Wait until the head is beyond a position. False when the time is up or the log was closed."""

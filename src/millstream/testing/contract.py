@@ -749,6 +749,47 @@ class LogContract:
         log.compact()
         log.verify()
 
+    # --- what becomes of old events -------------------------------------------------------------------
+
+    def test_what_is_archived_reads_as_before_and_comes_back(self, log: Log) -> None:
+        for n in range(20):
+            log.append("clicks", click_frame(10, n * 10), type="Click")
+            log.append(f"account-{n % 3}", Counted(n=n), tags=["t"])
+            log.append("audit", [Counted(n=n), Counted(n=-n)])
+        log.compact("audit")
+
+        def seen() -> Any:
+            events = [(e.position, e.stream, e.version, e.type, e.tags, e.data) for e in log.read()]
+            return [e for e in events if e[1] != "$retention"], log.scan("clicks").collect().rows()
+
+        before, head = seen(), log.verify().hash
+        for stream in ("clicks", "account-*", "audit"):
+            log.archive(stream, to=str(self.folder / "old"), keep=2)
+        assert seen() == before
+        assert log.verify(head=head).archived > 200
+        assert log.archives.verify().faults == ()
+        log.compact()
+        log.archives.restore()
+        assert seen() == before
+        assert log.verify(head=head).archived == 0
+
+    def test_what_is_trimmed_is_passed_over_and_told(self, log: Log) -> None:
+        for n in range(20):
+            log.append("clicks", click_frame(10, n * 10), type="Click")
+            log.append("account-1", Counted(n=n))
+        head = log.verify().hash
+        log.retain("clicks", 55, by="ann")
+        assert log.trim(dry_run=True).events == 140
+        assert log.trim(by="ann").events == 140
+        assert [e.data["user"] for e in log.read("clicks")] == list(range(140, 200))
+        assert log.scan("clicks").collect()["user"].to_list() == list(range(140, 200))
+        assert [e.event.n for e in log.read("account-1")] == list(range(20))  # type: ignore[union-attr]
+        with pytest.raises(errors.Trimmed):
+            next(log.read("clicks", trimmed="raise"))
+        [told] = log.verify(head=head).trimmed
+        assert (told.stream, told.events, told.by) == ("clicks", 140, "ann")
+        assert log.append("clicks", click_frame(10), type="Click").version == 210
+
 
 class SharedLogContract(LogContract):
     """The contract of a store that several processes use at once. One more hook: `shared`."""

@@ -64,9 +64,14 @@ def connect(place: Place) -> Connection:
         return connect_raw(place)
 
 
-def connect_raw(place: Place) -> Connection:
-    """The same, for who deals with the driver's own errors."""
-    connection: Connection = psycopg.connect(**place.conninfo, **_settings())
+def connect_raw(place: Place, name: str | None = None) -> Connection:
+    """The same, for who deals with the driver's own errors.
+
+    Args:
+        name: What the server calls the session, instead of the name that the URL gives.
+    """
+    conninfo = place.conninfo if name is None else {**place.conninfo, "application_name": name}
+    connection: Connection = psycopg.connect(**conninfo, **_settings())
     _open.add(connection)
     return connection
 

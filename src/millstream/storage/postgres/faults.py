@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import msgspec
 import psycopg
 import psycopg_pool
 
@@ -22,6 +23,7 @@ from ...errors import (
     UsageError,
 )
 from ...time import iso
+from ..raw import Role
 from ..redact import redact
 
 
@@ -50,6 +52,8 @@ def translate(error: psycopg.Error, location: str, *, lock_timeout: float = 0.0)
         )
     if state == "MS003":
         return ClockJumped(iso(int(error.diag.message_detail or 0)), "what this process's own clock allows,")
+    if state == "MS004":
+        return msgspec.json.decode(error.diag.message_detail or "{}", type=Role).refusal(location)
     if state.startswith("23"):
         return ConstraintViolated(said, hint="The transaction was rolled back; correct the row")
     if state == "55P03":

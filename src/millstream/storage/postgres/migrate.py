@@ -32,23 +32,24 @@ def version_of(connection: Connection, place: Place) -> int | None:
     Raises:
         NotALog: The schema holds tables of our names that are not a log's.
     """
-    # Not by to_regclass, which may answer from a cache of the session's: another may have made them just now.
-    found_tables = connection.execute(
-        "select c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace"
-        " where n.nspname = $1 and c.relname in ('meta', 'runs')",
-        (place.schema,),
-    ).fetchall()
-    if not found_tables:
+    # Not by to_regclass: a name that was not there a moment ago is remembered as such.
+    found = {
+        name
+        for (name,) in connection.execute(
+            "select c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace"
+            " where n.nspname = $1 and c.relname in ('meta', 'runs')",
+            (place.schema,),
+        )
+    }
+    if not found:
         return None
-    if ("meta",) in found_tables:
+    if found == {"meta", "runs"}:
         try:
-            found = connection.execute(
-                f"select m.value from {place.quoted}.meta m where m.key = 'millstream'"
-            ).fetchone()
+            row = connection.execute(f"select value from {place.quoted}.meta where key = 'millstream'").fetchone()
         except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedFunction):
-            found = None
-        if found is not None:
-            return int(found[0])
+            row = None
+        if row is not None:
+            return int(row[0])
     raise NotALog(place.location)
 
 
@@ -95,7 +96,6 @@ def migrate(connection: Connection, place: Place) -> None:
             if number <= found:
                 continue
             text = sql.replace("{schema}", place.quoted)
-            # In a function's body the name stands inside a string's quotes too, where a quote of its own is doubled.
             connection.execute(text)
             connection.execute(
                 f"insert into {place.quoted}.meta as m values ('millstream', $1)"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..base import COLUMNS, PLAIN, Head, Scope, StreamInfo, after_prefix, category_of
+from ..base import COLUMNS, PLAIN, BodyInfo, Head, Scope, StreamInfo, after_prefix, category_of
 from .database import Connection
 from .place import Place
 
@@ -22,17 +22,12 @@ class Reader:
     def __init__(self, place: Place) -> None:
         self._s = s = place.quoted
         self._runs = f"{s}.runs"
-        # The run that holds a position begins at most 65,535 before it.
-        self._low = (
-            f"coalesce((select r.position from {s}.runs r where r.position <= $1 and r.position > $1 - 65536"
-            f" and r.position + r.count > $1 order by r.position desc limit 1), $1)"
-        )
 
     def _all(self, connection: Connection, sql: str, params: Sequence[Any] = ()) -> list[Any]:
-        return connection.execute(sql, params).fetchall()
+        return connection.execute(sql, params, binary=True).fetchall()
 
     def _one(self, connection: Connection, sql: str, params: Sequence[Any] = ()) -> Any:
-        return connection.execute(sql, params).fetchone()
+        return connection.execute(sql, params, binary=True).fetchone()
 
     # --- headers --------------------------------------------------------------------------------------
 
@@ -42,41 +37,74 @@ class Reader:
 
     def page(
         self, connection: Connection, scope: Scope, kinds: list[int] | None, after: int, until: int, limit: int,
-        backwards: bool,
+        backwards: bool, whole: bool,
     ) -> list[tuple[Any, ...]]:  # fmt: skip
-        """See `Store.page`. ``kinds``: those that the scope takes in, or None when it is not restricted so."""
+        """See `Store.page`.
+
+        Args:
+            kinds: Those that the scope takes in, or None when it is not restricted so.
+            whole: It is known that a run ends at ``after``.
+        """
         if until <= after + 1 or kinds == []:
             return []
-        order = "desc" if backwards else "asc"
-        params: list[Any] = [after + 1, until, limit]
         if scope.stream is not None:
-            params.append(scope.stream)
-            among = ""
-            if kinds is not None:
-                among, params = " and r.kind = any($5)", [*params, kinds]
-            # Versions order a stream's runs as positions do, and only versions are indexed.
-            rest = (
-                f"from {self._runs} r where r.stream = (select s.id from {self._s}.streams s where s.name = $4)"
-                f" and r.version >= {self._s}.version_at($4, {self._low if after else '$1'})"
-                + (f" and r.version < {self._s}.version_at($4, $2)" if until < _NEVER else " and $2::bigint > 0")
-                + f"{among} order by r.version {order} limit $3"
-            )
-        elif kinds is None:
-            low = self._low if after else "$1"
-            rest = (
-                f"from {self._runs} r where r.position >= {low} and r.position < $2"
-                f" order by r.position {order} limit $3"
-            )
+            return self._stream_page(connection, scope.stream, kinds, after, until, limit, backwards)
+        # One bound goes to the database, as where to begin, and rows beyond the other are dropped here: of two the
+        # planner makes a bitmap and a sort, as long as it knows nothing of a young table.
+        bound, order = ("r.position < $1", "desc") if backwards else ("r.position > $1", "asc")
+        params: list[Any] = [until if backwards else after, limit]
+        among = ""
+        if kinds is None:
+            rest = f"from {self._runs} r where {bound} order by r.position {order} limit $2"
         else:
-            inside, names = _inside(self._s, scope.prefix)
+            among, names = _inside(self._s, scope.prefix)
             params += [kinds, *names]
             # Each kind comes in order from the index; a page of each holds the page of all.
             rest = (
-                f"from unnest($4::bigint[]) k cross join lateral (select * from {self._runs} r where r.kind = k"
-                f" and r.position >= {self._low if after else '$1'} and r.position < $2{inside}"
-                f" order by r.position {order} limit $3) r order by r.position {order} limit $3"
+                f"from unnest($3::bigint[]) k cross join lateral (select * from {self._runs} r where r.kind = k"
+                f" and {bound}{among} order by r.position {order} limit $2) r order by r.position {order} limit $2"
             )
-        return self._headers(connection, rest, params)
+            among += " and r.kind = any($3::bigint[])"
+        rows = self._headers(connection, rest, params)
+        if rows and not after < rows[-1][0] < until:
+            rows = [row for row in rows if after < row[0] < until]
+        if after and not whole and (not backwards or len(rows) < limit):
+            # The run that holds `after` may reach beyond it; no run is longer than 65,536 events.
+            edge = self._all(
+                connection,
+                f"select {COLUMNS} from {self._runs} r where r.position <= $1 and r.position > $1::bigint - 65536"
+                f" and r.position + r.count > $1::bigint + 1 and $2::bigint > 0{among}"
+                " order by r.position desc limit 1",
+                [after, *params[1:]],
+            )
+            rows = [*rows, *edge] if backwards else [*edge, *rows]
+        return rows[:limit]
+
+    def _stream_page(
+        self, connection: Connection, stream: str, kinds: list[int] | None, after: int, until: int, limit: int,
+        backwards: bool,
+    ) -> list[tuple[Any, ...]]:  # fmt: skip
+        # Versions order a stream's runs as positions do, and only versions are indexed.
+        first, last = 0, _NEVER
+        if after or until < _NEVER:
+            first, last = self._one(
+                connection, f"select {self._s}.version_from($1, $2), {self._s}.version_at($1, $3)",
+                (stream, after + 1, until),
+            )  # fmt: skip
+        bound, order = ("r.version < $2", "desc") if backwards else ("r.version >= $2", "asc")
+        params: list[Any] = [stream, last if backwards else first, limit]
+        among = ""
+        if kinds is not None:
+            among, params = " and r.kind = any($4::bigint[])", [*params, kinds]
+        rows = self._headers(
+            connection,
+            f"from {self._runs} r where r.stream = (select s.id from {self._s}.streams s where s.name = $1)"
+            f" and {bound}{among} order by r.version {order} limit $3",
+            params,
+        )
+        if rows and not first <= rows[-1][2] < last:
+            rows = [row for row in rows if first <= row[2] < last]
+        return rows
 
     def _headers(self, connection: Connection, rest: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
         rows = self._all(connection, f"select {_PLAIN} {rest}", params)
@@ -181,12 +209,19 @@ class Reader:
     def body(self, connection: Connection, ref: int) -> tuple[int, bytes] | None:
         """The encoding and the bytes of a body, if it is there."""
         sql = f"select encoding, bytes from {self._s}.bodies where id = $1"
-        return connection.execute(sql, (ref,), binary=True).fetchone()
+        return self._one(connection, sql, (ref,))  # type: ignore[no-any-return]
 
-    def body_rows(self, connection: Connection, ref: int) -> int | None:
-        """See `Store.body_rows`."""
-        row = self._one(connection, f"select rows from {self._s}.bodies where id = $1", (ref,))
-        return row[0] if row else None
+    def body_infos(self, connection: Connection, refs: Sequence[int]) -> dict[int, BodyInfo]:
+        """See `Store.body_infos`."""
+        sql = f"select id, encoding, rows, length(bytes) from {self._s}.bodies where id = any($1::bigint[])"
+        return {row[0]: BodyInfo(*row[1:]) for row in self._all(connection, sql, (list(refs),))}
+
+    def placeholders(
+        self, connection: Connection, encoding: int, before: int, limit: int
+    ) -> list[tuple[int, int, bytes]]:
+        """Merged bodies of an encoding with numbers below another, that one's neighbours first."""
+        sql = f"select id, rows, bytes from {self._s}.bodies where id < $1 and encoding = $2 order by id desc limit $3"
+        return self._all(connection, sql, (before, encoding, limit))
 
     def find_body(self, connection: Connection, position: int) -> tuple[int, int] | None:
         """See `Store.find_body`."""
@@ -234,5 +269,5 @@ def _inside(schema: str, prefix: str | None) -> tuple[str, tuple[str, ...]]:
     """The condition that a run's stream begins with a prefix, where its kind's category does not say so already."""
     if prefix is None or "-" not in prefix or prefix.find("-") == len(prefix) - 1:
         return "", ()
-    inside = f" and r.stream in (select s.id from {schema}.streams s where s.name >= $5 and s.name < $6)"
+    inside = f" and r.stream in (select s.id from {schema}.streams s where s.name >= $4 and s.name < $5)"
     return inside, (prefix, after_prefix(prefix))

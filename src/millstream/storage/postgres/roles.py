@@ -7,8 +7,8 @@ from enum import StrEnum
 
 from .place import Place, quote_name
 
-_READ = ("head", "version_at", "position_at", "find_append")
-_APPEND = ("append", "lock", "put_body", "head", "shapes", "find_append", "find_origins")
+_READ = ("head", "version_at", "version_from", "position_at", "find_append")
+_APPEND = ("append_one", "append_many", "append", "lock", "put_body", "head", "shapes", "find_append", "find_origins")
 
 
 class Ability(StrEnum):

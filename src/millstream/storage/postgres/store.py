@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-import psycopg
-
-from ...errors import DamagedLog, LogClosed, NotFound, ReadOnlyLog, UsageError
+from ...errors import DamagedLog, LogClosed, NotFound, ReadOnlyLog
 from ...time import Clock, to_micros
-from ..base import COLUMNS, AppendRow, Head, InlineHandler, Kind, Receipt, Request, Scope, StreamInfo, after_prefix
+from ..base import (
+    COLUMNS,
+    AppendRow,
+    BodyInfo,
+    Head,
+    InlineHandler,
+    Kind,
+    Receipt,
+    Request,
+    Scope,
+    StreamInfo,
+    after_prefix,
+)
 from ..committer import Committer, Job
 from ..database import Database
+from ..raw import PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role, State
 from ..signal import Signal
 from .connections import Readers, connect
 from .database import Connection, PostgresDatabase
@@ -23,6 +34,8 @@ from .faults import translated
 from .listener import Listener
 from .migrate import check, may_append, migrate, version_of
 from .place import parse_url
+from .placing import Placer
+from .raw import RawReader, snapshot
 from .reader import Reader, kinds_of
 from .writer import Writer
 
@@ -52,10 +65,12 @@ class PostgresStore:
         self._patience = lock_timeout
         self._inline: dict[str, tuple[frozenset[str] | None, InlineHandler]] = {}
         self._reader = Reader(self.place)
+        self._raw = RawReader(self.place)
+        self._placer = Placer(self.place, self._raw)
         self._kinds: dict[int, Kind] = {}
         self._streams: dict[int, str] = {}
         self._log_id: str | None = None
-        self._offset: int | None = None
+        self._ends: set[int] = set()
         self._open()
         self._begin()
 
@@ -119,17 +134,22 @@ class PostgresStore:
         self._writer.write(jobs)
 
     @contextmanager
-    def transaction(self) -> Iterator[_Open]:
+    def transaction(self, *, moving: bool = False) -> Iterator[_Open]:
+        """See `Store.transaction`.
+
+        Args:
+            moving: It is a copy's: what role the log has does not matter.
+        """
         writer = self._writable()
         with self.committer.exclusive(), translated(self.location, lock_timeout=self._patience):
-            writer.begin()
+            writer.session.begin_locked(moving=moving)
             opened = _Open(writer)
             try:
                 yield opened
             except BaseException:
-                writer.rollback()
+                writer.session.undo()
                 raise
-            writer.commit()
+            writer.session.commit()
             if opened.finished is not None:
                 writer.finished(*opened.finished)
 
@@ -139,33 +159,54 @@ class PostgresStore:
     def remove_inline(self, name: str) -> None:
         self._inline.pop(name, None)
 
-    def move_bodies(self, encoding: int, rows: int, body: bytes, links: Sequence[tuple[int, int | None, int]]) -> bool:
+    def move_bodies(
+        self,
+        encoding: int,
+        rows: int,
+        body: bytes,
+        links: Sequence[tuple[int, int | None, int]],
+        request: Request | None = None,
+    ) -> bool:
         writer = self._writable()
+        try:
+            if request is not None:
+                with self.transaction() as opened:
+                    self._move(writer.session.connection, encoding, rows, body, links)
+                    opened.finish(request)
+            else:
+                # Not behind the lock of the appends: headers are changed by compare-and-set, and nothing is placed.
+                with self.committer.exclusive(), translated(self.location, lock_timeout=self._patience):
+                    with writer.session.connection.transaction():
+                        self._move(writer.session.connection, encoding, rows, body, links)
+        except _Moved:
+            return False
+        return True
+
+    def _move(
+        self, connection: Connection, encoding: int, rows: int, body: bytes,
+        links: Sequence[tuple[int, int | None, int]],
+    ) -> None:  # fmt: skip
         s = self.place.quoted
-        with self.committer.exclusive(), translated(self.location, lock_timeout=self._patience):
-            # Not behind the lock of the appends: headers are changed by compare-and-set, and nothing is placed.
-            connection = writer.connection
-            with connection.transaction() as under_way:
-                [new] = connection.execute(  # type: ignore[misc]
-                    f"insert into {s}.bodies (id, encoding, rows, bytes)"
-                    f" values (-nextval('{s}.body_numbers'), $1, $2, $3) returning id",
-                    (encoding, rows, body),
-                ).fetchone()
-                positions, olds, offsets = ([link[i] for link in links] for i in range(3))
-                changed = connection.execute(
-                    f"update {s}.runs r set body_ref = $1, body_offset = l.place, body = null"
-                    " from unnest($2::bigint[], $3::bigint[], $4::bigint[]) l (position, old, place)"
-                    " where r.position = l.position and r.body_ref is not distinct from l.old",
-                    (new, positions, olds, offsets),
-                ).rowcount
-                if changed != len(links):
-                    raise psycopg.Rollback(under_way)
-                connection.execute(
-                    f"delete from {s}.bodies b where b.id = any($1::bigint[]) and (b.id >= 0 or not exists"
-                    f" (select 1 from {s}.runs r where r.body_ref = b.id and r.body_ref < 0))",
-                    (sorted({old for old in olds if old is not None}),),
-                )
-        return changed == len(links)
+        new = connection.execute(
+            f"insert into {s}.bodies (id, encoding, rows, bytes)"
+            f" values (-nextval('{s}.body_numbers'), $1, $2, $3) returning id",
+            (encoding, rows, body),
+        ).fetchone()
+        assert new is not None
+        positions, olds, offsets = ([link[i] for link in links] for i in range(3))
+        changed = connection.execute(
+            f"update {s}.runs r set body_ref = $1, body_offset = l.place, body = null"
+            " from unnest($2::bigint[], $3::bigint[], $4::bigint[]) l (position, old, place)"
+            " where r.position = l.position and r.body_ref is not distinct from l.old",
+            (new[0], positions, olds, offsets),
+        ).rowcount
+        if changed != len(links):
+            raise _Moved
+        connection.execute(
+            f"delete from {s}.bodies b where b.id = any($1::bigint[]) and (b.id >= 0 or not exists"
+            f" (select 1 from {s}.runs r where r.body_ref = b.id and r.body_ref < 0))",
+            (sorted({old for old in olds if old is not None}),),
+        )
 
     # --- the clock ------------------------------------------------------------------------------------
 
@@ -206,6 +247,7 @@ class PostgresStore:
     def head(self) -> Head:
         head = self._read(self._reader.head)
         self._writer.knows(head.position)
+        self._remember_end(head.position)
         return head
 
     def page(self, scope: Scope, after: int, until: int, limit: int, backwards: bool = False) -> list[tuple[Any, ...]]:
@@ -213,12 +255,22 @@ class PostgresStore:
 
         def pages(connection: Connection) -> list[tuple[Any, ...]]:
             kinds = kinds_of(self._reader.kind_numbers(connection), scope) if restricted else None
-            rows = self._reader.page(connection, scope, kinds, after, until, limit, backwards)
+            rows = self._reader.page(connection, scope, kinds, after, until, limit, backwards, after in self._ends)
             if scope.stream is None:
                 self._learn_streams(connection, {row[1] for row in rows})
             return rows
 
-        return self._read(pages)
+        rows = self._read(pages)
+        if rows and not backwards:
+            last = rows[-1]
+            self._remember_end(last[0] + (last[7] if len(last) > 7 else 1) - 1)
+        return rows
+
+    def _remember_end(self, position: int) -> None:
+        """A run ends here: who reads on from here needs no look at the run before."""
+        if len(self._ends) > 10_000:
+            self._ends.clear()
+        self._ends.add(position)
 
     def headers(self, after: int, limit: int) -> tuple[list[tuple[Any, ...]], dict[int, list[str]]]:
         def found(connection: Connection) -> tuple[list[Any], dict[int, list[str]]]:
@@ -243,8 +295,17 @@ class PostgresStore:
     def find_body(self, position: int) -> tuple[int, int] | None:
         return self._read(lambda connection: self._reader.find_body(connection, position))
 
-    def body_rows(self, ref: int) -> int | None:
-        return self._read(lambda connection: self._reader.body_rows(connection, ref))
+    def body_infos(self, refs: Sequence[int]) -> dict[int, BodyInfo]:
+        return self._read(lambda connection: self._reader.body_infos(connection, refs))
+
+    def placeholders(self, encoding: int) -> Iterator[tuple[int, int, bytes]]:
+        before = 0
+        while True:
+            rows = self._read(partial(self._reader.placeholders, encoding=encoding, before=before, limit=1000))
+            yield from rows
+            if len(rows) < 1000:
+                return
+            before = rows[-1][0]
 
     def kind(self, id: int) -> Kind:
         found = self._kinds.get(id)
@@ -330,8 +391,60 @@ class PostgresStore:
         )
         return int(found[0])
 
-    def copy_to(self, path: str) -> None:
-        raise UsageError("a log in PostgreSQL is not one file", hint="Copy it to a file with: millstream copy")
+    def copy_to(self, path: str) -> bool:
+        return False
+
+    def check(self) -> None:
+        """Nothing: PostgreSQL checks its pages itself, where it was set up with checksums."""
+
+    # --- moving house ---------------------------------------------------------------------------------
+
+    def raw_head(self) -> RawHead:
+        return self._read(partial(self._in_snapshot, self._raw.raw_head))
+
+    def raw_header(self, position: int) -> tuple[int, Head] | None:
+        return self._read(lambda connection: self._raw.header(connection, position))
+
+    def raw_page(
+        self,
+        after: int,
+        *,
+        until: int | None = None,
+        known: Container[int] = (),
+        state: bool = False,
+        limit_runs: int = PAGE_RUNS,
+        limit_bytes: int = PAGE_BYTES,
+    ) -> RawPage:
+        return self._read(
+            partial(
+                self._in_snapshot,
+                lambda c: self._raw.page(c, after, until, known, state, limit_runs, limit_bytes),
+            )
+        )
+
+    def raw_bodies(self) -> set[int]:
+        return self._read(self._raw.bodies)
+
+    def raw_state(self) -> State | None:
+        return self._read(partial(self._in_snapshot, self._raw.state))
+
+    def _in_snapshot(self, operation: Callable[[Connection], Result], connection: Connection) -> Result:
+        with snapshot(connection):
+            return operation(connection)
+
+    def place_raw(self, page: RawPage, place: str = "") -> Head:
+        with self.transaction(moving=True):
+            head = self._placer.place(self._writer.session.connection, page, place)
+        self._log_id = None
+        self._writer.knows(head.position)
+        self.signal.announce(head.position)
+        return head
+
+    def set_role(self, role: Role | None) -> Head:
+        with self.transaction(moving=True):
+            connection = self._writer.session.connection
+            self._placer.write_role(connection, role)
+            return self._reader.head(connection)
 
     # --- the end, and forks ---------------------------------------------------------------------------
 
@@ -343,7 +456,7 @@ class PostgresStore:
             return
         self.committer.close()
         self.signal.close()
-        self._writer.close()
+        self._writer.session.close()
         self._readers.close()
 
     def _renew(self) -> None:
@@ -355,6 +468,10 @@ class PostgresStore:
             self._begin()
 
 
+class _Moved(Exception):
+    """A header's body has moved since it was read."""
+
+
 class _Open:
     """A transaction of the writer's that its caller works in; see `OpenTransaction`."""
 
@@ -364,7 +481,7 @@ class _Open:
 
     @property
     def database(self) -> Database:
-        return self._writer.database
+        return self._writer.session.database
 
     def finish(self, request: Request) -> Receipt:
         receipt = self._writer.finish(request)

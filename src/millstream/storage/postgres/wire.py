@@ -177,7 +177,7 @@ class Batch:
 
 
 def _query(query: Matching) -> dict[str, Any]:
-    return {"types": query.type_names, "tags": query.tags, "after": query.after}
+    return {"types": query.type_names, "tags": sorted(set(query.tags)), "after": query.after}
 
 
 def travels(requests: Sequence[Request]) -> bool:
@@ -190,3 +190,70 @@ def travels(requests: Sequence[Request]) -> bool:
                 if size > TRAVEL_LIMIT:
                     return False
     return True
+
+
+def is_plain(request: Request | None) -> bool:
+    """Whether `append_one` and `append_many` take it: one event, its body inline, no id, tags or further conditions."""
+    if request is None or request.id is not None or len(request.appends) != 1:
+        return False
+    append = request.appends[0]
+    if len(append.runs) != 1 or append.unless is not None or append.close:
+        return False
+    run = append.runs[0]
+    return (
+        run.encoding is Encoding.JSON and not run.tags and run.effective is None and len(run.body) <= INLINE_LIMIT
+    )  # fmt: skip
+
+
+def one(request: Request) -> list[bytes | None]:
+    """The parameters of `append_one`, up to ``expect``."""
+    append = request.appends[0]
+    run = append.runs[0]
+    stream, type, schema, metadata = append.stream, run.type, run.schema, run.metadata
+    return [
+        stream.encode(), _text(stream), category_of(stream).encode(), type.encode(), schema.encode(),
+        _text((type, schema))[1:-1], run.body, run.body_hash, metadata,
+        None if metadata is None else _text(metadata.decode()),
+        None if append.expect is None else b"%d" % append.expect,
+    ]  # fmt: skip
+
+
+class _Plain(msgspec.Struct, omit_defaults=True):
+    stream: str
+    nth: int
+    name: str
+    category: str
+    type: str
+    schema: str
+    kind: str
+    hash: str
+    body: str
+    origin: int
+    meta: str | None = None
+    meta_text: str | None = None
+    expect: int | None = None
+
+
+def many(requests: Sequence[Request], origins: Sequence[int]) -> str | None:
+    """The batch of `append_many`; None when it does not take these: two to a stream, and one expects a version."""
+    seen: dict[str, int] = {}
+    expecting: set[str] = set()
+    batch = []
+    for request, origin in zip(requests, origins, strict=True):
+        append = request.appends[0]
+        run, stream = append.runs[0], append.stream
+        nth = seen[stream] = seen.get(stream, 0) + 1
+        if append.expect is not None:
+            expecting.add(stream)
+        wired = _Plain(
+            stream, nth, _text(stream).decode(), category_of(stream), run.type, run.schema,
+            _text((run.type, run.schema))[1:-1].decode(), run.body_hash.hex(), run.body.decode(), origin,
+        )  # fmt: skip
+        if run.metadata is not None:
+            wired.meta = run.metadata.decode()
+            wired.meta_text = _text(wired.meta).decode()
+        wired.expect = append.expect
+        batch.append(wired)
+    if any(seen[stream] > 1 for stream in expecting):
+        return None
+    return _encode(batch).decode()

@@ -8,20 +8,21 @@ from collections.abc import Callable, Sequence
 
 import psycopg
 
-from ...errors import ClockJumped, ConnectionFailed, InvalidTime, MillstreamError
+from ...errors import ClockJumped, ConnectionFailed, InvalidTime, MillstreamError, StreamClosed, VersionConflict
 from ...time import Clock, iso, to_micros
 from ..base import InlineHandler, Receipt, Request, StagedAppend, StagedRun
 from ..committer import Job
-from .connections import connect_raw
-from .database import Connection, GuardedDatabase
+from .database import Connection
 from .faults import is_lost, translate
 from .place import Place
+from .session import LONGEST_PAUSE, PAUSE, Session
 from .shapes import Shapes
-from .wire import Answer, Batch, decode_answers, travels
+from .wire import Answer, Batch, decode_answers, is_plain, many, one, travels
 
 _HOUR = 3_600_000_000
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
+_FORMATS = [0] * 7 + [1] + [0] * 7
+"""How the parameters of `append_one` are written: the hash as bytes, all else as text."""
 
 
 class Writer:
@@ -47,38 +48,21 @@ class Writer:
         self._inline = inline
         self._on_commit = on_commit
         self._on_rollback = on_rollback
-        self._connection: Connection | None = None
-        self._database: GuardedDatabase | None = None
+        self.session = Session(place, patience, self._lost)
         self._shapes = Shapes(place)
         self._mark: tuple[int, int] | None = None
         """The server's clock and this machine's steady one at the last append (microseconds)."""
-        self._confirmed = False
+        self._looked = self._confirmed = False
         self._head = 0
         """The head after the last commit that this process knows of: a lost one can only lie beyond it."""
         self._append = f"select {place.quoted}.append($1::json, $2, $3::bigint, $4::bigint, $5)::text"
-        self._wait = f"{max(1, int(patience * 1000))}ms"
+        marks = ", ".join(f"${n}" for n in range(1, 16))
+        self._append_one = f"select * from {place.quoted}.append_one({marks})".encode()
+        self._append_many = f"select * from {place.quoted}.append_many($1::json, $2::bigint, $3::bigint, $4)"
 
-    # --- the connection -------------------------------------------------------------------------------
-
-    @property
-    def connection(self) -> Connection:
-        """The connection, made anew when it was lost."""
-        if self._connection is None or self._connection.closed:
-            self._connection = connect_raw(self._place)
-            self._database = GuardedDatabase(self._connection, self._place.schema, self._place.location)
-        return self._connection
-
-    @property
-    def database(self) -> GuardedDatabase:
-        """The connection as user code sees it inside a transaction."""
-        self.connection  # noqa: B018 - makes both
-        assert self._database is not None
-        return self._database
-
-    def close(self) -> None:
-        """Close the connection."""
-        if self._connection is not None:
-            self._connection.close()
+    def _lost(self) -> None:
+        self._shapes.forget()
+        self._on_rollback()
 
     def knows(self, head: int) -> None:
         """The log's head is here at least."""
@@ -107,7 +91,7 @@ class Writer:
                     job.error = job.error or error
         except BaseException as error:
             # An interrupt of the thread that leads, whose own job is the first. The others know nothing of it.
-            self._drop()
+            self.session.drop()
             others = [job for job in jobs[1:] if job.receipt is None and job.error is None]
             if others:
                 self._settle_others(others, origins)
@@ -125,13 +109,16 @@ class Writer:
     def _settle(self, jobs: list[Job], origins: dict[int, int], *, lost: bool = False) -> None:
         """Write, and when the connection is lost find out what became of it, until all have an answer."""
         deadline = time.monotonic() + self._patience
-        pause = _FIRST_PAUSE
+        pause = PAUSE
         while True:
             left = [job for job in jobs if job.receipt is None and job.error is None]
             if not left:
                 return
             try:
+                if not self._looked:
+                    self._look()
                 if lost:
+                    self.session.end_former()
                     self._find_lost(left, origins)
                     left = [job for job in left if job.receipt is None]
                     lost = False
@@ -140,12 +127,12 @@ class Writer:
                 elif left:
                     self._at_once(left, origins)
             except (psycopg.Error, ConnectionFailed) as error:
-                self._drop()
+                self.session.drop()
                 if not is_lost(error) or time.monotonic() + pause > deadline:
                     raise
                 lost = True
                 time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                pause = min(2 * pause, LONGEST_PAUSE)
 
     def _takes_turns(self, request: Request | None) -> bool:
         assert request is not None
@@ -158,24 +145,83 @@ class Writer:
 
     def _at_once(self, jobs: list[Job], origins: dict[int, int]) -> None:
         """Requests without code of their own: one call, one round trip, one commit."""
-        connection = self.connection
-        sent = self._checked(jobs)
-        if not sent:
-            return
-        requests = [job.request for job, _ in sent if job.request is not None]
-        if travels(requests):
-            answers = self._call(connection, sent, origins, Batch())
+        connection = self.session.connection
+        batch = None
+        if all(is_plain(job.request) for job in jobs):
+            if len(jobs) == 1:
+                self._one(connection, jobs[0], origins)
+                return
+            batch = many([job.request for job in jobs if job.request], [origins[id(job)] for job in jobs])
+        if batch is not None:
+            self._many(connection, jobs, batch)
+        elif sent := self._checked(jobs):
+            requests = [job.request for job, _ in sent if job.request is not None]
+            if travels(requests):
+                answers = self._call(connection, sent, origins, Batch())
+            else:
+                self.session.begin()
+                answers = self._call(connection, sent, origins, Batch(self._put))
+                connection.execute("commit")
+            self._give(sent, answers)
+
+    def _one(self, connection: Connection, job: Job, origins: dict[int, int]) -> None:
+        """The commonest request: one event, alone. The shortest way there is."""
+        clock, latest = self._times()
+        numbers = (origins[id(job)], clock, latest)
+        # Below the driver's cursors, which would cost a tenth of the whole.
+        assert job.request is not None
+        append = job.request.appends[0]
+        rest = [None if value is None else b"%d" % value for value in numbers]
+        params = [*one(job.request), *rest, self.session.wait.encode()]
+        pgconn = connection.pgconn
+        found = pgconn.exec_params(self._append_one, params, None, _FORMATS)
+        if found.status != psycopg.pq.ExecStatus.TUPLES_OK:
+            if pgconn.status != psycopg.pq.ConnStatus.OK:
+                raise psycopg.OperationalError("the connection is lost")
+            raise psycopg.errors.error_from_result(found)
+        now, position, version, recorded, actual = (
+            None if (value := found.get_value(0, column)) is None else int(value) for column in range(5)
+        )
+        assert now is not None
+        self._mark = (now, time.clock_gettime_ns(_STEADY) // 1_000)
+        if found.get_value(0, 5) == b"t":
+            job.error = StreamClosed(append.stream)
+        elif actual is not None:
+            job.error = VersionConflict(append.stream, append.expect or 0, actual)
         else:
-            connection.execute("begin isolation level read committed")
-            answers = self._call(connection, sent, origins, Batch(self._put))
-            connection.execute("commit")
-        self._give(sent, answers)
+            assert position is not None
+            job.receipt = Receipt(position, position, 1, append.stream, version or 0, recorded or 0)
+            self._head = position
+            self._on_commit(position)
+
+    def _many(self, connection: Connection, jobs: list[Job], batch: str) -> None:
+        """The same for a batch of such requests: all are placed by one statement."""
+        clock, latest = self._times()
+        params = (batch, clock, latest, self.session.wait)
+        found = connection.execute(self._append_many, params, binary=True).fetchone()
+        assert found is not None
+        now, position, recorded, answers = found
+        self._mark = (now, time.clock_gettime_ns(_STEADY) // 1_000)
+        for job, answer in zip(jobs, answers, strict=True):
+            assert job.request is not None
+            append = job.request.appends[0]
+            if answer is None:
+                job.error = StreamClosed(append.stream)
+            elif answer < 0:
+                job.error = VersionConflict(append.stream, append.expect or 0, -1 - answer)
+            else:
+                job.receipt = Receipt(position, position, 1, append.stream, answer, recorded)
+                position += 1
+        if position > found[1]:
+            self._head = position - 1
+            self._on_commit(position - 1)
 
     def _by_turns(self, jobs: list[Job], origins: dict[int, int]) -> None:
         """Requests with inline handlers or work: one transaction, a savepoint for each."""
-        connection = self.connection
-        connection.execute("begin isolation level read committed")
+        connection = self.session.connection
+        self.session.begin()
         done: list[tuple[Job, Receipt]] = []
+        self.session.check_role()
         try:
             for job, shapes in self._checked(jobs):
                 assert job.request is not None
@@ -187,11 +233,10 @@ class Writer:
                     if connection.info.transaction_status is not psycopg.pq.TransactionStatus.INTRANS:
                         raise
                     job.error = error
-            xid = connection.execute("select pg_current_xact_id_if_assigned()::text").fetchone()
         except BaseException:
-            self._undo()
+            self.session.undo()
             raise
-        self._commit(xid[0] if xid is not None else None)
+        self.session.commit()
         for job, receipt in done:
             job.receipt = receipt
             assert job.request is not None
@@ -201,13 +246,13 @@ class Writer:
         request = job.request
         assert request is not None
         try:
-            with self.database.unit():
+            with self.session.database.unit():
                 while True:
-                    [answer] = self._call(self.connection, [(job, shapes)], origins, self._batch([request]))
+                    [answer] = self._call(self.session.connection, [(job, shapes)], origins, self._batch([request]))
                     if answer.shapes is None:
                         break
                     self._shapes.forget(answer.shapes)
-                    shapes = self._shapes.check(self.connection, request)
+                    shapes = self._shapes.check(self.session.connection, request)
                 error = answer.error(request)
                 if error is not None:
                     raise error
@@ -215,7 +260,7 @@ class Writer:
                 if answer.done is None:
                     self._run_inline(request.appends, receipt)
                     if request.work is not None:
-                        request.work(self.database, receipt)
+                        request.work(self.session.database, receipt)
             return receipt
         except BaseException:
             self._on_rollback()
@@ -227,7 +272,7 @@ class Writer:
         for job in jobs:
             assert job.request is not None
             try:
-                good.append((job, self._shapes.check(self.connection, job.request)))
+                good.append((job, self._shapes.check(self.session.connection, job.request)))
             except MillstreamError as error:
                 job.error = error
         return good
@@ -244,7 +289,7 @@ class Writer:
         clock, latest = self._times()
         row = connection.execute(
             self._append,
-            (batch.encode(), batch.bodies, clock, latest, self._wait),
+            (batch.encode(), batch.bodies, clock, latest, self.session.wait),
         ).fetchone()
         assert row is not None
         found = decode_answers(row[0])
@@ -270,7 +315,7 @@ class Writer:
             self._on_commit(receipt.position)
 
     def _put(self, run: StagedRun) -> int:
-        row = self.connection.execute(
+        row = self.session.connection.execute(
             f"select {self._place.quoted}.put_body($1::int, $2::bigint, $3)",
             (int(run.encoding), run.count, run.body),
         ).fetchone()
@@ -284,96 +329,28 @@ class Writer:
             position = receipt.first
             for append in appends:
                 if types is None or any(run.type in types for run in append.runs):
-                    handler(self.database, append, position)
+                    handler(self.session.database, append, position)
                 position += append.count
 
     # --- when the connection is lost ------------------------------------------------------------------
 
-    def _commit(self, xid: str | None) -> None:
-        """Commit; when the answer is lost, ask the server what became of the transaction."""
-        try:
-            self.connection.execute("commit")
-        except psycopg.Error as error:
-            self._drop()
-            if xid is None or not is_lost(error) or not self._happened(xid):
-                raise
-
-    def _happened(self, xid: str) -> bool:
-        deadline = time.monotonic() + self._patience
-        while True:
-            try:
-                row = self.connection.execute("select pg_xact_status($1::xid8)", (xid,)).fetchone()
-                if row is not None and row[0] != "in progress":
-                    return bool(row[0] == "committed")
-            except (psycopg.Error, MillstreamError):
-                self._drop()
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(_FIRST_PAUSE)
-
     def _find_lost(self, jobs: list[Job], origins: dict[int, int]) -> None:
         """Give their receipts to those jobs whose runs are in the log: they carry the job's origin."""
-        quoted = self._place.quoted
         wanted = {origins[id(job)]: job for job in jobs}
-        with self.connection.transaction():
+        with self.session.connection.transaction():
             # Behind the lock, the transaction whose answer was lost has ended one way or the other.
-            self.connection.execute(f"select {quoted}.lock($1)", (self._wait,))
-            rows = self.connection.execute(
-                "select f.origin, f.first, f.last, f.stream, f.version, f.recorded"
-                f" from {quoted}.find_origins($1, $2) f",
+            self.session.lock()
+            rows = self.session.connection.execute(
+                f"select origin, first, last, stream, version, recorded from {self._place.quoted}.find_origins($1, $2)",
                 (self._head, list(wanted)),
             ).fetchall()
-            for origin, first, last, stream, version, recorded in rows:
-                job = wanted[origin]
-                job.receipt = Receipt(first, last, last + 1 - first, stream, version, recorded)
-                assert job.request is not None
-                self._learn(job.request, job.receipt)
-
-    def _drop(self) -> None:
-        """Use the connection no more: what state it is in is not known."""
-        self._shapes.forget()
-        if self._connection is not None:
-            self._connection.close()
-        self._on_rollback()
-
-    def _undo(self) -> None:
-        self._shapes.forget()
-        self._on_rollback()
-        connection = self._connection
-        if connection is None or connection.closed or connection.broken:
-            return
-        try:
-            connection.execute("rollback")
-        except psycopg.Error:
-            connection.close()
+        for origin, first, last, stream, version, recorded in rows:
+            job = wanted[origin]
+            job.receipt = Receipt(first, last, last + 1 - first, stream, version, recorded)
+            assert job.request is not None
+            self._learn(job.request, job.receipt)
 
     # --- a transaction of the caller's ----------------------------------------------------------------
-
-    def begin(self) -> None:
-        """Begin a transaction that holds the lock."""
-        deadline = time.monotonic() + self._patience
-        while True:
-            try:
-                self.connection.execute("begin isolation level read committed")
-                self.connection.execute(
-                    f"select {self._place.quoted}.lock($1)",
-                    (self._wait,),
-                )
-                return
-            except psycopg.Error as error:
-                self._drop()
-                if not is_lost(error) or time.monotonic() > deadline:
-                    raise
-                time.sleep(_FIRST_PAUSE)
-
-    def commit(self) -> None:
-        """Commit what `begin` began."""
-        row = self.connection.execute("select pg_current_xact_id_if_assigned()::text").fetchone()
-        self._commit(row[0] if row is not None else None)
-
-    def rollback(self) -> None:
-        """Undo what `begin` began."""
-        self._undo()
 
     def finish(self, request: Request) -> Receipt:
         """The appends of a transaction whose SQL has run already: placed in it, inline handlers and all.
@@ -382,14 +359,14 @@ class Writer:
         """
         job = Job(request)
         if request.id is not None:
-            row = self.connection.execute(
+            row = self.session.connection.execute(
                 f"select 1 from {self._place.quoted}.find_append($1) a where a.digest = $2",
                 (request.id, request.digest),
             ).fetchone()
             if row is not None:
-                self.connection.execute("rollback")
-                self.begin()
-        return self._isolated(job, self._shapes.check(self.connection, request), {})
+                self.session.undo()
+                self.session.begin_locked()
+        return self._isolated(job, self._shapes.check(self.session.connection, request), {})
 
     def finished(self, request: Request, receipt: Receipt) -> None:
         """The transaction of a `finish` was committed."""
@@ -405,20 +382,24 @@ class Writer:
             except InvalidTime as error:
                 raise InvalidTime(f"the log's clock: {error.message}", hint=error.hint) from error
         if self._mark is None:
-            if not self._confirmed:
-                self._check_clock()
             return None, None
         return None, self._mark[0] + time.clock_gettime_ns(_STEADY) // 1_000 - self._mark[1] + _HOUR
 
-    def _check_clock(self) -> None:
-        """The first time: a clock more than an hour behind what the log says is refused."""
-        row = self.connection.execute(
-            "select h.recorded, (extract(epoch from clock_timestamp()) * 1000000)::bigint"
+    def _look(self) -> None:
+        """The first time: where the log ends; a clock more than an hour behind what it says is refused.
+
+        Raises:
+            ClockJumped: It is.
+        """
+        row = self.session.connection.execute(
+            "select h.position, h.recorded, (extract(epoch from clock_timestamp()) * 1000000)::bigint"
             f" from {self._place.quoted}.head() h"
         ).fetchone()
-        if row is not None and row[0] - row[1] > _HOUR:
-            raise ClockJumped(iso(row[1]), f"a time after the last event's, {iso(row[0])},")
-        self._confirmed = True
+        assert row is not None
+        self.knows(row[0])
+        if self._clock is None and not self._confirmed and row[1] - row[2] > _HOUR:
+            raise ClockJumped(iso(row[2]), f"a time after the last event's, {iso(row[1])},")
+        self._looked = True
 
     def confirm_clock(self) -> None:
         """Accept what the server's clock says now."""

@@ -20,7 +20,8 @@ create table kinds (
     unique (category, type, schema)
 );
 
--- One header per run. Rows are only ever added; compaction changes body_ref, body_offset and body alone.
+-- One header per run. Rows are only ever added; compaction, archiving and trimming change body_ref, body_offset
+-- and body alone.
 create table runs (
     position    integer primary key,
     count       integer not null,
@@ -64,6 +65,7 @@ create table appends (
     last   integer not null,
     result text not null
 ) without rowid;
+create index appends_last on appends (last);
 
 -- The shapes of frames that a stream holds: what a scan of it has as columns.
 create table catalogue (

@@ -6,23 +6,25 @@ import os
 import sqlite3
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any
 
-from ...errors import LogClosed, NetworkFilesystem, NewerFormat, NotALog, NotFound, ReadOnlyLog
+from ...errors import DamagedLog, LogClosed, NetworkFilesystem, NewerFormat, NotALog, NotFound, ReadOnlyLog
 from ...time import Clock
-from ..base import COLUMNS, AppendRow, Head, InlineHandler, Kind, Receipt, Request, Scope, StreamInfo
+from ..base import COLUMNS, AppendRow, BodyInfo, Head, InlineHandler, Kind, Receipt, Request, Scope, StreamInfo
 from ..committer import Committer
 from ..database import Database
+from ..raw import PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role, State
 from ..signal import Signal
-from . import reader
+from . import placing, raw, reader
 from .database import SQLiteDatabase, connect, statements
 from .faults import translated
 from .lock import WriterLock, network_filesystem
 from .names import Names
 from .pool import ReaderPool, SharedReader, abandon
+from .raw import snapshot
 from .writer import Writer, read_head
 
 FORMAT = 1
@@ -202,13 +204,17 @@ class SQLiteStore:
             yield
 
     @contextmanager
-    def transaction(self) -> Iterator[Writer]:
-        """The writer inside a transaction of the caller's own, on the caller's thread."""
+    def transaction(self, *, moving: bool = False) -> Iterator[Writer]:
+        """The writer inside a transaction of the caller's own, on the caller's thread.
+
+        Args:
+            moving: See `Writer.begin`.
+        """
         self._renew()
         writer = self.writer
         with self.committer.exclusive(), self._alone():
             with translated(self.path, lock_timeout=self._lock_timeout):
-                writer.begin()
+                writer.begin(moving=moving)
                 try:
                     yield writer
                 except BaseException:
@@ -375,17 +381,44 @@ class SQLiteStore:
             f"select {COLUMNS} from runs where position >= ? and position < ? order by position", (first, until)
         ).fetchall()
 
-    def body_rows(self, ref: int) -> int | None:
-        """How many events a body holds; None when it is gone."""
+    def body_infos(self, refs: Sequence[int]) -> dict[int, BodyInfo]:
+        """Bodies at a glance, by number, without their bytes; those that are gone are left out."""
+        found: dict[int, BodyInfo] = {}
         with self.reader() as connection:
-            row = connection.execute("select rows from bodies where id = ?", (ref,)).fetchone()
-        return row[0] if row else None
+            for start in range(0, len(refs), 500):
+                some = ",".join(str(int(ref)) for ref in refs[start : start + 500])
+                rows = connection.execute(f"select id, encoding, rows, length(bytes) from bodies where id in ({some})")
+                found.update({row[0]: BodyInfo(*row[1:]) for row in rows})
+        return found
 
-    def move_bodies(self, encoding: int, rows: int, body: bytes, links: Sequence[tuple[int, int | None, int]]) -> bool:
+    def placeholders(self, encoding: int) -> Iterator[tuple[int, int, bytes]]:
+        """All bodies of `ARCHIVED` or `TRIMMED`: number, how many events, bytes. In no particular order."""
+        before = 0
+        while True:
+            with self.reader() as connection:
+                # Only merged bodies, which these are, have numbers below 0.
+                rows = connection.execute(
+                    "select id, rows, bytes from bodies where id < ? and encoding = ? order by id desc limit 1000",
+                    (before, encoding),
+                ).fetchall()
+            yield from rows
+            if len(rows) < 1000:
+                return
+            before = rows[-1][0]
+
+    def move_bodies(
+        self,
+        encoding: int,
+        rows: int,
+        body: bytes,
+        links: Sequence[tuple[int, int | None, int]],
+        request: Request | None = None,
+    ) -> bool:
         """Store a merged body, point headers into it and drop the bodies that they had, in one short transaction.
 
         Args:
             links: For each header: its position, its body's number until now, its offset in the new body.
+            request: Appends that are committed with it: what is to be told about the move.
 
         Returns:
             False, with nothing changed, when a header's body has moved since it was read.
@@ -417,6 +450,8 @@ class SQLiteStore:
                     else "delete from bodies where id = ?",
                     (old, old) if old < 0 else (old,),
                 )
+            if request is not None:
+                writer.finish(request)
         return True
 
     def size(self) -> int:
@@ -426,7 +461,18 @@ class SQLiteStore:
             ).fetchone()
         return int(row[0])
 
-    def copy_to(self, path: str) -> None:
+    def check(self) -> None:
+        """Look at every page of the file, those of indexes too, which no walk of the log reads.
+
+        Raises:
+            DamagedLog: SQLite finds one that is not as it should be.
+        """
+        with self.reader() as connection:
+            found = connection.execute("pragma quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise DamagedLog(0, found)
+
+    def copy_to(self, path: str) -> bool:
         """Copy the database as it is at one moment to a new file, durably."""
         with self.reader() as source, translated(path):
             target = sqlite3.connect(path, isolation_level=None)
@@ -438,6 +484,59 @@ class SQLiteStore:
                 target.execute("pragma journal_mode = delete")
             finally:
                 target.close()
+        return True
+
+    # --- moving house -----------------------------------------------------------------------------------
+
+    def raw_head(self) -> RawHead:
+        """Where the log ends, whose it is, and what role it has."""
+        with self.reader() as connection, snapshot(connection):
+            return raw.read_raw_head(connection)
+
+    def raw_header(self, position: int) -> tuple[int, Head] | None:
+        """See `RawSource.raw_header`."""
+        with self.reader() as connection:
+            return raw.header(connection, position)
+
+    def raw_page(
+        self,
+        after: int,
+        *,
+        until: int | None = None,
+        known: Container[int] = (),
+        state: bool = False,
+        limit_runs: int = PAGE_RUNS,
+        limit_bytes: int = PAGE_BYTES,
+    ) -> RawPage:
+        """See `RawSource.raw_page`."""
+        with self.reader() as connection, snapshot(connection):
+            return raw.page(connection, after, until, known, state, limit_runs, limit_bytes)
+
+    def raw_bodies(self) -> set[int]:
+        """The numbers of the shared bodies."""
+        with self.reader() as connection:
+            return {row[0] for row in connection.execute("select id from bodies where id < 0")}
+
+    def raw_state(self) -> State | None:
+        """See `RawTarget.raw_state`."""
+        with self.reader() as connection, snapshot(connection):
+            return raw.read_state(connection)
+
+    def place_raw(self, page: RawPage, place: str = "") -> Head:
+        """See `RawTarget.place_raw`."""
+        with self.transaction(moving=True) as writer:
+            head, role = placing.place(writer.connection, self.names, page, place, self.path)
+            writer.moved(head, role)
+        self._log_id = None
+        return head
+
+    def set_role(self, role: Role | None) -> Head:
+        """Make the log a copy, a home that has moved, or (None) a home like any other; its head at that moment."""
+        with self.transaction(moving=True) as writer:
+            placing.write_role(writer.connection, role)
+            head = read_head(writer.connection)
+            writer.moved(head, role)
+        return head
 
     def version_bounds(self, stream: str, first: int, last: int, low: int, high: int) -> tuple[int, int]:
         """Bounds (after, until) by position, narrowed to versions from ``first`` to before ``last``."""

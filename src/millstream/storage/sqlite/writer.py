@@ -23,10 +23,12 @@ from ...time import Clock, iso, to_micros
 from ..base import Encoding, Head, InlineHandler, Matching, Receipt, Request, StagedAppend, StagedRun, category_of
 from ..chain import FRAME_FORMAT, GENESIS, JSON_FORMAT, header_hash
 from ..committer import Job
+from ..raw import Role
 from .faults import translate
 from .guard import GuardedDatabase
 from .lock import WriterLock
 from .names import Names
+from .raw import read_role
 
 INLINE_LIMIT = 8_192
 """Bodies of one event up to so many bytes stand in the header's row."""
@@ -128,6 +130,8 @@ class Writer:
         self._clock_mark: tuple[int, int] | None = None
         self._clock_confirmed = False
         self._durable = False
+        self.role: Role | None = None
+        """What the log is, if it is not simply the home of its events: then it takes no appends."""
         self._now: int | None = None
         """The clock as read for the present transaction: all of it is recorded at one time."""
         self.inline: dict[str, tuple[frozenset[str] | None, InlineHandler]] = {}
@@ -183,8 +187,15 @@ class Writer:
             raise
         self.commit()
 
-    def begin(self) -> None:
-        """Take the writer lock, begin a transaction, and learn what other processes have written."""
+    def begin(self, *, moving: bool = False) -> None:
+        """Take the writer lock, begin a transaction, and learn what other processes have written.
+
+        Args:
+            moving: On behalf of a copy, which may write where appends may not.
+
+        Raises:
+            ReplicaLog, LogMoved: The log takes no appends.
+        """
         if self._lock is not None:
             self._lock.acquire(self._lock_timeout)
         self._now = None
@@ -200,6 +211,9 @@ class Writer:
                     self._data_version = version
             if self._head is None:
                 self._head = read_head(self.connection)
+                self.role = read_role(self.connection)
+            if self.role is not None and not moving:
+                raise self.role.refusal(self._path)
         except BaseException:
             self.rollback()
             raise
@@ -217,6 +231,12 @@ class Writer:
             self._lock.release()
         assert self._head is not None
         self._on_commit(self._head.position)
+
+    def moved(self, head: Head, role: Role | None) -> None:
+        """A copy has written beside the caches, in the present transaction."""
+        self._streams.clear()
+        self._head = head
+        self.role = role
 
     def rollback(self) -> None:
         """Undo the transaction and free the lock."""

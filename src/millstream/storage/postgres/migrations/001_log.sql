@@ -43,6 +43,7 @@ create unique index runs_stream on {schema}.runs (stream, version);
 create index runs_kind on {schema}.runs (kind, position);
 create index runs_merged on {schema}.runs (body_ref) where body_ref < 0;
 
+-- A body that one run alone has is numbered by that run's position; those below 0 are shared.
 create table {schema}.bodies (
     id       bigint primary key,
     encoding smallint not null,
@@ -105,6 +106,16 @@ create trigger append_only before delete or truncate or update
 create trigger append_only before delete or truncate or update
     on {schema}.appends for each statement execute function {schema}.refuse();
 
+-- What a log says to appends that is a copy, or has moved: triggers of this function are made and dropped with its role.
+create function {schema}.refuse_appends() returns trigger language plpgsql as $$
+begin
+    if current_setting('millstream.moving', true) is distinct from 'on' then
+        raise exception 'millstream: this log takes no appends'
+            using errcode = 'MS004', detail = (select m.value from {schema}.meta m where m.key = 'role');
+    end if;
+    return null;
+end $$;
+
 -- The lock that appends are serialised by; held until the transaction ends.
 create function {schema}.lock(patience text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -163,24 +174,181 @@ begin
     return found_at;
 end $$;
 
--- Bodies that are too large to travel with their headers; placed by numbers in the same transaction.
+-- Bodies that are too large to travel with their headers are put first, under numbers below 0, and get the position of
+-- their run when it is placed, in the same transaction.
 create function {schema}.put_body(encoding int, rows bigint, bytes bytea) returns bigint
 language sql security definer set search_path = pg_catalog, pg_temp as $$
     insert into {schema}.bodies (id, encoding, rows, bytes)
-    values (nextval('{schema}.body_numbers'), encoding, rows, bytes) returning id
+    values (-nextval('{schema}.body_numbers'), encoding, rows, bytes) returning id
 $$;
+
+-- What the clock says, in microseconds since 1970: the caller's, or the server's own, which may not be beyond `latest`.
+create function {schema}.now(clock bigint, latest bigint) returns bigint
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+    now bigint := coalesce(clock, (extract(epoch from clock_timestamp()) * 1000000)::bigint);
+begin
+    if clock is null and now > latest then
+        raise exception 'millstream: the clock jumped' using errcode = 'MS003', detail = now::text;
+    end if;
+    return now;
+end $$;
+
+-- The commonest append of all, as short as can be: one event, its body inline, no id, no tags. `actual` is the
+-- stream's version when that is not the one expected, `is_closed` is said of a stream that is closed; nothing is placed
+-- then. Like `append` in all else.
+create function {schema}.append_one(
+    stream text, name text, category text, type text, schema text, kind text, body text, body_hash bytea, meta text,
+    meta_text text, expect bigint, origin bigint, clock bigint, latest bigint, patience text,
+    out now bigint, out at_position bigint, out at_version bigint, out at_recorded bigint, out actual bigint,
+    out is_closed boolean)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    stream_id bigint;
+    kind_id bigint;
+    at_hash bytea;
+begin
+    -- What never changes once it is there is looked up before the lock, which is to be held briefly.
+    select s.id into stream_id from {schema}.streams s where s.name = append_one.stream;
+    select k.id into kind_id from {schema}.kinds k
+    where k.category = append_one.category and k.type = append_one.type and k.schema = append_one.schema;
+    perform {schema}.lock(patience);
+    now := {schema}.now(clock, latest);
+    if stream_id is null then
+        select s.id into stream_id from {schema}.streams s where s.name = append_one.stream;
+    end if;
+    select s.closed, v.version, h.position, h.recorded, h.hash
+    into is_closed, at_version, at_position, at_recorded, at_hash
+    from (select 1) one
+    left join lateral (select s.closed from {schema}.streams s where s.id = stream_id) s on true
+    left join lateral (select r.version + r.count - 1 as version from {schema}.runs r
+                       where r.stream = stream_id order by r.version desc limit 1) v on true
+    left join lateral (select r.position + r.count as position, r.recorded, r.hash
+                       from {schema}.runs r order by r.position desc limit 1) h on true;
+    at_version := coalesce(at_version, 0);
+    if is_closed then
+        return;
+    end if;
+    if expect <> at_version then
+        actual := at_version;
+        return;
+    end if;
+    if stream_id is null then
+        insert into {schema}.streams (name) values (append_one.stream) returning id into stream_id;
+    end if;
+    if kind_id is null then
+        select k.id into kind_id from {schema}.kinds k
+        where k.category = append_one.category and k.type = append_one.type and k.schema = append_one.schema;
+    end if;
+    if kind_id is null then
+        insert into {schema}.kinds (category, type, schema)
+        values (append_one.category, append_one.type, append_one.schema) returning id into kind_id;
+    end if;
+    at_position := coalesce(at_position, 1);
+    at_version := at_version + 1;
+    at_recorded := greatest(at_recorded, now);
+    insert into {schema}.runs (position, count, stream, version, kind, recorded, origin, format, body_hash, hash,
+                               metadata, body)
+    values (at_position, 1, stream_id, at_version, kind_id, at_recorded, origin, 1, body_hash,
+            sha256(coalesce(at_hash, decode(repeat('00', 32), 'hex')) || body_hash || convert_to(
+                '[' || at_position || ',1,' || name || ',' || at_version || ',' || kind || ',' || at_recorded
+                || ',null,[],' || coalesce(meta_text, 'null') || ',1]', 'UTF8')),
+            meta, body);
+    perform pg_notify('millstream_' || '{schema}.runs'::regclass::oid::text, at_position::text);
+end $$;
+
+-- Many appends such as `append_one` takes, each a request of its own. Of those to the same stream none may expect a
+-- version. The answer has, for each, the version of its event; minus one less the stream's version when that is not the
+-- one expected; null when the stream is closed. What is placed stands from `first_position` on, in order.
+create function {schema}.append_many(
+    batch json, clock bigint, latest bigint, patience text,
+    out now bigint, out first_position bigint, out at_recorded bigint, out answers bigint[])
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+declare
+    row record;
+    at_hash bytea;
+    at_position bigint;
+    numbers bigint[] := '{}';
+    streams bigint[] := '{}';
+    versions bigint[] := '{}';
+    kinds bigint[] := '{}';
+    hashes bytea[] := '{}';
+begin
+    perform {schema}.lock(patience);
+    now := {schema}.now(clock, latest);
+    select h.position, h.recorded, h.hash into at_position, at_recorded, at_hash from {schema}.head() h;
+    first_position := at_position + 1;
+    at_recorded := greatest(at_recorded, now);
+    answers := '{}';
+    for row in
+        select b.*, s.id as stream_id, s.closed, coalesce(v.version, 0) as version, k.id as kind_id
+        from rows from (json_to_recordset(batch) as (
+            stream text, nth bigint, name text, category text, type text, schema text, kind text, hash text,
+            meta_text text, expect bigint)) with ordinality b
+        left join lateral (select s.id, s.closed from {schema}.streams s where s.name = b.stream offset 0) s on true
+        left join lateral (select r.version + r.count - 1 as version from {schema}.runs r
+                           where r.stream = s.id order by r.version desc limit 1) v on true
+        left join lateral (select k.id from {schema}.kinds k where k.category = b.category and k.type = b.type
+                           and k.schema = b.schema limit 1) k on true
+        order by b.ordinality
+    loop
+        if row.closed then
+            answers := answers || null::bigint;
+            continue;
+        end if;
+        if row.expect <> row.version then
+            answers := answers || (-1 - row.version);
+            continue;
+        end if;
+        if row.stream_id is null then
+            insert into {schema}.streams as s (name) values (row.stream)
+            on conflict (name) do update set closed = s.closed returning s.id into row.stream_id;
+        end if;
+        if row.kind_id is null then
+            select k.id into row.kind_id from {schema}.kinds k
+            where k.category = row.category and k.type = row.type and k.schema = row.schema;
+            if row.kind_id is null then
+                insert into {schema}.kinds (category, type, schema)
+                values (row.category, row.type, row.schema) returning id into row.kind_id;
+            end if;
+        end if;
+        at_position := at_position + 1;
+        row.version := row.version + row.nth;
+        at_hash := sha256(at_hash || decode(row.hash, 'hex') || convert_to(
+            '[' || at_position || ',1,' || row.name || ',' || row.version || ',' || row.kind || ',' || at_recorded
+            || ',null,[],' || coalesce(row.meta_text, 'null') || ',1]', 'UTF8'));
+        answers := answers || row.version;
+        numbers := numbers || row.ordinality;
+        streams := streams || row.stream_id;
+        versions := versions || row.version;
+        kinds := kinds || row.kind_id;
+        hashes := hashes || at_hash;
+    end loop;
+    if at_position < first_position then
+        return;
+    end if;
+    insert into {schema}.runs (position, count, stream, version, kind, recorded, origin, format, body_hash, hash,
+                               metadata, body)
+    select first_position + p.at - 1, 1, p.stream, p.version, p.kind, at_recorded, b.origin, 1,
+           decode(b.hash, 'hex'), p.hash, b.meta, b.body
+    from unnest(numbers, streams, versions, kinds, hashes) with ordinality p (number, stream, version, kind, hash, at)
+    join rows from (json_to_recordset(batch) as (hash text, meta text, body text, origin bigint)) with ordinality b
+        on b.ordinality = p.number;
+    perform pg_notify('millstream_' || '{schema}.runs'::regclass::oid::text, at_position::text);
+end $$;
 
 -- Append a batch of requests, a JSON list: each wholly or not at all, and the answer says which. A request holds its
 -- appends in order, an append its runs. The answer has one object per request: a receipt, or what stood against it.
 create function {schema}.append(batch json, bodies bytea[], clock bigint, latest bigint, patience text) returns json
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-    head record;
-    now bigint := clock;
+    now bigint;
     request record;
     append record;
     run record;
     earlier record;
+    parts json[];
     answer json;
     answers json[] := '{}';
     stream_id bigint;
@@ -189,6 +357,7 @@ declare
     last_kind text;
     body_number bigint;
     found_at bigint;
+    head_position bigint;
     at_position bigint;
     at_recorded bigint;
     at_hash bytea;
@@ -198,20 +367,15 @@ declare
     last_stream text;
 begin
     perform {schema}.lock(patience);
-    select * into head from {schema}.head();
-    at_position := head.position;
-    at_recorded := head.recorded;
-    at_hash := head.hash;
-    if now is null then
-        now := (extract(epoch from clock_timestamp()) * 1000000)::bigint;
-        if now > latest then
-            raise exception 'millstream: the clock jumped' using errcode = 'MS003', detail = now::text;
-        end if;
-    end if;
+    now := {schema}.now(clock, latest);
+    select h.position, h.recorded, h.hash into head_position, at_recorded, at_hash from {schema}.head() h;
+    at_position := head_position;
     for request in
         select * from json_to_recordset(batch) as r (id text, digest text, origin bigint, appends json)
     loop
         answer := null;
+        stream_id := null;
+        at_version := 0;
         if request.id is not null then
             select a.digest, a.result, a.last into earlier from {schema}.appends a where a.id = request.id;
             if found then
@@ -224,38 +388,32 @@ begin
             end if;
         end if;
         -- All conditions first: nothing is placed when one fails.
-        for append in
-            select * from json_to_recordset(request.appends) as a
-                (stream text, expect bigint, before bigint, unless json, shapes int)
-        loop
-            select s.id, s.closed into stream_id, stream_closed from {schema}.streams s where s.name = append.stream;
+        parts := array(select json_array_elements(request.appends));
+        for i in 1 .. cardinality(parts) loop
+            select * into append from json_to_record(parts[i]) as a
+                (stream text, name text, category text, expect bigint, before bigint, unless json, shapes int,
+                 close boolean, runs json);
+            select s.id, s.closed, (select r.version + r.count - 1 from {schema}.runs r
+                                    where r.stream = s.id order by r.version desc limit 1)
+            into stream_id, stream_closed, at_version from {schema}.streams s where s.name = append.stream;
+            at_version := coalesce(at_version, 0);
             if stream_closed then
                 answer := json_build_object('closed', append.stream);
-                exit;
-            end if;
-            if append.expect is not null then
-                select r.version + r.count - 1 into at_version
-                from {schema}.runs r where r.stream = stream_id order by r.version desc limit 1;
-                at_version := coalesce(at_version, 0) + coalesce(append.before, 0);
-                if at_version <> append.expect then
-                    answer := json_build_object(
-                        'conflict', append.stream, 'expected', append.expect, 'actual', at_version);
-                    exit;
-                end if;
-            end if;
-            if append.unless is not null then
+            elsif append.expect <> at_version + coalesce(append.before, 0) then
+                answer := json_build_object('conflict', append.stream, 'expected', append.expect,
+                                            'actual', at_version + coalesce(append.before, 0));
+            elsif append.unless is not null then
                 select max({schema}.find(q)) into found_at from json_array_elements(append.unless) q;
                 if found_at is not null then
                     answer := json_build_object('matched', found_at);
-                    exit;
                 end if;
             end if;
-            if append.shapes is not null and append.shapes <>
+            if answer is null and append.shapes <>
                 (select count(*) from {schema}.catalogue c where c.stream = stream_id) then
                 -- The caller has checked its frames' columns against fewer shapes than the stream has now.
                 answer := json_build_object('shapes', append.stream);
-                exit;
             end if;
+            exit when answer is not null;
         end loop;
         if answer is not null then
             answers := answers || answer;
@@ -264,21 +422,19 @@ begin
         first_position := at_position + 1;
         events := 0;
         last_stream := null;
-        at_version := 0;
-        for append in
-            select * from json_to_recordset(request.appends) as a
-                (stream text, name text, category text, close boolean, runs json)
-        loop
+        for i in 1 .. cardinality(parts) loop
+            if cardinality(parts) > 1 then
+                select * into append from json_to_record(parts[i]) as a
+                    (stream text, name text, category text, close boolean, runs json);
+                select s.id, (select r.version + r.count - 1 from {schema}.runs r
+                              where r.stream = s.id order by r.version desc limit 1)
+                into stream_id, at_version from {schema}.streams s where s.name = append.stream;
+                at_version := coalesce(at_version, 0);
+            end if;
             at_recorded := greatest(at_recorded, now);
             last_stream := append.stream;
-            select s.id into stream_id from {schema}.streams s where s.name = append.stream;
-            if found then
-                select r.version + r.count - 1 into at_version
-                from {schema}.runs r where r.stream = stream_id order by r.version desc limit 1;
-                at_version := coalesce(at_version, 0);
-            else
+            if stream_id is null then
                 insert into {schema}.streams (name) values (append.stream) returning id into stream_id;
-                at_version := 0;
             end if;
             last_kind := null;
             for run in
@@ -289,8 +445,8 @@ begin
             loop
                 if run.kind is distinct from last_kind then
                     select k.id into kind_id from {schema}.kinds k
-                    where k.category = append.category and k.type = run.type and md5(k.schema) = md5(run.schema);
-                    if not found then
+                    where k.category = append.category and k.type = run.type and k.schema = run.schema;
+                    if kind_id is null then
                         insert into {schema}.kinds (category, type, schema)
                         values (append.category, run.type, run.schema) returning id into kind_id;
                     end if;
@@ -304,9 +460,14 @@ begin
                     || run.kind || ',' || at_recorded || ',' || coalesce(run.effective::text, 'null') || ','
                     || coalesce(run.tags_text, '[]') || ',' || coalesce(run.metadata_text, 'null') || ','
                     || run.format || ']', 'UTF8'));
-                body_number := run.ref;
+                body_number := null;
                 if run.slot is not null then
-                    body_number := {schema}.put_body(run.encoding, run.count, bodies[run.slot]);
+                    body_number := at_position + 1;
+                    insert into {schema}.bodies (id, encoding, rows, bytes)
+                    values (body_number, run.encoding, run.count, bodies[run.slot]);
+                elsif run.ref is not null then
+                    body_number := at_position + 1;
+                    update {schema}.bodies b set id = body_number where b.id = run.ref;
                 end if;
                 insert into {schema}.runs (position, count, stream, version, kind, recorded, effective, origin,
                                            format, body_hash, hash, metadata, body_ref, body)
@@ -334,18 +495,28 @@ begin
             first_position := at_position;
         end if;
         answer := json_build_object('first', first_position, 'position', at_position, 'count', events,
-                                    'stream', last_stream, 'version', at_version, 'recorded', at_recorded);
+                                    'stream', last_stream, 'version', coalesce(at_version, 0), 'recorded', at_recorded);
         if request.id is not null then
             insert into {schema}.appends (id, digest, first, last, result)
             values (request.id, decode(request.digest, 'hex'), first_position, at_position, answer::text);
         end if;
         answers := answers || answer;
     end loop;
-    if at_position > head.position then
+    if at_position > head_position then
         perform pg_notify('millstream_' || '{schema}.runs'::regclass::oid::text, at_position::text);
     end if;
     return json_build_object('now', now, 'answers', array_to_json(answers));
 end $$;
+
+-- What was placed after a position by requests of these origins: how a writer whose connection was lost finds out.
+create function {schema}.find_origins(after bigint, origins bigint[])
+returns table (origin bigint, first bigint, last bigint, stream text, version bigint, recorded bigint)
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+    select distinct on (r.origin) r.origin, min(r.position) over (partition by r.origin), r.position + r.count - 1,
+           s.name, r.version + r.count - 1, r.recorded
+    from {schema}.runs r join {schema}.streams s on s.id = r.stream
+    where r.position > after and r.origin = any(origins) order by r.origin, r.position desc
+$$;
 
 -- The version of a stream's first run at or after a position; one past its last when there is none.
 create function {schema}.version_at(stream_name text, at bigint) returns bigint
@@ -376,6 +547,18 @@ begin
     end loop;
     return low;
 end $$;
+
+-- The version of a stream's run that holds a position, else of its first run after.
+create function {schema}.version_from(stream_name text, at bigint) returns bigint
+language sql stable set search_path = pg_catalog, pg_temp as $$
+    select coalesce(
+        (select case when before.position + before.count > at then before.version end
+         from (select r.position, r.count, r.version from {schema}.runs r
+               where r.stream = (select s.id from {schema}.streams s where s.name = stream_name)
+                 and r.version < v.version order by r.version desc limit 1) before),
+        v.version)
+    from {schema}.version_at(stream_name, at) v (version)
+$$;
 
 -- The last position that was recorded strictly before a time. `recorded` never goes backwards, so a search by
 -- halves over positions needs no index.
@@ -412,19 +595,8 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     where s.name = stream_name
 $$;
 
--- … the receipt of an append whose id it has, …
+-- … and the receipt of an append whose id it has.
 create function {schema}.find_append(append_id text) returns table (digest bytea, result text, last bigint)
 language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     select a.digest, a.result, a.last from {schema}.appends a where a.id = append_id
-$$;
-
--- … and where the runs are that carry an origin of its own: what became of a commit whose answer was lost.
-create function {schema}.find_origins(head bigint, origins bigint[])
-returns table (origin bigint, first bigint, last bigint, stream text, version bigint, recorded bigint)
-language sql stable security definer set search_path = pg_catalog, pg_temp as $$
-    select distinct on (r.origin) r.origin, min(r.position) over (partition by r.origin),
-           r.position + r.count - 1, s.name, r.version + r.count - 1, r.recorded
-    from {schema}.runs r join {schema}.streams s on s.id = r.stream
-    where r.position > head and r.origin = any(origins)
-    order by r.origin, r.position desc
 $$;

@@ -1,0 +1,288 @@
+"""The archives of a log: what is in them, whether it is whole, and how it comes back."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..errors import ArchiveError, ArchiveFileMissing, NotFound
+from ..storage.base import Encoding
+from ..time import Duration, duration_micros
+from .archived import Archived, Pointer, name_of, pointer_of
+from .ledger import ArchiveCleaned, ArchiveMoved, Ledger, RunsArchived
+from .places import Entry, check_location, place_of
+from .reading import seconds
+from .retention import check_by
+
+if TYPE_CHECKING:
+    from .log import Log
+    from .unarchive import Restored
+
+MANIFEST = "manifest.jsonl"
+_encode = msgspec.json.Encoder().encode
+
+
+class ArchivedFile(msgspec.Struct, frozen=True):
+    """A file of an archive, as the log knows it.
+
+    Attributes:
+        location: Where the archive is.
+        name: The file's name there.
+        sha256: Of the whole file, in hex.
+        size: In bytes.
+        stream: The stream whose events it holds, or the beginning of the names of its streams followed by ``*``.
+        type: The events' type.
+        first: Position of the first event.
+        last: Position of the last one.
+        rows: How many events it holds.
+        used: How many of them are read from it: others were restored to the log or trimmed.
+    """
+
+    location: str
+    name: str
+    sha256: str
+    size: int
+    stream: str
+    type: str
+    first: int
+    last: int
+    rows: int
+    used: int
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """Something about a file of an archive that is not as it should be.
+
+    Attributes:
+        location: Where the archive is.
+        name: The file's name there.
+        code: ``archive-file-missing``, ``archive-file-changed`` or ``archive-unreachable``, as the error that reading
+            it raises; ``orphan``: no event is read from it; ``manifest``: the list of files is out of date.
+        reason: In words.
+    """
+
+    location: str
+    name: str
+    code: str
+    reason: str
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether events cannot be read because of it."""
+        return self.code not in ("orphan", "manifest")
+
+
+class ArchivesVerified(msgspec.Struct, frozen=True):
+    """What a verification of the archives has seen.
+
+    Attributes:
+        files: How many files were as they should be.
+        faults: What was not.
+        cleaned: How many orphans were deleted, and manifests written anew.
+    """
+
+    files: int
+    faults: tuple[Fault, ...]
+    cleaned: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether all events can be read."""
+        return not any(fault.is_loss for fault in self.faults)
+
+
+class Archives:
+    """The archives of a log; `Log.archives` is one."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    @property
+    def _archived(self) -> Archived:
+        return self._log.bodies.archived()
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was decided and done."""
+        return self._archived.ledger
+
+    @property
+    def timeout(self) -> float:
+        """The longest wait for an object store, in seconds (default: 30). Settable, also as ``"5s"``."""
+        return self._archived.timeout
+
+    @timeout.setter
+    def timeout(self, timeout: Duration | float) -> None:
+        self._archived.timeout = seconds(timeout) or 0.001
+
+    def locations(self) -> tuple[str, ...]:
+        """Where the log's archives are."""
+        return tuple(self.ledger.refresh().archives.values())
+
+    def files(self) -> Iterator[ArchivedFile]:
+        """The files of all archives, in the order in which they were made, without looking at the archives."""
+        ledger = self.ledger.refresh()
+        used = self._used()
+        for (archive, name), event in list(ledger.files.items()):
+            yield _file(ledger, event, sum(pointer.rows for pointer in used.get((archive, name), ())))
+
+    def _used(self) -> dict[tuple[str, str], list[Pointer]]:
+        found: dict[tuple[str, str], list[Pointer]] = {}
+        for _, _, data in self._log.store.placeholders(Encoding.ARCHIVED):
+            pointer = pointer_of(data, 0)
+            found.setdefault((pointer.archive, pointer.file), []).append(pointer)
+        return found
+
+    # --- verify ---------------------------------------------------------------------------------------
+
+    def verify(self, *, clean: bool = False, older_than: Duration = "1d", by: str | None = None) -> ArchivesVerified:
+        """Fetch every file that events are read from, and compare its checksum; look for what else is there.
+
+        Args:
+            clean: Delete orphans: files that no event is read from, left by an archiving that was killed, or because
+                their events were restored or trimmed. An older copy of the log may still need them.
+            older_than: Only orphans that were written so long ago: a younger one may be about to be used. At least
+                an hour.
+            by: Who cleans; default: the user of the operating system.
+        """
+        self._archived.close()
+        ledger = self.ledger.refresh()
+        who = check_by(by)
+        age = max(duration_micros(older_than) / 1e6, 3_600.0)
+        faults: list[Fault] = []
+        whole = cleaned = 0
+        # Files that are there first, then those that are used: one that is put there in between is no orphan.
+        there = {archive: self._listed(archive, location, faults) for archive, location in ledger.archives.items()}
+        used = self._used()
+        for (archive, name), pointers in used.items():
+            if there.get(archive) is None:
+                continue
+            try:
+                self._archived.checked(self._archived.place(archive), pointers[0])
+                whole += 1
+            except ArchiveError as error:
+                location = ledger.archives[archive]
+                faults.append(Fault(location, name, error.code, error.message))
+        for archive, entries in there.items():
+            for entry in entries or ():
+                name = entry.name.removeprefix(f"{archive}/")
+                if (archive, name) in used or name == MANIFEST:
+                    continue
+                if clean and entry.age >= age:
+                    cleaned += self._delete(archive, name, who)
+                else:
+                    faults.append(Fault(ledger.archives[archive], name, "orphan", "no event is read from it"))
+            if entries is not None and not self._manifest_is_right(archive, entries):
+                if clean:
+                    self.write_manifest(archive)
+                    cleaned += 1
+                else:
+                    faults.append(Fault(ledger.archives[archive], MANIFEST, "manifest", "it is out of date"))
+        return ArchivesVerified(whole, tuple(faults), cleaned)
+
+    def _listed(self, archive: str, location: str, faults: list[Fault]) -> list[Entry] | None:
+        try:
+            return list(self._archived.place(archive).list(archive))
+        except ArchiveError as error:
+            faults.append(Fault(location, "", error.code, error.message))
+            return None
+
+    def _delete(self, archive: str, name: str, by: str) -> int:
+        if (archive, name) in self.ledger.files:
+            self.ledger.tell(ArchiveCleaned(archive=archive, files=[name], by=by))
+        self._archived.place(archive).delete(name_of(archive, name))
+        return 1
+
+    # --- the manifest -----------------------------------------------------------------------------------
+
+    def write_manifest(self, archive: str) -> None:
+        """Write the list of an archive's files, a JSON object a line, as the log has it."""
+        text = b""
+        while text != (text := self._manifest(archive)):
+            with tempfile.TemporaryDirectory(prefix="millstream-archive-") as folder:
+                local = Path(folder) / MANIFEST
+                local.write_bytes(text)
+                self._archived.place(archive).put(name_of(archive, MANIFEST), local)
+
+    def _manifest(self, archive: str) -> bytes:
+        ledger = self.ledger.refresh()
+        lines = [
+            {
+                "file": event.file, "sha256": event.sha256, "size": event.size, "stream": event.stream,
+                "type": event.kind, "layout": event.layout, "first": event.first, "last": event.last,
+                "rows": event.rows, "runs": event.runs,
+            }
+            for (which, _), event in ledger.files.items()
+            if which == archive
+        ]  # fmt: skip
+        return b"".join(_encode(line) + b"\n" for line in lines)
+
+    def _manifest_is_right(self, archive: str, entries: list[Entry]) -> bool:
+        wanted, name = self._manifest(archive), name_of(archive, MANIFEST)
+        if not any(entry.name == name for entry in entries):
+            return not wanted
+        try:
+            return self._archived.place(archive).fetch(name).read_bytes() == wanted
+        except ArchiveError:
+            return False
+
+    # --- relocate, restore ------------------------------------------------------------------------------
+
+    def relocate(self, old: str, new: str, *, by: str | None = None) -> None:
+        """Say that an archive, with all its files, is at another location now.
+
+        Args:
+            old: Where it was, as `locations` gives it.
+            new: Where it is: a folder, or a URL such as ``"s3://bucket/prefix"``.
+            by: Who moved it; default: the user of the operating system.
+
+        Raises:
+            NotFound: The log has no archive at the old location.
+            ArchiveFileMissing, ArchiveUnreachable: It is not at the new one; nothing is changed.
+        """
+        who, target = check_by(by), check_location(new)
+        source = check_location(old)
+        ledger = self.ledger.refresh()
+        found = [archive for archive, location in ledger.archives.items() if location == source]
+        if not found:
+            raise NotFound(f"there is no archive at {source}", hint="log.archives.locations() gives those that are")
+        place = place_of(target, self.timeout)
+        used = self._used()
+        try:
+            for archive in found:
+                there = {entry.name for entry in place.list(archive)}
+                for which, name in used:
+                    if which == archive and name_of(archive, name) not in there:
+                        raise ArchiveFileMissing(target, name)
+        finally:
+            place.close()
+        for archive in found:
+            ledger.tell(ArchiveMoved(archive=archive, location=target, by=who))
+        self._archived.close()
+
+    def restore(self, stream: str | None = None, *, by: str | None = None) -> Restored:
+        """Put archived events back into the log, each run's hash compared. The files stay where they are.
+
+        It goes on beside writers, in small steps, and can be stopped at any time.
+
+        Args:
+            stream: Only this stream, or a category such as ``"sensor-*"``.
+            by: Who restores; default: the user of the operating system.
+
+        Raises:
+            ArchiveFileMissing, ArchiveFileChanged, ArchiveUnreachable: What was restored before stays.
+        """
+        from .unarchive import restore
+
+        return restore(self._log, stream, by)
+
+
+def _file(ledger: Ledger, event: RunsArchived, used: int) -> ArchivedFile:
+    return ArchivedFile(
+        ledger.archives[event.archive], name_of(event.archive, event.file), event.sha256, event.size, event.stream,
+        event.kind, event.first, event.last, event.rows, used,
+    )  # fmt: skip

@@ -1,0 +1,161 @@
+"""Following: history, then what comes. Followers that are level share what one of them has read."""
+
+from __future__ import annotations
+
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ..errors import LogClosed
+from ..events import event_class
+from ..frames import MAX_ROWS
+from ..storage.base import Scope
+from .records import Recorded, Run, recorded_events
+
+if TYPE_CHECKING:
+    from .reading import Reader
+
+_CROWD = 4
+"""From so many followers on they share their reading: fewer read only what they want, which may be little."""
+_KEPT = 2_048
+"""The most runs that the tail keeps."""
+_EVERYTHING = Scope()
+
+
+class Seen:
+    """A run as followers get it; its events are decoded once for all of them."""
+
+    __slots__ = ("_events", "run")
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._events: list[Recorded] | None = None
+
+    def events(self) -> list[Recorded]:
+        """The run's events."""
+        found = self._events
+        if found is None:
+            found = recorded_events(self.run)
+            # Events without a class are dicts, which a follower may change: each gets its own.
+            if event_class(self.run.type) is not None:
+                self._events = found
+        return found
+
+
+class Tail:
+    """The last stretch of the log, read once for all followers of this process that are level with it."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._mutex = threading.Lock()
+        self._seen: list[Seen] = []
+        self._lasts: list[int] = []
+        self._low = self._high = -1
+        """It holds all runs with events after the one position up to the other; -1 when it holds none yet."""
+        self._followers = 0
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Be counted as a follower."""
+        with self._mutex:
+            self._followers += 1
+        try:
+            yield
+        finally:
+            with self._mutex:
+                self._followers -= 1
+                if not self._followers:
+                    self._forget(-1)
+
+    def crowded(self) -> bool:
+        """Whether there are so many followers that they should share."""
+        return self._followers >= _CROWD
+
+    def after(self, position: int) -> tuple[list[Seen], int] | None:
+        """All runs after a position that the log has, and the position of the last; None: that is too far back."""
+        with self._mutex:
+            head = self._reader.store.signal.head
+            if head > self._high and not self._read_on(position, head):
+                return None
+            if not self._low <= position:
+                return None
+            return self._seen[bisect_right(self._lasts, position) :], self._high
+
+    def _read_on(self, position: int, head: int) -> bool:
+        """Read up to the head, if the tail reaches or may begin here."""
+        if self._high < 0 or position > self._high:
+            self._forget(position)
+        if head - self._high > MAX_ROWS:
+            return False  # so much is better read by those who want it
+        for page in self._reader.pages(_EVERYTHING, self._high, head + 1, False, None):
+            self._seen.extend(Seen(run) for run in page)
+            self._lasts.extend(run.last for run in page)
+        self._high = head
+        surplus = len(self._seen) - _KEPT
+        if surplus > 0:
+            self._low = self._lasts[surplus - 1]
+            del self._seen[:surplus], self._lasts[:surplus]
+        return True
+
+    def _forget(self, position: int) -> None:
+        self._seen, self._lasts = [], []
+        self._low = self._high = position
+
+    def forget(self) -> None:
+        """Nothing that was read is to be trusted."""
+        with self._mutex:
+            self._forget(-1)
+
+
+def follow(reader: Reader, scope: Scope, position: int, limit: float | None) -> Iterator[list[Seen]]:
+    """Runs of a scope after a position, in lists as they are found; ends when nothing came for so many seconds."""
+    tail = reader.tail
+    with tail.joined():
+        quiet_since = time.monotonic()
+        while True:
+            left = None if limit is None else limit - (time.monotonic() - quiet_since)
+            if not (reader.store.signal.wait(position, left) if tail.crowded() else reader.wait(position, left)):
+                return
+            try:
+                shared = tail.after(position) if tail.crowded() else None
+                if shared is not None:
+                    found, position = shared
+                    wanted = [seen for seen in found if wants(scope, seen.run)]
+                    if wanted:
+                        yield wanted
+                        quiet_since = time.monotonic()
+                    continue
+                head = reader.head
+                for page in reader.pages(scope, position, head + 1, False, None):
+                    for batch in grouped(page, MAX_ROWS):
+                        yield [Seen(run) for run in batch]
+                        quiet_since = time.monotonic()
+            except LogClosed:
+                return
+            position = head
+
+
+def wants(scope: Scope, run: Run) -> bool:
+    """Whether a run is of a scope."""
+    if scope.types is not None and run.type not in scope.types:
+        return False
+    if scope.stream is not None:
+        return run.stream == scope.stream
+    return scope.prefix is None or run.stream.startswith(scope.prefix)
+
+
+def grouped(runs: list[Run] | Iterator[Run], rows: int) -> Iterator[list[Run]]:
+    """Runs in groups, each closed by the run with which it has this many events."""
+    group: list[Run] = []
+    count = 0
+    for run in runs:
+        group.append(run)
+        count += run.count
+        if count >= rows:
+            yield group
+            group, count = [], 0
+    if group:
+        yield group

@@ -1,0 +1,60 @@
+"""Restore a log from a backup or a copy, as it is there or as it was at a moment before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import StorageError
+from .copy import Copied, Report, copy
+from .positions import Place
+from .segments import Segments
+
+if TYPE_CHECKING:
+    from .log import Log
+
+
+def restore(
+    backup: Log | Segments,
+    target: Log,
+    *,
+    until: Place | None = None,
+    verify: bool = False,
+    progress: Report | None = None,
+) -> Copied:
+    """Copy a backup to a new log, which then takes appends. Interrupted, it is done again from where it was.
+
+    Captures, syncs and flows go on where they were in the backup; with ``until`` they begin anew, for what they were
+    at that moment is not kept. Inline projections are made anew.
+
+    Args:
+        backup: A log (a backup, or one that is still in use), or the `Segments` of a continuous copy.
+        target: An empty log, or one that a restore of the same backup was cut short in.
+        until: Only what lies before this place: a moment falls between commits, a position inside a run is refused.
+        verify: Walk the target afterwards: each header, each body.
+
+    Raises:
+        StorageError: The target holds another log, or more than was asked for.
+        InvalidPosition: ``until`` is inside a run.
+        DamagedLog: The backup is damaged; what stands before that position is in the target.
+    """
+    found = target.store.raw_head()
+    if found.role is None and found.head.position:
+        raise StorageError(f"{target.path} is a log already", hint="Restore to a new file")
+    done = copy(backup, target, until=until, verify=verify, progress=progress)
+    target.store.set_role(None)
+    return done
+
+
+def restore_file(backup: Log, path: str) -> Log:
+    """Restore all of a log in a SQLite file to a new SQLite file, with every other table that the file holds.
+
+    Raises:
+        StorageError: There is a file at that path already.
+    """
+    from .log import open
+    from .maintain import backup as copy_file
+
+    copy_file(backup, path)
+    restored = open(path)
+    restored.store.set_role(None)
+    return restored

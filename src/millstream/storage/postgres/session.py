@@ -1,0 +1,160 @@
+"""The writer's session: a connection that is made anew when it is lost, and finds out what became of its commits."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+
+import msgspec
+import psycopg
+
+from ...errors import MillstreamError
+from ..raw import Role
+from .connections import connect_raw
+from .database import Connection, GuardedDatabase
+from .faults import is_lost
+from .place import Place
+
+PAUSE, LONGEST_PAUSE = 0.02, 0.5
+"""Seconds between two tries to reach a server that is away: at first, and at most."""
+
+
+class Session:
+    """One connection at a time, for one thread at a time.
+
+    Args:
+        patience: The longest wait, in seconds, for the lock that appends are serialised by, and for a server that
+            has gone away.
+        on_loss: Called when what the connection did may not have happened.
+    """
+
+    def __init__(self, place: Place, patience: float, on_loss: Callable[[], None]) -> None:
+        self._place = place
+        self._patience = patience
+        self._on_loss = on_loss
+        self._name = f"{place.conninfo['application_name'][:32]}-{secrets.token_hex(8)}"
+        """Tells this writer's sessions from all others."""
+        self._connection: Connection | None = None
+        self._database: GuardedDatabase | None = None
+        self.wait = f"{max(1, int(patience * 1000))}ms"
+        """The patience as PostgreSQL has it."""
+        # A client that hangs in the middle must not keep the lock for ever.
+        self._begin = (
+            "begin isolation level read committed;"
+            f" set local idle_in_transaction_session_timeout = {max(1_000, int(patience * 1000))}"
+        )
+
+    @property
+    def connection(self) -> Connection:
+        """The connection, made anew when it was lost."""
+        if self._connection is None or self._connection.closed:
+            self._connection = connect_raw(self._place, self._name)
+            self._database = GuardedDatabase(self._connection, self._place.schema, self._place.location)
+        return self._connection
+
+    @property
+    def database(self) -> GuardedDatabase:
+        """The connection as user code sees it inside a transaction."""
+        self.connection  # noqa: B018 - makes both
+        assert self._database is not None
+        return self._database
+
+    def drop(self) -> None:
+        """Use the connection no more: what state it is in is not known."""
+        if self._connection is not None:
+            self._connection.close()
+        self._on_loss()
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def end_former(self) -> None:
+        """End this writer's former sessions: one that has not noticed its client's end would keep the lock."""
+        self.connection.execute(
+            "select pg_terminate_backend(a.pid) from pg_stat_activity a"
+            " where a.application_name = $1 and a.usename = current_user and a.pid <> pg_backend_pid()",
+            (self._name,),
+        )
+
+    # --- transactions ---------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Begin a transaction, in the isolation that appends need."""
+        self.connection.execute(self._begin)
+
+    def begin_locked(self, *, moving: bool = False) -> None:
+        """Begin a transaction that holds the lock; tries again while the server is away.
+
+        Args:
+            moving: It is a copy's: what role the log has does not matter.
+
+        Raises:
+            ReplicaLog, LogMoved: The log takes what its source has, and nothing else, or has moved.
+        """
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                self.begin()
+                self.lock()
+                break
+            except psycopg.Error as error:
+                self.drop()
+                if not is_lost(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(PAUSE)
+        if not moving:
+            self.check_role()
+
+    def lock(self) -> None:
+        """Take the lock that appends are serialised by, until the transaction ends."""
+        self.connection.execute(f"select {self._place.quoted}.lock($1)", (self.wait,))
+
+    def check_role(self) -> None:
+        """Refuse what appends nothing, too: an append itself is refused by a trigger.
+
+        Raises:
+            ReplicaLog, LogMoved: See `begin_locked`. The transaction is undone.
+        """
+        row = self.connection.execute(f"select value from {self._place.quoted}.meta where key = 'role'").fetchone()
+        if row is not None:
+            self.undo()
+            raise msgspec.json.decode(row[0], type=Role).refusal(self._place.location)
+
+    def undo(self) -> None:
+        """Undo the transaction."""
+        self._on_loss()
+        connection = self._connection
+        if connection is None or connection.closed or connection.broken:
+            return
+        try:
+            connection.execute("rollback")
+        except psycopg.Error:
+            connection.close()
+
+    def commit(self) -> None:
+        """Commit the transaction; when the answer is lost, ask the server what became of it."""
+        row = self.connection.execute("select pg_current_xact_id_if_assigned()::text").fetchone()
+        xid = row[0] if row is not None else None
+        try:
+            self.connection.execute("commit")
+        except psycopg.Error as error:
+            self.drop()
+            if xid is None or not is_lost(error) or not self._happened(xid):
+                raise
+
+    def _happened(self, xid: str) -> bool:
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                self.end_former()
+                row = self.connection.execute("select pg_xact_status($1::xid8)", (xid,)).fetchone()
+                if row is not None and row[0] != "in progress":
+                    return bool(row[0] == "committed")
+            except (psycopg.Error, MillstreamError):
+                self.drop()
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(PAUSE)
