@@ -463,7 +463,7 @@ def test_parameters_are_marked_alike_in_all_databases():
 
 def test_the_url_may_name_a_schema():
     assert parse_url("postgresql://ann:pw@h:5/d?schema=shop&sslmode=disable").location == (
-        "postgresql://ann@h:5/d?schema=shop"
+        "postgresql://ann@h:5/d?sslmode=disable&schema=shop"
     )
     assert parse_url("postgres://h/d").schema == "millstream"
 
