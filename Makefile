@@ -24,8 +24,8 @@ check: $(READY)  ## lint, format, types, layers
 bench: $(READY)  ## measure, beside the peers (BENCH="one threads" for some)
 	@$(BIN)/python benchmarks/log.py $(BENCH)
 
-bench-moving: $(READY)  ## measure copies and restores
-	@$(BIN)/python benchmarks/moving.py $(BENCH)
+bench-postgres bench-moving bench-archive: $(READY)  ## measure the log in PostgreSQL, copies, archives
+	@$(BIN)/python benchmarks/$(@:bench-%=%).py $(BENCH)
 
 picture: $(READY)  ## draw docs/images/demo.svg anew, from a run of the demo
 	@$(BIN)/python docs/images/make_demo.py
