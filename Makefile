@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench bench-moving picture lock wheel clean help
+.PHONY: demo test check bench bench-postgres bench-moving bench-archive picture lock wheel clean help
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 44
 
 demo: $(READY)  ## play January 2013 through all four patterns (DEMO="--follow --speed 600" and so on)
 	@$(BIN)/millstream demo $(DEMO)
