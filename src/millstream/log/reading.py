@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 END = 1 << 62
-_PAGE = 1_000
 
 _PLAIN = 7
 """Headers of so few values are of single events whose bodies stand inline; see `Store.page`."""
@@ -168,7 +167,8 @@ class Reader:
         self, scope: Scope, low: int, high: int, backwards: bool, limit: int | None, trimmed: IfTrimmed = "skip"
     ) -> Iterator[list[Run]]:
         """Runs of a scope strictly between two positions, a page at a time; those at the edges are cut."""
-        size = _PAGE if limit is None else max(1, min(_PAGE, limit))
+        most = self.store.page_runs
+        size = most if limit is None else max(1, min(most, limit))
         while True:
             rows = self.store.page(scope, low, high, size, backwards)
             runs = [Run(self, *row) for row in rows]
@@ -195,7 +195,7 @@ class Reader:
                 high = first
             else:
                 low = end
-            size = min(_PAGE, size * 4)
+            size = min(most, size * 4)
 
     def left(self, runs: list[Run], trimmed: IfTrimmed = "skip") -> list[Run]:
         """The runs that were not trimmed; with ``"raise"``, `Trimmed` for the first that was."""

@@ -27,6 +27,8 @@ class Store(RawSource, RawTarget, Protocol):
 
     is_file: bool
     """Whether it is one file, whose path its location is."""
+    page_runs: int
+    """How many headers a page of a long read is best to hold."""
     readonly: bool
     closed: bool
     """Whether this process has closed it."""

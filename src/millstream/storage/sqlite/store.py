@@ -34,6 +34,8 @@ APPLICATION_ID = 0x4D494C4C  # "MILL"
 class SQLiteStore:
     """A log's store in a SQLite file (or, with the path ``:memory:``, in memory)."""
 
+    page_runs = 1_000
+
     def __init__(
         self, path: str, *, clock: Clock | None = None, readonly: bool = False, lock_timeout: float = 30.0
     ) -> None:
