@@ -11,12 +11,14 @@ import statistics
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 import psycopg
-from eventsourcing.persistence import StoredEvent
+from eventsourcing.domain import DomainEvent
+from eventsourcing.persistence import DatetimeAsISO, JSONTranscoder, Mapper, StoredEvent
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
 
 import millstream as ms
@@ -250,36 +252,63 @@ def frames(bench: Bench, report: Report) -> None:
     report.row("frames", f"{rates['log'] / 1e6:.2f} M events/s", "≥ 0.5 M/s", rates["log"] >= 500_000)
 
 
+class PeerDeposited(DomainEvent):
+    """The same event as the peer has it."""
+
+    account: str
+    amount: int
+    note: str
+
+
 def read(bench: Bench, report: Report) -> None:
-    """Read all as typed objects: runs of one event."""
+    """Read all as typed objects: runs of one event. The peer reads its rows alone, and maps them to objects."""
     count = 50_000
     log, recorder = ms.open(bench.url()), bench.peer()
+    transcoder = JSONTranscoder()
+    transcoder.register(DatetimeAsISO())
+    mapper = Mapper(transcoder)
     for n in range(0, count, 500):
         log.commit([log.stage(f"account-{k % 100}", deposit(k)) for k in range(n, n + 500)])
-        recorder.insert_events([stored(f"account-{k % 100}", k // 100, b"x" * 80) for k in range(n, n + 500)])
+        events = [(k, deposit(k)) for k in range(n, n + 500)]
+        recorder.insert_events(
+            [
+                mapper.to_stored_event(
+                    PeerDeposited(
+                        originator_id=uuid5(NAMESPACE_URL, e.account), originator_version=k // 100,
+                        timestamp=datetime.now(UTC), account=e.account, amount=e.amount, note=e.note,
+                    )
+                )
+                for k, e in events
+            ]
+        )  # fmt: skip
 
     def ours() -> int:
         total = sum(1 for e in log.read() if e.event.amount >= 0)
         assert total == count
         return total
 
-    def theirs() -> int:
-        total, start = 0, 0
-        while True:
-            found = recorder.select_notifications(start + 1, 1_000)
-            if not found:
-                break
-            total += len(found)
-            start = found[-1].id
-        assert total == count
-        return total
+    def rows() -> list[StoredEvent]:
+        found: list[StoredEvent] = []
+        start = 0
+        while more := recorder.select_notifications(start + 1, 1_000):
+            found.extend(more)
+            start = more[-1].id
+        assert len(found) == count
+        return found
 
-    rates = race({"log": ours, "peer": theirs})
+    def theirs() -> int:
+        return len(rows())
+
+    def typed() -> int:
+        return sum(1 for row in rows() if mapper.to_domain_event(row).amount >= 0)  # type: ignore[attr-defined]
+
+    rates = race({"log": ours, "rows": theirs, "typed": typed})
     log.close()
-    ratio = rates["log"] / rates["peer"]
+    ratio = rates["log"] / rates["typed"]
     report.row(
         "read typed objects, runs of one",
-        f"{rates['log']:,.0f} events/s; {ratio:.1f} × eventsourcing ({rates['peer']:,.0f}/s, rows alone)",
+        f"{rates['log']:,.0f} events/s; {ratio:.1f} × eventsourcing's typed objects ({rates['typed']:,.0f}/s),"
+        f" {rates['log'] / rates['rows']:.1f} × its rows alone ({rates['rows']:,.0f}/s)",
         "≥ 3 ×",
         ratio >= 3,
     )

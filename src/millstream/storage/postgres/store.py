@@ -52,7 +52,7 @@ class PostgresStore:
     """
 
     is_file = False
-    page_runs = 4_000
+    page_runs = 2_000
 
     def __init__(
         self, url: str, *, clock: Clock | None = None, readonly: bool = False, lock_timeout: float = 30.0
