@@ -16,10 +16,7 @@ import numpy as np
 import polars as pl
 
 import millstream as ms
-from millstream.log.copy import copy
-from millstream.log.restore import restore
-from millstream.log.segments import Segments
-from millstream.log.switch import switch
+from millstream.log.moving import Segments, copy, restore, switch
 from timing import Report, folder, percentile, race
 
 ROWS = 65_536

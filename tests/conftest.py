@@ -9,6 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from buckets import ObjectStore
 from servers import PostgresServer
 
 _numbers = count(1)
@@ -47,3 +48,18 @@ def shared_home(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def place_of(request: pytest.FixtureRequest, kind: str, folder: Path) -> str:
     """A place for a new log: a file in the folder, or a new database."""
     return request.getfixturevalue("postgres") if kind == "postgres" else str(folder / "log.db")
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    store = ObjectStore()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def bucket(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a new bucket; credentials and endpoint are in the environment."""
+    for name, value in object_store.environment.items():
+        monkeypatch.setenv(name, value)
+    return object_store.bucket()

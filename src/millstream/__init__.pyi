@@ -67,7 +67,7 @@ from .errors import InvalidPosition as InvalidPosition
 from .errors import UnsupportedColumn as UnsupportedColumn
 from .errors import SchemaConflict as SchemaConflict
 from .errors import InvalidRetention as InvalidRetention
-from .errors import InvalidArchive as InvalidArchive
+from .errors import InvalidDepot as InvalidDepot
 from .errors import MissingExtra as MissingExtra
 from .errors import Conflict as Conflict
 from .errors import VersionConflict as VersionConflict
@@ -84,10 +84,6 @@ from .errors import StorageError as StorageError
 from .errors import NotALog as NotALog
 from .errors import NewerFormat as NewerFormat
 from .errors import DamagedLog as DamagedLog
-from .errors import ArchiveError as ArchiveError
-from .errors import ArchiveUnreachable as ArchiveUnreachable
-from .errors import ArchiveFileMissing as ArchiveFileMissing
-from .errors import ArchiveFileChanged as ArchiveFileChanged
 from .errors import ReadOnlyLog as ReadOnlyLog
 from .errors import DiskFull as DiskFull
 from .errors import LogLocked as LogLocked
@@ -97,6 +93,8 @@ from .errors import LogMoved as LogMoved
 from .errors import NotAPrefix as NotAPrefix
 from .errors import DepotError as DepotError
 from .errors import DepotUnavailable as DepotUnavailable
+from .errors import DepotFileMissing as DepotFileMissing
+from .errors import DepotFileChanged as DepotFileChanged
 from .errors import NetworkFilesystem as NetworkFilesystem
 from .errors import ClockJumped as ClockJumped
 from .errors import ConnectionFailed as ConnectionFailed

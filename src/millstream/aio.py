@@ -28,8 +28,8 @@ from .events import Draft, Event, Plain
 from .log import Log as SyncLog
 from .log import Recorded, Run
 from .log import open as open_sync
-from .log.reading import seconds
 from .storage.base import Receipt, StagedAppend, StreamInfo
+from .time import seconds
 
 T = TypeVar("T")
 _BATCH = 500

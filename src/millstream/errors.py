@@ -116,10 +116,10 @@ class InvalidRetention(UsageError):
     code = "invalid-retention"
 
 
-class InvalidArchive(UsageError):
-    """The location of an archive cannot be used as it is."""
+class InvalidDepot(UsageError):
+    """The address of a depot, where archives and copies are kept, cannot be used as it is."""
 
-    code = "invalid-archive"
+    code = "invalid-depot"
 
 
 class MissingExtra(MillstreamError):
@@ -322,57 +322,6 @@ class DamagedLog(StorageError):
         self.reason = reason
 
 
-class ArchiveError(StorageError):
-    """An archive does not give what the log has put there."""
-
-    code = "archive"
-
-
-class ArchiveUnreachable(ArchiveError):
-    """The place of an archive does not answer, or refuses."""
-
-    code = "archive-unreachable"
-    http_status = 503
-
-    def __init__(self, location: str, reason: str, hint: str = "") -> None:
-        super().__init__(
-            f"the archive at {location} cannot be reached: {reason}",
-            hint=hint
-            or "Check the network and the place; if it has moved, say so with log.archives.relocate(old, new)",
-        )
-        self.location = location
-        self.reason = reason
-
-
-class ArchiveFileMissing(ArchiveError):
-    """A file that the log has put into an archive is not there."""
-
-    code = "archive-file-missing"
-
-    def __init__(self, location: str, file: str) -> None:
-        super().__init__(
-            f"the archive at {location} has no file {file}",
-            hint="Put it back from a copy; if the archive has moved, say so with log.archives.relocate(old, new)",
-        )
-        self.location = location
-        self.file = file
-
-
-class ArchiveFileChanged(ArchiveError):
-    """A file of an archive is not as the log has put it there."""
-
-    code = "archive-file-changed"
-
-    def __init__(self, location: str, file: str, reason: str = "its checksum is another") -> None:
-        super().__init__(
-            f"file {file} of the archive at {location} was changed: {reason}",
-            hint="Put it back from a copy; `millstream archive verify` names all such files",
-        )
-        self.location = location
-        self.file = file
-        self.reason = reason
-
-
 class ReadOnlyLog(StorageError):
     """The log cannot be written: it was opened read-only, or its file or folder is read-only."""
 
@@ -471,22 +420,50 @@ class NotAPrefix(StorageError):
 
 
 class DepotError(StorageError):
-    """An object store or folder did not do what a copy or a restore asked of it."""
+    """A depot, the folder or object store of an archive or a copy, refuses, or does not give what was put there."""
 
     code = "depot"
     http_status = 502
 
-    def __init__(self, place: str, reason: str, *, hint: str = "") -> None:
-        super().__init__(f"{place}: {reason}", hint=hint or "Check the address, the credentials and the network")
-        self.place = place
+    def __init__(self, location: str, reason: str, *, hint: str = "") -> None:
+        super().__init__(f"{location}: {reason}", hint=hint or "Check the address, the credentials and the network")
+        self.location = location
         self.reason = reason
 
 
 class DepotUnavailable(DepotError):
-    """It did not answer in time, or said that it is busy: the same request may succeed later."""
+    """A depot did not answer in time, or said that it is busy: the same request may succeed later."""
 
     code = "depot-unavailable"
     http_status = 503
+
+
+class DepotFileMissing(DepotError):
+    """A file that was put into a depot is not there."""
+
+    code = "depot-file-missing"
+
+    def __init__(self, location: str, file: str) -> None:
+        super().__init__(
+            location,
+            f"there is no file {file}",
+            hint="Put it back from a copy; if the archive has moved, say so with log.archives.relocate(old, new)",
+        )
+        self.file = file
+
+
+class DepotFileChanged(DepotError):
+    """A file of a depot is not as it was put there."""
+
+    code = "depot-file-changed"
+
+    def __init__(self, location: str, file: str, reason: str = "its checksum is another") -> None:
+        super().__init__(
+            location,
+            f"file {file} was changed: {reason}",
+            hint="Put it back from a copy; `millstream archive verify` names all such files",
+        )
+        self.file = file
 
 
 class NetworkFilesystem(StorageError):

@@ -85,6 +85,17 @@ def duration_micros(duration: Duration) -> int:
     return micros
 
 
+def seconds(limit: Duration | float | None) -> float | None:
+    """A length of time in seconds, as a number or a duration; None stays None.
+
+    Raises:
+        InvalidTime: It is text that is no duration.
+    """
+    if limit is None or isinstance(limit, int | float):
+        return limit
+    return duration_micros(limit) / 1e6
+
+
 def iso(micros: int) -> str:
     """A stored time as ISO 8601 in UTC, with ``Z``: whole seconds where they suffice."""
     return from_micros(micros).isoformat().replace("+00:00", "Z")

@@ -84,7 +84,7 @@ def test_an_archive_is_filled_listed_checked_moved_and_restored(invoke, path, tm
     shutil.move("old", "new")
     done = invoke("archive", "verify", path)
     assert done.exit_code == 1
-    assert "archive-file-missing" in done.stdout
+    assert "depot-file-missing" in done.stdout
     assert "error: 1 files cannot be read" in done.stderr
     assert invoke("read", path, "clicks").exit_code == 1
     assert rows(invoke("archive", "relocate", path, "--from", "old", "--to", "new")) == [

@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 
 import millstream as ms
-from millstream.log.archives import ArchivesVerified
+from millstream.log.retention.archives import ArchivesVerified
 from millstream.testing import FakeClock
 
 
@@ -191,7 +191,7 @@ def test_a_column_of_any_type_comes_back_as_it_was(name, old):
 
 
 def test_what_parquet_does_not_keep_goes_there_as_bytes(old, monkeypatch):
-    from millstream.log import parquet
+    from millstream.log.retention import parquet
 
     monkeypatch.setattr(parquet, "_reads_back", lambda found, path, layout: layout == "bodies")
     with ms.open() as log:
@@ -281,9 +281,9 @@ def test_an_archive_that_has_moved_is_found_when_the_log_is_told(path, old, tmp_
         log.archive("clicks", to=old)
         assert seen(other) == before
         shutil.move(old, tmp_path / "new")
-        with pytest.raises(ms.ArchiveFileMissing, match="relocate"):
+        with pytest.raises(ms.DepotFileMissing, match="relocate"):
             log.scan("clicks").select("page").collect()
-        with pytest.raises(ms.ArchiveFileMissing):
+        with pytest.raises(ms.DepotFileMissing):
             log.archives.relocate(old, str(tmp_path / "elsewhere"))
         with pytest.raises(ms.NotFound):
             log.archives.relocate(str(tmp_path / "never"), old)
@@ -308,13 +308,13 @@ def test_a_file_that_is_missing_or_changed_is_named_wherever_it_is_read(path, ol
     data[100] ^= 1
     note.write_bytes(data)
     with ms.open(path) as log:
-        with pytest.raises(ms.ArchiveFileMissing) as missing:
+        with pytest.raises(ms.DepotFileMissing) as missing:
             log.scan("clicks").collect()
         assert missing.value.file.endswith(click.name)
-        with pytest.raises(ms.ArchiveFileChanged) as changed:
+        with pytest.raises(ms.DepotFileChanged) as changed:
             [e.data for e in log.read("notes")]
         assert changed.value.file.endswith(note.name)
-        with pytest.raises(ms.ArchiveError):
+        with pytest.raises(ms.DepotError):
             log.verify()
         assert log.verify(archives=False).archived == 1230
         assert len([e.data for e in log.read("account-1")]) == 10
@@ -322,14 +322,14 @@ def test_a_file_that_is_missing_or_changed_is_named_wherever_it_is_read(path, ol
         assert found.files == 1
         assert not found.whole
         assert {(f.code, f.name.rpartition("/")[2]) for f in found.faults} == {
-            ("archive-file-missing", click.name),
-            ("archive-file-changed", note.name),
+            ("depot-file-missing", click.name),
+            ("depot-file-changed", note.name),
         }
     account.write_bytes(b"PAR1")
     with ms.open(path) as log:
-        with pytest.raises(ms.ArchiveFileChanged):
+        with pytest.raises(ms.DepotFileChanged):
             log.archives.restore("account-*")
-        with pytest.raises(ms.ArchiveFileMissing):
+        with pytest.raises(ms.DepotFileMissing):
             log.archives.restore("clicks")
 
 
@@ -377,7 +377,7 @@ def test_a_place_that_is_none_is_refused_and_no_secret_is_repeated(location):
     with ms.open() as log:
         log.append("s", ms.Plain("T", {}))
         for use in (lambda: log.archive("s", to=location), lambda: log.retain("s", 1, archive=location)):
-            with pytest.raises(ms.InvalidArchive) as raised:
+            with pytest.raises(ms.InvalidDepot) as raised:
                 use()
             assert "secret" not in str(raised.value)
         assert log.head == 1
@@ -400,7 +400,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with ms.open() as log:
         filled(log)
-        with pytest.raises(ms.ArchiveUnreachable):
+        with pytest.raises(ms.DepotError):
             log.archive("clicks", to=str(tmp_path / "file"))
         assert len(seen(log, "clicks")) == 1000
 

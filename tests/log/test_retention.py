@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 import millstream as ms
-from millstream.log.retention import amount
+from millstream.log.retention.rules import amount
 from millstream.testing import FakeClock
 
 DAY = timedelta(days=1)

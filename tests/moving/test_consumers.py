@@ -5,10 +5,7 @@ import sqlite3
 import polars as pl
 
 import millstream as ms
-from millstream.log.copy import copy
-from millstream.log.restore import restore
-from millstream.log.segments import Segments, open_segments
-from millstream.log.switch import promote, switch
+from millstream.log.moving import Segments, copy, open_segments, promote, restore, switch
 from millstream.storage.raw import CARRIED
 
 

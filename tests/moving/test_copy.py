@@ -9,9 +9,8 @@ from homes import fill, frame, pages, rows
 
 import millstream as ms
 from millstream import errors
-from millstream.log.copy import copy
+from millstream.log.moving import copy, promote, switch
 from millstream.log.positions import parse_place
-from millstream.log.switch import promote, switch
 from millstream.storage.raw import Role
 from millstream.testing import FakeClock
 

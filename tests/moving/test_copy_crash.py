@@ -12,17 +12,12 @@ import pytest
 from homes import fill, rows
 
 import millstream as ms
-from millstream.log.copy import copy
-from millstream.log.restore import restore
-from millstream.log.segments import Segments, open_segments
-from millstream.log.switch import switch
+from millstream.log.moving import Segments, copy, open_segments, restore, switch
 
 CHILD = """
 import sys
 import millstream as ms
-from millstream.log import copy as copying
-from millstream.log import switch as switching
-from millstream.log.segments import Segments
+from millstream.log.moving import Segments, copy, switch
 from millstream.storage.sqlite import store
 
 source, target, verb = sys.argv[1:]
@@ -35,9 +30,9 @@ log = ms.open(source)
 end = Segments(target) if target.endswith("/") else ms.open(target)
 print("begun", flush=True)
 if verb == "switch":
-    switching.switch(log, end)
+    switch(log, end)
 else:
-    copying.copy(log, end)
+    copy(log, end)
 """
 
 

@@ -7,11 +7,8 @@ from homes import fill, pages
 
 import millstream as ms
 from millstream.cli import main
-from millstream.log.copy import copy
+from millstream.log.moving import Segments, copy, promote, restore, switch
 from millstream.log.positions import parse_place
-from millstream.log.restore import restore
-from millstream.log.segments import Segments
-from millstream.log.switch import promote, switch
 
 
 @pytest.fixture(params=["file to postgres", "postgres to file", "postgres to postgres"])

@@ -6,10 +6,8 @@ import pytest
 from homes import fill, rows
 
 import millstream as ms
-from millstream.log.copy import copy
+from millstream.log.moving import Segments, copy, restore, restore_file
 from millstream.log.positions import parse_place
-from millstream.log.restore import restore, restore_file
-from millstream.log.segments import Segments
 from millstream.testing import FakeClock
 
 

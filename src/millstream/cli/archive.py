@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from ..errors import ArchiveError, UsageError
+from ..errors import StorageError, UsageError
 from .options import By, LogPath, OutputFormat, open_to_read, open_to_write
 from .output import chosen, write_record, write_rows
 
@@ -105,7 +105,7 @@ def archive(
         write_record(record, chosen(output))
         if not found.whole:
             lost = [fault for fault in found.faults if fault.is_loss]
-            raise ArchiveError(
+            raise StorageError(
                 f"{len(lost)} files cannot be read, the first: {lost[0].reason}", hint="Put them back from a copy"
             )
     else:

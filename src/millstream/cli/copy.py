@@ -6,18 +6,15 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Optional
 
 import typer
 
 from ..errors import UsageError
-from .options import LogPath, OutputFormat, open_to_read, open_to_write
+from ..time import seconds
+from .options import LogPath, OutputFormat, is_depot, open_source, open_target, open_to_write
 from .output import chosen, write_record
 from .progress import moving
-
-if TYPE_CHECKING:
-    from ..log import Log
-    from ..log.segments import Segments
 
 PlaceName = Annotated[
     str,
@@ -71,29 +68,29 @@ def copy(
       $ millstream copy shop.db moved.db --verify
       $ millstream copy shop.db moved.db --switch
     """
-    from ..log import copy as copying
-    from ..log.segments import Segments
-    from ..log.switch import switch as switching
+    from ..log.moving import Segments
+    from ..log.moving import copy as copying
+    from ..log.moving import switch as switching
 
     if switch and follow:
         raise UsageError("a switch ends a copy, --follow does not", hint="Give one of them")
     if every is not None and not follow:
         raise UsageError("--every is for --follow", hint="Add --follow, or leave it out")
     with ExitStack() as stack:
-        origin = stack.enter_context(_source(source, writing=switch))
+        origin = stack.enter_context(open_source(source, writing=switch))
         if switch:
-            if isinstance(origin, Segments) or _is_depot(target):
+            if isinstance(origin, Segments) or is_depot(target):
                 raise UsageError("only a log can switch to a log", hint="For a depot: millstream restore")
             home = stack.enter_context(open_to_write(target, create=True))
             report = stack.enter_context(moving("copying"))
             done = switching(origin, home, verify=verify, progress=report)
             record = {"position": done.position, "hash": done.hash, "pause": round(done.pause, 3)}
         else:
-            end = stack.enter_context(_target(target))
+            end = stack.enter_context(open_target(target))
             report = stack.enter_context(moving("copying", follow=follow))
             stop = stack.enter_context(_until_told() if follow else _never())
-            seconds = _seconds(every)
-            found = copying.copy(origin, end, follow=follow, every=seconds, verify=verify, progress=report, stop=stop)
+            pause = seconds(every)
+            found = copying(origin, end, follow=follow, every=pause, verify=verify, progress=report, stop=stop)
             record = {"position": found.position, "hash": found.hash, "events": found.events}
             record["seconds"] = round(found.seconds, 3)
     write_record(record, chosen(output))
@@ -116,39 +113,11 @@ def promote(
       $ millstream copy shop.db standby.db && millstream promote standby.db
       $ millstream copy shop.db b.db && millstream promote b.db --force
     """
-    from ..log.switch import promote as promoting
+    from ..log.moving import promote as promoting
 
     with open_to_write(log, create=False) as target:
         done = promoting(target, force=force)
     write_record({"position": done.position, "state_at": done.state_at}, chosen(output))
-
-
-def _is_depot(place: str) -> bool:
-    from ..log.depots import is_depot
-
-    return is_depot(place)
-
-
-@contextmanager
-def _source(place: str, *, writing: bool = False) -> Iterator[Log | Segments]:
-    if _is_depot(place):
-        from ..log.segments import open_segments
-
-        yield open_segments(place)
-        return
-    with open_to_write(place, create=False) if writing else open_to_read(place) as log:
-        yield log
-
-
-@contextmanager
-def _target(place: str) -> Iterator[Log | Segments]:
-    if _is_depot(place):
-        from ..log.segments import Segments
-
-        yield Segments(place)
-        return
-    with open_to_write(place, create=True) as log:
-        yield log
 
 
 @contextmanager
@@ -166,11 +135,3 @@ def _until_told() -> Iterator[threading.Event]:
 @contextmanager
 def _never() -> Iterator[None]:
     yield None
-
-
-def _seconds(every: str | None) -> float | None:
-    if every is None:
-        return None
-    from ..time import duration_micros
-
-    return duration_micros(every) / 1e6

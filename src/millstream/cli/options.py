@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from ..errors import NotFound, UsageError
+from ..errors import NotFound, StreamNotFound, UsageError
 from .output import Output
 
 if TYPE_CHECKING:
     from ..log import Log
+    from ..log.moving import Segments
 
 LogPath = Annotated[
     str,
@@ -106,6 +109,47 @@ def open_to_write(path: str, *, create: bool, confirm_clock: bool = False) -> Lo
     if confirm_clock:
         log.confirm_clock()
     return log
+
+
+def is_depot(place: str) -> bool:
+    """See `millstream.log.depots.is_depot`."""
+    from ..log.depots import is_depot
+
+    return is_depot(place)
+
+
+@contextmanager
+def open_source(place: str, *, writing: bool = False) -> Iterator[Log | Segments]:
+    """Open what a copy or a restore is made of: a log, or the segments of one in a depot."""
+    if is_depot(place):
+        from ..log.moving import open_segments
+
+        yield open_segments(place)
+        return
+    with open_to_write(place, create=False) if writing else open_to_read(place) as log:
+        yield log
+
+
+@contextmanager
+def open_target(place: str) -> Iterator[Log | Segments]:
+    """Open what a copy goes to: a log, made if it is not there, or segments in a depot."""
+    if is_depot(place):
+        from ..log.moving import Segments
+
+        yield Segments(place)
+        return
+    with open_to_write(place, create=True) as log:
+        yield log
+
+
+def check_stream(log: Log, stream: str | None) -> None:
+    """See that a stream that is named is there; a category may have none.
+
+    Raises:
+        StreamNotFound: It is not.
+    """
+    if stream is not None and not stream.endswith("*") and not log.version(stream):
+        raise StreamNotFound(stream)
 
 
 def _check(path: str, *, must_exist: bool = True) -> None:

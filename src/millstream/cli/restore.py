@@ -9,8 +9,8 @@ from typing import Annotated, Optional
 import typer
 
 from ..errors import StorageError
-from .copy import Verify, _is_depot, _source
-from .options import OutputFormat, open_to_write
+from .copy import Verify
+from .options import OutputFormat, is_depot, open_source, open_to_write
 from .output import chosen, write_record
 from .progress import moving
 
@@ -41,15 +41,15 @@ def restore(
       $ millstream restore shop.db again.db --verify
       $ millstream restore shop.db before.db --until @2013-06-01T00:00Z
     """
+    from ..log.moving import restore as restoring
+    from ..log.moving import restore_file
     from ..log.positions import parse_place
-    from ..log.restore import restore as restoring
-    from ..log.restore import restore_file
 
     place = parse_place(until) if until is not None else None
     with ExitStack() as stack:
-        source = stack.enter_context(_source(backup))
+        source = stack.enter_context(open_source(backup))
         report = stack.enter_context(moving("restoring"))
-        if place is None and not _is_depot(backup) and "://" not in backup + target and not os.path.exists(target):
+        if place is None and not is_depot(backup) and "://" not in backup + target and not os.path.exists(target):
             from ..log import Log
 
             assert isinstance(source, Log)
@@ -58,7 +58,7 @@ def restore(
             if verify:
                 home.verify(head=source.store.raw_head().head.hash.hex())
         else:
-            if _is_depot(target):
+            if is_depot(target):
                 raise StorageError(f"{target} is a depot", hint="Restore to the path of a new log")
             home = stack.enter_context(open_to_write(target, create=True))
             position = restoring(source, home, until=place, verify=verify, progress=report).position

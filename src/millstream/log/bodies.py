@@ -17,7 +17,7 @@ from ..storage.contract import Store
 from ..time import iso
 
 if TYPE_CHECKING:
-    from .archived import Archived
+    from .retention.reader import ArchiveReader
 
 _KEPT = 2_048
 _KEPT_BYTES = 16_000_000
@@ -46,7 +46,7 @@ class Bodies:
         self._bytes = 0
         self._encodings: dict[int, int] = {}
         """How merged bodies are written: their numbers are never used twice."""
-        self._archived: Archived | None = None
+        self._archived: ArchiveReader | None = None
 
     def text(self, ref: int, position: int) -> bytes:
         """The JSON objects of a body, joined by newlines."""
@@ -88,13 +88,13 @@ class Bodies:
 
     # --- bodies that are not in the log -------------------------------------------------------------
 
-    def archived(self) -> Archived:
+    def archived(self) -> ArchiveReader:
         """The reader of the log's archives."""
         with self._mutex:
             if self._archived is None:
-                from .archived import Archived
+                from .retention.reader import ArchiveReader
 
-                self._archived = Archived(self._store)
+                self._archived = ArchiveReader(self._store)
             return self._archived
 
     def close(self) -> None:
@@ -102,7 +102,7 @@ class Bodies:
         if self._archived is not None:
             self._archived.close()
 
-    def _elsewhere(self, encoding: int, data: bytes, position: int) -> Archived:
+    def _elsewhere(self, encoding: int, data: bytes, position: int) -> ArchiveReader:
         if encoding == Encoding.ARCHIVED:
             return self.archived()
         if encoding == Encoding.TRIMMED:

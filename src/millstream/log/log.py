@@ -21,13 +21,12 @@ from .staging import check_label, check_stream, digest_of, stage
 from .transaction import Transaction
 
 if TYPE_CHECKING:
-    from .archive import Archiving
-    from .archives import Archives
     from .compact import Compacted
-    from .copy import Copied, Progress
-    from .retention import Keep, Rule
-    from .segments import Segments
-    from .trim import Trimming
+    from .moving import Copied, Progress, Segments
+    from .retention.archive import Archiving
+    from .retention.archives import Archives
+    from .retention.rules import Keep, Rule
+    from .retention.trim import Trimming
     from .verify import Verified
 
 
@@ -325,8 +324,8 @@ class Log(Reader):
         return verify(self, head=head, archives=archives, progress=progress)
 
     def backup(self, path: str) -> None:
-        """Copy the whole log to a new file while it is in use; see `millstream.log.maintain.backup`."""
-        from .maintain import backup
+        """Copy the whole log to a new file while it is in use; see `millstream.log.moving.backup`."""
+        from .moving import backup
 
         backup(self, path)
 
@@ -338,7 +337,7 @@ class Log(Reader):
         verify: bool = False,
         progress: Callable[[Progress], None] | None = None,
     ) -> Copied:
-        """Copy the log to another home, or to a depot, as it is; see `millstream.log.copy.copy`.
+        """Copy the log to another home, or to a depot, as it is; see `millstream.log.moving.copy`.
 
         Args:
             target: An empty log or an earlier copy, or its path; a path that ends in ``/`` and an address of an object
@@ -347,9 +346,8 @@ class Log(Reader):
             verify: Walk the target afterwards.
             progress: Called after each page.
         """
-        from .copy import copy
         from .depots import is_depot
-        from .segments import Segments
+        from .moving import Segments, copy
 
         if not isinstance(target, str):
             return copy(self, target, follow=follow, verify=verify, progress=progress)
@@ -397,7 +395,7 @@ class Log(Reader):
     @property
     def archives(self) -> Archives:
         """The log's archives: their files, whether they are whole, and how events come back from them."""
-        from .archives import Archives
+        from .retention.archives import Archives
 
         return Archives(self)
 
@@ -418,7 +416,7 @@ class Log(Reader):
 
         Raises:
             InvalidRetention: The rule is not understood, or takes in all streams.
-            InvalidArchive: The location cannot be used.
+            InvalidDepot: The location cannot be used.
 
         Example:
             >>> import millstream as ms
@@ -427,13 +425,13 @@ class Log(Reader):
             >>> [(rule.pattern, rule.keep) for rule in log.rules()]
             [('sensor-*', '30d')]
         """
-        from .retention import retain
+        from .retention.rules import retain
 
         retain(self, stream, keep, archive, by)
 
     def rules(self) -> tuple[Rule, ...]:
         """The retention rules, in order of their patterns."""
-        from .retention import rules
+        from .retention.rules import rules
 
         return rules(self)
 
@@ -466,7 +464,7 @@ class Log(Reader):
             >>> [e.data["n"] for e in log.read("clicks")]
             [3, 4]
         """
-        from .trim import trim
+        from .retention.trim import trim
 
         return trim(self, stream, keep=keep, dry_run=dry_run, by=by)
 
@@ -485,12 +483,12 @@ class Log(Reader):
             by: Who archives; default: the user of the operating system.
 
         Raises:
-            InvalidRetention, InvalidArchive: What is to be archived, or where to, is not understood.
-            ArchiveUnreachable: The place fails; what was archived before stands.
+            InvalidRetention, InvalidDepot: What is to be archived, or where to, is not understood.
+            DepotError, DiskFull: The archive cannot take it; what was archived before stands.
             DamagedLog: A body does not match its hash; it is left as it is.
             MissingExtra: The place needs a package that is not installed.
         """
-        from .archive import archive
+        from .retention.archive import archive
 
         return archive(self, stream, to=to, keep=keep, by=by)
 

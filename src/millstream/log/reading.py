@@ -13,7 +13,7 @@ from ..frames import Columns, is_frame_schema, schema_columns
 from ..storage.base import Receipt, Scope, StreamInfo
 from ..storage.contract import Store
 from ..storage.database import Database
-from ..time import Duration, Moment, duration_micros, to_micros
+from ..time import Duration, Moment, seconds, to_micros
 from . import following
 from .bodies import Bodies
 from .records import Recorded, Run, recorded_events
@@ -383,13 +383,6 @@ def _count(name: str, value: int | Receipt | None) -> int | None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise InvalidPosition(f"{name}={value!r:.60} is not a whole number from 0 on", hint="Give an int")
     return min(value, END)
-
-
-def seconds(timeout: Duration | float | None) -> float | None:
-    """A time limit in seconds."""
-    if timeout is None or isinstance(timeout, int | float):
-        return timeout
-    return duration_micros(timeout) / 1e6
 
 
 def _events(pages: Iterator[list[Run]], backwards: bool, limit: int | None) -> Iterator[Recorded]:

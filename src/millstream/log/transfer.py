@@ -19,6 +19,7 @@ from ..events import Draft, Plain
 from ..frames import RESERVED
 from ..storage.base import Receipt
 from ..time import iso, to_micros
+from .files import whole
 from .records import Recorded, Run
 from .staging import check_label, check_stream, check_tags
 
@@ -145,18 +146,13 @@ def export_parquet(
     Returns:
         How many rows.
     """
-    partial = f"{path}.part"
     frame = log.scan(stream, types=types, envelope=True)
     if after:
         frame = frame.filter(pl.col("_position") > after)
     if until_position is not None:
         frame = frame.filter(pl.col("_position") < until_position)
-    try:
+    with whole(path) as partial:
         frame.sink_parquet(partial)
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
     return int(pl.scan_parquet(path).select(pl.len()).collect().item())
 
 
@@ -326,15 +322,8 @@ def export_file(log: Log, path: str, stream: str | None, *, types: Types = None)
         if stream is None:
             raise UsageError("Parquet holds one stream", hint="Name the stream, or export to a .ndjson file")
         return export_parquet(log, path, stream, types=types)
-    partial = f"{path}.part"
-    try:
-        with open(partial, "wb") as out:
-            count = export_ndjson(log, out, stream, types=types)
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
-    return count
+    with whole(path) as partial, open(partial, "wb") as out:
+        return export_ndjson(log, out, stream, types=types)
 
 
 def import_file(log: Log, path: str, stream: str | None, *, type: str | None = None) -> int:

@@ -18,8 +18,8 @@ from .bodies import Trim, trim_of
 from .records import Run
 
 if TYPE_CHECKING:
-    from .ledger import Ledger
     from .log import Log
+    from .retention.ledger import Ledger
 
 _PAGE = 2_000
 _REF = 10
@@ -89,7 +89,7 @@ def verify(
 
     Raises:
         DamagedLog: Names the first position where something was changed, removed or inserted.
-        ArchiveError: An archived body cannot be had.
+        DepotError: An archived body cannot be had.
     """
     wanted = _wanted(head)
     total = log.head

@@ -30,7 +30,7 @@ class Encoding(IntEnum):
     ARROW = 3
     """An Arrow IPC stream, lz4-compressed."""
     ARCHIVED = 4
-    """Not a body but where it is: rows of a file of an archive, as JSON (`millstream.log.archived.Pointer`)."""
+    """Not a body but where it is: rows of a file of an archive, as JSON (`millstream.log.retention.reader.Pointer`)."""
     TRIMMED = 5
     """Not a body but why there is none: when, by whom and by which rule, as JSON (`millstream.log.bodies.Trim`)."""
 

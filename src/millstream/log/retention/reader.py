@@ -12,12 +12,13 @@ from typing import TypeVar
 import msgspec
 import polars as pl
 
-from ..errors import ArchiveError, ArchiveFileChanged, ArchiveFileMissing, ArchiveUnreachable, DamagedLog
-from ..frames import MAX_ROWS, decode_frame
-from ..storage.contract import Store
+from ...errors import DamagedLog, DepotError, DepotFileChanged
+from ...frames import MAX_ROWS, decode_frame
+from ...storage.contract import Store
+from ..depots import TIMEOUT, open_depot
+from ..records import ENVELOPE
+from .fetched import Fetched
 from .ledger import Ledger
-from .places import Place, place_of
-from .records import ENVELOPE
 
 WINDOW = MAX_ROWS
 """Rows of a file that are read at once: its row groups have so many."""
@@ -54,15 +55,15 @@ def pointer_of(data: bytes, position: int) -> Pointer:
         raise DamagedLog(position, f"what points to its archived body cannot be read ({error})") from error
 
 
-class Archived:
+class ArchiveReader:
     """The archives of one log, to be read."""
 
     def __init__(self, store: Store) -> None:
         self.ledger = Ledger(store)
-        self._timeout = 30.0
+        self._timeout = TIMEOUT
         self._mutex = threading.Lock()
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
-        self._places: dict[str, Place] = {}
+        self._open: dict[str, Fetched] = {}
         self._checked: dict[tuple[str, str], tuple[object, ...]] = {}
         """What the files whose checksums were found right look like."""
         self._windows: OrderedDict[tuple[object, ...], tuple[int, pl.DataFrame]] = OrderedDict()
@@ -99,7 +100,7 @@ class Archived:
                 if found is not None:
                     self._windows.move_to_end(key)
                     return found[1]
-            frame = self._at_place(pointer.archive, lambda place: self._read(place, pointer, number, columns))
+            frame = self._with(pointer.archive, lambda files: self._read(files, pointer, number, columns))
             size = int(frame.estimated_size())
             with self._mutex:
                 self._windows[key] = (size, frame)
@@ -108,35 +109,35 @@ class Archived:
                     self._bytes -= self._windows.popitem(last=False)[1][0]
             return frame
 
-    def _read(self, place: Place, pointer: Pointer, number: int | None, columns: list[str] | None) -> pl.DataFrame:
+    def _read(self, files: Fetched, pointer: Pointer, number: int | None, columns: list[str] | None) -> pl.DataFrame:
         name = name_of(pointer.archive, pointer.file)
         for last in (False, True):
-            path = self.checked(place, pointer)
+            path = self.checked(files, pointer)
             try:
                 return read_rows(path, pointer.layout, number, columns)
             except (Exception, pl.exceptions.PanicException) as error:
                 if last or path.exists():
-                    raise ArchiveFileChanged(place.location, name, f"it cannot be read ({error})") from error
+                    raise DepotFileChanged(files.depot.location, name, f"it cannot be read ({error})") from error
         raise AssertionError
 
-    def checked(self, place: Place, pointer: Pointer) -> Path:
+    def checked(self, files: Fetched, pointer: Pointer) -> Path:
         """A local file with the content of an archive's, its checksum compared unless it was before.
 
         Raises:
-            ArchiveFileMissing, ArchiveFileChanged, ArchiveUnreachable: It is not as the log has put it there.
+            DepotError: It is not as the log has put it there, or cannot be had.
         """
         key = (pointer.archive, pointer.file)
         name = name_of(pointer.archive, pointer.file)
-        path = place.fetch(name)
+        path = files.file(name)
         stat = path.stat()
         looks = (str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
         if self._checked.get(key) != looks:
             if checksum(path) != pointer.sha256:
-                raise ArchiveFileChanged(place.location, name)
+                raise DepotFileChanged(files.depot.location, name)
             self._checked[key] = looks
         return path
 
-    # --- places -------------------------------------------------------------------------------------
+    # --- depots -------------------------------------------------------------------------------------
 
     @property
     def timeout(self) -> float:
@@ -148,48 +149,50 @@ class Archived:
         self._timeout = seconds
         self.close()
 
-    def place(self, archive: str) -> Place:
-        """The place of an archive, as it is known so far.
+    def files(self, archive: str) -> Fetched:
+        """The files of the depot that an archive is in, as it is known so far.
 
         Raises:
-            ArchiveError: The log does not say where it is.
+            DepotError: The log does not say where it is.
         """
         with self._mutex:
-            found = self._places.get(archive)
+            found = self._open.get(archive)
             if found is None:
                 location = self.ledger.archives.get(archive) or self.ledger.refresh().archives.get(archive)
                 if location is None:
-                    raise ArchiveError(
-                        f"the log does not say where the archive {archive} is", hint="Run `millstream verify`"
+                    raise DepotError(
+                        f"archive {archive}", "the log does not say where it is", hint="Run `millstream verify`"
                     )
-                found = self._places[archive] = place_of(location, self._timeout)
+                found = self._open[archive] = Fetched(open_depot(location, timeout=self._timeout))
             return found
 
-    def _at_place(self, archive: str, work: Callable[[Place], _Result]) -> _Result:
-        """Do something at an archive's place; once more, if it turns out to have moved."""
-        place = self.place(archive)
+    def _with(self, archive: str, work: Callable[[Fetched], _Result]) -> _Result:
+        """Do something with an archive's files; once more, if they turn out to have moved."""
+        files = self.files(archive)
         try:
-            return work(place)
-        except (ArchiveFileMissing, ArchiveUnreachable):
-            if self.ledger.refresh().archives.get(archive) in (None, place.location):
+            return work(files)
+        except DepotFileChanged:
+            raise
+        except DepotError:
+            if self.ledger.refresh().archives.get(archive) in (None, files.depot.location):
                 raise
         self.close()
-        return work(self.place(archive))
+        return work(self.files(archive))
 
     def close(self) -> None:
         """Let go of all that was fetched."""
         with self._mutex:
-            places = list(self._places.values())
-            self._places.clear()
+            found = list(self._open.values())
+            self._open.clear()
             self._checked.clear()
             self._windows.clear()
             self._bytes = 0
-        for place in places:
-            place.close()
+        for files in found:
+            files.close()
 
 
 def name_of(archive: str, file: str) -> str:
-    """The name of an archive's file in its place, which may hold the archives of several logs."""
+    """The name of an archive's file in its depot, which may hold the archives of several logs."""
     return f"{archive}/{file}"
 
 

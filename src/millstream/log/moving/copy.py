@@ -1,7 +1,7 @@
 """Copy a log to another home as it is: positions, versions, times, append ids and hashes intact.
 
 The target's own head is all that a copy remembers: killed at any moment, it goes on from there. A copy is a replica:
-it follows its source and takes no appends of its own, until `millstream.log.switch` makes it a home.
+it follows its source and takes no appends of its own, until `millstream.log.moving.switch` makes it a home.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..errors import DepotUnavailable, InvalidPosition, NotAPrefix, UsageError
-from ..storage.base import Head
-from ..storage.raw import RawPage, RawSource, RawTarget, State
-from ..time import now_micros
-from .positions import Place
+from ...errors import DepotUnavailable, InvalidPosition, NotAPrefix, UsageError
+from ...storage.base import Head
+from ...storage.raw import RawPage, RawSource, RawTarget, State
+from ...time import now_micros
+from ..positions import Place
 from .segments import Segments
 
 if TYPE_CHECKING:
-    from .log import Log
+    from ..log import Log
 
 HOME_EVERY = 0.02
 """Seconds between two pages of a copy that follows into another home."""

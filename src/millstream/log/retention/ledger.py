@@ -13,12 +13,12 @@ from typing import Any
 
 import msgspec
 
-from ..errors import DamagedLog
-from ..events import Event
-from ..storage.base import Request
-from ..storage.contract import Store
-from .reading import END, Reader
-from .staging import stage
+from ...errors import DamagedLog
+from ...events import Event
+from ...storage.base import Request
+from ...storage.contract import Store
+from ..reading import END, Reader
+from ..staging import stage
 
 STREAM = "$retention"
 """Where these events are. The stream itself is never trimmed or archived."""

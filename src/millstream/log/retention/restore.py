@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import msgspec
 import polars as pl
 
-from ..frames import encode_frame
-from ..storage.base import Encoding, Request
+from ...frames import encode_frame
+from ...storage.base import Encoding, Request
+from ..records import Run
 from .ledger import STREAM, RunsRestored, told
-from .moving import LINKS, headers, move, offsets_of, sizes, steps
 from .parquet import Content, contents, weight
-from .records import Run
-from .retention import check_by, check_pattern
+from .relink import LINKS, headers, offsets_of, relink, sizes, steps
+from .rules import check_by, check_pattern
 
 if TYPE_CHECKING:
-    from .log import Log
+    from ..log import Log
 
 _BODY_ROWS = 65_536
 
@@ -76,7 +76,7 @@ def _restored(log: Log, stream: str, group: list[Run], by: str) -> list[Run]:
     gone = (Encoding.JSON, Encoding.NDJSON, Encoding.ARROW, Encoding.TRIMMED)
     for step in steps(contents(log, group), weight):
         runs = [content.run for content in step]
-        moved += move(log, *_body(step), runs, offsets_of(runs), request, gone=gone)
+        moved += relink(log, *_body(step), runs, offsets_of(runs), request, gone=gone)
     return moved
 
 

@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..errors import DamagedLog, DepotError, NotAPrefix, NotFound
-from ..storage.base import Encoding, Head
-from ..storage.raw import EMPTY, PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role, State, check_chain
-from .depots import Depot, open_depot
+from ...errors import DamagedLog, DepotError, DepotFileMissing, NotAPrefix, NotFound
+from ...storage.base import Encoding, Head
+from ...storage.raw import EMPTY, PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role, State, check_chain
+from ..depots import Depot, open_depot
 
 _MAGIC = b"MILL\x01"
 _SUFFIX = ".page"
@@ -69,7 +69,7 @@ class Segments:
     @property
     def path(self) -> str:
         """What the depot is called."""
-        return self._depot.place
+        return self._depot.location
 
     # --- reading ----------------------------------------------------------------------------------------
 
@@ -89,12 +89,11 @@ class Segments:
 
     def _look(self) -> RawHead:
         start = Segment("", 1, 0, "")
-        data = self._depot.get(_HEAD)
-        if data is not None:
-            mark = self._mark(data)
+        mark = self._mark()
+        if mark is not None:
             start = _parsed(mark.segment) or start
             self._state = mark.state
-        newest = [each for name in self._depot.list(start.name) if (each := _parsed(name)) is not None]
+        newest = [each for entry in self._depot.list(after=start.name) if (each := _parsed(entry.name))]
         for each in newest:  # put, and not marked any more
             if self._read(each).state is not None:
                 self._state = each.name
@@ -104,22 +103,25 @@ class Segments:
         page = self._read(end)
         return RawHead(page.log_id, page.head, Role("replica"))
 
-    def _mark(self, data: bytes) -> _Mark:
+    def _mark(self) -> _Mark | None:
         try:
-            return msgspec.json.decode(data, type=_Mark)
+            return msgspec.json.decode(self._depot.get(_HEAD), type=_Mark)
+        except DepotFileMissing:
+            return None
         except msgspec.MsgspecError as error:
             raise DepotError(self.path, f"{_HEAD} is damaged", hint="Remove it; it is made anew") from error
 
     def segments(self) -> list[Segment]:
         """All segments, by first position."""
-        return [each for name in self._depot.list() if (each := _parsed(name)) is not None]
+        return [each for entry in self._depot.list() if (each := _parsed(entry.name))]
 
     def _read(self, segment: Segment) -> RawPage:
         if self._page is not None and self._page[0] == segment.name:
             return self._page[1]
-        data = self._depot.get(segment.name)
-        if data is None:
-            raise DamagedLog(segment.first, f"segment {segment.name} is missing")
+        try:
+            data = self._depot.get(segment.name)
+        except DepotFileMissing as error:
+            raise DamagedLog(segment.first, f"segment {segment.name} is missing") from error
         if hashlib.sha256(data).hexdigest() != segment.digest or not data.startswith(_MAGIC):
             raise DamagedLog(segment.first, f"segment {segment.name} does not match its hash")
         body = data[len(_MAGIC) + 1 :]

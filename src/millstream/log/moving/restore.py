@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import StorageError
+from ...errors import StorageError
+from ..positions import Place
 from .copy import Copied, Report, copy
-from .positions import Place
 from .segments import Segments
 
 if TYPE_CHECKING:
-    from .log import Log
+    from ..log import Log
 
 
 def restore(
@@ -51,8 +51,8 @@ def restore_file(backup: Log, path: str) -> Log:
     Raises:
         StorageError: There is a file at that path already.
     """
-    from .log import open
-    from .maintain import backup as copy_file
+    from ..log import open
+    from .backup import backup as copy_file
 
     copy_file(backup, path)
     restored = open(path)

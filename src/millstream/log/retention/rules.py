@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from ..errors import InvalidRetention, InvalidStreamName, InvalidTime, NotFound
-from ..storage.base import category_of
-from ..time import duration_micros
+from ...errors import InvalidRetention, InvalidStreamName, InvalidTime, NotFound
+from ...storage.base import category_of
+from ...time import duration_micros
+from ..staging import check_label, check_stream
 from .ledger import STREAM, RetentionSet
-from .moving import headers, sizes
-from .staging import check_label, check_stream
+from .relink import headers, sizes
 
 if TYPE_CHECKING:
-    from .log import Log
+    from ..log import Log
 
 Keep = timedelta | int | str
 """How much to keep: an age (``"30d"`` or a timedelta), a number of events (``1_000_000``), a size (``"10GB"``)."""

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..errors import ArchiveError, ArchiveFileMissing, NotFound
-from ..storage.base import Encoding
-from ..time import Duration, duration_micros
-from .archived import Archived, Pointer, name_of, pointer_of
+from ...errors import DepotError, DepotFileMissing, NotFound
+from ...storage.base import Encoding
+from ...time import Duration, duration_micros, seconds
+from ..depots import Entry, check_location, open_depot
 from .ledger import ArchiveCleaned, ArchiveMoved, Ledger, RunsArchived
-from .places import Entry, check_location, place_of
-from .reading import seconds
-from .retention import check_by
+from .reader import ArchiveReader, Pointer, name_of, pointer_of
+from .rules import check_by
 
 if TYPE_CHECKING:
-    from .log import Log
-    from .unarchive import Restored
+    from ..log import Log
+    from .restore import Restored
 
 MANIFEST = "manifest.jsonl"
 _encode = msgspec.json.Encoder().encode
@@ -60,8 +57,8 @@ class Fault(msgspec.Struct, frozen=True):
     Attributes:
         location: Where the archive is.
         name: The file's name there.
-        code: ``archive-file-missing``, ``archive-file-changed`` or ``archive-unreachable``, as the error that reading
-            it raises; ``orphan``: no event is read from it; ``manifest``: the list of files is out of date.
+        code: ``depot-file-missing``, ``depot-file-changed``, ``depot-unavailable`` or ``depot`` (it refuses), as the
+            error that reading it raises; ``orphan``: no event is read from it; ``manifest``: the list of files is old.
         reason: In words.
     """
 
@@ -102,22 +99,22 @@ class Archives:
         self._log = log
 
     @property
-    def _archived(self) -> Archived:
+    def _reader(self) -> ArchiveReader:
         return self._log.bodies.archived()
 
     @property
     def ledger(self) -> Ledger:
         """What was decided and done."""
-        return self._archived.ledger
+        return self._reader.ledger
 
     @property
     def timeout(self) -> float:
         """The longest wait for an object store, in seconds (default: 30). Settable, also as ``"5s"``."""
-        return self._archived.timeout
+        return self._reader.timeout
 
     @timeout.setter
     def timeout(self, timeout: Duration | float) -> None:
-        self._archived.timeout = seconds(timeout) or 0.001
+        self._reader.timeout = seconds(timeout) or 0.001
 
     def locations(self) -> tuple[str, ...]:
         """Where the log's archives are."""
@@ -149,7 +146,7 @@ class Archives:
                 an hour.
             by: Who cleans; default: the user of the operating system.
         """
-        self._archived.close()
+        self._reader.close()
         ledger = self.ledger.refresh()
         who = check_by(by)
         age = max(duration_micros(older_than) / 1e6, 3_600.0)
@@ -162,9 +159,9 @@ class Archives:
             if there.get(archive) is None:
                 continue
             try:
-                self._archived.checked(self._archived.place(archive), pointers[0])
+                self._reader.checked(self._reader.files(archive), pointers[0])
                 whole += 1
-            except ArchiveError as error:
+            except DepotError as error:
                 location = ledger.archives[archive]
                 faults.append(Fault(location, name, error.code, error.message))
         for archive, entries in there.items():
@@ -186,15 +183,15 @@ class Archives:
 
     def _listed(self, archive: str, location: str, faults: list[Fault]) -> list[Entry] | None:
         try:
-            return list(self._archived.place(archive).list(archive))
-        except ArchiveError as error:
+            return list(self._reader.files(archive).depot.list(archive))
+        except DepotError as error:
             faults.append(Fault(location, "", error.code, error.message))
             return None
 
     def _delete(self, archive: str, name: str, by: str) -> int:
         if (archive, name) in self.ledger.files:
             self.ledger.tell(ArchiveCleaned(archive=archive, files=[name], by=by))
-        self._archived.place(archive).delete(name_of(archive, name))
+        self._reader.files(archive).delete(name_of(archive, name))
         return 1
 
     # --- the manifest -----------------------------------------------------------------------------------
@@ -203,10 +200,7 @@ class Archives:
         """Write the list of an archive's files, a JSON object a line, as the log has it."""
         text = b""
         while text != (text := self._manifest(archive)):
-            with tempfile.TemporaryDirectory(prefix="millstream-archive-") as folder:
-                local = Path(folder) / MANIFEST
-                local.write_bytes(text)
-                self._archived.place(archive).put(name_of(archive, MANIFEST), local)
+            self._reader.files(archive).put(name_of(archive, MANIFEST), text)
 
     def _manifest(self, archive: str) -> bytes:
         ledger = self.ledger.refresh()
@@ -226,8 +220,8 @@ class Archives:
         if not any(entry.name == name for entry in entries):
             return not wanted
         try:
-            return self._archived.place(archive).fetch(name).read_bytes() == wanted
-        except ArchiveError:
+            return self._reader.files(archive).depot.get(name) == wanted
+        except DepotError:
             return False
 
     # --- relocate, restore ------------------------------------------------------------------------------
@@ -242,7 +236,7 @@ class Archives:
 
         Raises:
             NotFound: The log has no archive at the old location.
-            ArchiveFileMissing, ArchiveUnreachable: It is not at the new one; nothing is changed.
+            DepotError: It is not at the new one, or that cannot be reached; nothing is changed.
         """
         who, target = check_by(by), check_location(new)
         source = check_location(old)
@@ -250,19 +244,16 @@ class Archives:
         found = [archive for archive, location in ledger.archives.items() if location == source]
         if not found:
             raise NotFound(f"there is no archive at {source}", hint="log.archives.locations() gives those that are")
-        place = place_of(target, self.timeout)
+        depot = open_depot(target, timeout=self.timeout)
         used = self._used()
-        try:
-            for archive in found:
-                there = {entry.name for entry in place.list(archive)}
-                for which, name in used:
-                    if which == archive and name_of(archive, name) not in there:
-                        raise ArchiveFileMissing(target, name)
-        finally:
-            place.close()
+        for archive in found:
+            there = {entry.name for entry in depot.list(archive)}
+            for which, name in used:
+                if which == archive and name_of(archive, name) not in there:
+                    raise DepotFileMissing(target, name)
         for archive in found:
             ledger.tell(ArchiveMoved(archive=archive, location=target, by=who))
-        self._archived.close()
+        self._reader.close()
 
     def restore(self, stream: str | None = None, *, by: str | None = None) -> Restored:
         """Put archived events back into the log, each run's hash compared. The files stay where they are.
@@ -274,9 +265,9 @@ class Archives:
             by: Who restores; default: the user of the operating system.
 
         Raises:
-            ArchiveFileMissing, ArchiveFileChanged, ArchiveUnreachable: What was restored before stays.
+            DepotError: A file is missing or changed, or cannot be had; what was restored before stays.
         """
-        from .unarchive import restore
+        from .restore import restore
 
         return restore(self._log, stream, by)
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, TypeVar
 
-from ..errors import StorageError
-from ..storage.base import Encoding, Request, Scope
-from .records import Run
+from ...errors import StorageError
+from ...storage.base import Encoding, Request, Scope
+from ..records import Run
 
 if TYPE_CHECKING:
-    from .log import Log
-    from .reading import Reader
+    from ..log import Log
+    from ..reading import Reader
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ def offsets_of(runs: Sequence[Run]) -> list[int]:
     return [0, *accumulate(run.count for run in runs)][:-1]
 
 
-def move(
+def relink(
     log: Log,
     encoding: Encoding,
     body: bytes,

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..errors import InvalidRetention
-from ..storage.base import Encoding, Request
-from .bodies import Trim
+from ...errors import InvalidRetention
+from ...storage.base import Encoding, Request
+from ..bodies import Trim
+from ..records import Run
 from .ledger import STREAM, RunsTrimmed, TrimmedPart, told
-from .moving import headers, move, sizes, steps
-from .records import Run
-from .retention import Keep, Task, amount, bound, check_by, check_pattern, once, tasks
+from .relink import headers, relink, sizes, steps
+from .rules import Keep, Task, amount, bound, check_by, check_pattern, once, tasks
 
 if TYPE_CHECKING:
-    from .log import Log
+    from ..log import Log
 
 
 class StreamTrimmed(msgspec.Struct, frozen=True):
@@ -179,7 +179,7 @@ def _drop(log: Log, step: list[tuple[Task, Old, Tally]], by: str) -> None:
             part.size += old.size
         return told(RunsTrimmed(rule=rule, by=by, parts=list(parts.values())))
 
-    moved = move(log, Encoding.TRIMMED, body, runs, [0] * len(runs), request, gone=(Encoding.TRIMMED,))
+    moved = relink(log, Encoding.TRIMMED, body, runs, [0] * len(runs), request, gone=(Encoding.TRIMMED,))
     taken = {run.position for run in moved}
     for _, old, tally in step:
         if old.run.position in taken:

@@ -1,22 +1,22 @@
-"""Looking after the file: online backups."""
+"""Online backups: the log as it is at one moment, as a SQLite file."""
 
 from __future__ import annotations
 
 import os
-import uuid
 from typing import TYPE_CHECKING
 
-from ..errors import StorageError
+from ...errors import StorageError
+from ..files import partial_name, sync_folder
 
 if TYPE_CHECKING:
-    from .log import Log
+    from ..log import Log
 
 
 def backup(log: Log, path: str) -> None:
     """Copy the whole log, as it is at one moment, to a new file, while others go on reading and writing.
 
     The copy is made beside its place and given its name once it is whole and on disk. It is a SQLite file: of a log
-    in one, with every other table that the file holds; of another home, what `millstream.log.copy` copies.
+    in one, with every other table that the file holds; of another home, what `millstream.log.moving.copy` copies.
 
     Raises:
         StorageError: There is a file at that path already.
@@ -24,7 +24,7 @@ def backup(log: Log, path: str) -> None:
     """
     if os.path.exists(path):
         raise _there(path)
-    partial = f"{path}.{uuid.uuid4().hex[:12]}.part"
+    partial = partial_name(path)
     try:
         if not log.store.copy_to(partial):
             _copy_pages(log, partial)
@@ -32,14 +32,14 @@ def backup(log: Log, path: str) -> None:
             os.link(partial, path)  # unlike a rename, it never writes over what another has put there meanwhile
         except FileExistsError as error:
             raise _there(path) from error
-        _sync_folder(path)
+        sync_folder(os.path.dirname(os.path.abspath(path)))
     finally:
         _remove(partial)
 
 
 def _copy_pages(log: Log, path: str) -> None:
+    from ..log import open
     from .copy import copy
-    from .log import open
 
     draft = f"{path}.draft"
     try:
@@ -60,11 +60,3 @@ def _remove(path: str) -> None:
 
 def _there(path: str) -> StorageError:
     return StorageError(f"{path} is there already", hint="Give a new name, or remove the old backup first")
-
-
-def _sync_folder(path: str) -> None:
-    descriptor = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..errors import NotAPrefix, UsageError
-from ..storage.raw import Role
+from ...errors import NotAPrefix, UsageError
+from ...storage.raw import Role
 from .copy import Report, copy
 
 if TYPE_CHECKING:
-    from .log import Log
+    from ..log import Log
 
 
 class Switched(msgspec.Struct, frozen=True):

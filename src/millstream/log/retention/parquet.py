@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import polars as pl
 
-from ..errors import DamagedLog, StorageError, Trimmed
-from ..frames import encode_frame, frame_hash
-from .archived import BODIES, COLUMNS, OBJECTS, WINDOW, read_rows
-from .records import ENVELOPE, Run, enveloped
+from ...errors import DamagedLog, StorageError, Trimmed
+from ...frames import encode_frame, frame_hash
+from ..records import ENVELOPE, Run, enveloped
+from .reader import BODIES, COLUMNS, OBJECTS, WINDOW, read_rows
 
 if TYPE_CHECKING:
-    from .log import Log
+    from ..log import Log
 
 
 class Content(msgspec.Struct):

@@ -17,18 +17,19 @@ from urllib.parse import quote
 
 import msgspec
 
-from ..errors import ArchiveFileChanged, InvalidRetention
-from ..storage.base import Encoding, Request, category_of
-from .archived import Pointer, checksum, name_of
+from ...errors import DepotFileChanged, InvalidRetention
+from ...storage.base import Encoding, Request, category_of
+from ..depots import check_location
+from .fetched import Fetched
 from .ledger import ArchiveAdded, RunsArchived, told
-from .moving import move, offsets_of, steps
 from .parquet import Content, contents, weight, write
-from .places import Place, check_location
-from .retention import Keep, Task, amount, check_by, check_pattern, once, tasks
+from .reader import Pointer, checksum, name_of
+from .relink import offsets_of, relink, steps
+from .rules import Keep, Task, amount, check_by, check_pattern, once, tasks
 from .trim import Old, Tally, old_runs
 
 if TYPE_CHECKING:
-    from .log import Log
+    from ..log import Log
 
 MAX_ROWS = 262_144
 """The most rows of a file."""
@@ -116,7 +117,7 @@ class _Filler:
         self._log = log
         self._archive = archive
         self._by = by
-        self._place = log.bodies.archived().place(archive)
+        self._files = log.bodies.archived().files(archive)
         self._waiting: dict[int, list[tuple[Old, Tally]]] = {}
         self._bytes: dict[int, int] = {}
         self._rows: dict[int, int] = {}
@@ -163,7 +164,7 @@ class _Filler:
             )
             size = local.stat().st_size
             self._wrote = True
-            _put(self._place, pointer, local)
+            _put(self._files, pointer, local)
         event = RunsArchived(
             archive=self._archive, file=pointer.file, sha256=pointer.sha256, size=size,
             stream=_streams_of(found), kind=found[0].run.type, layout=layout,
@@ -172,7 +173,7 @@ class _Filler:
         )  # fmt: skip
         moved = _point(self._log, found, pointer, told(event))
         if not moved:
-            self._place.delete(name_of(self._archive, pointer.file))
+            self._files.delete(name_of(self._archive, pointer.file))
         for old, done in waiting:
             if old.run.position in moved:
                 done.add(old)
@@ -191,12 +192,12 @@ def _file_name(found: list[Content]) -> str:
     return f"{stream}/{kind}-{first:012}-{uuid.uuid4().hex[:8]}.parquet"
 
 
-def _put(place: Place, pointer: Pointer, local: Path) -> None:
+def _put(files: Fetched, pointer: Pointer, local: Path) -> None:
     """Put a file into an archive, and see that it is there as it should be."""
     name = name_of(pointer.archive, pointer.file)
-    place.put(name, local)
-    if checksum(place.fetch(name)) != pointer.sha256:
-        raise ArchiveFileChanged(place.location, name, "it did not arrive as it was sent")
+    files.put(name, local)
+    if checksum(files.file(name)) != pointer.sha256:
+        raise DepotFileChanged(files.depot.location, name, "it did not arrive as it was sent")
 
 
 def _point(log: Log, found: list[Content], pointer: Pointer, request: Request) -> set[int]:
@@ -216,7 +217,7 @@ def _point(log: Log, found: list[Content], pointer: Pointer, request: Request) -
         body = msgspec.json.encode(msgspec.structs.replace(pointer, row=row, rows=count))
         row += count
         first = not moved
-        pointed = move(
+        pointed = relink(
             log, Encoding.ARCHIVED, body, runs, offsets_of(runs),
             lambda left, first=first: request if first else None,  # type: ignore[misc]
             gone=(Encoding.ARCHIVED, Encoding.TRIMMED),

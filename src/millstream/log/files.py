@@ -1,0 +1,58 @@
+"""Files of this machine that appear under their names whole and on disk, or not at all."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+PARTIAL = ".part"
+"""How the names of files end that are not whole yet; one that is left was left by a process that was killed."""
+
+
+def partial_name(path: str) -> str:
+    """A name, beside that of a file, that nobody else uses."""
+    return f"{path}.{uuid.uuid4().hex[:12]}{PARTIAL}"
+
+
+@contextmanager
+def whole(path: str) -> Iterator[str]:
+    """A name to write a file under, which gets its own at the end of the block, in the place of what had it before.
+
+    Then it is on disk. If the block fails, or the process is killed within it, what was there before stays.
+
+    Yields:
+        The path to write to.
+    """
+    partial = partial_name(path)
+    try:
+        yield partial
+        _sync(partial)
+        os.replace(partial, path)
+        sync_folder(os.path.dirname(os.path.abspath(path)))
+    finally:
+        with suppress(OSError):
+            os.remove(partial)
+
+
+def make_folder(path: str) -> None:
+    """Make a folder and those above it, so that they are there after a loss of power, too."""
+    if not os.path.isdir(path):
+        make_folder(os.path.dirname(path))
+        with suppress(FileExistsError):
+            os.mkdir(path)
+        sync_folder(os.path.dirname(path))
+
+
+def sync_folder(path: str) -> None:
+    """Put a folder's list of names on disk: a new file is not safe before."""
+    _sync(path)
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
