@@ -6,8 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from ..errors import StreamNotFound
-from .options import LogPath, OutputFormat, open_to_write
+from .options import LogPath, OutputFormat, check_stream, open_to_write
 from .output import chosen, write_record
 
 
@@ -34,7 +33,6 @@ def compact(
       $ millstream compact shop.db clicks
     """
     with open_to_write(log, create=False) as target:
-        if stream is not None and not stream.endswith("*") and not target.version(stream):
-            raise StreamNotFound(stream)
+        check_stream(target, stream)
         found = target.compact(stream)
     write_record({"runs": found.runs, "bodies": found.bodies}, chosen(output))

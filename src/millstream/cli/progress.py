@@ -1,4 +1,4 @@
-"""How far a copy or a restore is: a bar on a terminal, lines elsewhere."""
+"""How far a long work is: a bar on a terminal; of a copy or a restore, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from .output import note
 
 if TYPE_CHECKING:
-    from ..log.copy import Progress
+    from rich.progress import ProgressColumn
+
+    from ..log.moving import Progress
 
 _LINES_EVERY = 5.0
 """Seconds between two lines, where there is no terminal."""
@@ -26,10 +28,14 @@ def moving(what: str, *, follow: bool = False) -> Iterator[Callable[[Progress], 
         follow: It goes on when level; say so, and how far behind it is.
     """
     if sys.stderr.isatty():
-        with _bar(what, follow) as show:
+        with _shown(what, follow) as show:
             yield show
     else:
         yield _Lines(what, follow)
+
+
+class _Bar(Protocol):
+    def __call__(self, done: int, total: int, said: str = "") -> None: ...
 
 
 class _Lines:
@@ -75,21 +81,35 @@ def _clock(seconds: float) -> str:
 
 
 @contextmanager
-def _bar(what: str, follow: bool) -> Iterator[Callable[[Progress], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
+def _shown(what: str, follow: bool) -> Iterator[Callable[[Progress], None]]:
+    from rich.progress import BarColumn, TextColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None, said="")
+    with _bar(what, TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}")) as bar:
 
-        def show(step: object) -> None:
-            from ..log.copy import Progress as Step
-
-            assert isinstance(step, Step)
+        def show(step: Progress) -> None:
             said = f"waiting: {step.trouble}" if step.trouble else _way(step)
             if step.level and follow:
                 said = f"level at {step.position:,}; {_lag(step)}"
-            bar.update(task, completed=step.position, total=max(step.head, 1), said=said)
+            bar(step.position, step.head, said)
 
         yield show
+
+
+@contextmanager
+def walking(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """What to call with a position and the last one: a bar, if there is a terminal."""
+    if sys.stderr.isatty():
+        with _bar(what) as bar:
+            yield bar
+    else:
+        yield None
+
+
+@contextmanager
+def _bar(what: str, *columns: ProgressColumn) -> Iterator[_Bar]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None, said="")
+        yield lambda done, total, said="": bar.update(task, completed=done, total=max(total, 1), said=said)

@@ -6,8 +6,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from ..errors import InvalidPosition, StreamNotFound
-from .options import LogPath, OutputFormat, Pattern, RangeText, Types, open_to_read
+from ..errors import InvalidPosition
+from .options import LogPath, OutputFormat, Pattern, RangeText, Types, check_stream, open_to_read
 from .output import chosen, write_rows
 
 FIELDS = ("position", "time", "stream", "version", "type", "effective", "tags", "metadata", "data")
@@ -55,8 +55,7 @@ def read(
     if versions is not None and (stream is None or stream.endswith("*")):
         raise InvalidPosition("versions are within one stream", hint="Name the stream, or use --range")
     with open_to_read(log) as source:
-        if stream is not None and not stream.endswith("*") and not source.version(stream):
-            raise StreamNotFound(stream)
+        check_stream(source, stream)
         since, until = wanted.resolve(source)
         events = source.read(
             stream,

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from ..errors import StreamNotFound, UsageError
-from .options import LogPath, OutputFormat, Pattern, Types, open_to_read
+from ..errors import UsageError
+from ..time import seconds
+from .options import LogPath, OutputFormat, Pattern, Types, check_stream, open_to_read
 from .output import Output, chosen, flush, write_rows, writer
 from .read import FIELDS
 
@@ -69,11 +70,11 @@ def tail(
         raise UsageError("--timeout is for --follow", hint="Add --follow, or leave it out")
     if follow and form is Output.JSON:
         raise UsageError("a JSON array has an end, following has none", hint="Use --output ndjson")
-    seconds = _seconds(timeout)
+    limit = seconds(timeout)
     place = parse_place(start) if start is not None else None
     with open_to_read(log) as source:
-        if not follow and stream is not None and not stream.endswith("*") and not source.version(stream):
-            raise StreamNotFound(stream)
+        if not follow:
+            check_stream(source, stream)
         head = source.head
         if place is not None:
             since = place.resolve(source)
@@ -89,7 +90,7 @@ def tail(
             more = "See more with --lines or --output ndjson."
             write_rows(rows(past), FIELDS, form, limit=lines or None, more=more)
             return
-        _follow(source, stream, type or None, past, max(head, since - 1), seconds, form)
+        _follow(source, stream, type or None, past, max(head, since - 1), limit, form)
 
 
 def _follow(
@@ -152,11 +153,3 @@ def _unread() -> bool:
     poll = select.poll()
     poll.register(descriptor, 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
-
-
-def _seconds(timeout: str | None) -> float | None:
-    if timeout is None:
-        return None
-    from ..time import duration_micros
-
-    return duration_micros(timeout) / 1e6

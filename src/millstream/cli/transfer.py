@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
-from typing import IO, TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from ..errors import StorageError, StreamNotFound, UsageError
+from ..errors import StorageError, UsageError
 from .append import appended, parquet_type
 from .inputs import batches, opened
-from .options import ConfirmClock, LogPath, OutputFormat, RangeText, Tags, Types, open_to_read, open_to_write
+from .options import (
+    ConfirmClock,
+    LogPath,
+    OutputFormat,
+    RangeText,
+    Tags,
+    Types,
+    check_stream,
+    open_to_read,
+    open_to_write,
+)
 from .output import chosen, write_record
 
 if TYPE_CHECKING:
@@ -74,14 +83,14 @@ def export(
       $ millstream export shop.db clicks.parquet --stream clicks --overwrite
       $ millstream export shop.db --range 1:3 | gzip > first.ndjson.gz
     """
+    from ..log.files import whole
     from ..log.positions import Range, parse_range
     from ..log.transfer import export_ndjson, export_parquet
 
     form = format or _format_of(file)
     wanted = parse_range(range) if range is not None else Range()
     with open_to_read(log) as source:
-        if stream is not None and not stream.endswith("*") and not source.version(stream):
-            raise StreamNotFound(stream)
+        check_stream(source, stream)
         since, until = wanted.resolve(source)
         after = max((since or 1) - 1, 0)
         if file == "-":
@@ -97,7 +106,7 @@ def export(
                 raise UsageError("a Parquet file holds one stream or category", hint="Name it: --stream clicks")
             count = export_parquet(source, file, stream, types=type or None, after=after, until_position=until)
         else:
-            with _whole(file) as out:
+            with whole(file) as partial, open(partial, "wb") as out:
                 count = export_ndjson(source, out, stream, types=type or None, after=after, until_position=until)
     write_record({"file": file, "count": count, "bytes": os.path.getsize(file)}, chosen(output))
 
@@ -179,16 +188,3 @@ def _check_target(log: Log, file: str, overwrite: bool) -> None:
         raise UsageError(f"{file} is the log itself", hint="Give the export a name of its own")
     if not overwrite:
         raise StorageError(f"{file} is there already", hint="Give a new name, or --overwrite")
-
-
-@contextmanager
-def _whole(file: str) -> Iterator[IO[bytes]]:
-    """A file that appears under its name when it is whole, or not at all."""
-    partial = f"{file}.part"
-    try:
-        with open(partial, "wb") as out:
-            yield out
-        os.replace(partial, file)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any, Optional
 
 import typer
 
 from .options import LogPath, OutputFormat, open_to_read
 from .output import chosen, write_record
+from .progress import walking
 
 
 def verify(
@@ -39,7 +37,7 @@ def verify(
       $ millstream verify shop.db --output json
       $ millstream verify shop.db --head "$(cat kept-hash.txt)"
     """
-    with open_to_read(log) as source, _progress() as progress:
+    with open_to_read(log) as source, walking("verifying") as progress:
         found = source.verify(head=head, archives=archives, progress=progress)
     record: dict[str, Any] = {
         "events": found.events, "runs": found.runs, "position": found.position, "hash": found.hash
@@ -49,17 +47,3 @@ def verify(
     if found.trimmed:
         record["trimmed"] = found.trimmed
     write_record(record, chosen(output))
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on stderr, if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("verifying", total=None)
-        yield lambda position, total: bar.update(task, completed=position, total=max(total, 1))
