@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import secrets
 import shutil
 import subprocess
@@ -160,6 +161,18 @@ def test_an_append_whose_connection_drops_happens_exactly_once(proxied, how, bef
         [rows] = db.query("select count(*) as n from t")
     assert rows["n"] == (1 if how in ("work", "transaction", "empty-work") else 0)
     log.verify()
+
+
+def test_a_lost_append_is_not_mistaken_for_one_of_a_process_with_the_same_seed(proxied, postgres):
+    log, proxy = proxied
+    log.append("a", Noted(n=0))
+    with ms.open(postgres) as other:
+        random.seed(1)
+        other.append("theirs", Noted(n=1))
+        random.seed(1)
+        proxy.cut(b"append_one", before=True)
+        assert log.append("mine", Noted(n=2)).stream == "mine"
+    assert [e.stream for e in log.read()] == ["a", "theirs", "mine"]
 
 
 def test_a_transaction_that_is_cut_before_its_commit_fails_whole(proxied):

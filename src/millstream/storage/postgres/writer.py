@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import secrets
 import time
 from collections.abc import Callable, Sequence
 
@@ -407,4 +407,5 @@ class Writer:
 
 
 def _origin() -> int:
-    return random.getrandbits(62) + 1
+    # From the system: processes that seed `random` alike must not take each other's commits for their own.
+    return secrets.randbits(62) + 1
