@@ -359,6 +359,17 @@ def test_an_append_is_on_disk_even_where_the_database_says_otherwise(postgres):
         assert log.append("a", Noted(n=1)).position == 1
 
 
+@pytest.mark.parametrize("how", ["environment", "url"])
+def test_text_is_utf_8_whatever_encoding_the_client_is_set_to(postgres, how, monkeypatch):
+    if how == "environment":
+        monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    with ms.open(postgres + ("?client_encoding=latin1" if how == "url" else "")) as log:
+        log.append("ä", Noted(n=1, by="Müller 東京"))
+        log.append("ä", [Noted(n=2), Noted(n=3)], metadata={"von": "Zoë"})
+        assert [(e.stream, e.event.by) for e in log.read(limit=1)] == [("ä", "Müller 東京")]
+        log.verify()
+
+
 def test_a_role_with_another_isolation_level_cannot_break_the_order(postgres):
     with psycopg.connect(postgres, autocommit=True) as connection:
         name = postgres.rsplit("/", 1)[1]

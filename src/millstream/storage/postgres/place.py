@@ -70,6 +70,8 @@ def parse_url(url: str, schema: str | None = None) -> Place:
         raise UsageError(f"{redact(url)!r:.120} is not understood: {redact(str(error)).strip()}", hint=_HINT) from error
     conninfo.setdefault("connect_timeout", 10)
     conninfo.setdefault("application_name", "millstream")
+    # All text is sent as UTF-8, whatever the environment (PGCLIENTENCODING) or the URL says.
+    conninfo["client_encoding"] = "UTF8"
     # A server that went away without a word is noticed before a minute is over.
     for key, value in (("keepalives_idle", 20), ("keepalives_interval", 5), ("tcp_user_timeout", 30_000)):
         conninfo.setdefault(key, value)
