@@ -189,6 +189,23 @@ def test_a_transaction_that_is_cut_before_its_commit_fails_whole(proxied):
     assert log.append("a", Noted(n=1)).position == 2
 
 
+def test_nothing_of_a_transaction_is_kept_that_goes_on_after_its_connection_was_lost(postgres):
+    with ms.open(postgres) as log:
+        with log.transaction() as tx:
+            tx.db.execute("create table t (n integer)")
+        with pytest.raises(errors.ConnectionFailed, match="inside a transaction"):
+            with log.transaction() as tx:
+                [row] = tx.db.query("select pg_backend_pid() as pid")
+                with psycopg.connect(postgres, autocommit=True) as other:
+                    other.execute("select pg_terminate_backend(%s, 5000)", (row["pid"],))
+                with pytest.raises(errors.ConnectionFailed):
+                    tx.db.execute("insert into t values (1)")
+                tx.db.execute("insert into t values (2)")
+        with log.connect() as db:
+            assert db.query("select n from t") == []
+        assert log.append("a", Noted(n=1)).position == 1
+
+
 # --- a full disk, a held lock -------------------------------------------------------------------------
 
 

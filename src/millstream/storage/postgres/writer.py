@@ -161,7 +161,7 @@ class Writer:
             else:
                 self.session.begin()
                 answers = self._call(connection, sent, origins, Batch(self._put))
-                connection.execute("commit")
+                self.session.end()
             self._give(sent, answers)
 
     def _one(self, connection: Connection, job: Job, origins: dict[int, int]) -> None:
