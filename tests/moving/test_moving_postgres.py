@@ -2,10 +2,12 @@
 
 import threading
 
+import psycopg
 import pytest
 from homes import fill, pages
 
 import millstream as ms
+from millstream import errors
 from millstream.cli import main
 from millstream.log.copy import copy
 from millstream.log.positions import parse_place
@@ -133,6 +135,21 @@ def test_a_switch_beside_a_writer_loses_nothing(logs):
     with pytest.raises(ms.LogMoved):
         source.append("a", ms.Plain("T", {}))
     target.verify()
+
+
+def test_a_switch_waits_for_no_reader(postgres):
+    with ms.open(f"{postgres}?schema=a") as source, ms.open(f"{postgres}?schema=b", lock_timeout=2) as target:
+        fill(source)
+        copy(source, target)
+        with psycopg.connect(postgres) as reader:  # a dump, or somebody's long report
+            reader.execute("select count(*) from a.runs, b.runs, a.appends, b.appends")
+            switch(source, target)
+            with pytest.raises(errors.LogMoved):
+                source.append("a", ms.Plain("A", {}))
+            target.append("a", ms.Plain("A", {}))
+            promoted = promote(source)
+        assert promoted.position == source.head
+        source.append("a", ms.Plain("A", {}))
 
 
 def test_a_follower_of_a_copy_sees_what_comes(logs):
