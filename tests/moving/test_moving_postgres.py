@@ -1,5 +1,6 @@
 """Moving house between SQLite and PostgreSQL, in both directions, and from one database to another."""
 
+import re
 import threading
 
 import psycopg
@@ -100,6 +101,18 @@ def test_a_copy_takes_no_appends_until_it_is_made_a_home(logs):
     assert target.append("clicks-2", ms.Plain("Big", {"text": "y" * 20_000})).count == 1
     target.compact()
     target.verify()
+
+
+def test_each_home_is_named_to_who_appends_to_the_other(logs):
+    source, target = logs
+    copy(source, target)
+    with pytest.raises(errors.ReplicaLog, match=re.escape(source.location)):
+        target.append("a", ms.Plain("A", {}))
+    with pytest.raises(errors.NotAPrefix, match=re.escape(source.location)):
+        copy(target, source)
+    switch(source, target)
+    with pytest.raises(errors.LogMoved, match=re.escape(target.location)):
+        source.append("a", ms.Plain("A", {}))
 
 
 def test_a_log_with_events_of_its_own_is_no_target(logs):

@@ -74,6 +74,11 @@ class Segments:
         """What the depot is called."""
         return self._depot.place
 
+    @property
+    def location(self) -> str:
+        """The same, as a log has it."""
+        return self.path
+
     # --- reading ----------------------------------------------------------------------------------------
 
     def raw_head(self) -> RawHead:
