@@ -11,6 +11,7 @@ import subprocess
 import threading
 from datetime import UTC, datetime
 from functools import partial
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -161,6 +162,19 @@ def test_an_append_whose_connection_drops_happens_exactly_once(proxied, how, bef
         [rows] = db.query("select count(*) as n from t")
     assert rows["n"] == (1 if how in ("work", "transaction", "empty-work") else 0)
     log.verify()
+
+
+@pytest.mark.parametrize("name", ["магазин", "x" * 100, ""])
+def test_a_session_is_told_from_others_whatever_the_application_is_called(postgres, name):
+    with ms.open(f"{postgres}?application_name={quote(name)}") as log:
+        log.append("a", Noted(n=0))
+        session = log.store._writer.session
+        lost = session.connection
+        session._connection = None  # gone, and the server does not know
+        session.end_former()
+        with pytest.raises(psycopg.OperationalError, match="terminating connection"):
+            lost.execute("select 1")
+        lost.close()
 
 
 def test_a_lost_append_is_not_mistaken_for_one_of_a_process_with_the_same_seed(proxied, postgres):

@@ -33,7 +33,9 @@ class Session:
         self._place = place
         self._patience = patience
         self._on_loss = on_loss
-        self._name = f"{place.conninfo['application_name'][:32]}-{secrets.token_hex(8)}"
+        # The server keeps 63 bytes of a name, and takes no letters beyond ASCII as they are.
+        shown = str(place.conninfo["application_name"]).encode("ascii", "ignore").decode()[:32]
+        self._name = f"{shown}-{secrets.token_hex(8)}"
         """Tells this writer's sessions from all others."""
         self._connection: Connection | None = None
         self._database: GuardedDatabase | None = None
