@@ -381,6 +381,13 @@ def test_a_password_never_stands_in_a_location(postgres, postgres_server):
 # --- durability and order -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("password", ["12/s3cret", "s3@cret", "12#s3cret", "12?s3cret", "a/s3cret"])
+def test_a_password_that_is_not_escaped_is_refused_and_not_shown(password):
+    with pytest.raises(errors.UsageError) as caught:
+        parse_url(f"postgresql://ann:{password}@localhost/shop")
+    assert "cret" not in str(caught.value)
+
+
 def test_an_append_is_on_disk_even_where_the_database_says_otherwise(postgres):
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(f"alter database {postgres.rsplit('/', 1)[1]} set synchronous_commit = off")

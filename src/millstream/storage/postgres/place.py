@@ -55,6 +55,11 @@ def parse_url(url: str, schema: str | None = None) -> Place:
         parts.port  # noqa: B018 - raises when it is no number
     except ValueError as error:
         raise UsageError(f"{redact(url)!r:.120} is not a URL", hint=_HINT) from error
+    if parts.netloc.count("@") > 1 or "@" in parts.path + parts.fragment + "".join(key for key, _ in options):
+        # What follows an unescaped mark would be taken for the host or the database, and shown.
+        raise UsageError(
+            "the URL is not understood", hint="In a password, write %40 for @, %2F for /, %3F for ? and %23 for #"
+        )
     named = [value for key, value in options if key == "schema"]
     rest = [(key, value) for key, value in options if key != "schema"]
     schema = named[-1] if named else schema if schema is not None else DEFAULT_SCHEMA
