@@ -11,6 +11,7 @@ import subprocess
 import threading
 from datetime import UTC, datetime
 from functools import partial
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import psycopg
@@ -18,6 +19,7 @@ import pytest
 
 import millstream as ms
 from millstream import errors
+from millstream.storage.postgres import listener
 from millstream.storage.postgres.place import parse_url
 from millstream.storage.postgres.sql import bind, parse
 from servers import CuttingProxy, Pooler, PostgresServer
@@ -471,6 +473,24 @@ def test_a_standby_is_read_and_followed_but_not_written(server):
 
 
 # --- a pooler -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hears", [True, False])
+def test_a_listener_looks_itself_when_it_never_hears_anything(postgres, hears):
+    with ms.open(postgres) as log:
+        probe = listener.Listener(log.store.place, log.store._reader)
+        probe.close()
+        heard: list[SimpleNamespace] = []
+        probe._connection = SimpleNamespace(notifies=lambda timeout, stop_after: [heard.pop()] if heard else [])
+        probe._reader = SimpleNamespace(head=lambda connection: SimpleNamespace(position=head))
+        head = 0
+        probe.look()
+        for head in range(1, 6):
+            assert probe.look()[0] == head  # by looking: it came between the end of the wait and the look
+            if hears:
+                heard.append(SimpleNamespace(payload=str(head)))
+                assert probe.look()[0] == head
+        assert probe._listens == hears
 
 
 @pytest.mark.skipif(Pooler.program is None, reason="PgBouncer is not installed (Debian's package pgbouncer)")
