@@ -205,6 +205,17 @@ def test_a_transaction_that_is_cut_before_its_commit_fails_whole(proxied):
     assert log.append("a", Noted(n=1)).position == 2
 
 
+def test_compaction_goes_on_when_the_server_has_restarted(server):
+    with ms.open(server.url()) as log:
+        for n in range(50):
+            log.append("a", Noted(n=n))
+        server.stop()
+        server.start()
+        assert log.compact("a").runs == 50
+        assert [e.event.n for e in log.read()] == list(range(50))
+        log.verify()
+
+
 def test_nothing_of_a_transaction_is_kept_that_goes_on_after_its_connection_was_lost(postgres):
     with ms.open(postgres) as log:
         with log.transaction() as tx:

@@ -108,19 +108,27 @@ class Session:
         Raises:
             ReplicaLog, LogMoved: The log takes what its source has, and nothing else, or has moved.
         """
+        self._begin_patiently(lock=True)
+        if not moving:
+            self.check_role()
+
+    def begin_unlocked(self) -> None:
+        """Begin a transaction that places nothing; tries again while the server is away."""
+        self._begin_patiently(lock=False)
+
+    def _begin_patiently(self, *, lock: bool) -> None:
         deadline = time.monotonic() + self._patience
         while True:
             try:
                 self.begin()
-                self.lock()
-                break
+                if lock:
+                    self.lock()
+                return
             except psycopg.Error as error:
                 self.drop()
                 if not is_lost(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(PAUSE)
-        if not moving:
-            self.check_role()
 
     def lock(self) -> None:
         """Take the lock that appends are serialised by, until the transaction ends."""
