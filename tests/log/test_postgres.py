@@ -291,6 +291,15 @@ def _write(url, number, count):
                     pass
 
 
+@pytest.mark.parametrize("limit", [float("inf"), "60d", 0])
+def test_any_time_limit_will_do(postgres, limit):
+    with ms.open(postgres, lock_timeout=limit) as log:
+        assert log.append("a", Noted(n=1)).position == 1
+        with log.transaction() as tx:
+            tx.db.execute("select 1")
+        assert [e.event.n for e in log.read()] == [1]
+
+
 def test_32_processes_write_one_database_and_a_follower_misses_nothing(postgres):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["millstream.log", "millstream.storage.postgres"])
