@@ -7,8 +7,10 @@ import os
 import random
 import secrets
 import shutil
+import signal
 import subprocess
 import threading
+import time
 from datetime import UTC, datetime
 from functools import partial
 from types import SimpleNamespace
@@ -289,6 +291,21 @@ def _write(url, number, count):
                     break
                 except errors.VersionConflict:
                     pass
+
+
+def test_an_interrupt_ends_the_wait_for_the_lock(postgres):
+    with ms.open(postgres) as log, ms.open(postgres) as other:
+        log.append("a", Noted(n=1))
+        with other.transaction() as tx:
+            tx.db.execute("select 1")
+            timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+            timer.start()
+            begun = time.monotonic()
+            with pytest.raises(KeyboardInterrupt):
+                log.append("a", Noted(n=2))
+            assert time.monotonic() - begun < 5
+            timer.join()
+        assert log.append("a", Noted(n=3)).position == 2
 
 
 @pytest.mark.parametrize("limit", [float("inf"), "60d", 0])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Sequence
 
 import psycopg
+from psycopg.generators import execute
 
 from ...errors import ClockJumped, ConnectionFailed, InvalidTime, MillstreamError, StreamClosed, VersionConflict
 from ...time import Clock, iso, to_micros
@@ -174,7 +176,12 @@ class Writer:
         rest = [None if value is None else b"%d" % value for value in numbers]
         params = [*one(job.request), *rest, self.session.wait.encode()]
         pgconn = connection.pgconn
-        found = pgconn.exec_params(self._append_one, params, None, _FORMATS)
+        if threading.current_thread() is threading.main_thread():
+            # As the driver waits, which takes a Ctrl-C at once; C waits on, for as long as the lock is held elsewhere.
+            pgconn.send_query_params(self._append_one, params, None, _FORMATS)
+            [found] = connection.wait(execute(pgconn))
+        else:
+            found = pgconn.exec_params(self._append_one, params, None, _FORMATS)
         if found.status != psycopg.pq.ExecStatus.TUPLES_OK:
             if pgconn.status != psycopg.pq.ConnStatus.OK:
                 raise psycopg.OperationalError("the connection is lost")
