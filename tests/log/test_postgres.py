@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import secrets
 import shutil
+import signal
 import subprocess
 import threading
+import time
 from datetime import UTC, datetime
 from functools import partial
+from types import SimpleNamespace
+from urllib.parse import quote
 
 import psycopg
 import pytest
 
 import millstream as ms
 from millstream import errors
+from millstream.storage.postgres import listener
 from millstream.storage.postgres.place import parse_url
 from millstream.storage.postgres.sql import bind, parse
 from servers import CuttingProxy, Pooler, PostgresServer
@@ -162,6 +168,31 @@ def test_an_append_whose_connection_drops_happens_exactly_once(proxied, how, bef
     log.verify()
 
 
+@pytest.mark.parametrize("name", ["магазин", "x" * 100, ""])
+def test_a_session_is_told_from_others_whatever_the_application_is_called(postgres, name):
+    with ms.open(f"{postgres}?application_name={quote(name)}") as log:
+        log.append("a", Noted(n=0))
+        session = log.store._writer.session
+        lost = session.connection
+        session._connection = None  # gone, and the server does not know
+        session.end_former()
+        with pytest.raises(psycopg.OperationalError, match="terminating connection"):
+            lost.execute("select 1")
+        lost.close()
+
+
+def test_a_lost_append_is_not_mistaken_for_one_of_a_process_with_the_same_seed(proxied, postgres):
+    log, proxy = proxied
+    log.append("a", Noted(n=0))
+    with ms.open(postgres) as other:
+        random.seed(1)
+        other.append("theirs", Noted(n=1))
+        random.seed(1)
+        proxy.cut(b"append_one", before=True)
+        assert log.append("mine", Noted(n=2)).stream == "mine"
+    assert [e.stream for e in log.read()] == ["a", "theirs", "mine"]
+
+
 def test_a_transaction_that_is_cut_before_its_commit_fails_whole(proxied):
     log, proxy = proxied
     log.append("a", Noted(n=0))
@@ -174,6 +205,34 @@ def test_a_transaction_that_is_cut_before_its_commit_fails_whole(proxied):
             tx.append("a", Noted(n=1))
     assert log.head == 1
     assert log.append("a", Noted(n=1)).position == 2
+
+
+def test_compaction_goes_on_when_the_server_has_restarted(server):
+    with ms.open(server.url()) as log:
+        for n in range(50):
+            log.append("a", Noted(n=n))
+        server.stop()
+        server.start()
+        assert log.compact("a").runs == 50
+        assert [e.event.n for e in log.read()] == list(range(50))
+        log.verify()
+
+
+def test_nothing_of_a_transaction_is_kept_that_goes_on_after_its_connection_was_lost(postgres):
+    with ms.open(postgres) as log:
+        with log.transaction() as tx:
+            tx.db.execute("create table t (n integer)")
+        with pytest.raises(errors.ConnectionFailed, match="inside a transaction"):
+            with log.transaction() as tx:
+                [row] = tx.db.query("select pg_backend_pid() as pid")
+                with psycopg.connect(postgres, autocommit=True) as other:
+                    other.execute("select pg_terminate_backend(%s, 5000)", (row["pid"],))
+                with pytest.raises(errors.ConnectionFailed):
+                    tx.db.execute("insert into t values (1)")
+                tx.db.execute("insert into t values (2)")
+        with log.connect() as db:
+            assert db.query("select n from t") == []
+        assert log.append("a", Noted(n=1)).position == 1
 
 
 # --- a full disk, a held lock -------------------------------------------------------------------------
@@ -232,6 +291,30 @@ def _write(url, number, count):
                     break
                 except errors.VersionConflict:
                     pass
+
+
+def test_an_interrupt_ends_the_wait_for_the_lock(postgres):
+    with ms.open(postgres) as log, ms.open(postgres) as other:
+        log.append("a", Noted(n=1))
+        with other.transaction() as tx:
+            tx.db.execute("select 1")
+            timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+            timer.start()
+            begun = time.monotonic()
+            with pytest.raises(KeyboardInterrupt):
+                log.append("a", Noted(n=2))
+            assert time.monotonic() - begun < 5
+            timer.join()
+        assert log.append("a", Noted(n=3)).position == 2
+
+
+@pytest.mark.parametrize("limit", [float("inf"), "60d", 0])
+def test_any_time_limit_will_do(postgres, limit):
+    with ms.open(postgres, lock_timeout=limit) as log:
+        assert log.append("a", Noted(n=1)).position == 1
+        with log.transaction() as tx:
+            tx.db.execute("select 1")
+        assert [e.event.n for e in log.read()] == [1]
 
 
 def test_32_processes_write_one_database_and_a_follower_misses_nothing(postgres):
@@ -337,6 +420,13 @@ def test_a_password_never_stands_in_a_location(postgres, postgres_server):
 # --- durability and order -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("password", ["12/s3cret", "s3@cret", "12#s3cret", "12?s3cret", "a/s3cret"])
+def test_a_password_that_is_not_escaped_is_refused_and_not_shown(password):
+    with pytest.raises(errors.UsageError) as caught:
+        parse_url(f"postgresql://ann:{password}@localhost/shop")
+    assert "cret" not in str(caught.value)
+
+
 def test_an_append_is_on_disk_even_where_the_database_says_otherwise(postgres):
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(f"alter database {postgres.rsplit('/', 1)[1]} set synchronous_commit = off")
@@ -344,6 +434,17 @@ def test_an_append_is_on_disk_even_where_the_database_says_otherwise(postgres):
         with log.transaction() as tx:
             assert tx.db.one("show synchronous_commit") == {"synchronous_commit": "on"}
         assert log.append("a", Noted(n=1)).position == 1
+
+
+@pytest.mark.parametrize("how", ["environment", "url"])
+def test_text_is_utf_8_whatever_encoding_the_client_is_set_to(postgres, how, monkeypatch):
+    if how == "environment":
+        monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    with ms.open(postgres + ("?client_encoding=latin1" if how == "url" else "")) as log:
+        log.append("ä", Noted(n=1, by="Müller 東京"))
+        log.append("ä", [Noted(n=2), Noted(n=3)], metadata={"von": "Zoë"})
+        assert [(e.stream, e.event.by) for e in log.read(limit=1)] == [("ä", "Müller 東京")]
+        log.verify()
 
 
 def test_a_role_with_another_isolation_level_cannot_break_the_order(postgres):
@@ -409,6 +510,24 @@ def test_a_standby_is_read_and_followed_but_not_written(server):
 
 
 # --- a pooler -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hears", [True, False])
+def test_a_listener_looks_itself_when_it_never_hears_anything(postgres, hears):
+    with ms.open(postgres) as log:
+        probe = listener.Listener(log.store.place, log.store._reader)
+        probe.close()
+        heard: list[SimpleNamespace] = []
+        probe._connection = SimpleNamespace(notifies=lambda timeout, stop_after: [heard.pop()] if heard else [])
+        probe._reader = SimpleNamespace(head=lambda connection: SimpleNamespace(position=head))
+        head = 0
+        probe.look()
+        for head in range(1, 6):
+            assert probe.look()[0] == head  # by looking: it came between the end of the wait and the look
+            if hears:
+                heard.append(SimpleNamespace(payload=str(head)))
+                assert probe.look()[0] == head
+        assert probe._listens == hears
 
 
 @pytest.mark.skipif(Pooler.program is None, reason="PgBouncer is not installed (Debian's package pgbouncer)")

@@ -1,11 +1,14 @@
 """Moving house between SQLite and PostgreSQL, in both directions, and from one database to another."""
 
+import re
 import threading
 
+import psycopg
 import pytest
 from homes import fill, pages
 
 import millstream as ms
+from millstream import errors
 from millstream.cli import main
 from millstream.log.moving import Segments, copy, promote, restore, switch
 from millstream.log.positions import parse_place
@@ -97,6 +100,18 @@ def test_a_copy_takes_no_appends_until_it_is_made_a_home(logs):
     target.verify()
 
 
+def test_each_home_is_named_to_who_appends_to_the_other(logs):
+    source, target = logs
+    copy(source, target)
+    with pytest.raises(errors.ReplicaLog, match=re.escape(source.location)):
+        target.append("a", ms.Plain("A", {}))
+    with pytest.raises(errors.NotAPrefix, match=re.escape(source.location)):
+        copy(target, source)
+    switch(source, target)
+    with pytest.raises(errors.LogMoved, match=re.escape(target.location)):
+        source.append("a", ms.Plain("A", {}))
+
+
 def test_a_log_with_events_of_its_own_is_no_target(logs):
     source, target = logs
     target.append("mine", ms.Plain("T", {}))
@@ -130,6 +145,21 @@ def test_a_switch_beside_a_writer_loses_nothing(logs):
     with pytest.raises(ms.LogMoved):
         source.append("a", ms.Plain("T", {}))
     target.verify()
+
+
+def test_a_switch_waits_for_no_reader(postgres):
+    with ms.open(f"{postgres}?schema=a") as source, ms.open(f"{postgres}?schema=b", lock_timeout=2) as target:
+        fill(source)
+        copy(source, target)
+        with psycopg.connect(postgres) as reader:  # a dump, or somebody's long report
+            reader.execute("select count(*) from a.runs, b.runs, a.appends, b.appends")
+            switch(source, target)
+            with pytest.raises(errors.LogMoved):
+                source.append("a", ms.Plain("A", {}))
+            target.append("a", ms.Plain("A", {}))
+            promoted = promote(source)
+        assert promoted.position == source.head
+        source.append("a", ms.Plain("A", {}))
 
 
 def test_a_follower_of_a_copy_sees_what_comes(logs):

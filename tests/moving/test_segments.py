@@ -104,6 +104,17 @@ def test_two_copies_into_one_depot_agree(source, target, tmp_path):
     assert target.store.head() == source.store.head()
 
 
+def test_a_copy_comes_back_where_another_ended_that_wrote_many_small_segments(source, target, tmp_path):
+    ended, other = Segments(str(tmp_path / "depot")), Segments(str(tmp_path / "depot"))
+    assert ended.raw_head() == other.raw_head()
+    for _ in range(20):
+        ended.place_raw(source.store.raw_page(ended.raw_head().head.position, limit_runs=1))
+    assert ended.raw_head().head.position < source.head
+    other.place_raw(source.store.raw_page(0))
+    for position in range(1, source.head + 1):
+        assert Segments(str(tmp_path / "depot")).raw_header(position) == source.store.raw_header(position)
+
+
 def test_a_segment_that_was_changed_or_removed_is_named(source, target, tmp_path):
     depot = Segments(str(tmp_path / "depot"))
     for page in pages(source, runs=10, known=False):

@@ -90,14 +90,18 @@ class Tail:
             self._forget(position)
         if head - self._high > MAX_ROWS:
             return False  # so much is better read by those who want it
-        for page in self._reader.pages(_EVERYTHING, self._high, head + 1, False, None):
-            self._seen.extend(Seen(run) for run in page)
-            self._lasts.extend(run.last for run in page)
-        self._high = head
-        surplus = len(self._seen) - _KEPT
-        if surplus > 0:
-            self._low = self._lasts[surplus - 1]
-            del self._seen[:surplus], self._lasts[:surplus]
+        try:
+            for page in self._reader.pages(_EVERYTHING, self._high, head + 1, False, None):
+                self._seen.extend(Seen(run) for run in page)
+                self._lasts.extend(run.last for run in page)
+            self._high = head
+            surplus = len(self._seen) - _KEPT
+            if surplus > 0:
+                self._low = self._lasts[surplus - 1]
+                del self._seen[:surplus], self._lasts[:surplus]
+        except BaseException:
+            self._forget(-1)  # what was read in part, before an error or an interrupt, will be read again
+            raise
         return True
 
     def _forget(self, position: int) -> None:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from .verify import Verified
 
 
+_LONGEST_WAIT = 2_000_000.0
+"""Seconds; a longer limit is one that never ends, and databases count them in milliseconds of 31 bits."""
+
 InlineHandler = Callable[[Database, list[Run]], None]
 
 
@@ -68,6 +71,7 @@ def open(
     if path is not None and (not isinstance(path, str) or not _is_path(path)):
         raise UsageError(f"{path!r:.60} is not a path", hint="Give the path of a file, or None for a log in memory")
     seconds = lock_timeout if isinstance(lock_timeout, int | float) else duration_micros(lock_timeout) / 1e6
+    seconds = min(seconds, _LONGEST_WAIT)
     if path is not None and path.startswith(("postgresql://", "postgres://")):
         return Log(_postgres(path, clock=clock, readonly=readonly, lock_timeout=seconds))
     if path is not None and "://" in path and not path.startswith("sqlite:///"):

@@ -13,6 +13,7 @@ import time
 import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Container
+from itertools import accumulate
 from typing import NamedTuple
 
 import msgspec
@@ -62,6 +63,8 @@ class Segments:
     def __init__(self, depot: Depot | str) -> None:
         self._depot = open_depot(depot) if isinstance(depot, str) else depot
         self._found: list[Segment] = []
+        self._farthest: list[Segment] = []
+        """For each of them, the one that goes farthest of it and all before."""
         self._end: RawHead | None = None
         self._page: tuple[str, RawPage] | None = None
         self._state = ""
@@ -70,6 +73,11 @@ class Segments:
     def path(self) -> str:
         """What the depot is called."""
         return self._depot.location
+
+    @property
+    def location(self) -> str:
+        """The same, as a log has it."""
+        return self.path
 
     # --- reading ----------------------------------------------------------------------------------------
 
@@ -182,12 +190,11 @@ class Segments:
 
     def _holding(self, position: int) -> Segment | None:
         """A segment that holds a position, the one that goes farthest."""
-        if not self._found or position > max(each.last for each in self._found[-8:]):
+        if not self._found or position > self._farthest[-1].last:
             self._found = self.segments()
-        # Few overlap, so that one that holds the position is not far before the last that begins there or earlier.
+            self._farthest = list(accumulate(self._found, _farther))
         at = bisect_right(self._found, position, key=lambda each: each.first)
-        held = [each for each in self._found[max(at - 16, 0) : at] if each.last >= position]
-        return max(held, key=lambda each: each.last, default=None)
+        return self._farthest[at - 1] if at and self._farthest[at - 1].last >= position else None
 
     def _tail(self, after: int) -> RawPage:
         found = self.raw_header(after) if after else (0, EMPTY)
@@ -257,6 +264,10 @@ class Segments:
             if left <= 0:
                 return False
             time.sleep(min(left, 1.0))
+
+
+def _farther(one: Segment, other: Segment) -> Segment:
+    return one if one.last > other.last else other
 
 
 def _packed(page: RawPage) -> bytes:

@@ -48,11 +48,13 @@ class Listener:
         if self._listens and self._head is not None:
             for notice in self._connection.notifies(timeout=_WAIT, stop_after=1):
                 heard = int(notice.payload)
+                self._missed = 0
         elif self._head is not None:
             time.sleep(_POLL)
         position = heard or self._reader.head(self._connection).position
         if self._listens and not heard and self._head is not None and position > self._head:
-            # Something came that was not announced: a pooler may have taken LISTEN for itself.
+            # Something came that was not announced: a pooler may have taken LISTEN for itself. Or it came just now,
+            # and is announced in a moment; so it counts only if nothing is ever heard in between.
             self._missed += 1
             self._listens = self._missed < 3
         self._head = position

@@ -52,11 +52,14 @@ def parse_url(url: str, schema: str | None = None) -> Place:
     try:
         parts = urlsplit(url)
         options = parse_qsl(parts.query, keep_blank_values=True)
-        whole = parts.netloc.count("@") < 2 and (parts.port is None or parts.port > 0)
+        parts.port  # noqa: B018 - raises when it is no number
     except ValueError as error:
         raise UsageError(f"{redact(url)!r:.120} is not a URL", hint=_HINT) from error
-    if not whole:
-        raise UsageError(f"{redact(url)!r:.120} is not a URL", hint=_HINT)
+    if parts.netloc.count("@") > 1 or "@" in parts.path + parts.fragment + "".join(key for key, _ in options):
+        # What follows an unescaped mark would be taken for the host or the database, and shown.
+        raise UsageError(
+            "the URL is not understood", hint="In a password, write %40 for @, %2F for /, %3F for ? and %23 for #"
+        )
     named = [value for key, value in options if key == "schema"]
     rest = [(key, value) for key, value in options if key != "schema"]
     schema = named[-1] if named else schema if schema is not None else DEFAULT_SCHEMA
@@ -72,6 +75,8 @@ def parse_url(url: str, schema: str | None = None) -> Place:
         raise UsageError(f"{redact(url)!r:.120} is not understood: {redact(str(error)).strip()}", hint=_HINT) from error
     conninfo.setdefault("connect_timeout", 10)
     conninfo.setdefault("application_name", "millstream")
+    # All text is sent as UTF-8, whatever the environment (PGCLIENTENCODING) or the URL says.
+    conninfo["client_encoding"] = "UTF8"
     # A server that went away without a word is noticed before a minute is over.
     for key, value in (("keepalives_idle", 20), ("keepalives_interval", 5), ("tcp_user_timeout", 30_000)):
         conninfo.setdefault(key, value)

@@ -37,8 +37,14 @@ class Placer:
                 (msgspec.json.encode(role).decode(),),
             )
         for table in _GUARDED:
-            connection.execute(f"drop trigger if exists role on {self._s}.{table}")
-            if role is not None:
+            # Disabled, not dropped: to drop it would wait for all who read the table, and have all others wait, too.
+            there = connection.execute(
+                "select from pg_trigger where tgrelid = $1::regclass and tgname = 'role'", (f"{self._s}.{table}",)
+            ).fetchone()
+            if there is not None:
+                does = "disable" if role is None else "enable"
+                connection.execute(f"alter table {self._s}.{table} {does} trigger role")
+            elif role is not None:
                 connection.execute(
                     f"create trigger role before insert on {self._s}.{table}"
                     f" for each statement execute function {self._s}.refuse_appends()"

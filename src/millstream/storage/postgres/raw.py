@@ -103,7 +103,7 @@ class RawReader:
         if rows:
             self._add_labels(connection, result.runs, after, last)
             result.bodies = self._bodies(connection, {row[_REF] for row in rows} - {None}, after, known)
-            result.closed = self._closed(connection, after, last)
+            result.closed = self._closed(connection, {run.stream for run in result.runs}, last)
         result.appends = [
             RawAppend(*row)
             for row in self._all(
@@ -193,15 +193,15 @@ class RawReader:
             raise DamagedLog(missing if missing > 0 else after + 1, f"body {missing} is missing")
         return found
 
-    def _closed(self, connection: Connection, after: int, last: int) -> list[str]:
-        """The closed streams whose last event lies in a stretch."""
+    def _closed(self, connection: Connection, streams: set[str], last: int) -> list[str]:
+        """Those of a page's streams that are closed and have no event after it."""
         return [
             row[0]
             for row in self._all(
                 connection,
-                f"select s.name from {self._s}.streams s where s.closed and (select r.position from {self._s}.runs r"
-                " where r.stream = s.id order by r.version desc limit 1) between $1::bigint + 1 and $2",
-                (after, last),
+                f"select s.name from {self._s}.streams s where s.name = any($1) and s.closed and (select r.position"
+                f" from {self._s}.runs r where r.stream = s.id order by r.version desc limit 1) <= $2",
+                (sorted(streams), last),
             )
         ]
 

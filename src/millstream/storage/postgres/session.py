@@ -33,10 +33,14 @@ class Session:
         self._place = place
         self._patience = patience
         self._on_loss = on_loss
-        self._name = f"{place.conninfo['application_name'][:32]}-{secrets.token_hex(8)}"
+        # The server keeps 63 bytes of a name, and takes no letters beyond ASCII as they are.
+        shown = str(place.conninfo["application_name"]).encode("ascii", "ignore").decode()[:32]
+        self._name = f"{shown}-{secrets.token_hex(8)}"
         """Tells this writer's sessions from all others."""
         self._connection: Connection | None = None
         self._database: GuardedDatabase | None = None
+        self._within = False
+        """A transaction was begun, and has not ended."""
         self.wait = f"{max(1, int(patience * 1000))}ms"
         """The patience as PostgreSQL has it."""
         # A client that hangs in the middle must not keep the lock for ever.
@@ -47,8 +51,15 @@ class Session:
 
     @property
     def connection(self) -> Connection:
-        """The connection, made anew when it was lost."""
+        """The connection, made anew when it was lost.
+
+        Raises:
+            psycopg.OperationalError: It was lost inside a transaction. On a new one, what belongs to that transaction
+                would be committed by itself.
+        """
         if self._connection is None or self._connection.closed:
+            if self._within:
+                raise psycopg.OperationalError("the connection was lost inside a transaction, which is undone")
             self._connection = connect_raw(self._place, self._name)
             self._database = GuardedDatabase(self._connection, self._place.schema, self._place.location)
         return self._connection
@@ -62,6 +73,7 @@ class Session:
 
     def drop(self) -> None:
         """Use the connection no more: what state it is in is not known."""
+        self._within = False
         if self._connection is not None:
             self._connection.close()
         self._on_loss()
@@ -83,7 +95,9 @@ class Session:
 
     def begin(self) -> None:
         """Begin a transaction, in the isolation that appends need."""
+        self._within = False
         self.connection.execute(self._begin)
+        self._within = True
 
     def begin_locked(self, *, moving: bool = False) -> None:
         """Begin a transaction that holds the lock; tries again while the server is away.
@@ -94,19 +108,27 @@ class Session:
         Raises:
             ReplicaLog, LogMoved: The log takes what its source has, and nothing else, or has moved.
         """
+        self._begin_patiently(lock=True)
+        if not moving:
+            self.check_role()
+
+    def begin_unlocked(self) -> None:
+        """Begin a transaction that places nothing; tries again while the server is away."""
+        self._begin_patiently(lock=False)
+
+    def _begin_patiently(self, *, lock: bool) -> None:
         deadline = time.monotonic() + self._patience
         while True:
             try:
                 self.begin()
-                self.lock()
-                break
+                if lock:
+                    self.lock()
+                return
             except psycopg.Error as error:
                 self.drop()
                 if not is_lost(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(PAUSE)
-        if not moving:
-            self.check_role()
 
     def lock(self) -> None:
         """Take the lock that appends are serialised by, until the transaction ends."""
@@ -125,6 +147,7 @@ class Session:
 
     def undo(self) -> None:
         """Undo the transaction."""
+        self._within = False
         self._on_loss()
         connection = self._connection
         if connection is None or connection.closed or connection.broken:
@@ -134,12 +157,17 @@ class Session:
         except psycopg.Error:
             connection.close()
 
+    def end(self) -> None:
+        """Commit the transaction; what became of it when the answer is lost is for the caller to find out."""
+        self.connection.execute("commit")
+        self._within = False
+
     def commit(self) -> None:
         """Commit the transaction; when the answer is lost, ask the server what became of it."""
         row = self.connection.execute("select pg_current_xact_id_if_assigned()::text").fetchone()
         xid = row[0] if row is not None else None
         try:
-            self.connection.execute("commit")
+            self.end()
         except psycopg.Error as error:
             self.drop()
             if xid is None or not is_lost(error) or not self._happened(xid):

@@ -177,8 +177,13 @@ class PostgresStore:
             else:
                 # Not behind the lock of the appends: headers are changed by compare-and-set, and nothing is placed.
                 with self.committer.exclusive(), translated(self.location, lock_timeout=self._patience):
-                    with writer.session.connection.transaction():
+                    writer.session.begin_unlocked()
+                    try:
                         self._move(writer.session.connection, encoding, rows, body, links)
+                    except BaseException:
+                        writer.session.undo()
+                        raise
+                    writer.session.commit()
         except _Moved:
             return False
         return True

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import random
+import secrets
+import threading
 import time
 from collections.abc import Callable, Sequence
 
 import psycopg
+from psycopg.generators import execute
 
 from ...errors import ClockJumped, ConnectionFailed, InvalidTime, MillstreamError, StreamClosed, VersionConflict
 from ...time import Clock, iso, to_micros
@@ -161,7 +163,7 @@ class Writer:
             else:
                 self.session.begin()
                 answers = self._call(connection, sent, origins, Batch(self._put))
-                connection.execute("commit")
+                self.session.end()
             self._give(sent, answers)
 
     def _one(self, connection: Connection, job: Job, origins: dict[int, int]) -> None:
@@ -174,7 +176,12 @@ class Writer:
         rest = [None if value is None else b"%d" % value for value in numbers]
         params = [*one(job.request), *rest, self.session.wait.encode()]
         pgconn = connection.pgconn
-        found = pgconn.exec_params(self._append_one, params, None, _FORMATS)
+        if threading.current_thread() is threading.main_thread():
+            # As the driver waits, which takes a Ctrl-C at once; C waits on, for as long as the lock is held elsewhere.
+            pgconn.send_query_params(self._append_one, params, None, _FORMATS)
+            [found] = connection.wait(execute(pgconn))
+        else:
+            found = pgconn.exec_params(self._append_one, params, None, _FORMATS)
         if found.status != psycopg.pq.ExecStatus.TUPLES_OK:
             if pgconn.status != psycopg.pq.ConnStatus.OK:
                 raise psycopg.OperationalError("the connection is lost")
@@ -340,10 +347,11 @@ class Writer:
         with self.session.connection.transaction():
             # Behind the lock, the transaction whose answer was lost has ended one way or the other.
             self.session.lock()
-            rows = self.session.connection.execute(
-                f"select origin, first, last, stream, version, recorded from {self._place.quoted}.find_origins($1, $2)",
-                (self._head, list(wanted)),
-            ).fetchall()
+        # Nobody waits for the search: a process that wrote nothing for long looks at all that others wrote since.
+        rows = self.session.connection.execute(
+            f"select origin, first, last, stream, version, recorded from {self._place.quoted}.find_origins($1, $2)",
+            (self._head, list(wanted)),
+        ).fetchall()
         for origin, first, last, stream, version, recorded in rows:
             job = wanted[origin]
             job.receipt = Receipt(first, last, last + 1 - first, stream, version, recorded)
@@ -408,4 +416,5 @@ class Writer:
 
 
 def _origin() -> int:
-    return random.getrandbits(62) + 1
+    # From the system: processes that seed `random` alike must not take each other's commits for their own.
+    return secrets.randbits(62) + 1

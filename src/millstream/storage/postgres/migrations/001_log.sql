@@ -106,7 +106,8 @@ create trigger append_only before delete or truncate or update
 create trigger append_only before delete or truncate or update
     on {schema}.appends for each statement execute function {schema}.refuse();
 
--- What a log says to appends that is a copy, or has moved: triggers of this function are made and dropped with its role.
+-- What a log says to appends that is a copy, or has moved: triggers of this function are
+-- made with its role, and disabled without one.
 create function {schema}.refuse_appends() returns trigger language plpgsql as $$
 begin
     if current_setting('millstream.moving', true) is distinct from 'on' then
