@@ -207,6 +207,17 @@ def test_a_transaction_that_is_cut_before_its_commit_fails_whole(proxied):
     assert log.append("a", Noted(n=1)).position == 2
 
 
+def test_a_connection_is_handed_out_that_answers_after_the_server_has_restarted(server):
+    with ms.open(server.url()) as log:
+        log.append("a", Noted(n=1))
+        with log.connect() as db, log.connect() as another:
+            assert db.query("select 1 as n") == another.query("select 1 as n")
+        server.stop()
+        server.start()
+        with log.connect() as db:
+            assert db.query("select 1 as n") == [{"n": 1}]
+
+
 def test_compaction_goes_on_when_the_server_has_restarted(server):
     with ms.open(server.url()) as log:
         for n in range(50):
