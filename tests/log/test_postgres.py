@@ -289,6 +289,29 @@ def test_a_lock_that_is_held_too_long_is_waited_for_no_longer(postgres):
         assert log.append("s", Noted(n=1)).position == 1
 
 
+def test_a_fault_of_a_handlers_own_connection_rejects_its_append_alone_and_at_once(postgres):
+    calls = []
+
+    def work(db, receipt):
+        calls.append(1)
+        psycopg.connect("postgresql://postgres@127.0.0.1:1/elsewhere")
+
+    with ms.open(postgres) as log:
+        with pytest.raises(psycopg.OperationalError):
+            log.commit([log.stage("a", Noted(n=1))], work=work)
+        assert calls == [1]
+        assert log.head == 0
+        assert log.append("a", Noted(n=1)).position == 1
+
+
+def test_new_kinds_of_other_processes_are_met(postgres):
+    with ms.open(postgres) as log, ms.open(postgres) as other:
+        for n in range(3):
+            log.append(f"shelf{n}-1", ms.Plain(f"T{n}", {}))
+            assert len(list(other.read("shelf*"))) == n + 1
+            assert [e.type for e in other.read(types=["T0", f"T{n}"])][-1] == f"T{n}"
+
+
 # --- many processes -----------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ...errors import DepotUnavailable, InvalidPosition, NotAPrefix, UsageError
+from ...errors import ConnectionFailed, DepotUnavailable, InvalidPosition, NotAPrefix, UsageError
 from ...storage.base import Head
 from ...storage.raw import RawPage, RawSource, RawTarget, State
 from ...time import now_micros
@@ -243,7 +243,7 @@ class _Copy:
             try:
                 self._head = self._target.place_raw(page, self._log.location)
                 break
-            except DepotUnavailable as error:
+            except (DepotUnavailable, ConnectionFailed) as error:
                 # A copy off the machine outlasts its network: the same page, again, a little later.
                 failures += 1
                 if failures > 3 and not self._follow:

@@ -130,7 +130,9 @@ class Readers:
             except PoolClosed as error:
                 raise LogClosed(self._place.location) from error
             except psycopg.Error as error:
-                if not is_lost(error) or time.monotonic() + pause > deadline:
+                # On a standby, what is replayed may end a query: it can be asked again.
+                again = is_lost(error) or error.sqlstate == "40001"
+                if not again or time.monotonic() + pause > deadline:
                     raise translate(error, self._place.location) from error
             # What cut this one has cut the idle ones as well: none of them is to cost another try.
             self._pool.check()

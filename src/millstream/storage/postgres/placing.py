@@ -161,7 +161,10 @@ class Placer:
 
     def _kind_ids(self, connection: Connection, wanted: set[tuple[str, str, str]]) -> dict[tuple[str, str, str], int]:
         def known() -> dict[tuple[str, str, str], int]:
-            rows = connection.execute(f"select category, type, schema, id from {self._s}.kinds").fetchall()
+            rows = connection.execute(
+                f"select category, type, schema, id from {self._s}.kinds where category = any($1)",
+                (sorted({category for category, _, _ in wanted}),),
+            ).fetchall()
             return {(category, type, schema): id for category, type, schema, id in rows}
 
         missing = sorted(wanted - known().keys())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..base import COLUMNS, PLAIN, BodyInfo, Head, Scope, StreamInfo, after_prefix, category_of
+from ..base import COLUMNS, PLAIN, BodyInfo, Head, Scope, StreamInfo, after_prefix
 from .database import Connection
 from .place import Place
 
@@ -160,13 +160,10 @@ class Reader:
 
     # --- names ----------------------------------------------------------------------------------------
 
-    def all_kinds(self, connection: Connection) -> list[tuple[int, str, str, str]]:
-        """All kinds: number, category, type, schema."""
-        return self._all(connection, f"select id, category, type, schema from {self._s}.kinds order by id")
-
-    def kind_numbers(self, connection: Connection) -> list[tuple[int, str, str]]:
-        """All kinds without their schemas."""
-        return self._all(connection, f"select id, category, type from {self._s}.kinds order by id")
+    def kinds_after(self, connection: Connection, id: int) -> list[tuple[int, str, str, str]]:
+        """The kinds with numbers beyond one: number, category, type, schema, in order."""
+        sql = f"select id, category, type, schema from {self._s}.kinds where id > $1 order by id"
+        return self._all(connection, sql, (id,))
 
     def stream_names(self, connection: Connection, ids: list[int]) -> list[tuple[int, str]]:
         """The names that some numbers of streams stand for."""
@@ -246,23 +243,6 @@ class Reader:
                 params,
             )
         ]
-
-
-def kinds_of(rows: Sequence[tuple[int, str, str]], scope: Scope) -> list[int]:
-    """The kinds that a scope by category or by type takes in, out of all."""
-    ids = []
-    for id, category, type in rows:
-        if scope.types is not None and type not in scope.types:
-            continue
-        if scope.stream is not None and category != category_of(scope.stream):
-            continue
-        if scope.prefix is not None:
-            # Past its first dash a prefix says more than a category does; `_inside` sees to the rest.
-            whole = category_of(scope.prefix)
-            if category != whole if whole.endswith("-") else not category.startswith(whole):
-                continue
-        ids.append(id)
-    return ids
 
 
 def _inside(schema: str, prefix: str | None) -> tuple[str, tuple[str, ...]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -31,12 +30,13 @@ from ..signal import Signal
 from .connections import Readers, connect
 from .database import Connection, PostgresDatabase
 from .faults import translated
+from .kinds import Kinds
 from .listener import Listener
 from .migrate import check, may_append, migrate, version_of
 from .place import parse_url
 from .placing import Placer
 from .raw import RawReader, snapshot
-from .reader import Reader, kinds_of
+from .reader import Reader
 from .writer import Writer
 
 Result = TypeVar("Result")
@@ -68,7 +68,7 @@ class PostgresStore:
         self._reader = Reader(self.place)
         self._raw = RawReader(self.place)
         self._placer = Placer(self.place, self._raw)
-        self._kinds: dict[int, Kind] = {}
+        self._kinds = Kinds(self._reader)
         self._streams: dict[int, str] = {}
         self._log_id: str | None = None
         self._ends: set[int] = set()
@@ -104,7 +104,6 @@ class PostgresStore:
     def _begin(self) -> None:
         """Make what belongs to this process."""
         self._pid = os.getpid()
-        self._renewing = threading.Lock()
         self._readers = Readers(self.place, self._patience)
         self.signal = Signal(lambda: Listener(self.place, self._reader))
         self._writer = Writer(
@@ -260,7 +259,7 @@ class PostgresStore:
         restricted = scope.types is not None or scope.prefix is not None
 
         def pages(connection: Connection) -> list[tuple[Any, ...]]:
-            kinds = kinds_of(self._reader.kind_numbers(connection), scope) if restricted else None
+            kinds = self._kinds.of(connection, scope) if restricted else None
             rows = self._reader.page(connection, scope, kinds, after, until, limit, backwards, after in self._ends)
             if scope.stream is None:
                 self._learn_streams(connection, {row[1] for row in rows})
@@ -314,13 +313,9 @@ class PostgresStore:
             before = rows[-1][0]
 
     def kind(self, id: int) -> Kind:
-        found = self._kinds.get(id)
+        found = self._kinds.get(id) or self._read(lambda connection: self._kinds.find(connection, id))
         if found is None:
-            for number, *names in self._read(self._reader.all_kinds):
-                self._kinds[number] = Kind(*names)
-            found = self._kinds.get(id)
-            if found is None:
-                raise DamagedLog(0, f"kind {id} has no name")
+            raise DamagedLog(0, f"kind {id} has no name")
         return found
 
     def stream_name(self, id: int) -> str:
@@ -350,7 +345,7 @@ class PostgresStore:
         return self._read(lambda c: self._reader.version_bounds(c, stream, first, last, low, high))
 
     def kinds(self, scope: Scope) -> list[int]:
-        return self._read(lambda connection: kinds_of(self._reader.kind_numbers(connection), scope))
+        return self._read(lambda connection: self._kinds.of(connection, scope))
 
     def stream_kinds(self, name: str, kinds: list[int]) -> tuple[list[int], bool]:
         return self._read(lambda connection: self._reader.stream_kinds(connection, name, kinds))

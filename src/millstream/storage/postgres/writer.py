@@ -236,6 +236,8 @@ class Writer:
                     done.append((job, self._isolated(job, shapes, origins)))
                 except psycopg.Error:
                     raise
+                except _NotOurs as error:
+                    job.error = error.error
                 except Exception as error:
                     if connection.info.transaction_status is not psycopg.pq.TransactionStatus.INTRANS:
                         raise
@@ -265,9 +267,12 @@ class Writer:
                     raise error
                 receipt = answer.receipt()
                 if answer.done is None:
-                    self._run_inline(request.appends, receipt)
-                    if request.work is not None:
-                        request.work(self.session.database, receipt)
+                    try:
+                        self._run_inline(request.appends, receipt)
+                        if request.work is not None:
+                            request.work(self.session.database, receipt)
+                    except psycopg.Error as fault:
+                        raise _NotOurs(fault) from fault
             return receipt
         except BaseException:
             self._on_rollback()
@@ -413,6 +418,14 @@ class Writer:
         """Accept what the server's clock says now."""
         self._mark = None
         self._confirmed = True
+
+
+class _NotOurs(Exception):
+    """User code met a fault of a connection of its own: what the log's own meets it gets as the library's errors."""
+
+    def __init__(self, error: psycopg.Error) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def _origin() -> int:
