@@ -356,6 +356,24 @@ def test_a_file_that_no_event_is_read_from_is_named_and_cleaned_once_it_is_old(p
         assert [f.stream for f in log.archives.files()] == ["clicks"]
 
 
+def test_a_log_that_was_restored_leaves_what_the_other_has_archived_since(path, old, tmp_path):
+    with ms.open(path) as log:
+        filled(log)
+        log.archive("notes", to=old)
+        log.backup(str(tmp_path / "backup.db"))
+        log.archive("clicks")
+        with ms.open(str(tmp_path / "backup.db")) as other:
+            assert other.archives.verify().faults == ()
+            other.archive("account-*")
+            for file in parquet_files(old):
+                os.utime(file, (0, 0))
+            for each in (other, log):
+                assert each.archives.verify(clean=True) == ArchivesVerified(2, ())
+        for file in parquet_files(old):
+            assert file.name.encode() in (file.parents[1] / "manifest.jsonl").read_bytes()
+        assert len(seen(log, "clicks")) == 1000
+
+
 def test_a_body_that_does_not_match_its_header_is_not_passed_off_as_sound(path, old):
     with ms.open(path) as log:
         filled(log)

@@ -162,6 +162,8 @@ class Ledger:
         """The location of each archive."""
         self.files: dict[tuple[str, str], RunsArchived] = {}
         """By archive and name."""
+        self.cleaned: set[tuple[str, str]] = set()
+        """Files that were deleted."""
         self.trims: dict[str, Trims] = {}
 
     def refresh(self) -> Ledger:
@@ -205,6 +207,7 @@ class Ledger:
     def _cleaned(self, event: ArchiveCleaned) -> None:
         for file in event.files:
             self.files.pop((event.archive, file), None)
+            self.cleaned.add((event.archive, file))
 
     def tell(self, event: Event) -> None:
         """Append an event."""
