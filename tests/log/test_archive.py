@@ -16,6 +16,7 @@ import pytest
 
 import millstream as ms
 from millstream.log.retention.archives import ArchivesVerified
+from millstream.log.transfer import export_file, import_file
 from millstream.testing import FakeClock
 
 
@@ -372,6 +373,23 @@ def test_a_log_that_was_restored_leaves_what_the_other_has_archived_since(path, 
         for file in parquet_files(old):
             assert file.name.encode() in (file.parents[1] / "manifest.jsonl").read_bytes()
         assert len(seen(log, "clicks")) == 1000
+
+
+def test_only_the_log_itself_writes_what_is_read_as_its_own(path, old, tmp_path):
+    with ms.open(path) as log:
+        filled(log)
+        log.archive("clicks", to=old)
+        for write in (log.append, log.stage, log.request):
+            with pytest.raises(ms.InvalidStreamName, match="the log itself"):
+                write("$retention", ms.Plain("$RetentionSet", {"pattern": 5}))
+        with pytest.raises(ms.InvalidStreamName):
+            log.close_stream("$retention")
+        log.retain("clicks", keep=5)
+        with ms.open(str(tmp_path / "other.db")) as other:
+            export_file(log, str(tmp_path / "all.ndjson"), None)
+            import_file(other, str(tmp_path / "all.ndjson"), None)
+            assert (other.rules(), other.archives.locations()) == ((), ())
+            assert len(list(other.read("clicks"))) == 1000
 
 
 def test_a_body_that_does_not_match_its_header_is_not_passed_off_as_sound(path, old):

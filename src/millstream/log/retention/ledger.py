@@ -13,14 +13,14 @@ from typing import Any
 
 import msgspec
 
-from ...errors import DamagedLog
+from ...errors import DamagedLog, InvalidEvent
 from ...events import Event
 from ...storage.base import Request
 from ...storage.contract import Store
 from ..reading import END, Reader
-from ..staging import stage
+from ..staging import RETENTION, stage
 
-STREAM = "$retention"
+STREAM = RETENTION
 """Where these events are. The stream itself is never trimmed or archived."""
 
 
@@ -174,8 +174,8 @@ class Ledger:
                 if cls is not None:
                     try:
                         event = recorded.decode(cls)
-                    except msgspec.MsgspecError as error:
-                        raise DamagedLog(recorded.position, f"it is no {recorded.type} ({error})") from error
+                    except InvalidEvent as error:
+                        raise DamagedLog(recorded.position, f"it is no {recorded.type} ({error.message})") from error
                     _APPLY[cls](self, event)
                 self._seen = recorded.position
         return self
@@ -228,4 +228,4 @@ _APPLY: dict[type[Event], Callable[[Ledger, Any], None]] = {
 
 def told(event: Event) -> Request:
     """The request that appends an event, for the transaction of what it tells of."""
-    return Request([stage(STREAM, event)])
+    return Request([stage(STREAM, event, own=True)])
