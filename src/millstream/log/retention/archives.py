@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from ...errors import DepotError, DepotFileMissing, NotFound
+from ...events import Event
 from ...storage.base import Encoding
 from ...time import Duration, duration_micros, seconds
 from ..depots import Entry, check_location, open_depot
-from .ledger import ArchiveCleaned, ArchiveMoved, Ledger, RunsArchived
+from .ledger import ArchiveAdded, ArchiveCleaned, ArchiveMoved, Ledger, RunsArchived, RunsTrimmed, decoded
 from .reader import ArchiveReader, Pointer, name_of, pointer_of
 from .rules import check_by
 
@@ -288,6 +289,37 @@ class Archives:
         for archive in found:
             ledger.tell(ArchiveMoved(archive=archive, location=target, by=who))
         self._reader.close()
+
+    def take_over(self, told: Iterable[tuple[str, bytes]]) -> None:
+        """Say again what a log that begins like this one has said later of bodies that are in both.
+
+        Args:
+            told: Types and JSON of its events in ``$retention`` that this log does not have, in order.
+        """
+        used, end = self._used(), self._log.head
+        archives = {archive for archive, _ in used}
+        trimmed = any(True for _ in self._log.store.placeholders(Encoding.TRIMMED))
+        found: list[Event] = []
+        for type, text in told if archives or trimmed else ():
+            event = decoded(type, text)
+            if isinstance(event, ArchiveAdded | ArchiveMoved):
+                wanted = event.archive in archives
+            elif isinstance(event, RunsArchived):
+                wanted = (event.archive, event.file) in used
+            elif isinstance(event, RunsTrimmed) and trimmed:
+                # No floor: what the other trimmed after the copy of it was made is here.
+                parts = [
+                    msgspec.structs.replace(part, last=min(part.last, end), floor=0)
+                    for part in event.parts
+                    if part.first <= end
+                ]
+                event, wanted = msgspec.structs.replace(event, parts=parts), bool(parts)
+            else:
+                continue
+            if wanted and event is not None:
+                found.append(event)
+        if found:
+            self.ledger.tell(*found)
 
     def restore(self, stream: str | None = None, *, by: str | None = None) -> Restored:
         """Put archived events back into the log, each run's hash compared. The files stay where they are.

@@ -209,9 +209,9 @@ class Ledger:
             self.files.pop((event.archive, file), None)
             self.cleaned.add((event.archive, file))
 
-    def tell(self, event: Event) -> None:
-        """Append an event."""
-        self._store.commit(told(event))
+    def tell(self, *events: Event) -> None:
+        """Append events, all in one commit."""
+        self._store.commit(told(*events))
         self.refresh()
 
 
@@ -226,6 +226,12 @@ _APPLY: dict[type[Event], Callable[[Ledger, Any], None]] = {
 }
 
 
-def told(event: Event) -> Request:
-    """The request that appends an event, for the transaction of what it tells of."""
-    return Request([stage(STREAM, event, own=True)])
+def told(*events: Event) -> Request:
+    """The request that appends events, for the transaction of what they tell of."""
+    return Request([stage(STREAM, events if len(events) > 1 else events[0], own=True)])
+
+
+def decoded(type: str, text: bytes) -> Event | None:
+    """An event of these, of its JSON; None when it is none."""
+    cls = _CLASSES.get(type)
+    return None if cls is None else msgspec.json.decode(text, type=cls)
