@@ -163,19 +163,19 @@ class _Copy:
         if not there.head.position and there.role is None:
             return there.head
         if there.role is None:
-            raise NotAPrefix(self._copy.path, "it is the home of its events, not a copy")
+            raise NotAPrefix(self._copy.location, "it is the home of its events, not a copy")
         if there.role.kind != "replica":
-            raise there.role.refusal(self._copy.path)
+            raise there.role.refusal(self._copy.location)
         if here.log_id != there.log_id and there.log_id:
-            raise NotAPrefix(self._copy.path, "it is a copy of another log")
+            raise NotAPrefix(self._copy.location, "it is a copy of another log")
         if there.head.position > here.head.position:
             raise NotAPrefix(
-                self._copy.path,
-                f"it is ahead, at position {there.head.position}, of {self._log.path}, at {here.head.position}",
+                self._copy.location,
+                f"it is ahead, at position {there.head.position}, of {self._log.location}, at {here.head.position}",
             )
         found = self._source.raw_header(there.head.position) if there.head.position else None
         if there.head.position and (found is None or found[1].hash != there.head.hash):
-            raise NotAPrefix(self._copy.path, f"its past differs at or before position {there.head.position}")
+            raise NotAPrefix(self._copy.location, f"its past differs at or before position {there.head.position}")
         return there.head
 
     def _bound(self, until: Place) -> int:
@@ -188,7 +188,7 @@ class _Copy:
             bound = self._source.raw_head().head.position + 1
         if bound <= self._head.position:
             raise InvalidPosition(
-                f"{self._copy.path} holds {self._head.position} positions already, more than were asked for",
+                f"{self._copy.location} holds {self._head.position} positions already, more than were asked for",
                 hint="Copy into a new place",
             )
         found = self._source.raw_header(bound - 1) if bound > 1 else None
@@ -226,7 +226,7 @@ class _Copy:
     def _take(self) -> RawPage:
         page = self._source.raw_page(self._head.position, until=self._until, known=self._known)
         if page.after.hash != self._head.hash:
-            raise NotAPrefix(self._copy.path, "the source has changed beneath it")
+            raise NotAPrefix(self._copy.location, "the source has changed beneath it")
         if page.state is not None and page.state == self._state:
             page.state = None
         return page
@@ -241,7 +241,7 @@ class _Copy:
         failures = 0
         while True:
             try:
-                self._head = self._target.place_raw(page, self._log.path)
+                self._head = self._target.place_raw(page, self._log.location)
                 break
             except DepotUnavailable as error:
                 # A copy off the machine outlasts its network: the same page, again, a little later.

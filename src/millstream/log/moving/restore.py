@@ -43,7 +43,7 @@ def restore(
     """
     found = target.store.raw_head()
     if found.role is None and found.head.position:
-        raise StorageError(f"{target.path} is a log already", hint="Restore to a new file")
+        raise StorageError(f"{target.location} is a log already", hint="Restore to a new file")
     if until is None:
         done = copy(backup, target, verify=verify, progress=progress)
         target.store.set_role(None)

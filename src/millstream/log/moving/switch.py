@@ -47,21 +47,23 @@ def switch(source: Log, target: Log, *, verify: bool = False, progress: Report |
     if moved is None or moved.kind != "moved":
         copy(source, target, verify=verify, progress=progress)
     elif there.role is None and there.head.position >= source.head:
-        raise UsageError(f"{source.path} has moved already", hint=f"Open the log at {moved.place or target.path}")
-    elif there.role is None or not _same(moved.place, target.path):
+        raise UsageError(
+            f"{source.location} has moved already", hint=f"Open the log at {moved.place or target.location}"
+        )
+    elif there.role is None or not _same(moved.place, target.location):
         # A switch that was cut short has left a copy at that place: beside any other, a home may be in use there.
         raise UsageError(
-            f"{source.path} has moved to {moved.place}, not to {target.path}",
+            f"{source.location} has moved to {moved.place}, not to {target.location}",
             hint="Switch from its new home; or take the switch back with `millstream promote`, if none appends there",
         )
     begun = time.monotonic()
-    source.store.set_role(Role("moved", target.path))
+    source.store.set_role(Role("moved", target.location))
     try:
         done = copy(source, target)
         last = source.store.raw_page(done.position, state=True)
         if last.runs or source.store.raw_head().head.hash.hex() != done.hash:
-            raise NotAPrefix(target.path, "it does not end where the source does")
-        target.store.place_raw(last, source.path)
+            raise NotAPrefix(target.location, "it does not end where the source does")
+        target.store.place_raw(last, source.location)
     except BaseException:
         source.store.set_role(moved)
         raise
@@ -100,17 +102,17 @@ def promote(log: Log, *, force: bool = False) -> Promoted:
     found = log.store.raw_head()
     role = found.role
     if role is None:
-        raise UsageError(f"{log.path} is no copy: it takes appends", hint="There is nothing to do")
+        raise UsageError(f"{log.location} is no copy: it takes appends", hint="There is nothing to do")
     position = found.head.position
     if role.kind == "replica" and not force:
         if not role.whole:
             raise UsageError(
-                f"{log.path} ends inside a commit: the copy of it was cut short",
+                f"{log.location} ends inside a commit: the copy of it was cut short",
                 hint="Let the copy go on; or accept half of that commit with force (--force)",
             )
         if 0 <= role.state_at < position:
             raise UsageError(
-                f"captures and flows of {log.path} would go on from position {role.state_at}, before its head,"
+                f"captures and flows of {log.location} would go on from position {role.state_at}, before its head,"
                 f" {position}, and do again what lies between",
                 hint="Let the copy go on until it is level; or accept it with force (--force)",
             )
