@@ -375,6 +375,16 @@ def test_a_log_that_was_restored_leaves_what_the_other_has_archived_since(path, 
         assert len(seen(log, "clicks")) == 1000
 
 
+def test_a_place_that_cannot_be_used_does_not_become_an_archive(path, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with ms.open(path) as log:
+        filled(log)
+        with pytest.raises(ms.DepotError, match="Not a directory"):
+            log.archive("clicks", to=str(tmp_path / "file"))
+        assert log.archives.locations() == ()
+        assert log.archives.verify().whole
+
+
 def test_only_the_log_itself_writes_what_is_read_as_its_own(path, old, tmp_path):
     with ms.open(path) as log:
         filled(log)
