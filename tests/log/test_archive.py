@@ -16,6 +16,7 @@ import pytest
 
 import millstream as ms
 from millstream.log.retention.archives import ArchivesVerified
+from millstream.log.transfer import export_file, import_file
 from millstream.testing import FakeClock
 
 
@@ -354,6 +355,51 @@ def test_a_file_that_no_event_is_read_from_is_named_and_cleaned_once_it_is_old(p
         assert log.archives.verify() == ArchivesVerified(1, ())
         assert len(seen(log, "clicks")) == 1000
         assert [f.stream for f in log.archives.files()] == ["clicks"]
+
+
+def test_a_log_that_was_restored_leaves_what_the_other_has_archived_since(path, old, tmp_path):
+    with ms.open(path) as log:
+        filled(log)
+        log.archive("notes", to=old)
+        log.backup(str(tmp_path / "backup.db"))
+        log.archive("clicks")
+        with ms.open(str(tmp_path / "backup.db")) as other:
+            assert other.archives.verify().faults == ()
+            other.archive("account-*")
+            for file in parquet_files(old):
+                os.utime(file, (0, 0))
+            for each in (other, log):
+                assert each.archives.verify(clean=True) == ArchivesVerified(2, ())
+        for file in parquet_files(old):
+            assert file.name.encode() in (file.parents[1] / "manifest.jsonl").read_bytes()
+        assert len(seen(log, "clicks")) == 1000
+
+
+def test_a_place_that_cannot_be_used_does_not_become_an_archive(path, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with ms.open(path) as log:
+        filled(log)
+        with pytest.raises(ms.DepotError, match="Not a directory"):
+            log.archive("clicks", to=str(tmp_path / "file"))
+        assert log.archives.locations() == ()
+        assert log.archives.verify().whole
+
+
+def test_only_the_log_itself_writes_what_is_read_as_its_own(path, old, tmp_path):
+    with ms.open(path) as log:
+        filled(log)
+        log.archive("clicks", to=old)
+        for write in (log.append, log.stage, log.request):
+            with pytest.raises(ms.InvalidStreamName, match="the log itself"):
+                write("$retention", ms.Plain("$RetentionSet", {"pattern": 5}))
+        with pytest.raises(ms.InvalidStreamName):
+            log.close_stream("$retention")
+        log.retain("clicks", keep=5)
+        with ms.open(str(tmp_path / "other.db")) as other:
+            export_file(log, str(tmp_path / "all.ndjson"), None)
+            import_file(other, str(tmp_path / "all.ndjson"), None)
+            assert (other.rules(), other.archives.locations()) == ((), ())
+            assert len(list(other.read("clicks"))) == 1000
 
 
 def test_a_body_that_does_not_match_its_header_is_not_passed_off_as_sound(path, old):

@@ -223,6 +223,24 @@ def test_once_and_without_a_rule_a_stream_that_is_named_is_trimmed(place):
             log.trim("*", keep=2)
 
 
+def test_compaction_leaves_what_is_trimmed_beside_it(place, monkeypatch):
+    from millstream.log import compact
+
+    merged = compact._merged
+
+    def late(group):
+        log.trim("clicks", keep=20)
+        return merged(group)
+
+    with ms.open(place) as log:
+        for n in range(6):
+            log.append("clicks", pl.DataFrame({"n": [n] * 10}), type="Click")
+        monkeypatch.setattr(compact, "_merged", late)
+        assert log.compact("clicks").runs == 0
+        assert log.scan("clicks").collect().height == 20
+        log.verify()
+
+
 def test_what_compaction_has_merged_is_trimmed_run_by_run(place):
     with ms.open(place) as log:
         filled(log)

@@ -344,6 +344,21 @@ def test_a_home_that_was_switched_to_compacts_without_using_a_number_twice(sourc
     target.verify()
 
 
+def test_a_log_that_has_moved_does_not_move_to_a_second_home(source, target, tmp_path):
+    with ms.open(str(tmp_path / "third.db")) as third, ms.open(str(tmp_path / "copy.db")) as copied:
+        copy(source, copied)
+        switch(source, target)
+        target.append("a", ms.Plain("T", {}))
+        for other in (third, copied):
+            with pytest.raises(ms.UsageError, match=r"has moved to .*Switch from its new home"):
+                switch(source, other)
+        assert third.append("a", ms.Plain("T", {})).position == 1
+        with pytest.raises(ms.ReplicaLog):
+            copied.append("a", ms.Plain("T", {}))
+    with pytest.raises(ms.LogMoved, match=target.path):
+        source.append("a", ms.Plain("T", {}))
+
+
 def test_a_switch_that_was_cut_short_is_done_again(source, target):
     copy(source, target)
     source.append("a", ms.Plain("T", {}))

@@ -142,8 +142,13 @@ def test_a_switch_beside_a_writer_loses_nothing(logs):
     writer.join()
     assert [e.data["n"] for e in target.read("live")] == list(range(400))
     assert [e.position for e in target.read("live")] == written
-    with pytest.raises(ms.LogMoved):
+    with pytest.raises(ms.LogMoved) as raised:
         source.append("a", ms.Plain("T", {}))
+    assert f"has moved to {target.location} " in str(raised.value)
+    with pytest.raises(ms.UsageError, match=re.escape(source.location)):
+        switch(source, target)
+    with pytest.raises(ms.NotAPrefix, match=re.escape(target.location)):
+        copy(source, target)
     target.verify()
 
 

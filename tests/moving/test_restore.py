@@ -1,5 +1,6 @@
 """Backups come back: whole, or as they were at a moment."""
 
+import shutil
 from datetime import UTC, datetime
 
 import pytest
@@ -96,3 +97,30 @@ def test_a_restore_of_everything_is_made_of_everything(source, target, tmp_path)
     copy(source, Segments(str(tmp_path / "depot")))
     restore(Segments(str(tmp_path / "depot")), target, verify=True)
     assert rows(target.path) == rows(source.path)
+
+
+@pytest.mark.parametrize("through", ["log", "segments"])
+def test_a_restore_to_a_moment_before_an_archiving_and_a_trim_knows_of_both(source, target, tmp_path, through):
+    end, seen = source.head, [e.data for e in source.read("account-1")]
+    frames = source.scan("clicks").collect()
+    source.archive("account-*", to=str(tmp_path / "old"))
+    source.archive("clicks", to=str(tmp_path / "old"))
+    source.append("many", ms.Plain("T", {}))
+    source.trim("many", keep=1, by="ann")
+    shutil.move(tmp_path / "old", tmp_path / "moved")
+    source.archives.relocate(str(tmp_path / "old"), str(tmp_path / "moved"))
+    backup = source
+    if through == "segments":
+        backup = Segments(str(tmp_path / "depot"))
+        copy(source, backup)
+    done = restore(backup, target, until=parse_place(str(end + 1)), verify=True)
+    assert done.hash == target.verify().hash
+    assert [e.data for e in target.read("account-1")] == seen
+    assert target.scan("clicks").collect().equals(frames)
+    assert list(target.read("many")) == []
+    assert [trim.by for trim in target.verify().trimmed] == ["ann"]
+    assert target.archives.verify().whole
+    assert target.archives.locations() == (str(tmp_path / "moved"),)
+    target.append("many", ms.Plain("T", {"new": 1}))
+    assert [e.data for e in target.read("many", trimmed="skip")] == [{"new": 1}]
+    assert target.archives.restore().events > 0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import polars as pl
 
+from ..errors import Trimmed
 from ..frames import MAX_ROWS, encode_frame
 from ..storage.base import Encoding
 from .records import Run
@@ -49,7 +50,11 @@ def compact(log: Log, stream: str | None = None) -> Compacted:
     found = (s.name for s in log.streams()) if names is None else iter(names)
     for name in found:
         for group in _groups(log, name, inline=names is not None):
-            if log.store.move_bodies(*_merged(group)):
+            try:
+                merged = _merged(group)
+            except Trimmed:  # meanwhile, beside this
+                continue
+            if log.store.move_bodies(*merged):
                 runs += len(group)
                 bodies += 1
     log.bodies.forget()

@@ -43,6 +43,10 @@ _encode_json = msgspec.json.Encoder(order="deterministic").encode
 Metadata = Mapping[str, Any]
 
 
+RETENTION = "$retention"
+"""Where the log keeps what was decided and done about its past."""
+
+
 def check_stream(stream: object) -> str:
     """The stream name, if it is one.
 
@@ -101,6 +105,7 @@ def stage(
     causation: str | None = None,
     effective: Moment | None = None,
     close: bool = False,
+    own: bool = False,
 ) -> StagedAppend:
     """Encode events for one stream.
 
@@ -108,11 +113,14 @@ def stage(
         stream: The stream's name.
         events: One event, an iterable of them (each may be wrapped in a `Draft`), or a frame.
         type: The type of a frame's events; only for frames.
+        own: They are the log's own, which alone may stand in `RETENTION`.
 
     Raises:
         InvalidEvent, InvalidStreamName, UnsupportedColumn, InvalidTime: See their texts.
     """
     check_stream(stream)
+    if stream == RETENTION and not own:
+        raise InvalidStreamName(stream, "the log itself says there what was trimmed and archived")
     if correlation is not None or causation is not None:
         metadata = with_causes(metadata, correlation, causation)
     if expect is not None and (type_of(expect) is not int or expect < 0):

@@ -21,7 +21,7 @@ from ..storage.base import Receipt
 from ..time import iso, to_micros
 from .files import whole
 from .records import Recorded, Run
-from .staging import check_label, check_stream, check_tags
+from .staging import RETENTION, check_label, check_stream, check_tags
 
 if TYPE_CHECKING:
     from .log import Log
@@ -210,6 +210,8 @@ def import_ndjson(
 ) -> Iterator[Receipt]:
     """Append lines of NDJSON, 10,000 at a time; each batch is one commit.
 
+    What another log says of its own past, in ``$retention``, is passed over: its rules and archives are not this one's.
+
     Args:
         lines: Lines of an export, or objects with at least ``type`` and ``data``. Blank ones are passed over.
         stream: The stream to append to; by default the one that each line names.
@@ -239,6 +241,8 @@ def import_ndjson(
             raise
         if draft is None or target is None:
             break
+        if target == RETENTION and stream is None:
+            continue
         if not pending or pending[-1][0] != target:
             pending.append((target, []))
         pending[-1][1].append(draft)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from ...errors import StorageError
 from ..positions import Place
+from ..staging import RETENTION
 from .copy import Copied, Report, copy
 from .segments import Segments
 
@@ -40,9 +44,39 @@ def restore(
     found = target.store.raw_head()
     if found.role is None and found.head.position:
         raise StorageError(f"{target.location} is a log already", hint="Restore to a new file")
-    done = copy(backup, target, until=until, verify=verify, progress=progress)
+    if until is None:
+        done = copy(backup, target, verify=verify, progress=progress)
+        target.store.set_role(None)
+        return done
+    done = copy(backup, target, until=until, progress=progress)
     target.store.set_role(None)
-    return done
+    # Bodies come as they are now: where they are, or why they are gone, may have been said after that moment.
+    target.archives.take_over(_told_after(backup, done.position))
+    head = target.store.raw_head().head
+    if verify:
+        target.verify(head=done.hash)
+    return msgspec.structs.replace(done, position=head.position, hash=head.hash.hex(), verified=verify)
+
+
+def _told_after(backup: Log | Segments, position: int) -> Iterator[tuple[str, bytes]]:
+    """Types and JSON of what a log says of its past after a position."""
+    if not isinstance(backup, Segments):
+        for recorded in backup.read(RETENTION, after=position):
+            yield recorded.type, msgspec.json.encode(recorded.data)
+        return
+    while True:
+        page = backup.raw_page(position)
+        for run in page.runs:
+            if run.stream != RETENTION:
+                continue
+            if run.body is not None:
+                yield run.type, run.body.encode()
+            elif run.ref in page.bodies:
+                lines = page.bodies[run.ref].data.split(b"\n")
+                yield from ((run.type, line) for line in lines[run.offset : run.offset + run.count])
+        if page.level:
+            return
+        position = page.head.position
 
 
 def restore_file(backup: Log, path: str) -> Log:

@@ -70,8 +70,8 @@ class Segments:
         self._state = ""
 
     @property
-    def path(self) -> str:
-        """What the depot is called."""
+    def location(self) -> str:
+        """The address of the depot."""
         return self._depot.location
 
     @property
@@ -117,7 +117,7 @@ class Segments:
         except DepotFileMissing:
             return None
         except msgspec.MsgspecError as error:
-            raise DepotError(self.path, f"{_HEAD} is damaged", hint="Remove it; it is made anew") from error
+            raise DepotError(self.location, f"{_HEAD} is damaged", hint="Remove it; it is made anew") from error
 
     def segments(self) -> list[Segment]:
         """All segments, by first position."""
@@ -199,7 +199,7 @@ class Segments:
     def _tail(self, after: int) -> RawPage:
         found = self.raw_header(after) if after else (0, EMPTY)
         if found is None or found[1].position != after or after < self.raw_head().head.position:
-            raise DamagedLog(after + 1, f"no segment in {self.path} holds this position")
+            raise DamagedLog(after + 1, f"no segment in {self.location} holds this position")
         segment = self._holding(after) if after else None
         current = segment is not None and self._read(segment).state_current
         return self._with_latest(RawPage(log_id=self.raw_head().log_id, after=found[1], state_current=current))
@@ -235,10 +235,11 @@ class Segments:
         """Put a page as a segment, atomically; see `RawTarget.place_raw`."""
         found = self.raw_head()
         if found.log_id and found.log_id != page.log_id:
-            raise NotAPrefix(self.path, "it holds the copy of another log")
+            raise NotAPrefix(self.location, "it holds the copy of another log")
         if found.head.position != page.after.position or found.head.hash != page.after.hash:
             raise NotAPrefix(
-                self.path, f"it ends at position {found.head.position}, and this page continues {page.after.position}"
+                self.location,
+                f"it ends at position {found.head.position}, and this page continues {page.after.position}",
             )
         check_chain(page)
         data = _packed(page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,12 @@ def switch(source: Log, target: Log, *, verify: bool = False, progress: Report |
         raise UsageError(
             f"{source.location} has moved already", hint=f"Open the log at {moved.place or target.location}"
         )
+    elif there.role is None or not _same(moved.place, target.location):
+        # A switch that was cut short has left a copy at that place: beside any other, a home may be in use there.
+        raise UsageError(
+            f"{source.location} has moved to {moved.place}, not to {target.location}",
+            hint="Switch from its new home; or take the switch back with `millstream promote`, if none appends there",
+        )
     begun = time.monotonic()
     source.store.set_role(Role("moved", target.location))
     try:
@@ -62,6 +69,12 @@ def switch(source: Log, target: Log, *, verify: bool = False, progress: Report |
         raise
     target.store.set_role(None)
     return Switched(done.position, done.hash, time.monotonic() - begun)
+
+
+def _same(one: str, other: str) -> bool:
+    if "://" in one + other:
+        return one == other
+    return os.path.abspath(one) == os.path.abspath(other)
 
 
 class Promoted(msgspec.Struct, frozen=True):

@@ -19,7 +19,7 @@ import msgspec
 
 from ...errors import DepotFileChanged, InvalidRetention
 from ...storage.base import Encoding, Request, category_of
-from ..depots import check_location
+from ..depots import check_location, open_depot
 from .fetched import Fetched
 from .ledger import ArchiveAdded, RunsArchived, told
 from .parquet import Content, contents, weight, write
@@ -71,19 +71,25 @@ def archive(
         if stream is None:
             raise InvalidRetention("it is not said what to archive", hint="Name a stream or category")
         pattern, limit = check_pattern(stream), amount(keep)
-        plan = list(once(log, pattern, limit, archive_at(log, to, who)))
+        plan = list(once(log, pattern, limit, archive_at(log, to, who, look=True)))
     done = [tally for _, tally in put_away(log, plan, who)]
     return Archiving(len(done), sum(tally.runs for tally in done), sum(tally.events for tally in done))
 
 
-def archive_at(log: Log, location: str, by: str) -> str:
-    """The archive at a location; a new one when there is none yet."""
+def archive_at(log: Log, location: str, by: str, *, look: bool = False) -> str:
+    """The archive at a location; a new one when there is none yet.
+
+    Args:
+        look: See first that a place which is new can be reached: the log never forgets one.
+    """
     location = check_location(location)
     ledger = log.archives.ledger.refresh()
     for archive, known in ledger.archives.items():
         if known == location:
             return archive
     archive = uuid.uuid4().hex[:12]
+    if look:
+        list(open_depot(location, timeout=log.archives.timeout).list(archive))
     ledger.tell(ArchiveAdded(archive=archive, location=location, by=by))
     return archive
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from ...errors import DepotError, DepotFileMissing, NotFound
+from ...events import Event
 from ...storage.base import Encoding
 from ...time import Duration, duration_micros, seconds
 from ..depots import Entry, check_location, open_depot
-from .ledger import ArchiveCleaned, ArchiveMoved, Ledger, RunsArchived
+from .ledger import ArchiveAdded, ArchiveCleaned, ArchiveMoved, Ledger, RunsArchived, RunsTrimmed, decoded
 from .reader import ArchiveReader, Pointer, name_of, pointer_of
 from .rules import check_by
 
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.jsonl"
 _encode = msgspec.json.Encoder().encode
+
+
+class _Line(msgspec.Struct):
+    """The name in a line of a manifest."""
+
+    file: str
+
+
+_name = msgspec.json.Decoder(_Line).decode
 
 
 class ArchivedFile(msgspec.Struct, frozen=True):
@@ -141,7 +151,8 @@ class Archives:
 
         Args:
             clean: Delete orphans: files that no event is read from, left by an archiving that was killed, or because
-                their events were restored or trimmed. An older copy of the log may still need them.
+                their events were restored or trimmed. An older copy of the log may still need them. Files that
+                another log has listed in the manifest, one with the same past, are no orphans.
             older_than: Only orphans that were written so long ago: a younger one may be about to be used. At least
                 an hour.
             by: Who cleans; default: the user of the operating system.
@@ -165,15 +176,22 @@ class Archives:
                 location = ledger.archives[archive]
                 faults.append(Fault(location, name, error.code, error.message))
         for archive, entries in there.items():
-            for entry in entries or ():
+            if entries is None:
+                continue
+            try:
+                others = self._others(archive)
+            except DepotError as error:
+                faults.append(Fault(ledger.archives[archive], MANIFEST, "manifest", error.message))
+                continue
+            for entry in entries:
                 name = entry.name.removeprefix(f"{archive}/")
-                if (archive, name) in used or name == MANIFEST:
+                if (archive, name) in used or name == MANIFEST or name in others:
                     continue
                 if clean and entry.age >= age:
                     cleaned += self._delete(archive, name, who)
                 else:
                     faults.append(Fault(ledger.archives[archive], name, "orphan", "no event is read from it"))
-            if entries is not None and not self._manifest_is_right(archive, entries):
+            if not self._manifest_is_right(archive, others):
                 if clean:
                     self.write_manifest(archive)
                     cleaned += 1
@@ -197,32 +215,49 @@ class Archives:
     # --- the manifest -----------------------------------------------------------------------------------
 
     def write_manifest(self, archive: str) -> None:
-        """Write the list of an archive's files, a JSON object a line, as the log has it."""
+        """Write the list of an archive's files, a JSON object a line, as the log has it.
+
+        What another log has put there, one that was restored or copied from this or this from it, stays listed.
+        """
         text = b""
-        while text != (text := self._manifest(archive)):
+        while text != (text := self._manifest(archive, self._others(archive))):
             self._reader.files(archive).put(name_of(archive, MANIFEST), text)
 
-    def _manifest(self, archive: str) -> bytes:
+    def _manifest(self, archive: str, others: Mapping[str, bytes]) -> bytes:
         ledger = self.ledger.refresh()
         lines = [
-            {
+            _encode({
                 "file": event.file, "sha256": event.sha256, "size": event.size, "stream": event.stream,
                 "type": event.kind, "layout": event.layout, "first": event.first, "last": event.last,
                 "rows": event.rows, "runs": event.runs,
-            }
+            })
             for (which, _), event in ledger.files.items()
             if which == archive
         ]  # fmt: skip
-        return b"".join(_encode(line) + b"\n" for line in lines)
+        return b"".join(line + b"\n" for line in (*lines, *others.values()))
 
-    def _manifest_is_right(self, archive: str, entries: list[Entry]) -> bool:
-        wanted, name = self._manifest(archive), name_of(archive, MANIFEST)
-        if not any(entry.name == name for entry in entries):
-            return not wanted
+    def _listing(self, archive: str) -> bytes:
         try:
-            return self._reader.files(archive).depot.get(name) == wanted
-        except DepotError:
-            return False
+            return self._reader.files(archive).depot.get(name_of(archive, MANIFEST))
+        except DepotFileMissing:
+            return b""
+
+    def _others(self, archive: str) -> dict[str, bytes]:
+        """The lines of an archive's manifest about files that this log has never had, by their names."""
+        ledger, found = self.ledger, {}
+        for line in self._listing(archive).splitlines():
+            try:
+                file = _name(line).file
+            except msgspec.MsgspecError:
+                continue
+            if (archive, file) not in ledger.files and (archive, file) not in ledger.cleaned:
+                found[file] = line
+        return found
+
+    def _manifest_is_right(self, archive: str, others: Mapping[str, bytes]) -> bool:
+        # Each of several logs begins with its own files.
+        wanted = self._manifest(archive, others).splitlines()
+        return sorted(self._listing(archive).splitlines()) == sorted(wanted)
 
     # --- relocate, restore ------------------------------------------------------------------------------
 
@@ -254,6 +289,37 @@ class Archives:
         for archive in found:
             ledger.tell(ArchiveMoved(archive=archive, location=target, by=who))
         self._reader.close()
+
+    def take_over(self, told: Iterable[tuple[str, bytes]]) -> None:
+        """Say again what a log that begins like this one has said later of bodies that are in both.
+
+        Args:
+            told: Types and JSON of its events in ``$retention`` that this log does not have, in order.
+        """
+        used, end = self._used(), self._log.head
+        archives = {archive for archive, _ in used}
+        trimmed = any(True for _ in self._log.store.placeholders(Encoding.TRIMMED))
+        found: list[Event] = []
+        for type, text in told if archives or trimmed else ():
+            event = decoded(type, text)
+            if isinstance(event, ArchiveAdded | ArchiveMoved):
+                wanted = event.archive in archives
+            elif isinstance(event, RunsArchived):
+                wanted = (event.archive, event.file) in used
+            elif isinstance(event, RunsTrimmed) and trimmed:
+                # No floor: what the other trimmed after the copy of it was made is here.
+                parts = [
+                    msgspec.structs.replace(part, last=min(part.last, end), floor=0)
+                    for part in event.parts
+                    if part.first <= end
+                ]
+                event, wanted = msgspec.structs.replace(event, parts=parts), bool(parts)
+            else:
+                continue
+            if wanted and event is not None:
+                found.append(event)
+        if found:
+            self.ledger.tell(*found)
 
     def restore(self, stream: str | None = None, *, by: str | None = None) -> Restored:
         """Put archived events back into the log, each run's hash compared. The files stay where they are.

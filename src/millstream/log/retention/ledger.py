@@ -13,14 +13,14 @@ from typing import Any
 
 import msgspec
 
-from ...errors import DamagedLog
+from ...errors import DamagedLog, InvalidEvent
 from ...events import Event
 from ...storage.base import Request
 from ...storage.contract import Store
 from ..reading import END, Reader
-from ..staging import stage
+from ..staging import RETENTION, stage
 
-STREAM = "$retention"
+STREAM = RETENTION
 """Where these events are. The stream itself is never trimmed or archived."""
 
 
@@ -162,6 +162,8 @@ class Ledger:
         """The location of each archive."""
         self.files: dict[tuple[str, str], RunsArchived] = {}
         """By archive and name."""
+        self.cleaned: set[tuple[str, str]] = set()
+        """Files that were deleted."""
         self.trims: dict[str, Trims] = {}
 
     def refresh(self) -> Ledger:
@@ -172,8 +174,8 @@ class Ledger:
                 if cls is not None:
                     try:
                         event = recorded.decode(cls)
-                    except msgspec.MsgspecError as error:
-                        raise DamagedLog(recorded.position, f"it is no {recorded.type} ({error})") from error
+                    except InvalidEvent as error:
+                        raise DamagedLog(recorded.position, f"it is no {recorded.type} ({error.message})") from error
                     _APPLY[cls](self, event)
                 self._seen = recorded.position
         return self
@@ -205,10 +207,11 @@ class Ledger:
     def _cleaned(self, event: ArchiveCleaned) -> None:
         for file in event.files:
             self.files.pop((event.archive, file), None)
+            self.cleaned.add((event.archive, file))
 
-    def tell(self, event: Event) -> None:
-        """Append an event."""
-        self._store.commit(told(event))
+    def tell(self, *events: Event) -> None:
+        """Append events, all in one commit."""
+        self._store.commit(told(*events))
         self.refresh()
 
 
@@ -223,6 +226,12 @@ _APPLY: dict[type[Event], Callable[[Ledger, Any], None]] = {
 }
 
 
-def told(event: Event) -> Request:
-    """The request that appends an event, for the transaction of what it tells of."""
-    return Request([stage(STREAM, event)])
+def told(*events: Event) -> Request:
+    """The request that appends events, for the transaction of what they tell of."""
+    return Request([stage(STREAM, events if len(events) > 1 else events[0], own=True)])
+
+
+def decoded(type: str, text: bytes) -> Event | None:
+    """An event of these, of its JSON; None when it is none."""
+    cls = _CLASSES.get(type)
+    return None if cls is None else msgspec.json.decode(text, type=cls)
