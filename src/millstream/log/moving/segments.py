@@ -74,11 +74,6 @@ class Segments:
         """The address of the depot."""
         return self._depot.location
 
-    @property
-    def location(self) -> str:
-        """The same, as a log has it."""
-        return self.path
-
     # --- reading ----------------------------------------------------------------------------------------
 
     def raw_head(self) -> RawHead:
