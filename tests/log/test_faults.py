@@ -152,6 +152,27 @@ def test_a_closed_log_says_so(path):
     assert os.path.exists(path)
 
 
+def test_many_may_open_a_new_log_at_once(tmp_path):
+    for n in range(25):
+        path = str(tmp_path / f"{n}.db")
+        ids, faults = set(), []
+
+        def enter(path=path, ids=ids, faults=faults):
+            try:
+                with ms.open(path) as log:
+                    ids.add(log.id)
+            except errors.MillstreamError as error:
+                faults.append(error)
+
+        threads = [threading.Thread(target=enter) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not faults
+        assert len(ids) == 1
+
+
 # --- a full disk ------------------------------------------------------------------------------------
 
 

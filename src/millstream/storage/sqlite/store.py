@@ -622,6 +622,10 @@ class _DataVersion:
         self._connection.close()
 
 
+def _is_ours(connection: sqlite3.Connection) -> bool:
+    return bool(connection.execute("pragma application_id").fetchone()[0] == APPLICATION_ID)
+
+
 def _has_tables(connection: sqlite3.Connection) -> bool:
     return connection.execute("select 1 from sqlite_master limit 1").fetchone() is not None
 
@@ -652,10 +656,12 @@ def check_format(connection: sqlite3.Connection, path: str, *, empty_will_do: bo
         NotALog: Another application's database, or no database.
         NewerFormat: Written by a newer version of the library.
     """
-    if connection.execute("pragma application_id").fetchone()[0] != APPLICATION_ID:
+    if not _is_ours(connection):
         if empty_will_do and not _has_tables(connection):
             return
-        raise NotALog(path)
+        # Another process may have made the log between the two looks: once its tables are seen, so is its mark.
+        if not _is_ours(connection):
+            raise NotALog(path)
     found = connection.execute("pragma user_version").fetchone()[0]
     if found > FORMAT:
         raise NewerFormat(path, found, FORMAT)
