@@ -21,6 +21,11 @@ Duration = timedelta | str
 Clock = Callable[[], datetime]
 """Anything that returns the present as a timezone-aware datetime."""
 
+HOUR = 3_600_000_000
+"""An hour in microseconds."""
+
+# The boot-time clock goes on while the machine sleeps; the monotonic one would call waking up a jump.
+_STEADY = getattr(_time, "CLOCK_BOOTTIME", _time.CLOCK_MONOTONIC)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _UNITS = {
@@ -38,6 +43,23 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d|w)")
 def now_micros() -> int:
     """The machine's wall clock in microseconds since 1970."""
     return _time.time_ns() // 1_000
+
+
+def steady_micros() -> int:
+    """A clock that only goes forward, also while the machine sleeps, in microseconds since some moment."""
+    return _time.clock_gettime_ns(_STEADY) // 1_000
+
+
+def clock_micros(clock: Clock) -> int:
+    """What a log's own clock says, in microseconds since 1970.
+
+    Raises:
+        InvalidTime: It gives no time; says that it is the clock's fault.
+    """
+    try:
+        return to_micros(clock())
+    except InvalidTime as error:
+        raise InvalidTime(f"the log's clock: {error.message}", hint=error.hint) from error
 
 
 def to_micros(moment: Moment) -> int:

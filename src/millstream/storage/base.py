@@ -183,6 +183,41 @@ class Scope(msgspec.Struct, frozen=True):
     prefix: str | None = None
     types: frozenset[str] | None = None
 
+    def takes(self, category: str, type: str) -> bool:
+        """Whether it takes in events of a kind, as far as category and type tell; see `further`."""
+        if self.types is not None and type not in self.types:
+            return False
+        if self.stream is not None and category != category_of(self.stream):
+            return False
+        if self.prefix is None:
+            return True
+        whole = category_of(self.prefix)
+        return category == whole if whole.endswith("-") else category.startswith(whole)
+
+    @property
+    def further(self) -> str | None:
+        """The prefix, when it says more than a category does: it goes on past its first dash."""
+        prefix = self.prefix
+        return None if prefix is None or category_of(prefix) == prefix else prefix
+
+
+def narrowed(low: int, high: int, version: int, is_low: bool, run: tuple[int, int, int] | None) -> tuple[int, int]:
+    """Bounds (after, until) by position, narrowed to a stream's versions from one on, or to those before it.
+
+    Args:
+        is_low: From the version on; else before it.
+        run: Position, version and count of the last run of the stream that begins at the version or before.
+    """
+    if run is None:
+        position = None if is_low else low + 1
+    elif version < run[1] + run[2]:
+        position = run[0] + version - run[1]
+    else:
+        position = run[0] + run[2] if is_low else None  # beyond the stream's end
+    if position is None:
+        return low, high
+    return (max(low, position - 1), high) if is_low else (low, min(high, position))
+
 
 class StreamInfo(msgspec.Struct, frozen=True):
     """A stream at a glance. Times are microseconds since 1970."""
@@ -247,4 +282,5 @@ __all__ = [
     "StreamInfo",
     "after_prefix",
     "category_of",
+    "narrowed",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from typing import Any, Protocol
 
 import msgspec
@@ -87,6 +87,21 @@ class Carried(msgspec.Struct, frozen=True):
     key: int = 1
     prefixes: tuple[str, ...] = ()
 
+    @property
+    def names(self) -> str:
+        """The columns, as a statement names them."""
+        return ", ".join(name for name, _ in self.columns)
+
+    @property
+    def key_names(self) -> str:
+        """The columns of its key, as a statement names them."""
+        return ", ".join(name for name, _ in self.key_columns)
+
+    @property
+    def key_columns(self) -> tuple[tuple[str, str], ...]:
+        """The columns of its key."""
+        return self.columns[: self.key]
+
 
 CARRIED = (
     # An inline projection's checkpoint stays: its own tables do, and it makes both anew.
@@ -149,6 +164,11 @@ class RawPage(msgspec.Struct, kw_only=True):
     state_current: bool = False
 
     @property
+    def shared(self) -> set[int]:
+        """The numbers of the shared bodies (below 0) that its runs refer to."""
+        return {run.ref for run in self.runs if run.ref is not None and run.ref < 0}
+
+    @property
     def head(self) -> Head:
         """The head of a log that ends with this page."""
         if not self.runs:
@@ -166,6 +186,11 @@ class RawPage(msgspec.Struct, kw_only=True):
         """About how many bytes it takes."""
         inline = sum([len(run.body) for run in self.runs if run.body is not None])
         return inline + 200 * len(self.runs) + sum(len(body.data) for body in self.bodies.values())
+
+    def role_after(self, role: Role) -> Role:
+        """What a replica is once the page was placed."""
+        state_at = self.head.position if self.state_current else role.state_at
+        return msgspec.structs.replace(role, whole=self.whole, state_at=state_at)
 
     def since(self, position: int) -> RawPage:
         """The page without the runs up to a position at which one of them ends."""
@@ -339,6 +364,45 @@ def check_chain(page: RawPage) -> None:
 def _run_at(page: RawPage, position: int) -> RawRun | None:
     at = bisect_left(page.runs, position, key=lambda run: run.position)
     return page.runs[at] if at < len(page.runs) and page.runs[at].position == position else None
+
+
+def label(runs: list[RawRun], tags: Iterable[tuple[int, str]], ranges: Iterable[tuple[int, str, int, int]]) -> None:
+    """Give runs their tags (position and tag, in order) and ranges (position, name, low, high)."""
+    tags_at: dict[int, list[str]] = {}
+    for position, tag in tags:
+        tags_at.setdefault(position, []).append(tag)
+    ranges_at: dict[int, list[tuple[str, int, int]]] = {}
+    for position, name, low, high in ranges:
+        ranges_at.setdefault(position, []).append((name, low, high))
+    if tags_at or ranges_at:
+        for run in runs:
+            run.tags = tuple(tags_at.get(run.position, ()))
+            run.ranges = tuple(ranges_at.get(run.position, ()))
+
+
+def check_found(found: Container[int], wanted: Iterable[int], after: int) -> None:
+    """See that all the bodies that a page refers to were found.
+
+    Raises:
+        DamagedLog: One is missing.
+    """
+    for ref in wanted:
+        if ref not in found:
+            raise DamagedLog(ref if ref > 0 else after + 1, f"body {ref} is missing")
+
+
+def check_bodies(page: RawPage, there: Container[int]) -> None:
+    """See that each header's body comes with the page, or is in the target.
+
+    Args:
+        there: The numbers of the shared bodies that the target has.
+
+    Raises:
+        DamagedLog: One is missing; names the header.
+    """
+    for run in page.runs:
+        if run.ref is not None and run.ref not in page.bodies and (run.ref > 0 or run.ref not in there):
+            raise DamagedLog(run.position, f"body {run.ref} is missing")
 
 
 def cut_at_commit(runs: list[Any], recorded: int, limit: int) -> tuple[int, bool]:

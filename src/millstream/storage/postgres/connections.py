@@ -22,7 +22,8 @@ from .place import Place
 Result = TypeVar("Result")
 
 _READERS = 8
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
+PAUSE, LONGEST_PAUSE = 0.02, 0.5
+"""Seconds between two tries to reach a server that is away: at first, and at most."""
 _open: weakref.WeakSet[Connection] = weakref.WeakSet()
 _abandoned: list[Any] = []
 
@@ -122,7 +123,7 @@ class Readers:
             ConnectionFailed: The server did not come back in time.
         """
         deadline = time.monotonic() + self._patience
-        pause = _FIRST_PAUSE
+        pause = PAUSE
         while True:
             try:
                 with self._pool.connection() as connection:
@@ -137,7 +138,7 @@ class Readers:
             # What cut this one has cut the idle ones as well: none of them is to cost another try.
             self._pool.check()
             time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     def close(self) -> None:
         """Close what is idle now, and the rest when it comes back."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 
-from ..base import Kind, Scope, category_of
+from ..base import Kind, Scope
 from .database import Connection
 from .reader import Reader
 
@@ -39,7 +38,8 @@ class Kinds:
             self._look(connection)
             looked, found = self._scopes.get(scope, (0, []))
             if looked < len(self._rows):
-                found = [*found, *_inside(self._rows[looked:], scope)]
+                new = self._rows[looked:]
+                found = [*found, *(id for id, category, type in new if scope.takes(category, type))]
                 if len(self._scopes) > _SCOPES:
                     self._scopes.clear()
                 self._scopes[scope] = (len(self._rows), found)
@@ -51,20 +51,3 @@ class Kinds:
         for id, *names in self._reader.kinds_after(connection, last):
             self._known[id] = Kind(*names)
             self._rows.append((id, names[0], names[1]))
-
-
-def _inside(rows: Sequence[tuple[int, str, str]], scope: Scope) -> list[int]:
-    """The kinds that a scope by category or by type takes in, out of all."""
-    ids = []
-    for id, category, type in rows:
-        if scope.types is not None and type not in scope.types:
-            continue
-        if scope.stream is not None and category != category_of(scope.stream):
-            continue
-        if scope.prefix is not None:
-            # Past its first dash a prefix says more than a category does; `Reader.page` sees to the rest.
-            whole = category_of(scope.prefix)
-            if category != whole if whole.endswith("-") else not category.startswith(whole):
-                continue
-        ids.append(id)
-    return ids

@@ -6,13 +6,12 @@ from collections.abc import Iterable
 
 import msgspec
 
-from ...errors import DamagedLog
 from ..base import Head, category_of
 from ..chain import FRAME_FORMAT
-from ..raw import CARRIED, RawPage, RawRun, Role, State, check_chain, check_target
+from ..raw import CARRIED, RawPage, RawRun, Role, State, check_bodies, check_chain, check_target
 from .database import Connection
 from .place import Place
-from .raw import RawReader, condition, key_of
+from .raw import RawReader, condition
 
 _TYPES = {"text": "text", "integer": "bigint", "blob": "bytea"}
 _GUARDED = ("runs", "appends")
@@ -70,9 +69,7 @@ class Placer:
             )
         if page.state is not None:
             self._place_state(connection, page.state)
-        if page.state_current:
-            role = msgspec.structs.replace(role, state_at=page.head.position)
-        role = msgspec.structs.replace(role, whole=page.whole)
+        role = page.role_after(role)
         if found.role is None:
             self.write_role(connection, role)
         elif role != found.role:
@@ -85,16 +82,14 @@ class Placer:
         return page.head
 
     def _place_bodies(self, connection: Connection, page: RawPage) -> None:
-        shared = {run.ref for run in page.runs if run.ref is not None and run.ref < 0}
+        shared = page.shared
         there = {
             row[0]
             for row in connection.execute(
                 f"select id from {self._s}.bodies where id = any($1::bigint[])", (sorted(shared),)
             )
         }
-        for run in page.runs:
-            if run.ref is not None and run.ref not in page.bodies and run.ref not in there:
-                raise DamagedLog(run.position, f"body {run.ref} is missing")
+        check_bodies(page, there)
         new = [(ref, body) for ref, body in page.bodies.items() if ref not in there]
         with (
             connection.cursor() as cursor,
@@ -180,14 +175,12 @@ class Placer:
                 continue
             name = self._reader.table(table.name)
             columns = ", ".join(f"{column} {_TYPES[type]} not null" for column, type in table.columns)
-            key = ", ".join(column for column, _ in key_of(table))
-            connection.execute(f"create table if not exists {name} ({columns}, primary key ({key}))")
+            connection.execute(f"create table if not exists {name} ({columns}, primary key ({table.key_names}))")
             where, params = condition(table)
             connection.execute(f"delete from {name}{where}", params)
             marks = ", ".join(f"${number}" for number in range(1, len(table.columns) + 1))
-            names = ", ".join(column for column, _ in table.columns)
             with connection.cursor() as cursor:
-                cursor.executemany(f"insert into {name} ({names}) values ({marks})", rows)
+                cursor.executemany(f"insert into {name} ({table.names}) values ({marks})", rows)
 
 
 def _line(run: RawRun, stream: int, kind: int) -> str:

@@ -23,7 +23,9 @@ from ..raw import (
     RawRun,
     Role,
     State,
+    check_found,
     cut_at_commit,
+    label,
 )
 from .database import Connection
 from .place import Place, quote_name
@@ -163,24 +165,10 @@ class RawReader:
         return (*row[:_RECORDED], recorded, *row[_RECORDED + 1 :])
 
     def _add_labels(self, connection: Connection, runs: list[RawRun], after: int, last: int) -> None:
-        tags: dict[int, list[str]] = {}
-        for position, tag in self._all(
-            connection,
-            f"select position, tag from {self._s}.tags where position > $1 and position <= $2 order by position, tag",
-            (after, last),
-        ):
-            tags.setdefault(position, []).append(tag)
-        ranges: dict[int, list[tuple[str, int, int]]] = {}
-        for position, *span in self._all(
-            connection,
-            f"select position, name, low, high from {self._s}.ranges where position > $1 and position <= $2",
-            (after, last),
-        ):
-            ranges.setdefault(position, []).append((span[0], span[1], span[2]))
-        if tags or ranges:
-            for run in runs:
-                run.tags = tuple(tags.get(run.position, ()))
-                run.ranges = tuple(ranges.get(run.position, ()))
+        among = "where position > $1 and position <= $2"
+        tags = f"select position, tag from {self._s}.tags {among} order by position, tag"
+        ranges = f"select position, name, low, high from {self._s}.ranges {among}"
+        label(runs, self._all(connection, tags, (after, last)), self._all(connection, ranges, (after, last)))
 
     def _bodies(self, connection: Connection, refs: set[int], after: int, known: Container[int]) -> dict[int, RawBody]:
         wanted = sorted(ref for ref in refs if ref > 0 or ref not in known)
@@ -188,9 +176,7 @@ class RawReader:
             return {}
         sql = f"select id, encoding, rows, bytes from {self._s}.bodies where id = any($1::bigint[])"
         found = {row[0]: RawBody(*row[1:]) for row in self._all(connection, sql, (wanted,))}
-        if len(found) < len(wanted):
-            missing = next(ref for ref in wanted if ref not in found)
-            raise DamagedLog(missing if missing > 0 else after + 1, f"body {missing} is missing")
+        check_found(found, wanted, after)
         return found
 
     def _closed(self, connection: Connection, streams: set[str], last: int) -> list[str]:
@@ -227,10 +213,9 @@ class RawReader:
             return None
         found: State = {}
         for table in tables:
-            names = ", ".join(name for name, _ in table.columns)
             where, params = condition(table)
-            order = ", ".join(f'{name} collate "C"' if type == "text" else name for name, type in key_of(table))
-            sql = f"select {names} from {self.table(table.name)}{where} order by {order}"
+            order = ", ".join(f'{name} collate "C"' if type == "text" else name for name, type in table.key_columns)
+            sql = f"select {table.names} from {self.table(table.name)}{where} order by {order}"
             found[table.name] = self._all(connection, sql, params)
         return found
 
@@ -238,11 +223,6 @@ class RawReader:
         sizes = " + ".join(f"coalesce(octet_length({name}), 0)" for name, type in table.columns if type != "integer")
         [(size,)] = self._all(connection, f"select coalesce(sum({sizes}), 0)::bigint from {self.table(table.name)}")
         return int(size)
-
-
-def key_of(table: Carried) -> Sequence[tuple[str, str]]:
-    """The columns of a carried table's key."""
-    return table.columns[: table.key]
 
 
 def condition(table: Carried) -> tuple[str, list[str]]:

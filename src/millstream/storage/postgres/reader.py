@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..base import COLUMNS, PLAIN, BodyInfo, Head, Scope, StreamInfo, after_prefix
+from ..base import COLUMNS, PLAIN, BodyInfo, Head, Scope, StreamInfo, after_prefix, narrowed
 from .database import Connection
 from .place import Place
 
@@ -57,7 +57,7 @@ class Reader:
         if kinds is None:
             rest = f"from {self._runs} r where {bound} order by r.position {order} limit $2"
         else:
-            among, names = _inside(self._s, scope.prefix)
+            among, names = _inside(self._s, scope.further)
             params += [kinds, *names]
             # Each kind comes in order from the index; a page of each holds the page of all.
             rest = (
@@ -144,14 +144,7 @@ class Reader:
                 " order by r.version desc limit 1",
                 (stream, version),
             )
-            if found is None:
-                position = None if is_low else low + 1
-            elif version < found[1] + found[2]:
-                position = found[0] + version - found[1]
-            else:
-                position = found[0] + found[2] if is_low else None  # beyond the stream's end
-            if position is not None:
-                low, high = (max(low, position - 1), high) if is_low else (low, min(high, position))
+            low, high = narrowed(low, high, version, is_low, found)
         return low, high
 
     def position_at(self, connection: Connection, micros: int) -> int:
@@ -247,7 +240,7 @@ class Reader:
 
 def _inside(schema: str, prefix: str | None) -> tuple[str, tuple[str, ...]]:
     """The condition that a run's stream begins with a prefix, where its kind's category does not say so already."""
-    if prefix is None or "-" not in prefix or prefix.find("-") == len(prefix) - 1:
+    if prefix is None:
         return "", ()
     inside = f" and r.stream in (select s.id from {schema}.streams s where s.name >= $4 and s.name < $5)"
     return inside, (prefix, after_prefix(prefix))

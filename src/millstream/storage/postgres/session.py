@@ -11,13 +11,10 @@ import psycopg
 
 from ...errors import MillstreamError
 from ..raw import Role
-from .connections import connect_raw
+from .connections import PAUSE, connect_raw
 from .database import Connection, GuardedDatabase
 from .faults import is_lost
 from .place import Place
-
-PAUSE, LONGEST_PAUSE = 0.02, 0.5
-"""Seconds between two tries to reach a server that is away: at first, and at most."""
 
 
 class Session:

@@ -25,6 +25,7 @@ from ..base import (
 )
 from ..committer import Committer, Job
 from ..database import Database
+from ..inline import Handlers
 from ..raw import PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role, State
 from ..signal import Signal
 from .connections import Readers, connect
@@ -61,10 +62,11 @@ class PostgresStore:
         self.readonly = readonly
         self._why_readonly = ""
         self.closed = False
+        # Never called: readers see committed rows alone, and numbers are not given twice.
         self.on_rollback: list[Callable[[], None]] = []
         self._clock = clock
         self._patience = lock_timeout
-        self._inline: dict[str, tuple[frozenset[str] | None, InlineHandler]] = {}
+        self._inline: Handlers = {}
         self._reader = Reader(self.place)
         self._raw = RawReader(self.place)
         self._placer = Placer(self.place, self._raw)
@@ -106,13 +108,8 @@ class PostgresStore:
         self._pid = os.getpid()
         self._readers = Readers(self.place, self._patience)
         self.signal = Signal(lambda: Listener(self.place, self._reader))
-        self._writer = Writer(
-            self.place, self._clock, self._patience, self._inline, self.signal.announce, self._rolled_back
-        )
+        self._writer = Writer(self.place, self._clock, self._patience, self._inline, self.signal.announce)
         self.committer = Committer(self._write, self.location, self._patience)
-
-    def _rolled_back(self) -> None:
-        """Nothing to forget: readers see committed rows alone, and numbers are never given twice."""
 
     # --- writing --------------------------------------------------------------------------------------
 

@@ -17,7 +17,6 @@ TRAVEL_LIMIT = 1_000_000
 """Bodies of so many bytes together travel with their headers; more go first, before the lock is taken."""
 
 _encode = msgspec.json.Encoder().encode
-_text = msgspec.json.Encoder().encode
 
 
 class _Run(msgspec.Struct, omit_defaults=True):
@@ -141,7 +140,7 @@ class Batch:
     def _append(self, append: StagedAppend, shapes: dict[str, int]) -> _Append:
         wired = _Append(
             append.stream,
-            _text(append.stream).decode(),
+            _encode(append.stream).decode(),
             category_of(append.stream),
             [self._run(run) for run in append.runs],
             append.expect,
@@ -154,7 +153,7 @@ class Batch:
         return wired
 
     def _run(self, run: StagedRun) -> _Run:
-        kind = _text((run.type, run.schema))[1:-1].decode()
+        kind = _encode((run.type, run.schema))[1:-1].decode()
         format = FRAME_FORMAT if run.encoding is Encoding.ARROW else JSON_FORMAT
         wired = _Run(run.type, run.schema, kind, run.count, format, int(run.encoding), run.body_hash.hex())
         if run.encoding is Encoding.JSON and len(run.body) <= INLINE_LIMIT:
@@ -167,10 +166,10 @@ class Batch:
         if run.effective is not None:
             wired.effective = run.effective
         if run.tags:
-            wired.tags, wired.tags_text = run.tags, _text(run.tags).decode()
+            wired.tags, wired.tags_text = run.tags, _encode(run.tags).decode()
         if run.metadata is not None:
             wired.metadata = run.metadata.decode()
-            wired.metadata_text = _text(wired.metadata).decode()
+            wired.metadata_text = _encode(wired.metadata).decode()
         if run.ranges:
             wired.ranges = run.ranges
         return wired
@@ -211,9 +210,9 @@ def one(request: Request) -> list[bytes | None]:
     run = append.runs[0]
     stream, type, schema, metadata = append.stream, run.type, run.schema, run.metadata
     return [
-        stream.encode(), _text(stream), category_of(stream).encode(), type.encode(), schema.encode(),
-        _text((type, schema))[1:-1], run.body, run.body_hash, metadata,
-        None if metadata is None else _text(metadata.decode()),
+        stream.encode(), _encode(stream), category_of(stream).encode(), type.encode(), schema.encode(),
+        _encode((type, schema))[1:-1], run.body, run.body_hash, metadata,
+        None if metadata is None else _encode(metadata.decode()),
         None if append.expect is None else b"%d" % append.expect,
     ]  # fmt: skip
 
@@ -246,12 +245,12 @@ def many(requests: Sequence[Request], origins: Sequence[int]) -> str | None:
         if append.expect is not None:
             expecting.add(stream)
         wired = _Plain(
-            stream, nth, _text(stream).decode(), category_of(stream), run.type, run.schema,
-            _text((run.type, run.schema))[1:-1].decode(), run.body_hash.hex(), run.body.decode(), origin,
+            stream, nth, _encode(stream).decode(), category_of(stream), run.type, run.schema,
+            _encode((run.type, run.schema))[1:-1].decode(), run.body_hash.hex(), run.body.decode(), origin,
         )  # fmt: skip
         if run.metadata is not None:
             wired.meta = run.metadata.decode()
-            wired.meta_text = _text(wired.meta).decode()
+            wired.meta_text = _encode(wired.meta).decode()
         wired.expect = append.expect
         batch.append(wired)
     if any(seen[stream] > 1 for stream in expecting):

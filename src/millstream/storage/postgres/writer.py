@@ -10,19 +10,19 @@ from collections.abc import Callable, Sequence
 import psycopg
 from psycopg.generators import execute
 
-from ...errors import ClockJumped, ConnectionFailed, InvalidTime, MillstreamError, StreamClosed, VersionConflict
-from ...time import Clock, iso, to_micros
-from ..base import InlineHandler, Receipt, Request, StagedAppend, StagedRun
+from ...errors import ClockJumped, ConnectionFailed, MillstreamError, StreamClosed, VersionConflict
+from ...time import HOUR, Clock, clock_micros, iso, steady_micros
+from .. import inline
+from ..base import Receipt, Request, StagedRun
 from ..committer import Job
+from .connections import LONGEST_PAUSE, PAUSE
 from .database import Connection
 from .faults import is_lost, translate
 from .place import Place
-from .session import LONGEST_PAUSE, PAUSE, Session
+from .session import Session
 from .shapes import Shapes
 from .wire import Answer, Batch, decode_answers, is_plain, many, one, travels
 
-_HOUR = 3_600_000_000
-_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _FORMATS = [0] * 7 + [1] + [0] * 7
 """How the parameters of `append_one` are written: the hash as bytes, all else as text."""
 
@@ -40,18 +40,16 @@ class Writer:
         place: Place,
         clock: Clock | None,
         patience: float,
-        inline: dict[str, tuple[frozenset[str] | None, InlineHandler]],
+        handlers: inline.Handlers,
         on_commit: Callable[[int], None],
-        on_rollback: Callable[[], None],
     ) -> None:
         self._place = place
         self._clock = clock
         self._patience = patience
-        self._inline = inline
+        self._inline = handlers
         self._on_commit = on_commit
-        self._on_rollback = on_rollback
-        self.session = Session(place, patience, self._lost)
         self._shapes = Shapes(place)
+        self.session = Session(place, patience, self._shapes.forget)
         self._mark: tuple[int, int] | None = None
         """The server's clock and this machine's steady one at the last append (microseconds)."""
         self._looked = self._confirmed = False
@@ -61,10 +59,6 @@ class Writer:
         marks = ", ".join(f"${n}" for n in range(1, 16))
         self._append_one = f"select * from {place.quoted}.append_one({marks})".encode()
         self._append_many = f"select * from {place.quoted}.append_many($1::json, $2::bigint, $3::bigint, $4)"
-
-    def _lost(self) -> None:
-        self._shapes.forget()
-        self._on_rollback()
 
     def knows(self, head: int) -> None:
         """The log's head is here at least."""
@@ -140,10 +134,7 @@ class Writer:
         assert request is not None
         if request.work is not None:
             return True
-        return bool(self._inline) and any(
-            types is None or any(run.type in types for append in request.appends for run in append.runs)
-            for types, _ in self._inline.values()
-        )
+        return bool(self._inline) and inline.wanted(self._inline, request.appends)
 
     def _at_once(self, jobs: list[Job], origins: dict[int, int]) -> None:
         """Requests without code of their own: one call, one round trip, one commit."""
@@ -190,7 +181,7 @@ class Writer:
             None if (value := found.get_value(0, column)) is None else int(value) for column in range(5)
         )
         assert now is not None
-        self._mark = (now, time.clock_gettime_ns(_STEADY) // 1_000)
+        self._mark = (now, steady_micros())
         if found.get_value(0, 5) == b"t":
             job.error = StreamClosed(append.stream)
         elif actual is not None:
@@ -208,7 +199,7 @@ class Writer:
         found = connection.execute(self._append_many, params, binary=True).fetchone()
         assert found is not None
         now, position, recorded, answers = found
-        self._mark = (now, time.clock_gettime_ns(_STEADY) // 1_000)
+        self._mark = (now, steady_micros())
         for job, answer in zip(jobs, answers, strict=True):
             assert job.request is not None
             append = job.request.appends[0]
@@ -254,29 +245,25 @@ class Writer:
     def _isolated(self, job: Job, shapes: dict[str, int], origins: dict[int, int]) -> Receipt:
         request = job.request
         assert request is not None
-        try:
-            with self.session.database.unit():
-                while True:
-                    [answer] = self._call(self.session.connection, [(job, shapes)], origins, self._batch([request]))
-                    if answer.shapes is None:
-                        break
-                    self._shapes.forget(answer.shapes)
-                    shapes = self._shapes.check(self.session.connection, request)
-                error = answer.error(request)
-                if error is not None:
-                    raise error
-                receipt = answer.receipt()
-                if answer.done is None:
-                    try:
-                        self._run_inline(request.appends, receipt)
-                        if request.work is not None:
-                            request.work(self.session.database, receipt)
-                    except psycopg.Error as fault:
-                        raise _NotOurs(fault) from fault
-            return receipt
-        except BaseException:
-            self._on_rollback()
-            raise
+        with self.session.database.unit():
+            while True:
+                [answer] = self._call(self.session.connection, [(job, shapes)], origins, self._batch([request]))
+                if answer.shapes is None:
+                    break
+                self._shapes.forget(answer.shapes)
+                shapes = self._shapes.check(self.session.connection, request)
+            error = answer.error(request)
+            if error is not None:
+                raise error
+            receipt = answer.receipt()
+            if answer.done is None:
+                try:
+                    inline.call(self._inline, self.session.database, request.appends, receipt)
+                    if request.work is not None:
+                        request.work(self.session.database, receipt)
+                except psycopg.Error as fault:
+                    raise _NotOurs(fault) from fault
+        return receipt
 
     def _checked(self, jobs: Sequence[Job]) -> list[tuple[Job, dict[str, int]]]:
         """The jobs whose frames agree with their streams, each with what that was checked against."""
@@ -305,7 +292,7 @@ class Writer:
         ).fetchone()
         assert row is not None
         found = decode_answers(row[0])
-        self._mark = (found.now, time.clock_gettime_ns(_STEADY) // 1_000)
+        self._mark = (found.now, steady_micros())
         return found.answers
 
     def _give(self, sent: list[tuple[Job, dict[str, int]]], answers: list[Answer]) -> None:
@@ -333,16 +320,6 @@ class Writer:
         ).fetchone()
         assert row is not None
         return int(row[0])
-
-    def _run_inline(self, appends: Sequence[StagedAppend], receipt: Receipt) -> None:
-        if not receipt.count:
-            return
-        for types, handler in list(self._inline.values()):
-            position = receipt.first
-            for append in appends:
-                if types is None or any(run.type in types for run in append.runs):
-                    handler(self.session.database, append, position)
-                position += append.count
 
     # --- when the connection is lost ------------------------------------------------------------------
 
@@ -390,13 +367,10 @@ class Writer:
     def _times(self) -> tuple[int | None, int | None]:
         """The log's own clock, if it has one; else the latest time that the server's clock may show."""
         if self._clock is not None:
-            try:
-                return to_micros(self._clock()), None
-            except InvalidTime as error:
-                raise InvalidTime(f"the log's clock: {error.message}", hint=error.hint) from error
+            return clock_micros(self._clock), None
         if self._mark is None:
             return None, None
-        return None, self._mark[0] + time.clock_gettime_ns(_STEADY) // 1_000 - self._mark[1] + _HOUR
+        return None, self._mark[0] + steady_micros() - self._mark[1] + HOUR
 
     def _look(self) -> None:
         """The first time: where the log ends; a clock more than an hour behind what it says is refused.
@@ -410,7 +384,7 @@ class Writer:
         ).fetchone()
         assert row is not None
         self.knows(row[0])
-        if self._clock is None and not self._confirmed and row[1] - row[2] > _HOUR:
+        if self._clock is None and not self._confirmed and row[1] - row[2] > HOUR:
             raise ClockJumped(iso(row[2]), f"a time after the last event's, {iso(row[1])},")
         self._looked = True
 

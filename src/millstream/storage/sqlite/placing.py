@@ -8,12 +8,11 @@ from typing import Any
 
 import msgspec
 
-from ...errors import DamagedLog
 from ..base import Head, category_of
 from ..chain import FRAME_FORMAT
-from ..raw import CARRIED, RawPage, Role, State, check_chain, check_target
+from ..raw import CARRIED, RawPage, Role, State, check_bodies, check_chain, check_target
 from .names import Names
-from .raw import condition, key_of, read_raw_head, some
+from .raw import condition, read_raw_head, some
 
 # While a new copy is filled it does without these, which would take half the time; once level, it has them.
 _INDEXES = {
@@ -63,9 +62,7 @@ def place(connection: sqlite3.Connection, names: Names, page: RawPage, source: s
         _place_state(connection, page.state)
     if page.level or not page.runs:
         _complete(connection)
-    if page.state_current:
-        role = msgspec.structs.replace(role, state_at=page.head.position)
-    role = msgspec.structs.replace(role, whole=page.whole)
+    role = page.role_after(role)
     if role != found.role:
         write_role(connection, role)
     return page.head, role
@@ -81,14 +78,11 @@ def _place_bodies(connection: sqlite3.Connection, page: RawPage) -> None:
         "insert into bodies (id, encoding, rows, bytes) values (?, ?, ?, ?) on conflict (id) do nothing",
         ((ref, body.encoding, body.rows, body.data) for ref, body in page.bodies.items()),
     )
-    shared = {run.ref for run in page.runs if run.ref is not None and run.ref < 0}
-    for ref in shared - page.bodies.keys():
-        if connection.execute("select 1 from bodies where id = ?", (ref,)).fetchone() is None:
-            at = next(run.position for run in page.runs if run.ref == ref)
-            raise DamagedLog(at, f"body {ref} is missing")
-    for run in page.runs:
-        if run.ref is not None and run.ref > 0 and run.ref not in page.bodies:
-            raise DamagedLog(run.position, f"body {run.ref} is missing")
+    shared = page.shared
+    others = shared - page.bodies.keys()
+    check_bodies(
+        page, {ref for ref in others if connection.execute("select 1 from bodies where id = ?", (ref,)).fetchone()}
+    )
     if shared:
         # Numbers of shared bodies are the source's; once this is a home, its own count on from them.
         connection.execute(
@@ -150,10 +144,9 @@ def _place_state(connection: sqlite3.Connection, state: State) -> None:
         if rows is None:
             continue
         columns = ", ".join(f"{name} {_TYPES.get(type, type)} not null" for name, type in table.columns)
-        key = f"primary key ({', '.join(key_of(table))})"
+        key = f"primary key ({table.key_names})"
         connection.execute(f"create table if not exists {table.name} ({columns}, {key}) without rowid")
         where, params = condition(table)
         connection.execute(f"delete from {table.name}{where}", params)
         marks = ", ".join("?" * len(table.columns))
-        names = ", ".join(name for name, _ in table.columns)
-        connection.executemany(f"insert into {table.name} ({names}) values ({marks})", rows)
+        connection.executemany(f"insert into {table.name} ({table.names}) values ({marks})", rows)

@@ -24,7 +24,9 @@ from ..raw import (
     RawRun,
     Role,
     State,
+    check_found,
     cut_at_commit,
+    label,
 )
 
 _CHUNK = 1_024
@@ -174,20 +176,9 @@ def some(values: Sequence[_T]) -> Iterator[Sequence[_T]]:
 
 
 def _add_labels(connection: sqlite3.Connection, runs: list[RawRun], after: int, last: int) -> None:
-    tags: dict[int, list[str]] = {}
-    for position, tag in connection.execute(
-        "select position, tag from tags where position > ? and position <= ? order by position, tag", (after, last)
-    ):
-        tags.setdefault(position, []).append(tag)
-    ranges: dict[int, list[tuple[str, int, int]]] = {}
-    for position, *span in connection.execute(
-        "select position, name, low, high from ranges where position > ? and position <= ?", (after, last)
-    ):
-        ranges.setdefault(position, []).append((span[0], span[1], span[2]))
-    if tags or ranges:
-        for run in runs:
-            run.tags = tuple(tags.get(run.position, ()))
-            run.ranges = tuple(ranges.get(run.position, ()))
+    tags = "select position, tag from tags where position > ? and position <= ? order by position, tag"
+    ranges = "select position, name, low, high from ranges where position > ? and position <= ?"
+    label(runs, connection.execute(tags, (after, last)), connection.execute(ranges, (after, last)))
 
 
 def _bodies(
@@ -201,9 +192,7 @@ def _bodies(
         ):
             # By hand, text may have been put there.
             found[id] = RawBody(encoding, rows, data if isinstance(data, bytes) else str(data).encode())
-    if len(found) < len(wanted):
-        missing = next(ref for ref in wanted if ref not in found)
-        raise DamagedLog(missing if missing > 0 else after + 1, f"body {missing} is missing")
+    check_found(found, wanted, after)
     return found
 
 
@@ -240,17 +229,11 @@ def read_state(connection: sqlite3.Connection, *, whole: bool = False) -> State 
         return None
     found: State = {}
     for table in _tables(connection):
-        names = ", ".join(name for name, _ in table.columns)
         where, params = condition(table)
         found[table.name] = connection.execute(
-            f"select {names} from {table.name}{where} order by {', '.join(key_of(table))}", params
+            f"select {table.names} from {table.name}{where} order by {table.key_names}", params
         ).fetchall()
     return found
-
-
-def key_of(table: Carried) -> list[str]:
-    """The names of a carried table's key."""
-    return [name for name, _ in table.columns[: table.key]]
 
 
 def condition(table: Carried) -> tuple[str, list[str]]:

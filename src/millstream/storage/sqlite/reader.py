@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from ..base import COLUMNS, PLAIN, Scope, StreamInfo, after_prefix, category_of
+from ..base import COLUMNS, PLAIN, Scope, StreamInfo, after_prefix, narrowed
 from .names import Names
 
 _NEVER = 1 << 62
@@ -116,32 +116,14 @@ def version_bounds(
             "select position, version, count from runs where stream = ? and version <= ? order by version desc limit 1",
             (row[0], version),
         ).fetchone()
-        if found is None:
-            position = None if is_low else low + 1
-        elif version < found[1] + found[2]:
-            position = found[0] + version - found[1]
-        else:
-            position = found[0] + found[2] if is_low else None  # beyond the stream's end
-        if position is not None:
-            low, high = (max(low, position - 1), high) if is_low else (low, min(high, position))
+        low, high = narrowed(low, high, version, is_low, found)
     return low, high
 
 
 def kind_ids(connection: sqlite3.Connection, scope: Scope) -> list[int]:
     """The kinds that a scope by category or by type takes in."""
-    ids = []
-    for id, category, type in connection.execute("select id, category, type from kinds"):
-        if scope.types is not None and type not in scope.types:
-            continue
-        if scope.stream is not None and category != category_of(scope.stream):
-            continue
-        if scope.prefix is not None:
-            # Past its first dash a prefix says more than a category does; `_inside` sees to the rest.
-            whole = category_of(scope.prefix)
-            if category != whole if whole.endswith("-") else not category.startswith(whole):
-                continue
-        ids.append(id)
-    return ids
+    rows = connection.execute("select id, category, type from kinds")
+    return [id for id, category, type in rows if scope.takes(category, type)]
 
 
 def stream_kinds(connection: sqlite3.Connection, name: str, kinds: list[int]) -> tuple[list[int], bool]:
@@ -178,7 +160,7 @@ def _kinds_page(
     # a page of each, and keep what lies before the end of the shortest full page: nothing can be missing there.
     positions: list[int] = []
     bound = None
-    inside, names = _inside(scope.prefix)
+    inside, names = _inside(scope.further)
     for kind in kinds:
         found = connection.execute(
             f"select position from runs where kind = ? and position >= ? and position < ?{inside}"
@@ -202,7 +184,7 @@ def _kinds_page(
 
 def _inside(prefix: str | None) -> tuple[str, tuple[str, ...]]:
     """The condition that a run's stream begins with a prefix, where its kind's category does not say so already."""
-    if prefix is None or "-" not in prefix or prefix.find("-") == len(prefix) - 1:
+    if prefix is None:
         return "", ()
     return " and stream in (select id from streams where name >= ? and name < ?)", (prefix, after_prefix(prefix))
 

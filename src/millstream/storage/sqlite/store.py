@@ -16,6 +16,7 @@ from ...time import Clock
 from ..base import COLUMNS, AppendRow, BodyInfo, Head, InlineHandler, Kind, Receipt, Request, Scope, StreamInfo
 from ..committer import Committer
 from ..database import Database
+from ..inline import Handlers
 from ..raw import PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role, State
 from ..signal import Signal
 from . import placing, raw, reader
@@ -49,7 +50,7 @@ class SQLiteStore:
         self._lock_timeout = lock_timeout
         self.on_rollback: list[Callable[[], None]] = []
         """Called when a transaction of a log in memory was undone."""
-        self._inline: dict[str, tuple[frozenset[str] | None, InlineHandler]] = {}
+        self._inline: Handlers = {}
         self.closed = False
         """Whether this process has closed it."""
         if not self.memory:

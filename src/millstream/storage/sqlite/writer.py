@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -13,14 +12,14 @@ from ...errors import (
     ClockJumped,
     ConditionFailed,
     IdReused,
-    InvalidTime,
     MillstreamError,
     StreamClosed,
     VersionConflict,
 )
 from ...frames import MAX_ROWS, Columns, join_columns, schema_columns
-from ...time import Clock, iso, to_micros
-from ..base import Encoding, Head, InlineHandler, Matching, Receipt, Request, StagedAppend, StagedRun, category_of
+from ...time import HOUR, Clock, clock_micros, iso, now_micros, steady_micros
+from .. import inline
+from ..base import Encoding, Head, Matching, Receipt, Request, StagedAppend, StagedRun, category_of
 from ..chain import FRAME_FORMAT, GENESIS, JSON_FORMAT, header_hash
 from ..committer import Job
 from ..raw import Role
@@ -32,7 +31,6 @@ from .raw import read_role
 
 INLINE_LIMIT = 8_192
 """Bodies of one event up to so many bytes stand in the header's row."""
-_HOUR = 3_600_000_000
 _CACHED_STREAMS = 200_000
 
 _INSERT_RUN = (
@@ -134,7 +132,7 @@ class Writer:
         """What the log is, if it is not simply the home of its events: then it takes no appends."""
         self._now: int | None = None
         """The clock as read for the present transaction: all of it is recorded at one time."""
-        self.inline: dict[str, tuple[frozenset[str] | None, InlineHandler]] = {}
+        self.inline: inline.Handlers = {}
 
     # --- a batch, a transaction -----------------------------------------------------------------------
 
@@ -262,7 +260,7 @@ class Writer:
             done = self.done_before(request)
             if done is not None:
                 return done
-        if request.work is None and not (self.inline and self._wanted_inline(request.appends)):
+        if request.work is None and not (self.inline and inline.wanted(self.inline, request.appends)):
             return self.append(request, rows)
         rows.insert(self.connection)
         return self.isolated(request)
@@ -275,7 +273,7 @@ class Writer:
                 rows = _Rows()
                 receipt = self.append(request, rows)
                 rows.insert(self.connection)
-                self.run_inline(request.appends, receipt)
+                inline.call(self.inline, self.database, request.appends, receipt)
                 if request.work is not None:
                     request.work(self.database, receipt)
             return receipt
@@ -313,23 +311,6 @@ class Writer:
         if found[0] != request.digest:
             raise IdReused(request.id or "", found[2])
         return msgspec.json.decode(found[1], type=Receipt)
-
-    def _wanted_inline(self, appends: Sequence[StagedAppend]) -> bool:
-        return any(
-            types is None or any(run.type in types for append in appends for run in append.runs)
-            for types, _ in self.inline.values()
-        )
-
-    def run_inline(self, appends: Sequence[StagedAppend], receipt: Receipt) -> None:
-        """Run the inline handlers that want any of the appended types."""
-        if not receipt.count:
-            return
-        for types, handler in list(self.inline.values()):
-            position = receipt.first
-            for append in appends:
-                if types is None or any(run.type in types for run in append.runs):
-                    handler(self.database, append, position)
-                position += append.count
 
     def append(self, request: Request, rows: _Rows) -> Receipt:
         """Check all conditions of a request, then place its runs. Nothing is placed when a check fails."""
@@ -509,17 +490,13 @@ class Writer:
             ClockJumped: The wall clock ran more than an hour ahead of the monotonic clock since the last append.
         """
         if self._clock is not None:
-            try:
-                return to_micros(self._clock())
-            except InvalidTime as error:
-                raise InvalidTime(f"the log's clock: {error.message}", hint=error.hint) from error
-        wall = time.time_ns() // 1_000
-        steady = time.clock_gettime_ns(_STEADY) // 1_000
+            return clock_micros(self._clock)
+        wall, steady = now_micros(), steady_micros()
         mark = self._clock_mark
         if mark is not None:
-            if (wall - mark[0]) - (steady - mark[1]) > _HOUR:
+            if (wall - mark[0]) - (steady - mark[1]) > HOUR:
                 raise ClockJumped(iso(wall), iso(mark[0] + steady - mark[1]))
-        elif not self._clock_confirmed and self._head is not None and self._head.recorded - wall > _HOUR:
+        elif not self._clock_confirmed and self._head is not None and self._head.recorded - wall > HOUR:
             raise ClockJumped(iso(wall), f"a time after the last event's, {iso(self._head.recorded)},")
         self._clock_mark = (wall, steady)
         return wall
@@ -528,10 +505,6 @@ class Writer:
         """Accept what the wall clock says now."""
         self._clock_mark = None
         self._clock_confirmed = True
-
-
-# The boot-time clock goes on while the machine sleeps; the monotonic one would call waking up a jump.
-_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def read_head(connection: sqlite3.Connection) -> Head:
