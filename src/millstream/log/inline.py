@@ -10,6 +10,7 @@ import polars as pl
 from ..frames import decode_frame
 from ..storage.base import StagedAppend
 from ..storage.database import Database
+from .present import present
 from .records import Run
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def staged_runs(
     runs = [UncommittedRun(log, *row) for row in rows]
     for run, staged in zip(runs, append.runs, strict=True):
         run.staged, run.stream_name, run.database = staged, append.stream, database
-    return [run for run in runs if types is None or run.type in types]
+    return [run for run in present(log, list(runs)) if types is None or run.type in types]
 
 
 class UncommittedRun(Run, eq=False):

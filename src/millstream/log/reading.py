@@ -16,6 +16,7 @@ from ..storage.database import Database
 from ..time import Duration, Moment, seconds, to_micros
 from . import following
 from .bodies import Bodies
+from .present import present
 from .records import Recorded, Run, recorded_events
 from .staging import check_stream
 
@@ -188,7 +189,7 @@ class Reader:
                     end = max(end, self.bodies.archived().ledger.floor(scope.stream))
             if runs:
                 self._refresh_decoders({run.kind_id for run in runs})
-                yield runs
+                yield present(self, runs)
             if len(rows) < size:
                 return
             if backwards:
