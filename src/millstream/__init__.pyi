@@ -24,10 +24,13 @@ from .storage.database import Database as Database
 
 # 1 event sourcing
 from .sourcing.aggregate import Aggregate as Aggregate
-from .sourcing.repository import Changed as Changed
-from .sourcing.repository import Difference as Difference
+from .sourcing.decider import Decider as Decider
+from .sourcing.decider import Loaded as Loaded
+from .sourcing.past import Changed as Changed
+from .sourcing.past import Difference as Difference
+from .sourcing.past import Step as Step
 from .sourcing.repository import Repository as Repository
-from .sourcing.repository import Step as Step
+from .sourcing.snapshots import Snapshots as Snapshots
 
 # 2 change data capture
 from .cdc import Callback as Callback
@@ -112,6 +115,8 @@ from .cqrs.errors import UnknownCommand as UnknownCommand
 from .cqrs.errors import UnknownQuery as UnknownQuery
 from .sourcing.errors import CannotRecord as CannotRecord
 from .sourcing.errors import HandlerMissing as HandlerMissing
+from .sourcing.errors import SnapshotWarning as SnapshotWarning
+from .sourcing.errors import WrongAggregate as WrongAggregate
 from .log.handlers import InvalidHandler as InvalidHandler
 from .log.retry import Contended as Contended
 from .streams.errors import FlowChanged as FlowChanged

@@ -123,7 +123,7 @@ def test_tags_and_metadata_go_with_the_event():
 
 
 def test_events_without_a_class_are_handled_by_name():
-    class Sessions(ms.Aggregate):
+    class Sessions(ms.Aggregate, ignore=["Logout"]):
         users: list[int] = []
 
         @ms.on("Login")

@@ -41,7 +41,7 @@ def values_of(lines: Sequence[Any], cls: type[Event] | None, position: int) -> l
     try:
         if cls is not None:
             decode = decoder(cls).decode
-            return [msgspec.to_builtins(decode(line), builtin_types=_AS_THEY_ARE) for line in lines]
+            return [plain_values(decode(line)) for line in lines]
     except msgspec.ValidationError:
         pass  # an older shape of the class: its plain data is readable all the same
     except msgspec.DecodeError as error:
@@ -57,12 +57,17 @@ def values_one_by_one(lines: Sequence[Any], cls: type[Event] | None, position: i
     if cls is not None and len(lines) > 1:
         try:
             decode = decoder(cls).decode
-            return [msgspec.to_builtins(decode(line), builtin_types=_AS_THEY_ARE) for line in lines]
+            return [plain_values(decode(line)) for line in lines]
         except msgspec.ValidationError:
             return [values_of([line], cls, position)[0] for line in lines]
         except msgspec.DecodeError as error:
             raise DamagedLog(position, f"its JSON cannot be decoded ({error})") from error
     return values_of(lines, cls, position)
+
+
+def plain_values(value: Any) -> dict[str, Any]:
+    """A struct, or a dict of anything, as a dict of values that a column can hold."""
+    return msgspec.to_builtins(value, builtin_types=_AS_THEY_ARE, str_keys=False)  # type: ignore[no-any-return]
 
 
 def columns_of(rows: Sequence[dict[str, Any]]) -> Columns:

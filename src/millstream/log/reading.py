@@ -122,11 +122,15 @@ class Reader:
         after: int | Receipt = 0,
         since: Moment | None = None,
         until: Moment | None = None,
+        since_version: int | None = None,
+        until_version: int | None = None,
         until_position: int | None = None,
         trimmed: IfTrimmed = "skip",
     ) -> Iterator[Run]:
         """The same as `read`, by runs: whole frames, and neighbouring events of one append together."""
-        pages = self._runs(stream, types, after, since, until, None, None, None, until_position, False, None, trimmed)
+        pages = self._runs(
+            stream, types, after, since, until, since_version, until_version, None, until_position, False, None, trimmed
+        )
         return chain.from_iterable(pages)
 
     def _runs(

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Mapping
-from datetime import date, datetime, timedelta
-from decimal import Decimal
+import sys
+from collections.abc import Iterable
 from typing import Any, ClassVar, Self
-from uuid import UUID
 
 from ..errors import UsageError
-from ..events import Draft, Event, Plain, type_name
-from ..log.handlers import Handler, InvalidHandler, handler_table
-from ..time import Moment
-from .errors import CannotRecord, HandlerMissing
-
-_UNCHANGING = frozenset({int, float, bool, str, bytes, Decimal, datetime, date, timedelta, UUID, type(None)})
+from ..events import Event, Plain, type_name
+from ..log.handlers import Handler, InvalidHandler, handler_table, resolve
+from .errors import HandlerMissing
+from .root import Root, copied
 
 
-class Aggregate:
+class Aggregate(Root):
     """Base class of aggregates: state as typed attributes, changed by handlers of events alone.
 
     Attributes with a type and a value are the state at the beginning; mutable values are copied for each
     instance. Methods decide: they check the rules (raising ``ms.Rejected``) and ``record`` what happened.
     Handlers, marked ``@ms.on``, change the state; they run once when an event is recorded and again whenever
     the aggregate is rebuilt, so they must follow from the event and the state alone. Events of types without
-    a handler are passed over when the aggregate is rebuilt, and count in its version.
+    a handler cannot be recorded, and when one is met in the stream, that is an error; but those that the class
+    option ``ignore`` names (``ignore="*"``: any) are passed over, and count in the version alone.
+
+    Class options: ``ignore``, types of events to pass over; ``version``, to be raised when a function outside the
+    class that handlers call has changed, so that snapshots of the states it made are no longer used.
 
     Attributes:
         id: The name of its stream.
@@ -52,19 +51,17 @@ class Aggregate:
         Account('account-1', version=1, balance=5)
     """
 
-    # What is ours lives in slots, so that an instance's __dict__ is its state and nothing else.
-    __slots__ = ("__dict__", "__weakref__", "_pending", "_position", "_sealed", "id", "version")
-
-    id: str
-    version: int
-    _pending: list[Event | Plain | Draft]
-    _position: int
-    _sealed: tuple[str, str] | None
+    __slots__ = ("__dict__", "__weakref__")
 
     __defaults: ClassVar[dict[str, Any]] = {}
     __table: ClassVar[dict[str, Handler] | None] = None
+    __hints: ClassVar[dict[str, Any]] = {}
+    __ignored: ClassVar[frozenset[str]] = frozenset()
+    __state_version: ClassVar[object] = 0
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(
+        cls, *, ignore: Iterable[str | type[Event]] | str = (), version: object = None, **options: Any
+    ) -> None:
         super().__init_subclass__(**options)
         for name in ("id", "version", "record", "pending"):
             if name in vars(cls):
@@ -72,60 +69,30 @@ class Aggregate:
                     f"{cls.__qualname__}.{name} hides what every aggregate has under that name",
                     hint="Give the attribute another name",
                 )
-        defaults = dict(cls.__defaults)
+        defaults, hints = dict(cls.__defaults), dict(cls.__hints)
+        # Names that are local to a function are at hand only now.
+        around = sys._getframe(1)
         for name, annotation in vars(cls).get("__annotations__", {}).items():
-            if name in vars(cls) and not _is_class_variable(annotation):
+            if _is_class_variable(annotation):
+                continue
+            hints[name] = resolve(annotation, around.f_globals, around.f_locals)
+            if name in vars(cls):
                 defaults[name] = vars(cls)[name]
-        cls.__defaults = defaults
+        cls.__defaults, cls.__hints = defaults, hints
         cls.__table = None
+        cls.__ignored |= frozenset([ignore] if isinstance(ignore, str) else map(type_name, ignore))
+        if version is not None:
+            cls.__state_version = version
 
     def __init__(self, id: str = "") -> None:
-        self.id = id
-        self.version = 0
-        self._pending = []
-        self._position = 0
-        self._sealed = None
+        self._begin(id)
         self.__dict__.update(copied(self.__defaults))
 
-    @property
-    def pending(self) -> tuple[Event | Plain | Draft, ...]:
-        """What was recorded and is not in the log yet, in order."""
-        return tuple(self._pending)
-
-    def record(
-        self,
-        event: Event | Plain,
-        *,
-        tags: Iterable[str] = (),
-        metadata: Mapping[str, Any] | None = None,
-        effective: Moment | None = None,
-    ) -> None:
-        """Say that something has happened: its handler changes the state, and it will be appended.
-
-        Args:
-            event: What happened.
-            tags: Labels to find the event by.
-            metadata: JSON-like data that describes the event.
-            effective: When it was true in the world, if that is not when it is recorded.
-
-        Raises:
-            CannotRecord: The aggregate is of the past or only to be read, or a handler is running.
-            HandlerMissing: No handler takes the event.
-        """
-        if self._sealed is not None:
-            reason, hint = self._sealed
-            raise CannotRecord(type(self).__name__, self.id, reason, hint=hint)
+    def _apply(self, event: Event | Plain) -> None:
         handler = type(self)._handlers().get(type_name(event))
         if handler is None:
             raise HandlerMissing(type(self).__name__, type_name(event))
-        self._sealed = APPLYING
-        try:
-            handler.function(self, event)
-        finally:
-            self._sealed = None
-        self.version += 1
-        extra = tags or metadata is not None or effective is not None
-        self._pending.append(Draft(event, tags=tuple(tags), metadata=metadata, effective=effective) if extra else event)
+        handler.function(self, event)
 
     @classmethod
     def _handlers(cls) -> dict[str, Handler]:
@@ -147,6 +114,16 @@ class Aggregate:
             cls.__table = table
         return cls.__table
 
+    @classmethod
+    def _ignores(cls, type: str) -> bool:
+        """Whether events of a type are passed over."""
+        return type in cls.__ignored or "*" in cls.__ignored
+
+    @classmethod
+    def _shape(cls) -> tuple[dict[str, Any], object]:
+        """The types of its attributes, as far as they are declared, and the class option ``version``."""
+        return cls.__hints, cls.__state_version
+
     def __repr__(self) -> str:
         state = "".join(f", {name}={value!r}" for name, value in vars(self).items())
         return f"{type(self).__name__}({self.id!r}, version={self.version}{state})"
@@ -154,21 +131,12 @@ class Aggregate:
     def _copy(self) -> Self:
         """Another one in the same state, with nothing pending."""
         other = type(self).__new__(type(self))
-        other.id = self.id
+        other._begin(self.id)
         other.version = self.version
-        other._pending = []
         other._position = self._position
         other._sealed = self._sealed
         other.__dict__.update(copied(self.__dict__))
         return other
-
-
-APPLYING = ("is being changed by a handler", "Record in methods; handlers only change the state")
-
-
-def copied(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes by name, with values that can change copied."""
-    return {name: value if type(value) in _UNCHANGING else copy.deepcopy(value) for name, value in state.items()}
 
 
 def _is_class_variable(annotation: Any) -> bool:

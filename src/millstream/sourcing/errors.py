@@ -17,14 +17,36 @@ class CannotRecord(UsageError):
 
 
 class HandlerMissing(MillstreamError):
-    """An aggregate records an event that none of its handlers takes."""
+    """An aggregate meets an event that it has no handler for: one that it records, or one in its stream."""
 
     code = "handler-missing"
 
-    def __init__(self, aggregate: str, type: str) -> None:
-        super().__init__(
-            f"{aggregate} records {type!r} but has no handler for it",
-            hint="Add one with @ms.on; its body is `pass` when the event changes nothing",
-        )
+    def __init__(self, aggregate: str, type: str, position: int | None = None) -> None:
+        where = "records" if position is None else "finds"
+        at = "" if position is None else f" at position {position}"
+        hint = "Add one with @ms.on; its body is `pass` when the event changes nothing"
+        if position is not None:
+            hint += f", or pass such events over with the class option ignore=[{type!r}]"
+        super().__init__(f"{aggregate} {where} {type!r}{at} but has no handler for it", hint=hint)
         self.aggregate = aggregate
         self.type = type
+        self.position = position
+
+
+class WrongAggregate(UsageError):
+    """A stream begins with an event that the aggregate does not know: it is of another kind."""
+
+    code = "wrong-aggregate"
+
+    def __init__(self, aggregate: str, stream: str, type: str) -> None:
+        super().__init__(
+            f"stream {stream!r} is no {aggregate}: it begins with {type!r}, for which {aggregate} has no handler",
+            hint="Ask the repository of its own kind, or give the type a handler",
+        )
+        self.aggregate = aggregate
+        self.stream = stream
+        self.type = type
+
+
+class SnapshotWarning(UserWarning):
+    """A snapshot could not be read or made; states are rebuilt from their events instead."""

@@ -2,71 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Never, TypeVar, cast, overload
 
-import msgspec
-
-from ..errors import StreamNotFound, UsageError
-from ..events import Plain
+from ..errors import StreamNotFound, UsageError, VersionConflict
+from ..events import Draft
 from ..log import Log
 from ..log.positions import Position
-from ..log.records import Recorded, Run
+from ..log.records import Recorded
 from ..log.retry import ATTEMPTS, retrying
 from ..log.staging import check_stream
 from ..storage.base import Receipt, StagedAppend
-from ..time import Moment, to_micros
+from ..time import Duration, seconds
 from .aggregate import Aggregate
+from .cache import Cache, Kept
+from .decider import Decider, Loaded
+from .merge import NonConflicting, commuting
+from .model import Model, model_of
+from .past import (
+    At,
+    Changed,
+    Difference,
+    Step,
+    as_of,
+    as_true,
+    blame,
+    difference,
+    effective_bound,
+    history,
+    resolve,
+)
+from .replay import Replay
+from .root import PAST, PRESENT, SAVED, Root
+from .snapshots import Collected, Snapshots
+
+if TYPE_CHECKING:
+    import polars as pl
+    from typing_extensions import TypeVar as DefaultTypeVar
+
+    S = DefaultTypeVar("S")
+    C = DefaultTypeVar("C", default=Any)
+    R = DefaultTypeVar("R", default=S)
+else:
+    S, C, R = TypeVar("S"), TypeVar("C"), TypeVar("R")
 
 A = TypeVar("A", bound=Aggregate)
-Root = TypeVar("Root", bound=Aggregate, covariant=True)
-
-_Decode = Callable[[str | bytes], Any]
-_Entry = tuple[Callable[..., object] | None, type[Any], _Decode | None]
-
-At = int | Position | Moment
-"""A point in an aggregate's life, inclusive: a version, a position of the log, or a time."""
+D = TypeVar("D")
+Asked = TypeVar("Asked")
 
 
-class Step(msgspec.Struct, Generic[Root], frozen=True):
-    """An event of an aggregate's history, and the aggregate as it was right after it (read-only)."""
+class Repository(Generic[S, C, R]):
+    """The aggregates of one kind in a log, each in the stream that its id names. Safe to share between threads.
 
-    recorded: Recorded
-    state: Root
-
-
-class Changed(msgspec.Struct, frozen=True):
-    """The value of an attribute at two points; None where it had none."""
-
-    before: Any
-    after: Any
-
-
-class Difference(msgspec.Struct, frozen=True):
-    """What is different about an aggregate between two points of its life.
-
-    Attributes:
-        stream: The aggregate's id.
-        before: Its version at the first point.
-        after: Its version at the second.
-        changes: The attributes that differ.
-        events: The events that lie between the two, in order.
-    """
-
-    stream: str
-    before: int
-    after: int
-    changes: dict[str, Changed]
-    events: tuple[Recorded, ...]
-
-
-class Repository(Generic[A]):
-    """The aggregates of one class in a log, each in the stream that its id names.
+    Aggregates that were used last stay in memory, and are checked against the log at each use. Snapshots are made by
+    themselves, and used by `get` with ``at=`` too. Neither changes what is answered.
 
     Args:
         log: Where their events are.
-        aggregate: Their class.
+        kind: An `Aggregate` class or a `Decider`.
+        snapshot_every: Keep a snapshot of a state every so many events; None for no snapshots.
+        snapshot_after: Keep one as well when rebuilding a state took longer (seconds, or "20ms").
+        cache: How many aggregates stay in memory; 0 for none.
+        non_conflicting: What may be recorded although another came first: for a type of event, the types that it
+            goes together with, or a function ``(mine, theirs) -> bool`` of two events.
 
     Example:
         >>> import millstream as ms
@@ -88,44 +89,99 @@ class Repository(Generic[A]):
         (12, 5)
     """
 
-    def __init__(self, log: Log, aggregate: type[A]) -> None:
+    @overload
+    def __init__(
+        self: Repository[A, Never, A],
+        log: Log,
+        kind: type[A],
+        *,
+        snapshot_every: int | None = ...,
+        snapshot_after: Duration | float | None = ...,
+        cache: int = ...,
+        non_conflicting: NonConflicting | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Repository[D, Asked, Loaded[D]],
+        log: Log,
+        kind: Decider[D, Asked, Any],
+        *,
+        snapshot_every: int | None = ...,
+        snapshot_after: Duration | float | None = ...,
+        cache: int = ...,
+        non_conflicting: NonConflicting | None = ...,
+    ) -> None: ...
+    def __init__(
+        self,
+        log: Log,
+        kind: Any,
+        *,
+        snapshot_every: int | None = 1_000,
+        snapshot_after: Duration | float | None = 0.02,
+        cache: int = 1_024,
+        non_conflicting: NonConflicting | None = None,
+    ) -> None:
+        _check_number("snapshot_every", snapshot_every, 1)
+        _check_number("cache", cache, 0)
         self._log = log
-        self._class = aggregate
-        self._handlers = aggregate._handlers()
-        # By the number that the log gives a type: one look-up per run instead of two names'.
-        self._known: dict[int, _Entry] = {}
+        self._kind = kind
+        self._model: Model[Any] = model_of(kind)
+        self._replay = Replay(log, self._model)
+        self._slow = seconds(snapshot_after)
+        self._commutes = commuting(non_conflicting)
+        self._cache = Cache(cache)
+        self.snapshots = Snapshots(log, self._model, self._replay, snapshot_every)
+        """The snapshots of its aggregates: to be counted, rebuilt, deleted."""
+        kept = weakref.ref(self._cache)
+        # What was read inside a transaction that is undone, as in memory it can be, never came to be.
+        log.store.on_rollback.append(lambda: None if (found := kept()) is None else found.clear())
+
+    if not TYPE_CHECKING:
+
+        @classmethod
+        def __class_getitem__(cls, given: Any) -> Any:
+            # Repository[Account] says enough: what else there is follows from it.
+            given = given if isinstance(given, tuple) else (given,)
+            return super().__class_getitem__((*given, Any, given[0])[:3])
 
     def __contains__(self, id: str) -> bool:
         """Whether anything was ever appended to the aggregate's stream."""
         return self._log.version(check_stream(id)) > 0
 
-    def get(self, id: str, *, at: At | None = None) -> A:
-        """The aggregate as it is, or as it was: to be read, not to be changed.
+    # --- the present, and changes of it -----------------------------------------------------------------
+
+    def get(self, id: str, *, at: At | None = None, known: At | None = None) -> S:
+        """The aggregate as it is, or as it was: to be read, not to be changed. Of a decider, the state.
 
         Args:
             id: Its stream.
             at: The version, position or time to show it at, inclusive. Before its first event (or at 0) it is
                 as every new one is.
+            known: Apart from what was true, what was known: then ``at`` is a time of the world's, by the events'
+                effective times (an event without one was true when it was recorded), and only what had been
+                recorded up to the version, position or time ``known`` counts, applied in order of those times.
 
         Raises:
             StreamNotFound: Nothing was ever appended to the stream.
+            WrongAggregate, HandlerMissing: The stream, or an event in it, is of another kind.
             Trimmed: Events that make up its state were trimmed.
         """
-        version, position = self._resolve(at)
-        aggregate = self._replayed(id, version=version, position=position)
-        if not aggregate.version and id not in self:
+        check_stream(id)
+        root = self._at(id, at, known)
+        if not root.version and id not in self:
             raise StreamNotFound(id)
-        aggregate._sealed = _PRESENT if at is None else _PAST
-        return aggregate
+        root._sealed = PRESENT if at is None else PAST
+        return cast(S, self._model.state(root))
 
-    def update(self, id: str, change: Callable[[A], object], *, attempts: int = ATTEMPTS) -> Receipt:
+    def update(self, id: str, change: Callable[[S], object], *, attempts: int = ATTEMPTS) -> Receipt:
         """Load the aggregate, change it, and append what it recorded; again, if another came first.
 
         An aggregate without events yet is a new one at version 0. When ``change`` raises, nothing is written.
 
         Args:
             id: Its stream.
-            change: Calls methods of the aggregate; runs once per attempt, so it must have no other effects.
+            change: Calls methods of the aggregate; for a decider, is given the state and returns events. It runs
+                once per attempt, so it must have no other effects.
             attempts: How often to try, with pauses that grow to 0.1 s.
 
         Returns:
@@ -135,55 +191,77 @@ class Repository(Generic[A]):
         Raises:
             Contended: Others changed the stream first, each time.
         """
+        check_stream(id)
+        with self._cache.turn(id):
+            return retrying(lambda: self._once(id, change), attempts=attempts)
 
-        def once() -> Receipt:
-            aggregate = self._replayed(id)
-            change(aggregate)
-            return self._save(aggregate)
+    def decide(self, id: str, command: C, *, attempts: int = ATTEMPTS) -> Receipt:
+        """Have a decider decide a command on the aggregate's state, and append what follows; as `update`.
 
-        return retrying(once, attempts=attempts)
+        Raises:
+            UsageError: The repository is of an aggregate class.
+            Contended: Others changed the stream first, each time.
+        """
+        kind = self._kind
+        if not isinstance(kind, Decider):
+            raise UsageError(
+                f"{self._model.name} has methods, and no function that decides commands",
+                hint="Call them in repository.update(id, lambda aggregate: …)",
+            )
+        return self.update(id, lambda state: kind.decide(state, command), attempts=attempts)
 
-    def create(self, id: str, change: Callable[[A], object]) -> Receipt:
+    def create(self, id: str, change: Callable[[S], object]) -> Receipt:
         """Make a new aggregate, change it, and append what it recorded.
 
         Raises:
             VersionConflict: The stream has events already.
         """
-        aggregate = self._class(id)
-        change(aggregate)
-        return self._save(aggregate)
+        root = self._model.new(check_stream(id))
+        self._model.take(root, change(self._model.state(root)))
+        return self._save(root, merge=False)
 
     @contextmanager
-    def edit(self, id: str) -> Iterator[A]:
-        """The aggregate, to be changed in the body of a ``with``, and saved at its end.
+    def edit(self, id: str) -> Iterator[R]:
+        """The aggregate, to be changed in the body of a ``with``, and saved at its end. Of a decider, a `Loaded`.
 
         When the body raises, nothing is appended. The body runs once: use ``update`` to have it repeated.
 
         Raises:
-            VersionConflict: Another changed the stream in the meantime.
+            VersionConflict: Another changed the stream in the meantime, and not all of it is ``non_conflicting``.
         """
-        aggregate = self._replayed(id)
-        yield aggregate
-        self._save(aggregate)
+        root = self.load(id)
+        yield root
+        self._save(cast(Root, root))
 
-    def history(self, id: str) -> Iterator[Step[A]]:
-        """Each event of the aggregate, oldest first, with the aggregate as it was after it.
+    def load(self, id: str) -> R:
+        """The aggregate as it is, to be changed and then staged; a new one when it has no events.
+
+        Most code wants ``update`` or ``edit``. This and ``stage`` serve those who commit more than one
+        aggregate at once with ``log.commit``.
+        """
+        root = self._present(check_stream(id))
+        root._sealed = None
+        return cast(R, root)
+
+    def stage(self, aggregate: R) -> StagedAppend | None:
+        """What the aggregate has recorded, ready for ``log.commit`` at the version it was loaded at."""
+        root = cast(Root, aggregate)
+        return self._staged(root, root.version - len(root._pending))
+
+    # --- the past -----------------------------------------------------------------------------------------
+
+    def history(self, id: str) -> Iterator[Step[S]]:
+        """Each event of the aggregate, oldest first, with the state as it was after it.
 
         Raises:
             StreamNotFound: Nothing was ever appended to the stream.
         """
-        aggregate = self._class(id)
-        aggregate._sealed = _PAST
-        for recorded in self._log.read(check_stream(id), trimmed="raise"):
-            handler = self._handlers.get(recorded.type)
-            if handler is not None:
-                event = _plain(recorded) if handler.event is Plain else recorded.decode(handler.event)
-                handler.function(aggregate, event)
-            aggregate.version = recorded.version
-            aggregate._position = recorded.position
-            yield Step(recorded, aggregate._copy())
-        if not aggregate.version:
+        steps = history(self._log, self._model, self._replay, check_stream(id))
+        first = next(steps, None)
+        if first is None:
             raise StreamNotFound(id)
+        yield first
+        yield from steps
 
     def diff(self, id: str, a: At, b: At) -> Difference:
         """What is different about the aggregate at ``b`` from what it was at ``a``, and through which events.
@@ -191,119 +269,176 @@ class Repository(Generic[A]):
         Raises:
             StreamNotFound: Nothing was ever appended to the stream.
         """
-        before, after = self.get(id, at=a), self.get(id, at=b)
-        old, new = vars(before), vars(after)
-        changes = {
-            name: Changed(old.get(name), new.get(name))
-            for name in (*old, *(name for name in new if name not in old))
-            if old.get(name) != new.get(name)
-        }
-        first, last = sorted((before.version, after.version))
-        events = (
-            self._log.read(check_stream(id), since_version=first + 1, until_version=last + 1) if first < last else ()
-        )
-        return Difference(id, before.version, after.version, changes, tuple(events))
+        self._check_found(id)
+        return difference(self._log, self._model, self._at(id, a), self._at(id, b))
 
-    def load(self, id: str) -> A:
-        """The aggregate as it is, to be changed and then staged; a new one when it has no events.
+    def blame(self, id: str, *, at: At | None = None) -> dict[str, Recorded]:
+        """For each attribute that is not as it began, the event that changed it last.
 
-        Most code wants ``update`` or ``edit``. This and ``stage`` serve those who commit more than one
-        aggregate at once with ``log.commit``.
+        All events are applied one by one, and attributes that can change in place are compared whole.
+
+        Args:
+            id: Its stream.
+            at: The version, position or time to look from, inclusive.
+
+        Raises:
+            StreamNotFound: Nothing was ever appended to the stream.
         """
-        return self._replayed(id)
+        self._check_found(id)
+        return blame(self._log, self._model, self._replay, id, *resolve(self._log, at))
 
-    def stage(self, aggregate: A) -> StagedAppend | None:
-        """What the aggregate has recorded, ready for ``log.commit`` at the version it was loaded at."""
-        if not aggregate._pending:
-            return None
-        expect = aggregate.version - len(aggregate._pending)
-        return self._log.stage(aggregate.id, aggregate._pending, expect=expect)
+    def as_of(self, at: At | None = None, *, known: At | None = None, streams: str | None = None) -> pl.DataFrame:
+        """Every aggregate of the kind as it stood: a row each, with ``id``, ``version`` and its fields, by id.
 
-    def _save(self, aggregate: A) -> Receipt:
-        staged = self.stage(aggregate)
-        receipt = self._log.commit([staged] if staged is not None else [])
-        aggregate._pending.clear()
-        aggregate._sealed = _SAVED
+        The events are read once, in order; no aggregate is loaded by itself.
+
+        Args:
+            at: A time or `Position`, inclusive; None for the present.
+            known: As in `get`.
+            streams: Their names, such as ``"account-*"``. By default the category that holds events of its types.
+
+        Raises:
+            UsageError: ``at`` is a version, or ``streams`` is needed.
+            WrongAggregate, HandlerMissing: Another kind's events are among them.
+        """
+        for name, point in (("at", at), ("known", known)):
+            if isinstance(point, int) and not isinstance(point, Position):
+                raise UsageError(f"{name}={point} is a version, of one stream", hint="Give a time, or ms.Position(n)")
+        until = 0 if known is None else effective_bound(at)
+        _, position = resolve(self._log, at if known is None else known)
+        head = self._log.head
+        position = head if position is None else min(position, head)
+        return as_of(self._log, self._model, self._replay, streams, position, None if known is None else 1, until)
+
+    # --- inside -------------------------------------------------------------------------------------------
+
+    def _check_found(self, id: str) -> None:
+        if id not in self:
+            raise StreamNotFound(id)
+
+    def _at(self, id: str, at: At | None, known: At | None = None) -> Root:
+        """A copy that is nobody else's, as the aggregate was at a point."""
+        if known is not None:
+            root = self._model.new(id)
+            as_true(self._replay, root, effective_bound(at), *resolve(self._log, known))
+            return root
+        if at is None:
+            return self._present(id)
+        return self._loaded(id, *resolve(self._log, at)).root
+
+    def _present(self, id: str) -> Root:
+        """A copy that is nobody else's, as the aggregate is now."""
+        with self._cache.turn(id):
+            kept = self._cache.take(id)
+            if kept is None or not self._follow(kept):
+                kept = self._loaded(id)
+            copy = self._model.copy(kept.root)
+            self._keep(kept)
+        return copy
+
+    def _follow(self, kept: Kept) -> bool:
+        """Carry a kept aggregate forward to the present; False when what it was made of is gone."""
+        return self._replay.advance(kept.root)
+
+    def _loaded(self, id: str, version: int | None = None, position: int | None = None) -> Kept:
+        """An aggregate from its last snapshot and the events after it."""
+        begun = time.perf_counter()
+        root = self.snapshots.find(id, version, position)
+        if root is None:
+            root = self._model.new(id)
+        collected = Collected(self.snapshots, root.version)
+        found = root.version
+        if not self._replay.advance(root, version=version, position=position, passed=collected.passed):
+            root = self._model.new(id)
+            self._replay.advance(root, version=version, position=position)
+        slow = self._slow is not None and time.perf_counter() - begun > self._slow
+        if slow and self.snapshots.kept and root.version > max(collected.last, found):
+            collected.take(root)
+        collected.save()
+        return Kept(root, collected.last)
+
+    def _keep(self, kept: Kept) -> None:
+        """Put an aggregate into the cache, and a snapshot of it beside the log if one is due."""
+        root = kept.root
+        if self.snapshots.due(root.version, kept.snapshot):
+            kept.snapshot = root.version
+            row = self.snapshots.row(root)
+            if row is not None:
+                self.snapshots.save([row])
+        self._cache.put(kept)
+
+    def _once(self, id: str, change: Callable[[S], object]) -> Receipt:
+        """One attempt of an update. An aggregate from the cache is taken for the present one until that matters."""
+        kept = self._cache.take(id)
+        cached = kept is not None
+        if kept is None:
+            kept = self._loaded(id)
+        root = kept.root
+        root._sealed = None
+        began = root.version
+        try:
+            self._model.take(root, change(self._model.state(root)))
+        except Exception:
+            if cached and self._log.version(id) != began:
+                return self._once(id, change)
+            raise
+        if not root._pending and cached and self._log.version(id) != began:
+            return self._once(id, change)
+        receipt, merged = self._commit(root, began)
+        if not merged:
+            # The caller may have kept hold of it, and must not see it change.
+            kept.root = self._model.released(root)
+            kept.root._sealed = None
+            if receipt.count:
+                kept.root._position = receipt.position
+            self._keep(kept)
         return receipt
 
-    def _replayed(self, id: str, *, version: int | None = None, position: int | None = None) -> A:
-        aggregate = self._class(id)
-        end = None if position is None else position + 1
-        # A state without what was trimmed would be a wrong one.
-        runs = self._log.runs(check_stream(id), until_position=end, trimmed="raise")
-        self._advance(aggregate, runs, version)
-        return aggregate
+    def _save(self, root: Root, *, merge: bool = True) -> Receipt:
+        receipt, merged = self._commit(root, root.version - len(root._pending), merge=merge)
+        if merged:
+            self._model.adopt(root, self._present(root.id))
+        return receipt
 
-    def _advance(self, aggregate: A, runs: Iterator[Run], until: int | None) -> None:
-        """Apply runs to an aggregate, from wherever it stands, up to a version."""
-        aggregate._sealed = _REPLAY
-        version = aggregate.version
-        known = self._known
-        for run in runs:
-            count = run.count
-            if until is not None:
-                count = min(count, until - run.version + 1)
-                if count <= 0:
-                    break
-            entry = known.get(run.kind_id)
-            if entry is None:
-                entry = known[run.kind_id] = self._entry(run.type)
-            function, cls, decode = entry
-            if function is None:
-                version += count
-            else:
-                for event in _events(run, cls, decode, count):
-                    aggregate.version = version
-                    function(aggregate, event)
-                    version += 1
-            aggregate._position = run.position + count - 1
-        aggregate.version = version
-        aggregate._sealed = None
+    def _commit(self, root: Root, expect: int, *, merge: bool = True) -> tuple[Receipt, bool]:
+        """Append what was recorded; whether it stands after another's events, which it goes together with."""
+        merged = False
+        for _ in range(ATTEMPTS):
+            try:
+                staged = self._staged(root, expect)
+                receipt = self._log.commit([staged] if staged is not None else [])
+                break
+            except VersionConflict as conflict:
+                level = self._merged(root, expect) if merge and self._commutes is not None else None
+                if level is None or level <= expect:
+                    raise
+                expect, merged, last = level, True, conflict
+        else:
+            raise last
+        root._pending.clear()
+        root._sealed = SAVED
+        return receipt, merged
 
-    def _entry(self, name: str) -> _Entry:
-        """How a type's events are applied and decoded."""
-        handler = self._handlers.get(name)
-        if handler is None:
-            return None, Plain, None
-        if handler.event is Plain:
-            return handler.function, Plain, None
-        return handler.function, handler.event, msgspec.json.Decoder(handler.event).decode
+    def _merged(self, root: Root, version: int) -> int | None:
+        """The stream's version now, if all that came after a version goes together with what was recorded."""
+        assert self._commutes is not None
+        mine = [each.event if isinstance(each, Draft) else each for each in root._pending]
+        for recorded in self._log.read(root.id, since_version=version + 1):
+            theirs = recorded.event
+            if not all(self._commutes(each, theirs) for each in mine):
+                return None
+            version = recorded.version
+        return version
 
-    def _resolve(self, at: At | None) -> tuple[int | None, int | None]:
-        """The version and the position to stop after."""
-        if at is None:
-            return None, None
-        if isinstance(at, Position):
-            return None, int(at)
-        if isinstance(at, int):
-            if isinstance(at, bool) or at < 0:
-                raise UsageError(f"at={at} is not a version", hint="Versions start at 1; 0 is before the first event")
-            return at, None
-        # position_at is exclusive, and at= is not; the log's times are whole microseconds.
-        return None, self._log.store.position_at(to_micros(at) + 1)
+    def _staged(self, root: Root, expect: int) -> StagedAppend | None:
+        if not root._pending:
+            return None
+        return self._log.stage(root.id, root._pending, expect=expect)
 
 
-_PRESENT = ("was loaded to be read", "Change it in repository.update(id, …) or with repository.edit(id)")
-_PAST = ("is of the past", "Change the present one in repository.update(id, …)")
-_SAVED = ("was saved", "Change it again in repository.update(id, …) or with repository.edit(id)")
-_REPLAY = ("is being rebuilt", "Record in methods; handlers only change the state")
-
-
-def _events(run: Run, cls: type[Any], decode: _Decode | None, count: int) -> Sequence[Any]:
-    if decode is None:
-        events: list[Any] = [Plain(run.type, data) for data in run.data()]
-    elif run.body is not None:
-        try:
-            return (decode(run.body),)
-        except msgspec.MsgspecError:
-            return run.events(cls)  # says what does not fit, and where
-    else:
-        events = run.events(cls)
-    return events if count == len(events) else events[:count]
-
-
-def _plain(recorded: Recorded) -> Plain:
-    return Plain(recorded.type, recorded.data)
+def _check_number(name: str, value: object, least: int) -> None:
+    if value is not None and (type(value) is not int or value < least):
+        raise UsageError(f"{name}={value!r:.40} is not a whole number from {least} on", hint=f"Give an int as {name}")
 
 
 __all__ = ["At", "Changed", "Difference", "Repository", "Step"]

@@ -105,6 +105,12 @@ class Store(RawSource, RawTarget, Protocol):
         bounds; who reads cuts it.
         """
 
+    def stream_rows(self, stream: str, version: int, limit: int) -> list[tuple[int, int, int, int, str | None]]:
+        """The runs of a stream from the one that holds a version on, or else from the last one before it.
+
+        Rows of position, version, count, kind and the body where it stands inline: what rebuilding a state takes.
+        """
+
     def headers(self, after: int, limit: int) -> tuple[list[tuple[Any, ...]], dict[int, list[str]]]:
         """The next headers after a position, body hash and hash the last two values; and the tags by position."""
 

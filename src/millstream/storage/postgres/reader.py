@@ -35,6 +35,20 @@ class Reader:
         """The end of the log."""
         return Head(*self._one(connection, f"select h.position, h.recorded, h.hash from {self._s}.head() h"))
 
+    def stream_rows(
+        self, connection: Connection, stream: str, version: int, limit: int
+    ) -> list[tuple[int, int, int, int, str | None]]:
+        """See `Store.stream_rows`."""
+        return self._all(
+            connection,
+            f"with s as (select id from {self._s}.streams where name = $1)"
+            f" select r.position, r.version, r.count, r.kind, r.body from s join {self._runs} r on r.stream = s.id"
+            " where r.version >= coalesce((select version from"
+            f" {self._runs} where stream = s.id and version <= $2 order by version desc limit 1), 0)"
+            " order by r.version limit $3",
+            (stream, version, limit),
+        )
+
     def page(
         self, connection: Connection, scope: Scope, kinds: list[int] | None, after: int, until: int, limit: int,
         backwards: bool, whole: bool,

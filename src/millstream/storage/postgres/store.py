@@ -268,6 +268,9 @@ class PostgresStore:
             self._remember_end(last[0] + (last[7] if len(last) > 7 else 1) - 1)
         return rows
 
+    def stream_rows(self, stream: str, version: int, limit: int) -> list[tuple[int, int, int, int, str | None]]:
+        return self._read(lambda connection: self._reader.stream_rows(connection, stream, version, limit))
+
     def _remember_end(self, position: int) -> None:
         """A run ends here: who reads on from here needs no look at the run before."""
         if len(self._ends) > 10_000:

@@ -85,6 +85,21 @@ def _stream_page(
     )
 
 
+def stream_rows(
+    connection: sqlite3.Connection, stream: str, version: int, limit: int
+) -> list[tuple[int, int, int, int, str | None]]:
+    """The runs of a stream from the one that holds a version on, or else from the last one before it."""
+    row = connection.execute("select id from streams where name = ?", (stream,)).fetchone()
+    if row is None:
+        return []
+    return connection.execute(
+        "select position, version, count, kind, body from runs where stream = ?1 and version >= coalesce("
+        "(select version from runs where stream = ?1 and version <= ?2 order by version desc limit 1), 0)"
+        " order by version limit ?3",
+        (row[0], version, limit),
+    ).fetchall()
+
+
 def _version_at(connection: sqlite3.Connection, stream: int, position: int) -> int:
     """The version of the stream's first run at or after a position; one past its last when there is none."""
     row = connection.execute(

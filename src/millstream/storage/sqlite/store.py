@@ -298,6 +298,11 @@ class SQLiteStore:
         with self.reader() as connection:
             return reader.page(connection, scope, self.names, after, until, limit, backwards)
 
+    def stream_rows(self, stream: str, version: int, limit: int) -> list[tuple[int, int, int, int, str | None]]:
+        """See `Store.stream_rows`."""
+        with self.reader() as connection:
+            return reader.stream_rows(connection, stream, version, limit)
+
     def body(self, ref: int) -> tuple[int, bytes]:
         """The encoding and the bytes of a body.
 

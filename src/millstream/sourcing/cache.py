@@ -1,0 +1,84 @@
+"""Aggregates that were used last, kept in memory: checked against the log at each use, and lent to one at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .root import Root
+
+_LONGEST_TURN = 0.1
+"""Seconds; then a caller goes on without: two changes that nest must not wait for each other for ever."""
+
+
+class Kept:
+    """An aggregate in the cache.
+
+    Attributes:
+        root: The aggregate as it was when it was last used.
+        snapshot: The version of its last snapshot.
+    """
+
+    __slots__ = ("root", "snapshot")
+
+    def __init__(self, root: Root, snapshot: int) -> None:
+        self.root = root
+        self.snapshot = snapshot
+
+
+class Cache:
+    """The aggregates of one repository that were used last.
+
+    Args:
+        size: How many are kept; 0 for none.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._mutex = threading.Lock()
+        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._turns: dict[str, tuple[threading.RLock, int]] = {}
+
+    def take(self, id: str) -> Kept | None:
+        """Take one out, to be changed or carried forward; None when it is not there."""
+        with self._mutex:
+            return self._kept.pop(id, None)
+
+    def put(self, kept: Kept) -> None:
+        """Keep one, unless a newer state of it is there."""
+        if not self._size:
+            return
+        id = kept.root.id
+        with self._mutex:
+            found = self._kept.get(id)
+            if found is None or found.root.version <= kept.root.version:
+                self._kept[id] = kept
+            self._kept.move_to_end(id)
+            if len(self._kept) > self._size:
+                self._kept.popitem(last=False)
+
+    def clear(self) -> None:
+        """Keep nothing of what there is."""
+        with self._mutex:
+            self._kept.clear()
+
+    @contextmanager
+    def turn(self, id: str) -> Iterator[None]:
+        """Be alone with an aggregate within the process, as far as that is to be had soon."""
+        with self._mutex:
+            lock, users = self._turns.get(id) or (threading.RLock(), 0)
+            self._turns[id] = (lock, users + 1)
+        mine = lock.acquire(timeout=_LONGEST_TURN)
+        try:
+            yield
+        finally:
+            if mine:
+                lock.release()
+            with self._mutex:
+                users = self._turns[id][1] - 1
+                if users:
+                    self._turns[id] = (lock, users)
+                else:
+                    del self._turns[id]

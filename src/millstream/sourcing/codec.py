@@ -1,0 +1,190 @@
+"""States as bytes: JSON by the types that they declare, and only where it gives back the very same state."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from .root import Root
+
+R = TypeVar("R", bound=Root)
+
+_encode = msgspec.json.Encoder().encode
+_RawFields = dict[str, msgspec.Raw]
+
+
+class NotStorable(Exception):
+    """A state cannot be kept as bytes: what is decoded would not be what was encoded."""
+
+
+class Codec(ABC, Generic[R]):
+    """How the states of one kind of aggregate are written and read."""
+
+    def dump(self, root: R) -> bytes:
+        """The state of an aggregate.
+
+        Raises:
+            NotStorable: It could not be read back as it is.
+        """
+        state = self._get(root)
+        try:
+            data = self._encode(state)
+            again = self._decode(data)
+        except Exception as error:
+            raise NotStorable(str(error)) from error
+        if not same(state, again):
+            raise NotStorable(f"{state!r:.80} would be read back as {again!r:.80}")
+        return data
+
+    def load(self, root: R, data: bytes) -> None:
+        """Give an aggregate a state that was written. Raises whatever a state that does not decode raises."""
+        self._set(root, self._decode(data))
+
+    def mark(self) -> str:
+        """What is known of the states beyond their kind, for the fingerprint."""
+        return ""
+
+    @abstractmethod
+    def _get(self, root: R) -> Any: ...
+    @abstractmethod
+    def _set(self, root: R, state: Any) -> None: ...
+    @abstractmethod
+    def _encode(self, state: Any) -> bytes: ...
+    @abstractmethod
+    def _decode(self, data: bytes) -> Any: ...
+
+
+class AttributesCodec(Codec[Any]):
+    """The attributes of an aggregate class, by their annotations; those without one as plain JSON values."""
+
+    def __init__(self, hints: Mapping[str, Any]) -> None:
+        self._fields = _Fields(hints)
+
+    def _get(self, root: Any) -> dict[str, Any]:
+        return dict(root.__dict__)
+
+    def _set(self, root: Any, state: dict[str, Any]) -> None:
+        root.__dict__.clear()
+        root.__dict__.update(state)
+
+    def _encode(self, state: dict[str, Any]) -> bytes:
+        return _encode(state)
+
+    def _decode(self, data: bytes) -> dict[str, Any]:
+        return self._fields.decode(data)
+
+
+class StateCodec(Codec[Any]):
+    """The state of a decider: a value of one of the classes that it is known to have."""
+
+    def __init__(self, initial: Any, declared: Any) -> None:
+        parts = get_args(declared) if get_origin(declared) in (Union, types.UnionType) else (declared,)
+        found = [type(initial), *(part for part in parts if part is not None)]
+        self._types: dict[str, Any] = {}
+        for each in found:
+            name = getattr(get_origin(each) or each, "__qualname__", str(each))
+            # A declared list[str] says more than the list that the first state is.
+            self._types[name] = each
+        self._initial = initial
+        self._plain: dict[type, _Fields] = {}
+
+    def mark(self) -> str:
+        """What is known of the states: their classes' fields, and the first of them."""
+        shapes = [f"{name}:{_hints(each)}" for name, each in sorted(self._types.items())]
+        try:
+            first = self._encode(self._initial).decode()
+        except Exception:
+            first = ""
+        return "\n".join([*shapes, first])
+
+    def _get(self, root: Any) -> Any:
+        return root.state
+
+    def _set(self, root: Any, state: Any) -> None:
+        root.state = state
+
+    def _encode(self, state: Any) -> bytes:
+        cls = type(state)
+        if cls.__qualname__ not in self._types:
+            raise NotStorable(f"{cls.__qualname__} is none of the declared states: {', '.join(self._types)}")
+        value = vars(state) if self._is_plain(cls) else state
+        return _encode([cls.__qualname__, value])
+
+    def _decode(self, data: bytes) -> Any:
+        name, raw = msgspec.json.decode(data, type=tuple[str, msgspec.Raw])
+        declared = self._types[name]
+        cls = get_origin(declared) or declared
+        if not self._is_plain(cls):
+            return msgspec.json.decode(raw, type=declared)
+        fields = self._plain.setdefault(cls, _Fields(_hints(cls)))
+        state = cls.__new__(cls)
+        state.__dict__.update(fields.decode(raw))
+        return state
+
+    @staticmethod
+    def _is_plain(cls: Any) -> bool:
+        """Whether it is a class that msgspec has no name for, so that its attributes stand for it."""
+        return (
+            isinstance(cls, type)
+            and cls.__module__ != "builtins"
+            and not issubclass(cls, msgspec.Struct)
+            and not dataclasses.is_dataclass(cls)
+            and bool(getattr(cls, "__dictoffset__", 0))
+            and not issubclass(cls, tuple | str | int | float | bytes | dict | list)
+        )
+
+
+class _Fields:
+    """Decodes an object's fields, each by its own type."""
+
+    def __init__(self, hints: Mapping[str, Any]) -> None:
+        self._hints = hints
+        self._decoders: dict[str, msgspec.json.Decoder[Any]] = {}
+
+    def decode(self, data: bytes | msgspec.Raw) -> dict[str, Any]:
+        fields = msgspec.json.decode(data, type=_RawFields)
+        return {name: self._decoder(name).decode(raw) for name, raw in fields.items()}
+
+    def _decoder(self, name: str) -> msgspec.json.Decoder[Any]:
+        found = self._decoders.get(name)
+        if found is None:
+            hint = self._hints.get(name, Any)
+            found = self._decoders[name] = msgspec.json.Decoder(Any if isinstance(hint, str) else hint)
+        return found
+
+
+def _hints(cls: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(get_origin(cls) or cls)
+    except Exception:
+        return dict(getattr(cls, "__annotations__", {}))
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two values are equal and of equal types, all the way down."""
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a) and _types(a) == _types(b)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, set | frozenset):
+        return bool(a == b) and {type(each) for each in a} == {type(each) for each in b}
+    if isinstance(a, msgspec.Struct):
+        return all(same(getattr(a, name), getattr(b, name)) for name in a.__struct_fields__)
+    if dataclasses.is_dataclass(a):
+        return all(same(getattr(a, field.name), getattr(b, field.name)) for field in dataclasses.fields(a))
+    if hasattr(a, "__dict__") and "__eq__" not in {name for cls in type(a).__mro__[:-1] for name in vars(cls)}:
+        return same(vars(a), vars(b))
+    return bool(a == b)
+
+
+def _types(keys: dict[Any, Any]) -> set[tuple[type, Any]]:
+    return {(type(key), key) for key in keys}

@@ -1,0 +1,227 @@
+"""Time travel: points in an aggregate's life, what changed between them, and whole kinds as they stood."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+
+from ..errors import UsageError
+from ..log import Log
+from ..log.positions import Position
+from ..log.reading import scope_of
+from ..log.records import Recorded, Run
+from ..time import Moment, to_micros
+from .codec import same
+from .model import Model
+from .replay import Replay, event_of, events_of
+from .root import PAST, Root
+
+if TYPE_CHECKING:
+    import polars as pl
+
+S = TypeVar("S")
+Seen = TypeVar("Seen", covariant=True)
+
+At = int | Position | Moment
+"""A point in an aggregate's life, inclusive: a version, a position of the log, or a time."""
+
+
+class Step(msgspec.Struct, Generic[Seen], frozen=True):
+    """An event of an aggregate's history, and the state as it was right after it (read-only)."""
+
+    recorded: Recorded
+    state: Seen
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """The value of an attribute at two points; None where it had none."""
+
+    before: Any
+    after: Any
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """What is different about an aggregate between two points of its life.
+
+    Attributes:
+        stream: The aggregate's id.
+        before: Its version at the first point.
+        after: Its version at the second.
+        changes: The attributes that differ.
+        events: The events that lie between the two, in order.
+    """
+
+    stream: str
+    before: int
+    after: int
+    changes: dict[str, Changed]
+    events: tuple[Recorded, ...]
+
+
+def resolve(log: Log, at: At | None) -> tuple[int | None, int | None]:
+    """The version and the position to stop after.
+
+    Raises:
+        UsageError: A version below 0.
+        InvalidTime: It is no time either.
+    """
+    if at is None:
+        return None, None
+    if isinstance(at, Position):
+        return None, int(at)
+    if isinstance(at, int):
+        if isinstance(at, bool) or at < 0:
+            raise UsageError(f"at={at} is not a version", hint="Versions start at 1; 0 is before the first event")
+        return at, None
+    # position_at is exclusive, and at= is not; the log's times are whole microseconds.
+    return None, log.store.position_at(to_micros(at) + 1)
+
+
+def effective_bound(at: At | None) -> int:
+    """The time that ``at`` names when ``known`` stands beside it: one of the world's, in microseconds.
+
+    Raises:
+        UsageError: It is no time.
+    """
+    if at is None or isinstance(at, int | Position):
+        raise UsageError(
+            f"at={at!r:.40} is no time, which it must be beside known=",
+            hint="Say at which time it was true: get(id, at='2024-01-31T23:59:59Z', known=log.now())",
+        )
+    return to_micros(at)
+
+
+def as_true(replay: Replay, root: Root, until: int, version: int | None, position: int | None) -> None:
+    """Apply the events known up to a point in the order in which they were true, up to a time.
+
+    Events without an effective time were true when they were recorded; those of one time go by version.
+    """
+    known = [
+        (run.recorded if run.effective is None else run.effective, run) for run in replay.runs(root, version, position)
+    ]
+    last = root.version
+    # Sorting is stable: runs of one time keep their order.
+    for when, run in sorted(known, key=lambda each: each[0]):
+        if when <= until:
+            replay.apply(root, run)
+            last = max(last, root.version)
+    root.version = last
+
+
+def history(log: Log, model: Model[S], replay: Replay, id: str) -> Iterator[Step[S]]:
+    """Each event, with the state after it."""
+    root = model.new(id)
+    for recorded in log.read(id, trimmed="raise"):
+        function, cls = replay.applied(root, recorded.run)
+        if function is not None:
+            function(root, event_of(recorded, cls))
+        root.version, root._position = recorded.version, recorded.position
+        copy = model.copy(root)
+        copy._sealed = PAST
+        yield Step(recorded, model.state(copy))
+
+
+def difference(log: Log, model: Model[Any], before: Root, after: Root) -> Difference:
+    """What is different between an aggregate at two points."""
+    old, new = model.fields(before), model.fields(after)
+    changes = {
+        name: Changed(old.get(name), new.get(name))
+        for name in (*old, *(name for name in new if name not in old))
+        if (name in old) != (name in new) or not same(old.get(name), new.get(name))
+    }
+    first, last = sorted((before.version, after.version))
+    events: Iterator[Recorded] | tuple[()] = ()
+    if first < last:
+        events = log.read(before.id, since_version=first + 1, until_version=last + 1)
+    return Difference(before.id, before.version, after.version, changes, tuple(events))
+
+
+def blame(
+    log: Log, model: Model[Any], replay: Replay, id: str, version: int | None, position: int | None
+) -> dict[str, Recorded]:
+    """For each attribute that events have changed, the last event that did."""
+    root = model.new(id)
+    before = model.fields(model.copy(root))
+    found: dict[str, Recorded] = {}
+    for run in replay.runs(root, version, position):
+        function, cls = replay.applied(root, run)
+        if function is None:
+            continue
+        for recorded, event in zip(run, events_of(run, cls), strict=True):
+            function(root, event)
+            after = model.fields(root)
+            changed = [n for n, value in after.items() if n not in before or not same(before[n], value)]
+            changed += [name for name in before if name not in after]
+            if changed:
+                found.update(dict.fromkeys(changed, recorded))
+                # What can be changed in place must be kept as it is now.
+                before = model.fields(model.copy(root))
+    return found
+
+
+def as_of(
+    log: Log,
+    model: Model[Any],
+    replay: Replay,
+    streams: str | None,
+    position: int,
+    known: int | None,
+    until: int,
+) -> pl.DataFrame:
+    """Every aggregate of a kind as it stood, a row each.
+
+    Args:
+        streams: Their names, such as ``account-*``; None for the one category that has events of their types.
+        position: The last position that counts.
+        known: Not None: apply events in the order in which they were true, up to the time ``until`` (microseconds).
+    """
+    pattern = streams or _category(log, model)
+    scope = scope_of(pattern, None)
+    roots: dict[int, Root] = {}
+    later: dict[int, list[tuple[int, Run]]] = {}
+    for page in log.pages(scope, 0, position + 1, False, None, "raise"):
+        for run in page:
+            if known is not None:
+                when = run.recorded if run.effective is None else run.effective
+                if when <= until:
+                    later.setdefault(run.stream_id, []).append((when, run))
+                continue
+            root = roots.get(run.stream_id)
+            if root is None:
+                root = roots[run.stream_id] = model.new(run.stream)
+            replay.apply(root, run)
+    for stream, runs in later.items():
+        root = roots[stream] = model.new(runs[0][1].stream)
+        for _, run in sorted(runs, key=lambda each: each[0]):
+            replay.apply(root, run)
+    return frame_of_states(model, sorted(roots.values(), key=lambda root: root.id))
+
+
+def _category(log: Log, model: Model[Any]) -> str:
+    types = model.types
+    kinds = log.store.kinds(scope_of(None, types)) if types is not None else []
+    found = sorted({log.store.kind(kind).category for kind in kinds})
+    if len(found) == 1:
+        return f"{found[0]}*" if found[0].endswith("-") else found[0]
+    what = f"are in {', '.join(found[:5])}" if found else "are nowhere in the log"
+    raise UsageError(
+        f"which streams are of {model.name} cannot be told: its events {what}",
+        hint="Say it: repository.as_of(time, streams='account-*')",
+    )
+
+
+def frame_of_states(model: Model[Any], roots: Sequence[Root]) -> pl.DataFrame:
+    """States as a frame: ``id``, ``version``, and a column for each field."""
+    import polars as pl
+
+    from ..log.objects import columns_of, frame_of_objects, plain_values
+
+    rows = [plain_values(model.fields(root)) for root in roots]
+    own = pl.DataFrame(
+        {"id": [root.id for root in roots], "version": [root.version for root in roots]},
+        schema={"id": pl.String, "version": pl.Int64},
+    )
+    fields = frame_of_objects(rows, {n: t for n, t in columns_of(rows).items() if n not in own.columns})
+    return own.hstack(fields.get_columns()) if fields.width else own

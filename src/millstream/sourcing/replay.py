@@ -1,0 +1,170 @@
+"""Rebuilding: an aggregate is carried forward by the events of its stream, from wherever it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from ..events import Plain, decoder, definitions
+from ..log import Log
+from ..log.present import plan_of
+from ..log.records import Recorded, Run
+from .errors import HandlerMissing, WrongAggregate
+from .model import Apply, Model
+from .root import REPLAY, Root
+
+_PAGE = 1_000
+_SLICE = 1_000
+"""How many events of a long run are applied before it is looked whether a snapshot is due."""
+
+_decode_plain = msgspec.json.Decoder().decode
+
+Passed = Callable[[Root], None]
+"""Told of an aggregate now and then while it is carried forward."""
+
+_Quick = tuple[Apply | None, Callable[[Any], Any]]
+
+
+class Replay:
+    """Applies events to the aggregates of one model. Safe to share between threads."""
+
+    def __init__(self, log: Log, model: Model[Any]) -> None:
+        self._log = log
+        self._model = model
+        self._quick: dict[int, _Quick | None] = {}
+        """By the number that the log gives a kind: one look-up per event instead of three names'."""
+        self._definitions = -1
+
+    def advance(
+        self, root: Root, *, version: int | None = None, position: int | None = None, passed: Passed | None = None
+    ) -> bool:
+        """Apply the events after an aggregate's version, up to a version or a position (inclusive).
+
+        Returns:
+            False when the stream is shorter than the aggregate: what it was made of is gone.
+
+        Raises:
+            HandlerMissing, WrongAggregate: An event is met that the model does not know.
+            InvalidEvent: An event does not fit its class.
+            Trimmed: An event was trimmed.
+        """
+        root._sealed = REPLAY
+        try:
+            return self._by_rows(root, version, position, passed)
+        finally:
+            root._sealed = None
+
+    def _by_rows(self, root: Root, version: int | None, position: int | None, passed: Passed | None) -> bool:
+        """The quick way, for single events that stand inline and need only be decoded; the rest goes by runs."""
+        if self._definitions != definitions():
+            self._definitions, self._quick = definitions(), {}
+        store, quick = self._log.store, self._quick
+        while True:
+            rows = store.stream_rows(root.id, root.version + 1, _PAGE)
+            full = len(rows) == _PAGE
+            if root.version:
+                if not rows or rows[0][1] + rows[0][2] <= root.version:
+                    return False
+                if rows[0][1] + rows[0][2] == root.version + 1:
+                    del rows[0]
+            done = not full
+            for at, number, count, kind, body in rows:
+                if (version is not None and number > version) or (position is not None and at > position):
+                    done = True
+                    break
+                entry = quick[kind] if kind in quick else self._learn(kind)
+                if entry is None or count != 1 or body is None or number != root.version + 1:
+                    self._by_runs(root, version, position, passed)
+                    return True
+                apply, decode = entry
+                if apply is not None:
+                    try:
+                        event = decode(body)
+                    except msgspec.MsgspecError:
+                        self._by_runs(root, version, position, passed)  # says what does not fit, and where
+                        return True
+                    apply(root, event)
+                root.version = number
+                root._position = at
+            if passed is not None:
+                passed(root)
+            if done:
+                return True
+
+    def _learn(self, kind: int) -> _Quick | None:
+        """How single events of a kind are applied, if that is quick."""
+        found: _Quick | None = None
+        named = self._log.store.kind(kind)
+        if plan_of(self._log, kind) is None:
+            applied = self._model.applied(named.type)
+            if applied is not None:
+                function, cls = applied
+                found = function, _plain(named.type) if cls is Plain else decoder(cls).decode  # type: ignore[arg-type]
+        self._quick[kind] = found
+        return found
+
+    def _by_runs(self, root: Root, version: int | None, position: int | None, passed: Passed | None) -> None:
+        for run in self.runs(root, version, position):
+            for start in range(0, run.count, _SLICE):
+                piece = run if run.count <= _SLICE else run.cut(run.position + start - 1, run.position + start + _SLICE)
+                assert piece is not None
+                self.apply(root, piece)
+                if passed is not None:
+                    passed(root)
+
+    def runs(self, root: Root, version: int | None, position: int | None) -> Iterator[Run]:
+        """The runs after an aggregate's version, as they are read today, cut at the bounds."""
+        # A state without what was trimmed would be a wrong one.
+        return self._log.runs(
+            root.id,
+            since_version=root.version + 1,
+            until_version=None if version is None else version + 1,
+            until_position=None if position is None else position + 1,
+            trimmed="raise",
+        )
+
+    def apply(self, root: Root, run: Run) -> None:
+        """Apply the events of a run."""
+        function, cls = self.applied(root, run)
+        if function is not None:
+            before = run.version - 1
+            for event in events_of(run, cls):
+                # Several events that one stored event is read as share its version.
+                root.version = before if run.count > 1 else max(before, root.version)
+                function(root, event)
+                before += 1
+        root.version = run.version + run.count - 1
+        root._position = run.position + run.count - 1
+
+    def applied(self, root: Root, run: Run) -> tuple[Apply | None, type[Any]]:
+        """How the events of a run change an aggregate.
+
+        Raises:
+            HandlerMissing: The model does not know their type.
+            WrongAggregate: Nor does it know any event before them.
+        """
+        found = self._model.applied(run.type)
+        if found is None:
+            if run.version == 1:
+                raise WrongAggregate(self._model.name, root.id, run.type)
+            raise HandlerMissing(self._model.name, run.type, run.position)
+        return found
+
+
+def _plain(type: str) -> Callable[[Any], Plain]:
+    return lambda body: Plain(type, _decode_plain(body))
+
+
+def events_of(run: Run, cls: type[Any]) -> Sequence[Any]:
+    """The events of a run, as instances of a class; as plain ones when that is `Plain`."""
+    if cls is not Plain:
+        return run.events(cls)
+    type = run.type
+    return [Plain(type, data) for data in run.data()]
+
+
+def event_of(recorded: Recorded, cls: type[Any]) -> Any:
+    """The same of one event."""
+    return Plain(recorded.type, recorded.data) if cls is Plain else recorded.decode(cls)
