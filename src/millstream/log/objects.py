@@ -67,7 +67,12 @@ def values_one_by_one(lines: Sequence[Any], cls: type[Event] | None, position: i
 
 def plain_values(value: Any) -> dict[str, Any]:
     """A struct, or a dict of anything, as a dict of values that a column can hold."""
-    return msgspec.to_builtins(value, builtin_types=_AS_THEY_ARE, str_keys=False)  # type: ignore[no-any-return]
+    return plain_value(value)  # type: ignore[no-any-return]
+
+
+def plain_value(value: Any) -> Any:
+    """A value as a column can hold it: structs as dicts, sets as lists."""
+    return value if type(value) in _SCALARS else msgspec.to_builtins(value, builtin_types=_AS_THEY_ARE)
 
 
 def columns_of(rows: Sequence[dict[str, Any]]) -> Columns:
@@ -86,11 +91,14 @@ def union(known: Columns, more: Columns) -> Columns:
 
 def frame_of_objects(rows: Sequence[dict[str, Any]], columns: Columns) -> pl.DataFrame:
     """The objects as a frame with these columns, null where an object lacks one."""
-    series = []
-    for name, dtype in columns.items():
-        values = [row.get(name) for row in rows]
-        series.append(pl.Series(name, [_fit(value, dtype) for value in values], dtype=dtype))
+    series = [series_of(name, [row.get(name) for row in rows], dtype) for name, dtype in columns.items()]
     return pl.DataFrame(series) if series else pl.DataFrame(height=len(rows))
+
+
+def series_of(name: str, values: Sequence[Any], dtype: pl.DataType | None = None) -> pl.Series:
+    """Plain values as a column of a type; by default of the one that holds all of them."""
+    dtype = dtype or _infer(values)
+    return pl.Series(name, [_fit(value, dtype) for value in values], dtype=dtype)
 
 
 def fitted(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:

@@ -86,6 +86,11 @@ class Run(msgspec.Struct, eq=False, gc=False):
         return from_micros(self.recorded)
 
     @property
+    def when(self) -> int:
+        """When it was true in the world (microseconds): its effective time, or else when it was recorded."""
+        return self.recorded if self.effective is None else self.effective
+
+    @property
     def tags(self) -> tuple[str, ...]:
         """Its tags, sorted."""
         return self.log.store.tags(self.base or self.position)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from ..errors import UsageError
 from ..log import Log
 from ..log.positions import Position
-from ..log.reading import scope_of
-from ..log.records import Recorded, Run
+from ..log.records import Recorded
 from ..time import Moment, to_micros
 from .codec import same
+from .kinds import apply_as_true
 from .model import Model
 from .replay import Replay, event_of, events_of
 from .root import PAST, Root
-
-if TYPE_CHECKING:
-    import polars as pl
 
 S = TypeVar("S")
 Seen = TypeVar("Seen", covariant=True)
@@ -94,20 +91,8 @@ def effective_bound(at: At | None) -> int:
 
 
 def as_true(replay: Replay, root: Root, until: int, version: int | None, position: int | None) -> None:
-    """Apply the events known up to a point in the order in which they were true, up to a time.
-
-    Events without an effective time were true when they were recorded; those of one time go by version.
-    """
-    known = [
-        (run.recorded if run.effective is None else run.effective, run) for run in replay.runs(root, version, position)
-    ]
-    last = root.version
-    # Sorting is stable: runs of one time keep their order.
-    for when, run in sorted(known, key=lambda each: each[0]):
-        if when <= until:
-            replay.apply(root, run)
-            last = max(last, root.version)
-    root.version = last
+    """Apply the events known up to a point in the order in which they were true, up to a time."""
+    apply_as_true(replay, root, [run for run in replay.runs(root, version, position) if run.when <= until])
 
 
 def history(log: Log, model: Model[S], replay: Replay, id: str) -> Iterator[Step[S]]:
@@ -159,69 +144,3 @@ def blame(
                 # What can be changed in place must be kept as it is now.
                 before = model.fields(model.copy(root))
     return found
-
-
-def as_of(
-    log: Log,
-    model: Model[Any],
-    replay: Replay,
-    streams: str | None,
-    position: int,
-    known: int | None,
-    until: int,
-) -> pl.DataFrame:
-    """Every aggregate of a kind as it stood, a row each.
-
-    Args:
-        streams: Their names, such as ``account-*``; None for the one category that has events of their types.
-        position: The last position that counts.
-        known: Not None: apply events in the order in which they were true, up to the time ``until`` (microseconds).
-    """
-    pattern = streams or _category(log, model)
-    scope = scope_of(pattern, None)
-    roots: dict[int, Root] = {}
-    later: dict[int, list[tuple[int, Run]]] = {}
-    for page in log.pages(scope, 0, position + 1, False, None, "raise"):
-        for run in page:
-            if known is not None:
-                when = run.recorded if run.effective is None else run.effective
-                if when <= until:
-                    later.setdefault(run.stream_id, []).append((when, run))
-                continue
-            root = roots.get(run.stream_id)
-            if root is None:
-                root = roots[run.stream_id] = model.new(run.stream)
-            replay.apply(root, run)
-    for stream, runs in later.items():
-        root = roots[stream] = model.new(runs[0][1].stream)
-        for _, run in sorted(runs, key=lambda each: each[0]):
-            replay.apply(root, run)
-    return frame_of_states(model, sorted(roots.values(), key=lambda root: root.id))
-
-
-def _category(log: Log, model: Model[Any]) -> str:
-    types = model.types
-    kinds = log.store.kinds(scope_of(None, types)) if types is not None else []
-    found = sorted({log.store.kind(kind).category for kind in kinds})
-    if len(found) == 1:
-        return f"{found[0]}*" if found[0].endswith("-") else found[0]
-    what = f"are in {', '.join(found[:5])}" if found else "are nowhere in the log"
-    raise UsageError(
-        f"which streams are of {model.name} cannot be told: its events {what}",
-        hint="Say it: repository.as_of(time, streams='account-*')",
-    )
-
-
-def frame_of_states(model: Model[Any], roots: Sequence[Root]) -> pl.DataFrame:
-    """States as a frame: ``id``, ``version``, and a column for each field."""
-    import polars as pl
-
-    from ..log.objects import columns_of, frame_of_objects, plain_values
-
-    rows = [plain_values(model.fields(root)) for root in roots]
-    own = pl.DataFrame(
-        {"id": [root.id for root in roots], "version": [root.version for root in roots]},
-        schema={"id": pl.String, "version": pl.Int64},
-    )
-    fields = frame_of_objects(rows, {n: t for n, t in columns_of(rows).items() if n not in own.columns})
-    return own.hstack(fields.get_columns()) if fields.width else own

@@ -24,7 +24,8 @@ _decode_plain = msgspec.json.Decoder().decode
 Passed = Callable[[Root], None]
 """Told of an aggregate now and then while it is carried forward."""
 
-_Quick = tuple[Apply | None, Callable[[Any], Any]]
+Quick = tuple[Apply | None, Callable[[Any], Any]]
+"""What applies an event of a kind (None: it is passed over), and what decodes the text of one."""
 
 
 class Replay:
@@ -33,8 +34,8 @@ class Replay:
     def __init__(self, log: Log, model: Model[Any]) -> None:
         self._log = log
         self._model = model
-        self._quick: dict[int, _Quick | None] = {}
-        """By the number that the log gives a kind: one look-up per event instead of three names'."""
+        self._quick: dict[int, Quick | None] = {}
+        """By number: one look-up per event instead of three names'."""
         self._definitions = -1
 
     def advance(
@@ -58,9 +59,7 @@ class Replay:
 
     def _by_rows(self, root: Root, version: int | None, position: int | None, passed: Passed | None) -> bool:
         """The quick way, for single events that stand inline and need only be decoded; the rest goes by runs."""
-        if self._definitions != definitions():
-            self._definitions, self._quick = definitions(), {}
-        store, quick = self._log.store, self._quick
+        store, quick = self._log.store, self.quick()
         while True:
             rows = store.stream_rows(root.id, root.version + 1, _PAGE)
             full = len(rows) == _PAGE
@@ -74,7 +73,7 @@ class Replay:
                 if (version is not None and number > version) or (position is not None and at > position):
                     done = True
                     break
-                entry = quick[kind] if kind in quick else self._learn(kind)
+                entry = quick[kind] if kind in quick else self.learn(kind)
                 if entry is None or count != 1 or body is None or number != root.version + 1:
                     self._by_runs(root, version, position, passed)
                     return True
@@ -93,9 +92,15 @@ class Replay:
             if done:
                 return True
 
-    def _learn(self, kind: int) -> _Quick | None:
-        """How single events of a kind are applied, if that is quick."""
-        found: _Quick | None = None
+    def quick(self) -> dict[int, Quick | None]:
+        """How single events are applied, by the number that the log gives their kind, as far as it was learnt."""
+        if self._definitions != definitions():
+            self._definitions, self._quick = definitions(), {}
+        return self._quick
+
+    def learn(self, kind: int) -> Quick | None:
+        """How single events of a kind are applied; None where that takes a `Run`."""
+        found: Quick | None = None
         named = self._log.store.kind(kind)
         if plan_of(self._log, kind) is None:
             applied = self._model.applied(named.type)

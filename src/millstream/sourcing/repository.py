@@ -20,6 +20,7 @@ from ..time import Duration, seconds
 from .aggregate import Aggregate
 from .cache import Cache, Kept
 from .decider import Decider, Loaded
+from .kinds import as_of
 from .merge import NonConflicting, commuting
 from .model import Model, model_of
 from .past import (
@@ -27,7 +28,6 @@ from .past import (
     Changed,
     Difference,
     Step,
-    as_of,
     as_true,
     blame,
     difference,
@@ -304,11 +304,11 @@ class Repository(Generic[S, C, R]):
         for name, point in (("at", at), ("known", known)):
             if isinstance(point, int) and not isinstance(point, Position):
                 raise UsageError(f"{name}={point} is a version, of one stream", hint="Give a time, or ms.Position(n)")
-        until = 0 if known is None else effective_bound(at)
+        until = None if known is None else effective_bound(at)
         _, position = resolve(self._log, at if known is None else known)
         head = self._log.head
         position = head if position is None else min(position, head)
-        return as_of(self._log, self._model, self._replay, streams, position, None if known is None else 1, until)
+        return as_of(self._log, self._model, self._replay, streams, position, until)
 
     # --- inside -------------------------------------------------------------------------------------------
 
