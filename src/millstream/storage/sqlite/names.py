@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from ...errors import DamagedLog
 from ..base import Kind
 
+_AHEAD = 256
+
 
 class Names:
     """The numbers of streams and kinds as far as this process has met them.
@@ -19,6 +21,8 @@ class Names:
     def __init__(self) -> None:
         self._kind_ids: dict[tuple[str, str, str], int] = {}
         self._kinds: dict[int, Kind] = {}
+        self._last_stream = -1
+        """The last number that a name was looked up for."""
         self._streams: dict[int, str] = {}
         self._new: list[tuple[str, str, str]] = []
 
@@ -88,10 +92,16 @@ class Names:
         """The name of the stream with this number."""
         found = self._streams.get(id)
         if found is None:
-            row = connection.execute("select name from streams where id = ?", (id,)).fetchone()
-            if row is None:
+            # Who reads the log from end to end meets streams in the order of their numbers.
+            count = _AHEAD if id == self._last_stream + 1 else 1
+            rows = connection.execute(
+                "select id, name from streams where id >= ? and id < ?", (id, id + count)
+            ).fetchall()
+            if not rows or rows[0][0] != id:
                 raise DamagedLog(0, f"stream {id} has no name")
             if len(self._streams) > 500_000:
                 self._streams.clear()
-            found = self._streams[id] = row[0]
+            self._streams.update(rows)
+            self._last_stream = rows[-1][0]
+            found = rows[0][1]
         return found
