@@ -118,7 +118,7 @@ def fitted(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:
 
 def _infer(values: Iterable[Any]) -> pl.DataType:
     present = [value for value in values if value is not None]
-    kinds = {type(value) for value in present}
+    kinds = {list if isinstance(value, tuple) else type(value) for value in present}
     if not kinds:
         return pl.Null()
     if kinds == {int}:

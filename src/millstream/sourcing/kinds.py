@@ -148,7 +148,7 @@ def _category(log: Log, model: Model[Any]) -> str:
 def _frame(model: Model[Any], roots: list[Root]) -> pl.DataFrame:
     """States as a frame: ``id``, ``version``, and a column for each field."""
     states = [model.fields(root) for root in roots]
-    names = dict.fromkeys(name for state in states for name in state)
+    names = dict.fromkeys(name for state in (model.fields(model.new("")), *states) for name in state)
     columns = [
         pl.Series("id", [root.id for root in roots], dtype=pl.String),
         pl.Series("version", [root.version for root in roots], dtype=pl.Int64),

@@ -16,10 +16,10 @@ from .model import Apply, Model
 from .root import REPLAY, Root
 
 _PAGE = 1_000
-_SLICE = 1_000
-"""How many events of a long run are applied before it is looked whether a snapshot is due."""
 
 _decode_plain = msgspec.json.Decoder().decode
+
+_Row = tuple[int, int, int, int, str | None]
 
 Passed = Callable[[Root], None]
 """Told of an aggregate now and then while it is carried forward."""
@@ -39,9 +39,18 @@ class Replay:
         self._definitions = -1
 
     def advance(
-        self, root: Root, *, version: int | None = None, position: int | None = None, passed: Passed | None = None
+        self,
+        root: Root,
+        *,
+        version: int | None = None,
+        position: int | None = None,
+        every: int = _PAGE,
+        passed: Passed | None = None,
     ) -> bool:
         """Apply the events after an aggregate's version, up to a version or a position (inclusive).
+
+        Args:
+            passed: Told of the aggregate at the multiples of ``every``, and now and then besides.
 
         Returns:
             False when the stream is shorter than the aggregate: what it was made of is gone.
@@ -53,11 +62,13 @@ class Replay:
         """
         root._sealed = REPLAY
         try:
-            return self._by_rows(root, version, position, passed)
+            return self._by_rows(root, version, position, every, passed)
         finally:
             root._sealed = None
 
-    def _by_rows(self, root: Root, version: int | None, position: int | None, passed: Passed | None) -> bool:
+    def _by_rows(
+        self, root: Root, version: int | None, position: int | None, every: int, passed: Passed | None
+    ) -> bool:
         """The quick way, for single events that stand inline and need only be decoded; the rest goes by runs."""
         store, quick = self._log.store, self.quick()
         while True:
@@ -69,26 +80,27 @@ class Replay:
                 if rows[0][1] + rows[0][2] == root.version + 1:
                     del rows[0]
             done = not full
-            for at, number, count, kind, body in rows:
-                if (version is not None and number > version) or (position is not None and at > position):
-                    done = True
-                    break
-                entry = quick[kind] if kind in quick else self.learn(kind)
-                if entry is None or count != 1 or body is None or number != root.version + 1:
-                    self._by_runs(root, version, position, passed)
-                    return True
-                apply, decode = entry
-                if apply is not None:
-                    try:
-                        event = decode(body)
-                    except msgspec.MsgspecError:
-                        self._by_runs(root, version, position, passed)  # says what does not fit, and where
+            for piece in _pieces(rows, root.version, every):
+                for at, number, count, kind, body in piece:
+                    if (version is not None and number > version) or (position is not None and at > position):
+                        done = True
+                        break
+                    entry = quick[kind] if kind in quick else self.learn(kind)
+                    if entry is None or count != 1 or body is None or number != root.version + 1:
+                        self._by_runs(root, version, position, every, passed)
                         return True
-                    apply(root, event)
-                root.version = number
-                root._position = at
-            if passed is not None:
-                passed(root)
+                    apply, decode = entry
+                    if apply is not None:
+                        try:
+                            event = decode(body)
+                        except msgspec.MsgspecError:
+                            self._by_runs(root, version, position, every, passed)  # says what does not fit, and where
+                            return True
+                        apply(root, event)
+                    root.version = number
+                    root._position = at
+                if passed is not None:
+                    passed(root)
             if done:
                 return True
 
@@ -110,14 +122,19 @@ class Replay:
         self._quick[kind] = found
         return found
 
-    def _by_runs(self, root: Root, version: int | None, position: int | None, passed: Passed | None) -> None:
+    def _by_runs(
+        self, root: Root, version: int | None, position: int | None, every: int, passed: Passed | None
+    ) -> None:
         for run in self.runs(root, version, position):
-            for start in range(0, run.count, _SLICE):
-                piece = run if run.count <= _SLICE else run.cut(run.position + start - 1, run.position + start + _SLICE)
+            first = run.position
+            while first <= run.last:
+                end = min(run.last + 1, first + every - (run.version + first - run.position - 1) % every)
+                piece = run.cut(first - 1, end)
                 assert piece is not None
                 self.apply(root, piece)
                 if passed is not None:
                     passed(root)
+                first = end
 
     def runs(self, root: Root, version: int | None, position: int | None) -> Iterator[Run]:
         """The runs after an aggregate's version, as they are read today, cut at the bounds."""
@@ -156,6 +173,17 @@ class Replay:
                 raise WrongAggregate(self._model.name, root.id, run.type)
             raise HandlerMissing(self._model.name, run.type, run.position)
         return found
+
+
+def _pieces(rows: list[_Row], version: int, every: int) -> Iterator[list[_Row]]:
+    """Rows of single events after a version, so that each piece ends where a multiple of ``every`` is reached."""
+    first = every - version % every
+    if len(rows) <= first:
+        yield rows
+        return
+    yield rows[:first]
+    for start in range(first, len(rows), every):
+        yield rows[start : start + every]
 
 
 def _plain(type: str) -> Callable[[Any], Plain]:

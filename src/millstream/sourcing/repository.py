@@ -37,7 +37,7 @@ from .past import (
 )
 from .replay import Replay
 from .root import PAST, PRESENT, SAVED, Root
-from .snapshots import Collected, Snapshots
+from .snapshots import Snapshots
 
 if TYPE_CHECKING:
     import polars as pl
@@ -346,15 +346,16 @@ class Repository(Generic[S, C, R]):
         root = self.snapshots.find(id, version, position)
         if root is None:
             root = self._model.new(id)
-        collected = Collected(self.snapshots, root.version)
         found = root.version
-        if not self._replay.advance(root, version=version, position=position, passed=collected.passed):
-            root = self._model.new(id)
+        collected = self.snapshots.advance(root, version, position)
+        if not collected.whole:
+            # What the snapshot was made of is gone: its events alone count.
+            root, found = self._model.new(id), 0
             self._replay.advance(root, version=version, position=position)
         slow = self._slow is not None and time.perf_counter() - begun > self._slow
         if slow and self.snapshots.kept and root.version > max(collected.last, found):
             collected.take(root)
-        collected.save()
+            collected.save()
         return Kept(root, collected.last)
 
     def _keep(self, kept: Kept) -> None:

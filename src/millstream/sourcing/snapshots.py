@@ -101,10 +101,7 @@ class Snapshots:
         made = 0
         for stream in streams:
             self.delete(stream)
-            collected = Collected(self, 0)
-            self._replay.advance(self._model.new(stream), passed=collected.passed)
-            collected.save()
-            made += collected.saved
+            made += self.advance(self._model.new(stream)).saved
         return made
 
     def _streams(self) -> list[str]:
@@ -124,6 +121,19 @@ class Snapshots:
     def due(self, version: int, last: int) -> bool:
         """Whether one is due at a version, the last one being at another."""
         return self.kept and self._every is not None and version // self._every > last // self._every
+
+    def advance(self, root: Root, version: int | None = None, position: int | None = None) -> Collected:
+        """Carry an aggregate forward, and keep what falls due on the way."""
+        collected = Collected(self, root.version)
+        every = self._every if self.kept and self._every is not None else None
+        if every is None:
+            collected.whole = self._replay.advance(root, version=version, position=position)
+        else:
+            collected.whole = self._replay.advance(
+                root, version=version, position=position, every=every, passed=collected.passed
+            )
+            collected.save()
+        return collected
 
     def find(self, id: str, version: int | None = None, position: int | None = None) -> Root | None:
         """An aggregate as the last snapshot before a version or position (inclusive) has it; None without one."""
@@ -230,6 +240,8 @@ class Collected:
         self.last = last
         """The version of the last one."""
         self.saved = 0
+        self.whole = True
+        """Whether the stream still has what the aggregate was made of."""
         self._rows: list[Row] = []
         self._bytes = 0
 
