@@ -36,7 +36,7 @@ def corrupt(log: ms.Log, sql: str) -> None:
 
 
 def test_one_is_made_every_so_many_events_and_loads_begin_there(log, kind):
-    accounts = ms.Repository(log, kind, snapshot_every=1, snapshot_after=None0, snapshot_after=None, cache=0)
+    accounts = ms.Repository(log, kind, snapshot_every=10, snapshot_after=None, cache=0)
     for n in range(35):
         accounts.update("account-1", lambda a, n=n: _deposit(a, n + 1))
     assert accounts.snapshots.count("account-1") == 3
@@ -81,7 +81,7 @@ def test_the_past_is_the_same_with_and_without(log, kind, version):
 
 def test_a_slow_load_leaves_one(log):
     fill(log, 15)
-    accounts = ms.Repository(log, Account, snapshot_every=1, snapshot_after=None_000, snapshot_after=0.0, cache=0)
+    accounts = ms.Repository(log, Account, snapshot_every=1_000, snapshot_after=0.0, cache=0)
     accounts.get("account-1")
     assert accounts.snapshots.count() == 1
     accounts.get("account-1")
@@ -175,7 +175,7 @@ def test_a_log_that_is_only_read_needs_none(shared_home):
     with ms.open(shared_home) as log:
         fill(log, 50)
     with ms.open(shared_home, readonly=True) as log:
-        accounts = ms.Repository(log, Account, snapshot_every=1, snapshot_after=None0, snapshot_after=0.0)
+        accounts = ms.Repository(log, Account, snapshot_every=10, snapshot_after=0.0)
         assert accounts.get("account-1").balance == sum(range(50))
         assert accounts.snapshots.count() == 0
 
