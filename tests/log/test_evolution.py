@@ -15,6 +15,7 @@ import pytest
 import millstream as ms
 from millstream.evolution import fingerprint_of
 from millstream.log.following import _CROWD
+from millstream.streams.replay import replay
 
 
 class Paid(ms.Event, type="evolution.Paid", names=["evolution.Deposited", "Deposited0"], schema=3):
@@ -285,6 +286,23 @@ def test_projections_are_given_events_as_they_are_today(log, place):
         assert app.query(AllSeen(), after=log.head) == SEEN
 
 
+@pytest.mark.parametrize("place", ["inline", "beside"])
+def test_a_projection_applies_all_that_was_made_of_an_event_or_nothing(log, place):
+    log.append("p-1", [edited(name="Ann"), edited(name="Bo", city="Nowhere"), edited(name="Cy")])
+    with pytest.raises(ms.ProjectionFailed) as caught:
+        app = ms.App(log, projections=[Seen.into() if place == "beside" else Seen.inline()])
+
+        @app.query
+        def all_seen(query: AllSeen, db: ms.Database) -> list:
+            return []
+
+        with app:
+            app.query(AllSeen(), after=log.head)
+    assert caught.value.position == 2
+    with log.connect() as db:
+        assert [tuple(row) for row in db.execute("select position, what from seen").fetchall()] == [(1, "Ann")]
+
+
 # --- what cannot be read -------------------------------------------------------------------------------------
 
 
@@ -489,7 +507,8 @@ def test_inline_handlers_are_given_events_as_they_are_today(log):
 def test_a_flow_sees_rows_as_they_are_today(log):
     log.append("p-1", [edited(name="Ann", city="Rome"), edited(city="Oslo"), old(100)])
     flow = ms.stream("p-1", types=[Moved, Named]).filter(pl.lit(True)).select("name", "city")
-    assert flow.over(log).rows() == [("Ann", None), (None, "Rome"), (None, "Oslo")]
+    for rows in (1, 2, 65_536):
+        assert replay(flow, log, rows=rows).rows() == [("Ann", None), (None, "Rome"), (None, "Oslo")]
 
 
 def test_the_check_counts_what_fails_and_says_where(log):

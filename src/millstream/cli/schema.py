@@ -36,13 +36,14 @@ def check(
 
     For each type and schema that is stored: how many events there are, how many
     can be read and how many fail, the position of the first that fails, and why.
-    The exit code is 1 if any does. Events of a type without a class are plain
-    data, and can always be read. Modules are looked for in the folder where the
-    command runs, too. Nothing is changed.
+    The exit code is 1 if any does. Name the modules that define the classes, as
+    in --import shop.events; they are looked for in the folder where the command
+    runs, too. Events of a type without a class are plain data, and can be read.
+    Nothing is changed.
 
     \bExamples:
-      $ millstream schema check shop.db --import shop.events
-      $ millstream schema check shop.db -i shop.events -i shop.upcasters --strict
+      $ millstream schema check shop.db
+      $ millstream schema check shop.db --output json
     """
     for name in modules or []:
         _import(name)
