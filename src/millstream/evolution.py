@@ -124,7 +124,7 @@ def steps_of(type: str) -> dict[int, Upcaster]:
         InvalidUpcaster: Two make the same, or one makes a version that the type's class does not have yet.
     """
     found: dict[int, Upcaster] = {}
-    for upcaster in _upcasters.values():
+    for upcaster in list(_upcasters.values()):
         if present_name(upcaster.type) == type:
             if upcaster.since in found:
                 raise _twice(found[upcaster.since], upcaster)
@@ -147,7 +147,7 @@ def stored_names(types: Iterable[str]) -> frozenset[str]:
     """
     wanted = set(types)
     # What upcasters turn into a wanted type is stored under the names of theirs.
-    sources = {u.type for u in _upcasters.values() if not wanted.isdisjoint(map(present_name, u.into))}
+    sources = {u.type for u in list(_upcasters.values()) if not wanted.isdisjoint(map(present_name, u.into))}
     names = wanted | {present_name(source) for source in sources}
     return frozenset(names.union(*(cls.__event_names__ for name in names if (cls := event_class(name)) is not None)))
 
@@ -159,7 +159,7 @@ def definition(cls: type[Event]) -> str:
     # A field of a type that has no description in JSON has its name, above, alone.
     with suppress(TypeError, NameError, msgspec.MsgspecError):
         parts.append(msgspec.json.encode(_undescribed(msgspec.json.schema(cls)), order="sorted").decode())
-    leading = {name, *(u.type for u in _upcasters.values() if name in map(present_name, u.into))}
+    leading = {name, *(u.type for u in list(_upcasters.values()) if name in map(present_name, u.into))}
     for (_, since), upcaster in sorted(_upcasters.items()):
         if present_name(upcaster.type) in {present_name(each) for each in leading}:
             parts.append(f"{present_name(upcaster.type)} {since} {upcaster.into} {_source(upcaster.function)}")
