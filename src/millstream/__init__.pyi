@@ -10,11 +10,14 @@ from . import testing as testing
 from .events import Draft as Draft
 from .events import Event as Event
 from .events import Plain as Plain
+from .evolution import upcast as upcast
 from .log import Log as Log
 from .log import Recorded as Recorded
 from .log import Run as Run
 from .log import Transaction as Transaction
 from .log import open as open
+from .log.check import Checked as Checked
+from .log.check import check_schema as check_schema
 from .log.handlers import on as on
 from .log.positions import Position as Position
 from .storage.base import Matching as Matching
@@ -64,6 +67,11 @@ from .streams.windows import tumbling as tumbling
 from .errors import MillstreamError as MillstreamError
 from .errors import UsageError as UsageError
 from .errors import InvalidEvent as InvalidEvent
+from .errors import DuplicateType as DuplicateType
+from .errors import InvalidUpcaster as InvalidUpcaster
+from .errors import SchemaMismatch as SchemaMismatch
+from .errors import UpcasterMissing as UpcasterMissing
+from .errors import UpcastFailed as UpcastFailed
 from .errors import InvalidStreamName as InvalidStreamName
 from .errors import InvalidTime as InvalidTime
 from .errors import InvalidPosition as InvalidPosition

@@ -53,6 +53,81 @@ class InvalidEvent(UsageError):
     code = "invalid-event"
 
 
+class DuplicateType(UsageError):
+    """Two different classes claim one type name, as their own or as an old one."""
+
+    code = "duplicate-type"
+
+    def __init__(self, type: str, first: str, second: str) -> None:
+        super().__init__(
+            f"{first} and {second} are different classes for the event type {type!r}",
+            hint="Give one of them another name with type=, or take the name out of names=, or delete the first class",
+        )
+        self.type = type
+        self.first = first
+        self.second = second
+
+
+class InvalidUpcaster(InvalidEvent):
+    """An upcaster cannot be used as it is declared."""
+
+    code = "invalid-upcaster"
+
+
+class SchemaMismatch(InvalidEvent):
+    """A stored event was written by newer code: its class here has an older schema. Its plain data can be read."""
+
+    code = "schema-mismatch"
+    http_status = 500
+    exit_code = 1
+
+    def __init__(self, type: str, stored: int, known: int, position: int) -> None:
+        super().__init__(
+            f"event {type!r} at position {position} has schema {stored}, and its class here has schema {known}",
+            hint="Upgrade this program, or read the event's plain data",
+        )
+        self.type = type
+        self.stored = stored
+        self.known = known
+        self.position = position
+
+
+class UpcasterMissing(InvalidEvent):
+    """A stored event needs a chain of upcasters, and one of them is missing."""
+
+    code = "upcaster-missing"
+    http_status = 500
+    exit_code = 1
+
+    def __init__(self, type: str, missing: int, stored: int, position: int) -> None:
+        super().__init__(
+            f"event {type!r} at position {position} has schema {stored}, and no upcaster makes schema {missing} of it",
+            hint=f"Define one with @ms.upcast({type!r}, since={missing}); it may return the data unchanged",
+        )
+        self.type = type
+        self.missing = missing
+        self.stored = stored
+        self.position = position
+
+
+class UpcastFailed(InvalidEvent):
+    """An upcaster raised, or gave something that is no event's data; the cause is chained."""
+
+    code = "upcast-failed"
+    http_status = 500
+    exit_code = 1
+
+    def __init__(self, type: str, since: int, position: int, reason: str) -> None:
+        super().__init__(
+            f"the upcaster of {type!r} to schema {since} failed for the event at position {position}: {reason}",
+            hint="Correct the upcaster: what is stored stays as it is; `millstream schema check` finds all such events",
+        )
+        self.type = type
+        self.since = since
+        self.position = position
+        self.reason = reason
+
+
 class InvalidStreamName(UsageError):
     """A stream name is empty, too long, or holds characters that a name may not hold."""
 

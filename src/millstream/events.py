@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from itertools import repeat
 from typing import Any, ClassVar, Self, dataclass_transform
 
 import msgspec
 
-from .errors import InvalidEvent
+from .errors import DuplicateType, InvalidEvent
 from .time import Moment
 
 _registry: dict[str, type[Event]] = {}
+_renamed: dict[str, type[Event]] = {}
+"""By an old name, the class that has taken it over; it counts only while the class is the one of its own name."""
 _defined = 0
 
 
@@ -29,6 +35,7 @@ class EventMeta(msgspec.StructMeta):
         *,
         type: str | None = None,
         schema: int | None = None,
+        names: Iterable[str] = (),
         **config: Any,
     ) -> Any:
         for field in namespace.get("__annotations__", ()):
@@ -36,6 +43,7 @@ class EventMeta(msgspec.StructMeta):
             if isinstance(default, list | dict | set) and default:
                 namespace[field] = msgspec.field(default_factory=partial(copy.deepcopy, default))
         _check_class(name, type, schema, namespace, config)
+        namespace["__event_names__"] = _old_names(name, names)
         namespace.setdefault("__event_type__", name if type is None else type)
         namespace.setdefault("__event_schema__", 1 if schema is None else schema)
         config.setdefault("frozen", True)
@@ -44,16 +52,101 @@ class EventMeta(msgspec.StructMeta):
         config.setdefault("gc", False)
         cls = super().__new__(mcls, name, bases, namespace, **config)
         if namespace["__module__"] != __name__:
-            global _defined
-            _defined += 1
-            _registry[namespace["__event_type__"]] = cls  # type: ignore[assignment]
+            _register(cls, lasting=in_module(cls, sys._getframe(1).f_globals))  # type: ignore[arg-type]
         return cls
+
+
+def _register(cls: type[Event], *, lasting: bool) -> None:
+    """Make a class the one of its names.
+
+    Args:
+        lasting: It is defined in a module, not within a function, where the last definition counts.
+
+    Raises:
+        DuplicateType: Another class, of another place and another shape, has one of them.
+    """
+    for name in (cls.__event_type__, *cls.__event_names__):
+        other = event_class(name)
+        if other is None or place(other) == place(cls) or not (lasting and stands(other)):
+            continue  # there is no other, or this one takes its place
+        same_name = name == cls.__event_type__ == other.__event_type__
+        if not (same_name and shape(cls) == shape(other)):
+            raise DuplicateType(name, place(other), place(cls))
+    for name in (cls.__event_type__, *cls.__event_names__):
+        _renamed.pop(name, None)
+        if name != cls.__event_type__:
+            _registry.pop(name, None)
+    _registry[cls.__event_type__] = cls
+    for name in cls.__event_names__:
+        _renamed[name] = cls
+    defined()
+
+
+def place(made: Any) -> str:
+    """Where a class or function is defined."""
+    return f"{made.__module__}.{made.__qualname__}"
+
+
+def in_module(made: Any, globals: dict[str, Any]) -> bool:
+    """Whether a class or function is being defined as part of a module, rather than by a function or by ``exec``."""
+    module = sys.modules.get(made.__module__)
+    return module is not None and vars(module) is globals and "<locals>" not in made.__qualname__
+
+
+def stands(made: Any) -> bool:
+    """Whether a class or function is what its module has under its name: not deleted, nor defined anew."""
+    found: Any = sys.modules.get(made.__module__)
+    for name in made.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is made
+
+
+_MODULES = re.compile(r"(?:[A-Za-z_]\w*[.])+(?=[A-Za-z_])")
+"""What stands before a name in a type's text: it means the same with its module and without it."""
+
+
+def shape(cls: type[Event]) -> str:
+    """The shape of a class as text: its schema, and its fields with their types and defaults."""
+    fields = []
+    for field, default in zip(reversed(cls.__struct_fields__), _defaults(cls), strict=False):
+        kind = next(hints[field] for b in cls.__mro__ if field in (hints := inspect.get_annotations(b)))
+        text = kind if isinstance(kind, str) else kind.__qualname__ if isinstance(kind, type) else repr(kind)
+        fields.append(f"{field}: {_MODULES.sub('', text)}{default}")
+    return f"schema {cls.__event_schema__}; " + ", ".join(reversed(fields))
+
+
+def _defaults(cls: type[Event]) -> Iterator[str]:
+    """The defaults of the fields as text, the last field's first; empty for a field without one."""
+    for value in reversed(cls.__struct_defaults__):
+        if value is msgspec.NODEFAULT:
+            yield ""
+            continue
+        factory = getattr(value, "factory", None)
+        if isinstance(factory, partial):
+            factory = factory.args
+        text = getattr(factory, "__qualname__", repr(factory)) if factory is not None else repr(value)
+        yield " = " + re.sub(r" at 0x[0-9a-f]+", "", text)
+    yield from repeat("")
+
+
+def _old_names(name: str, names: Any) -> tuple[str, ...]:
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise InvalidEvent(f"names={names!r:.60} of {name} is no list", hint='Give a list: names=["OldName"]')
+    found = tuple(names)
+    for each in found:
+        _check_type_name(name, "names", each)
+    return found
+
+
+def _check_type_name(name: str, option: str, given: Any) -> None:
+    if not isinstance(given, str) or not given or len(given) > 200 or not given.isprintable():
+        raise InvalidEvent(f"{option}={given!r:.60} of {name} is no type name", hint="Use a short printable text")
 
 
 def _check_class(name: str, type: Any, schema: Any, namespace: dict[str, Any], config: dict[str, Any]) -> None:
     """Refuse what could be declared but not be stored."""
-    if type is not None and (not isinstance(type, str) or not type or len(type) > 200 or not type.isprintable()):
-        raise InvalidEvent(f"type={type!r:.60} of {name} is no type name", hint="Use a short printable text")
+    if type is not None:
+        _check_type_name(name, "type", type)
     if schema is not None and (not isinstance(schema, int) or isinstance(schema, bool) or schema < 1):
         raise InvalidEvent(f"schema={schema!r:.60} of {name} is no version", hint="Use a number from 1 on")
     if config.get("array_like"):
@@ -71,9 +164,16 @@ class Event(msgspec.Struct, metaclass=EventMeta):
     """Base class of domain events: immutable, keyword-only, typed.
 
     A type is known in the log by its name, not by its module, so classes can move. ``type=`` gives another
-    name than the class's own, ``schema=`` the version of its shape (default 1). Fields may be of any type
-    that msgspec encodes: numbers, ``str``, ``bool``, ``bytes``, ``Decimal``, ``datetime``, ``date``, ``UUID``,
-    enums, lists, dicts, optionals, nested structs. Mutable defaults are copied for each event.
+    name than the class's own, ``schema=`` the version of its shape (default 1; see `millstream.upcast`), ``names=``
+    the names that the type had before: what was stored under them is read as this class. A name has one class: another
+    one, of another place and shape, is refused while the first is there; within functions the last one counts.
+
+    Fields may be of any type that msgspec encodes: numbers, ``str``, ``bool``, ``bytes``, ``Decimal``, ``datetime``,
+    ``date``, ``UUID``, enums, lists, dicts, optionals, nested structs. Mutable defaults are copied for each event.
+
+    Raises:
+        InvalidEvent: The class, when it is defined, cannot be stored as it is declared.
+        DuplicateType: Another class has one of its names.
 
     Example:
         >>> from decimal import Decimal
@@ -86,17 +186,25 @@ class Event(msgspec.Struct, metaclass=EventMeta):
 
     __event_type__: ClassVar[str]
     __event_schema__: ClassVar[int]
+    __event_names__: ClassVar[tuple[str, ...]]
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""
         return msgspec.structs.replace(self, **changes)
 
 
-class Plain(msgspec.Struct, frozen=True):
-    """An event without a class: a type name and plain data. Events of unknown types are read as these."""
+class Plain(msgspec.Struct, frozen=True, repr_omit_defaults=True):
+    """An event without a class: a type name and plain data. Events of unknown types are read as these.
+
+    Args:
+        type: The name of its type.
+        data: Its fields.
+        schema: The version of its shape; None for that of the type's class, or 1 if it has none here.
+    """
 
     type: str
     data: dict[str, Any]
+    schema: int | None = None
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -119,11 +227,11 @@ AnyEvent = Event | Plain
 
 
 def type_name(event: AnyEvent | type[Event] | str) -> str:
-    """The name by which the log knows a type, from an event, a class or the name itself."""
+    """The present name of a type, from an event, a class, or a name that it has or had."""
     if isinstance(event, str):
-        return event
+        return present_name(event)
     if isinstance(event, Plain):
-        return event.type
+        return present_name(event.type)
     try:
         return event.__event_type__
     except AttributeError:
@@ -134,13 +242,43 @@ def type_name(event: AnyEvent | type[Event] | str) -> str:
 
 
 def event_class(type: str) -> type[Event] | None:
-    """The class last defined under this type name in this process, if any."""
-    return _registry.get(type)
+    """The class last defined under this type name in this process, or that once had this name, if any."""
+    found = _registry.get(type)
+    if found is None:
+        found = _renamed.get(type)
+        if found is not None and _registry.get(found.__event_type__) is not found:
+            return None  # it was defined anew, without that name
+    return found
+
+
+def present_name(type: str) -> str:
+    """The name that a type has now, of one that it has or had."""
+    if type in _registry or type not in _renamed:
+        return type
+    found = event_class(type)
+    return type if found is None else found.__event_type__
+
+
+def present_schema(type: str) -> int | None:
+    """The version of the shape that a type's class has here; None without a class."""
+    found = event_class(type)
+    return None if found is None else found.__event_schema__
+
+
+def schema_version(text: str) -> int:
+    """The version of a JSON kind's shape, from its schema's text."""
+    return int(text.partition(" ")[0])
 
 
 def definitions() -> int:
-    """How many event classes were defined so far: what was learnt of them before another one may be out of date."""
+    """How many event classes and upcasters were defined so far: what was learnt of them may since be out of date."""
     return _defined
+
+
+def defined() -> None:
+    """Note that there is another one."""
+    global _defined
+    _defined += 1
 
 
 @cache

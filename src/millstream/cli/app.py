@@ -22,6 +22,7 @@ from . import (
     read,
     restore,
     retain,
+    schema,
     sql,
     streams,
     tail,
@@ -206,6 +207,10 @@ _postgres = typer.Typer(help="Look after a log in PostgreSQL.", rich_markup_mode
 _add("grants", postgres.grants, _postgres)
 _add("status", postgres.status, _postgres)
 app.add_typer(_postgres, name="postgres")
+
+_schema = typer.Typer(help="How the shapes of stored events agree with today's classes.", rich_markup_mode="rich")
+_add("check", schema.check, _schema)
+app.add_typer(_schema, name="schema")
 
 
 def command() -> Commands:

@@ -31,7 +31,8 @@ Every command answers on stdout; errors, remarks and progress go to stderr.
 | `csv` | with a header; what has parts is JSON within its cell |
 
 An event has the fields `position`, `stream`, `version`, `type`, `time`, `data`, and where there are any `effective`,
-`tags` and `metadata`. A table of fewer than 100 columns leaves these three out. `ndjson`, `csv` and `export` need the
+`tags` and `metadata`. A table of fewer than 100 columns leaves these three out; `ndjson` and `json` also have the
+`schema` of the data, where that is not 1. `ndjson`, `csv` and `export` need the
 same memory however much there is.
 """
 

@@ -14,6 +14,7 @@ from ..events import Plain
 from ..log import Log
 from ..log.checkpoints import peek
 from ..log.handlers import Handler, InvalidHandler, handler_table
+from ..log.present import together
 from ..log.records import Recorded, Run
 from ..storage.database import Database
 from .binding import named
@@ -131,18 +132,33 @@ class Placement:
                 )
 
     def pieces(self, runs: Iterable[Run]) -> Iterator[Piece]:
-        """The events of runs, decoded, each with what applies it."""
-        for run in runs:
-            apply, cls, wants_recorded = self._applies[run.type]
-            try:
-                events = [Plain(run.type, data) for data in run.data()] if cls is Plain else run.events(cls)
-            except InvalidEvent:
-                yield from self._one_by_one(run, apply, cls)
+        """The events of runs, decoded, each with what applies it.
+
+        What was made of one stored event is one piece: it shares a position, so no checkpoint can come between.
+        """
+        for group in together(runs):
+            if len(group) == 1:
+                yield from self._of(group[0])
                 continue
-            position = run.position
-            for index, event in enumerate(events):
-                recorded = Recorded(run, index, event) if wants_recorded else None
-                yield Piece(position + index, run.type, apply, event, recorded)
+            parts = [piece for run in group for piece in self._of(run)]
+            yield Piece(parts[0].position, parts[0].type, _all, parts, None)
+
+    def _of(self, run: Run) -> Iterator[Piece]:
+        found = self._applies.get(run.type)
+        if found is None:
+            # It would perhaps be of a type that is handled, but cannot be read.
+            yield from self._one_by_one(run, _refuse, Plain)
+            return
+        apply, cls, wants_recorded = found
+        try:
+            events = [Plain(run.type, data) for data in run.data()] if cls is Plain else run.events(cls)
+        except InvalidEvent:
+            yield from self._one_by_one(run, apply, cls)
+            return
+        position = run.position
+        for index, event in enumerate(events):
+            recorded = Recorded(run, index, event) if wants_recorded else None
+            yield Piece(position + index, run.type, apply, event, recorded)
 
     def _one_by_one(self, run: Run, apply: Apply, cls: type[Any]) -> Iterator[Piece]:
         """The events of a run of which some do not fit their class: those fail when they are applied."""
@@ -169,6 +185,11 @@ class Piece(msgspec.Struct, gc=False):
     def to(self, db: Database) -> None:
         """Apply it."""
         self.apply(self.event, db, self.recorded)
+
+
+def _all(pieces: list[Piece], db: Database, recorded: Recorded | None) -> None:
+    for piece in pieces:
+        piece.to(db)
 
 
 def _refuse(error: InvalidEvent, db: Database, recorded: Recorded | None) -> None:

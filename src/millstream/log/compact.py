@@ -8,6 +8,7 @@ any two of them. A reader that finds a body gone asks the header again.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,7 +16,7 @@ import polars as pl
 
 from ..errors import Trimmed
 from ..frames import MAX_ROWS, encode_frame
-from ..storage.base import Encoding
+from ..storage.base import Encoding, Scope
 from .records import Run
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def _groups(log: Log, stream: str, *, inline: bool) -> Iterator[list[Run]]:
     """Neighbours in a stream that can share a body: the same kind, none of them large."""
     group: list[Run] = []
     rows = size = 0
-    for run in log.runs(stream):
+    for run in chain.from_iterable(log.stored(Scope(stream))):
         small = _is_small(log, run, inline)
         weight = len(run.body or "") if small else 0
         fits = (

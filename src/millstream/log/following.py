@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import LogClosed
-from ..events import event_class
+from ..events import definitions
 from ..frames import MAX_ROWS
 from ..storage.base import Scope
+from .present import is_wanted
 from .records import Recorded, Run, recorded_events
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Seen:
         if found is None:
             found = recorded_events(self.run)
             # Events without a class are dicts, which a follower may change: each gets its own.
-            if event_class(self.run.type) is not None:
+            if self.run.decodes_as is not None:
                 self._events = found
         return found
 
@@ -56,6 +57,7 @@ class Tail:
         self._low = self._high = -1
         """It holds all runs with events after the one position up to the other; -1 when it holds none yet."""
         self._followers = 0
+        self._definitions = -1
 
     @contextmanager
     def joined(self) -> Iterator[None]:
@@ -77,6 +79,10 @@ class Tail:
     def after(self, position: int) -> tuple[list[Seen], int] | None:
         """All runs after a position that the log has, and the position of the last; None: that is too far back."""
         with self._mutex:
+            if self._definitions != definitions():
+                # What is held is as it was read before a class or an upcaster was defined.
+                self._definitions = definitions()
+                self._forget(-1)
             head = self._reader.store.signal.head
             if head > self._high and not self._read_on(position, head):
                 return None
@@ -144,7 +150,7 @@ def follow(reader: Reader, scope: Scope, position: int, limit: float | None) -> 
 
 def wants(scope: Scope, run: Run) -> bool:
     """Whether a run is of a scope."""
-    if scope.types is not None and run.type not in scope.types:
+    if scope.shown is not None and not is_wanted(run, scope.shown):
         return False
     if scope.stream is not None:
         return run.stream == scope.stream

@@ -192,7 +192,7 @@ def _types(handler: str, annotated: Any, given: tuple[Any, ...]) -> list[tuple[s
     if given:
         known = annotated if isinstance(annotated, type) and issubclass(annotated, Event | Plain) else None
         return [
-            (item, known or event_class(item) or Plain) if isinstance(item, str) else (type_name(item), item)
+            (type_name(item), (known or event_class(item) or Plain) if isinstance(item, str) else item)
             for item in given
         ]
     if annotated is None:

@@ -10,7 +10,7 @@ import polars as pl
 from ..frames import decode_frame
 from ..storage.base import StagedAppend
 from ..storage.database import Database
-from .present import present
+from .present import is_wanted, present_staged
 from .records import Run
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def staged_runs(
     runs = [UncommittedRun(log, *row) for row in rows]
     for run, staged in zip(runs, append.runs, strict=True):
         run.staged, run.stream_name, run.database = staged, append.stream, database
-    return [run for run in present(log, list(runs)) if types is None or run.type in types]
+    return [run for run in present_staged(runs) if types is None or is_wanted(run, types)]
 
 
 class UncommittedRun(Run, eq=False):
@@ -52,7 +52,9 @@ class UncommittedRun(Run, eq=False):
         return tuple(self.staged.tags)
 
     def lines(self) -> list[Any]:
-        return [self.staged.body] if self.count == 1 else self.staged.body.split(b"\n")
+        if self.staged.count == 1:
+            return [self.staged.body]
+        return self.staged.body.split(b"\n")[self.body_offset : self.body_offset + self.count]  # type: ignore[no-any-return]
 
     def _text(self) -> bytes:
         return bytes(self.staged.body)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import MissingExtra, StreamNotFound, UsageError
 from ..events import Event
+from ..evolution import stored_names
 from ..storage.base import Matching, Receipt, Request, StagedAppend
 from ..storage.contract import Store
 from ..storage.database import Database
@@ -21,6 +22,7 @@ from .staging import check_label, check_stream, digest_of, stage
 from .transaction import Transaction
 
 if TYPE_CHECKING:
+    from .check import Checked
     from .compact import Compacted
     from .moving import Copied, Progress, Segments
     from .retention.archive import Archiving
@@ -281,9 +283,11 @@ class Log(Reader):
         wanted = type_names(types)
 
         def handle(database: Database, append: StagedAppend, position: int) -> None:
-            handler(database, staged_runs(self, database, append, position, wanted))
+            runs = staged_runs(self, database, append, position, wanted)
+            if runs:
+                handler(database, runs)
 
-        self.store.inline(name, wanted, handle)
+        self.store.inline(name, None if wanted is None else stored_names(wanted), handle)
 
     # --- the rest -------------------------------------------------------------------------------------
 
@@ -326,6 +330,12 @@ class Log(Reader):
         from .verify import verify
 
         return verify(self, head=head, archives=archives, progress=progress)
+
+    def check_schema(self, *, progress: Callable[[int, int], None] | None = None) -> list[Checked]:
+        """Read every stored event through today's classes; see `millstream.check_schema`."""
+        from .check import check_schema
+
+        return check_schema(self, progress=progress)
 
     def backup(self, path: str) -> None:
         """Copy the whole log to a new file while it is in use; see `millstream.log.moving.backup`."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InvalidPosition, StreamNotFound, UsageError
 from ..events import Event, decoder, definitions, event_class, type_name
+from ..evolution import stored_names
 from ..frames import Columns, is_frame_schema, schema_columns
 from ..storage.base import Receipt, Scope, StreamInfo
 from ..storage.contract import Store
@@ -16,7 +17,7 @@ from ..storage.database import Database
 from ..time import Duration, Moment, seconds, to_micros
 from . import following
 from .bodies import Bodies
-from .present import present
+from .present import Plan, is_wanted, present
 from .records import Recorded, Run, recorded_events
 from .staging import check_stream
 
@@ -43,6 +44,8 @@ class Reader:
         self.tail = following.Tail(self)
         self.decoders: dict[int, Callable[[Any], Any]] = {}
         """How to decode the JSON of a kind, for the kinds that were read and have a class."""
+        self.plans: dict[int, Plan | None] = {}
+        """What is to be done with runs of a kind, for the kinds that were read; see `present.plan_of`."""
         self._undecodable: set[int] = set()
         self._definitions = -1
         self._columns: dict[int, Columns] = {}
@@ -53,6 +56,7 @@ class Reader:
         self.bodies.forget()
         self.tail.forget()
         self.decoders.clear()
+        self.plans.clear()
         self._undecodable.clear()
         self._columns.clear()
 
@@ -172,6 +176,23 @@ class Reader:
         self, scope: Scope, low: int, high: int, backwards: bool, limit: int | None, trimmed: IfTrimmed = "skip"
     ) -> Iterator[list[Run]]:
         """Runs of a scope strictly between two positions, a page at a time; those at the edges are cut."""
+        for runs in self.stored(scope, low, high, backwards, limit, trimmed):
+            self._refresh_decoders({run.kind_id for run in runs})
+            for shown in present(self, runs, backwards=backwards):
+                if shown is not runs and scope.shown is not None:
+                    shown = [run for run in shown if is_wanted(run, scope.shown)]
+                yield shown
+
+    def stored(
+        self,
+        scope: Scope,
+        low: int = 0,
+        high: int = END,
+        backwards: bool = False,
+        limit: int | None = None,
+        trimmed: IfTrimmed = "skip",
+    ) -> Iterator[list[Run]]:
+        """The same, as they are stored: under the names and in the shapes that they had then."""
         most = self.store.page_runs
         size = most if limit is None else max(1, min(most, limit))
         while True:
@@ -192,8 +213,7 @@ class Reader:
                 if not runs and scope.stream is not None and not backwards:
                     end = max(end, self.bodies.archived().ledger.floor(scope.stream))
             if runs:
-                self._refresh_decoders({run.kind_id for run in runs})
-                yield present(self, runs)
+                yield runs
             if len(rows) < size:
                 return
             if backwards:
@@ -342,6 +362,7 @@ class Reader:
         if self._definitions != definitions():
             self._definitions = definitions()
             self.decoders.clear()
+            self.plans.clear()
             self._undecodable.clear()
         for kind in kinds:
             if kind not in self.decoders and kind not in self._undecodable:
@@ -363,16 +384,18 @@ class Reader:
 
 def scope_of(stream: str | None, types: Types) -> Scope:
     """What a reader wants, checked."""
-    names = type_names(types)
+    shown = type_names(types)
+    names = None if shown is None else stored_names(shown)
     if stream is None or stream == "*":
-        return Scope(None, None, names)
+        return Scope(None, None, names, shown)
     if isinstance(stream, str) and stream.endswith("*"):
         check_stream(stream[:-1])
-        return Scope(None, stream[:-1], names)
-    return Scope(check_stream(stream), None, names)
+        return Scope(None, stream[:-1], names, shown)
+    return Scope(check_stream(stream), None, names, shown)
 
 
 def type_names(types: Types) -> frozenset[str] | None:
+    """The present names of types; None for all."""
     if types is None:
         return None
     if isinstance(types, str) or not isinstance(types, Iterable):

@@ -14,7 +14,7 @@ import msgspec
 import polars as pl
 
 from ..errors import DamagedLog, InvalidEvent, NotFound
-from ..events import AnyEvent, Plain, decoder, event_class
+from ..events import AnyEvent, Plain, decoder, event_class, schema_version
 from ..frames import Columns, conform, union_columns
 from ..storage.chain import FRAME_FORMAT, JSON_FORMAT
 from ..time import from_micros
@@ -110,6 +110,11 @@ class Run(msgspec.Struct, eq=False, gc=False):
         """Whether it was appended as a frame."""
         return self.format == FRAME_FORMAT
 
+    @property
+    def decodes_as(self) -> EventClass | None:
+        """The class that its events are decoded as in this process; None: they are `Plain`."""
+        return event_class(self.type)
+
     # --- the body -----------------------------------------------------------------------------------
 
     def lines(self) -> list[Any]:
@@ -139,7 +144,7 @@ class Run(msgspec.Struct, eq=False, gc=False):
             if frame.height < self.body_offset + self.count:
                 raise DamagedLog(self.position, f"its body holds {frame.height} events only")
             return frame if frame.height == self.count else frame.slice(self.body_offset, self.count)
-        rows = values_of(self.lines(), event_class(self.type), self.position)
+        rows = values_of(self.lines(), self.decodes_as, self.position)
         shape = columns_of(rows)
         if columns is not None:
             shape = {name: shape[name] for name in columns if name in shape}
@@ -177,8 +182,8 @@ class Run(msgspec.Struct, eq=False, gc=False):
         """
         cls = cls or event_class(self.type)
         if cls is None:
-            type = self.type
-            return [Plain(type, data) for data in self.data()]
+            type, schema = self.type, self._plain_schema()
+            return [Plain(type, data, schema) for data in self.data()]
         try:
             if self.is_frame:
                 return [msgspec.convert(row, cls) for row in self.frame().iter_rows(named=True)]
@@ -193,6 +198,11 @@ class Run(msgspec.Struct, eq=False, gc=False):
             raise self.misfit(cls, error) from error
         except msgspec.DecodeError as error:
             raise DamagedLog(self.position, f"its JSON cannot be decoded ({error})") from error
+
+    def _plain_schema(self) -> int | None:
+        """The schema of its events as plain ones; None for the first."""
+        version = 1 if self.is_frame else schema_version(self.schema)
+        return None if version == 1 else version
 
     def misfit(self, cls: EventClass, error: Exception) -> InvalidEvent:
         return InvalidEvent(
@@ -366,7 +376,7 @@ def _event_of(recorded: Recorded) -> Any:
     run = recorded.run
     cls = event_class(run.type)
     if cls is None:
-        return Plain(run.type, recorded.data)
+        return Plain(run.type, recorded.data, run._plain_schema())
     return recorded.decode(cls)
 
 
@@ -374,7 +384,7 @@ def recorded_events(run: Run) -> list[Recorded]:
     """A run's events, all decoded at once when they have a class: cheaper than one by one."""
     if run.count == 1:
         return [Recorded(run, 0)]
-    if not run.is_frame and event_class(run.type) is not None:
+    if not run.is_frame and run.decodes_as is not None:
         try:
             return [Recorded(run, index, event) for index, event in enumerate(run.events())]
         except InvalidEvent:
@@ -398,7 +408,7 @@ def frame_of(runs: Iterable[Run], *, columns: Columns | None = None, envelope: b
             groups.append((group, first.frame(wanted)))
         else:
             lines = [line for run in group for line in run.lines()]
-            groups.append((group, values_of(lines, event_class(first.type), first.position)))
+            groups.append((group, values_of(lines, first.decodes_as, first.position)))
     if columns is None:
         columns = {}
         for group, part in groups:

@@ -16,7 +16,7 @@ import msgspec
 import polars as pl
 
 from ..errors import InvalidEvent, InvalidStreamName
-from ..events import Draft, Event, Plain, encode, encode_many, holds_non_finite
+from ..events import Draft, Event, Plain, encode, encode_many, holds_non_finite, present_schema
 from ..frames import (
     MAX_ROWS,
     as_frame,
@@ -194,16 +194,16 @@ def _object_runs(
     runs: list[StagedRun] = []
     group: list[Any] = []
     plain_key = (tags, about, effective)
-    # What the events of the group have in common: their class, the type's name for plain ones, and the rest.
+    # What the events of the group have in common: their class, type and schema for plain ones, and the rest.
     cls: Any = None
-    name: str | None = None
+    name: tuple[str, int | None] | None = None
     key: tuple[Any, ...] = plain_key
     for item in events:
         event, its = item, plain_key
         if isinstance(item, Draft):
             event, its = item.event, _draft_key(item, tags, metadata, effective)
         its_class = type_of(event)
-        its_name = event.type if its_class is Plain else None
+        its_name = (event.type, event.schema) if its_class is Plain else None
         same = its_class is cls and its_name == name and (its is key or its == key)
         if not same or len(group) == MAX_ROWS:
             if group:
@@ -215,10 +215,13 @@ def _object_runs(
     return runs
 
 
-def _checked_name(event: object) -> str | None:
-    """The type's name of a plain event; None for one with a class."""
+def _checked_name(event: object) -> tuple[str, int | None] | None:
+    """The type's name and schema, as given, of a plain event; None for one with a class."""
     if isinstance(event, Plain):
-        return check_label(event.type, "type name")
+        schema = event.schema
+        if schema is not None and (type_of(schema) is not int or schema < 1):
+            raise InvalidEvent(f"schema={schema!r:.60} of a plain event is no version", hint="Use a number from 1 on")
+        return check_label(event.type, "type name"), schema
     if isinstance(event, Event):
         return None
     raise InvalidEvent(
@@ -244,11 +247,15 @@ def _draft_key(
     )
 
 
-def _object_run(events: list[Any], cls: Any, name: str | None, key: tuple[Any, ...]) -> StagedRun:
+def _object_run(events: list[Any], cls: Any, name: tuple[str, int | None] | None, key: tuple[Any, ...]) -> StagedRun:
     tags, about, effective = key
     count = len(events)
     body = encode(events[0]) if count == 1 else encode_many(events, cls)
-    type, schema = (cls.__event_type__, str(cls.__event_schema__)) if name is None else (name, "1")
+    if name is None:
+        type, schema = cls.__event_type__, str(cls.__event_schema__)
+    else:
+        type, version = name
+        schema = str(version or present_schema(type) or 1)
     encoding = Encoding.JSON if count == 1 else Encoding.NDJSON
     return StagedRun(type, schema, count, encoding, body, _sha256(body).digest(), tags, about, effective)
 

@@ -1,8 +1,9 @@
 """Export and import: events as NDJSON or Parquet, with all that is needed to append them elsewhere.
 
-An NDJSON line is ``{"position", "stream", "version", "type", "time", "effective", "tags", "metadata", "data"}``. A
-Parquet file holds one stream's rows with the envelope's columns. Positions and times of an import are the new log's
-own: the past of one log is not the past of another.
+An NDJSON line is ``{"position", "stream", "version", "type", "schema", "time", "effective", "tags", "metadata",
+"data"}``: an event as it is read today, and ``schema`` the version of that shape where it is not the first. A Parquet
+file holds one stream's rows with the envelope's columns. Positions and times of an import are the new log's own: the
+past of one log is not the past of another.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgspec
 import polars as pl
 
 from ..errors import DamagedLog, InvalidEvent, MillstreamError, NotFound, UsageError
-from ..events import Draft, Plain
+from ..events import Draft, Plain, present_schema, schema_version
 from ..frames import RESERVED
 from ..storage.base import Receipt
 from ..time import iso, to_micros
@@ -46,6 +47,7 @@ class Line(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fiel
     effective: str | None = None
     tags: list[str] = []
     metadata: dict[str, Any] = {}
+    schema: int = 1
 
 
 class Row(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=False):
@@ -55,6 +57,7 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=Fals
     stream: str
     version: int
     type: str
+    schema: int = 1
     time: str
     effective: str | None = None
     tags: tuple[str, ...] = ()
@@ -73,6 +76,8 @@ def rows(events: Iterable[Recorded]) -> Iterator[Row]:
         if event.run is not run:
             run = event.run
             stream, type, time, tags = run.stream, run.type, iso(run.recorded), run.tags
+            # The rows of frames are not upcast, here or where they are imported.
+            schema = present_schema(type) or 1 if run.is_frame else schema_version(run.schema)
             effective = None if run.effective is None else iso(run.effective)
             metadata = msgspec.Raw(run.raw_metadata) if run.raw_metadata else None
             data = _frame_data(run) if run.is_frame else _object_data(run)
@@ -81,6 +86,7 @@ def rows(events: Iterable[Recorded]) -> Iterator[Row]:
             stream=stream,
             version=run.version + event.index,
             type=type,
+            schema=schema,
             time=time,
             effective=effective,
             tags=tags,
@@ -191,9 +197,12 @@ def drafts(
                 check_stream(line.stream)
             if line.effective is not None:
                 to_micros(line.effective)
+            if line.schema < 1:
+                raise InvalidEvent(f"schema={line.schema} is no version", hint="Use a number from 1 on")
         except MillstreamError as error:
             raise InvalidEvent(f"line {number} is not an event: {error.message}", hint=error.hint) from error
-        yield number, line.stream, Draft(Plain(line.type, line.data), line.tags, line.metadata or None, line.effective)
+        event = Plain(line.type, line.data, line.schema)
+        yield number, line.stream, Draft(event, line.tags, line.metadata or None, line.effective)
 
 
 _HINT = 'Write {"stream": "…", "type": "…", "data": {…}}'

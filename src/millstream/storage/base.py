@@ -11,6 +11,7 @@ import msgspec
 
 from ..errors import UsageError
 from ..events import Event, type_name
+from ..evolution import stored_names
 from ..time import Clock, from_micros
 from .database import Database
 
@@ -77,8 +78,8 @@ class Matching(msgspec.Struct, frozen=True):
 
     @property
     def type_names(self) -> tuple[str, ...]:
-        """The names of its types."""
-        return tuple(type_name(each) for each in self.types)
+        """The names under which events of its types may be stored: those that the types had before, too."""
+        return tuple(sorted(stored_names(type_name(each) for each in self.types)))
 
     def __or__(self, other: Matching) -> Matching:
         return msgspec.structs.replace(self, also=(*self.also, other))
@@ -177,11 +178,17 @@ def after_prefix(prefix: str) -> str:
 
 
 class Scope(msgspec.Struct, frozen=True):
-    """Which events a reader wants: of one stream, or of streams whose names begin so, or of these types."""
+    """Which events a reader wants: of one stream, or of streams whose names begin so, or of these types.
+
+    Attributes:
+        types: The names under which the wanted events may be stored; None for all.
+        shown: The names that the wanted types have now.
+    """
 
     stream: str | None = None
     prefix: str | None = None
     types: frozenset[str] | None = None
+    shown: frozenset[str] | None = None
 
     def takes(self, category: str, type: str) -> bool:
         """Whether it takes in events of a kind, as far as category and type tell; see `further`."""

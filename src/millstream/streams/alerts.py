@@ -72,7 +72,7 @@ class Alert(msgspec.Struct, frozen=True, eq=False):
         if missing:
             raise MissingColumn(missing[0], "alert", hot.columns)
         order = [*keys, AT, SEQUENCE]
-        hot = hot.sort(order)
+        hot = hot.sort(order, maintain_order=True)
         before = pl.col(AT).shift(1)
         if keys:
             before = before.over(keys)

@@ -62,7 +62,9 @@ def ordered(frame: pl.DataFrame) -> pl.DataFrame:
     if same.any() and by:
         # Times are mostly distinct, so it is cheaper to sort by time alone, and by the rest where it is equal.
         tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
-        rows = frame.select(AT, *by)[order[tied]]
+        # Rows of one position, which were one event once, stay in the order in which they came.
+        rows = frame.select(AT, *by)[order[tied]].with_columns(pl.Series("__place", order[tied]))
+        by = [*by, "__place"]
         order[tied] = order[tied][rows.select(pl.arg_sort_by(AT, *by, nulls_last=False)).to_series().to_numpy()]
     return frame[order]
 

@@ -34,11 +34,11 @@ def source_runs(log: Log, flow: Flow, after: int, end: int) -> Iterator[Run]:
 
 
 def batches(runs: Iterable[Run], rows: int = MAX_ROWS) -> Iterator[list[Run]]:
-    """Runs in groups of at most so many rows (a run is never split)."""
+    """Runs in groups of at most so many rows (a run is never split, nor what was made of one stored event)."""
     group: list[Run] = []
     count = 0
     for run in runs:
-        if group and count + run.count > rows:
+        if group and count + run.count > rows and run.position > group[-1].last:
             yield group
             group, count = [], 0
         group.append(run)

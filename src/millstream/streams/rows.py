@@ -13,7 +13,6 @@ from typing import Any
 
 import polars as pl
 
-from ..events import event_class
 from ..frames import Columns, conform, union_columns
 from ..log.objects import columns_of, frame_of_objects, union, values_one_by_one
 from ..log.records import Run, alike, enveloped
@@ -67,7 +66,7 @@ def _framed(held: list[tuple[pl.DataFrame | list[dict[str, Any]], pl.DataFrame]]
 def _values(group: list[Run], wanted: frozenset[str] | None) -> list[dict[str, Any]]:
     first = group[0]
     lines = [line for run in group for line in run.lines()]
-    rows = values_one_by_one(lines, event_class(first.type), first.position)
+    rows = values_one_by_one(lines, first.decodes_as, first.position)
     return rows if wanted is None else [{name: row[name] for name in row if name in wanted} for row in rows]
 
 
