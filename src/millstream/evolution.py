@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any, TypeVar
 
 import msgspec
 
 from .errors import InvalidEvent, InvalidUpcaster
 from .events import Event, defined, event_class, in_module, place, present_name, shape, type_name
+from .marks import mark
 
 Function = TypeVar("Function", bound=Callable[[dict[str, Any]], Any])
 
@@ -162,13 +161,8 @@ def definition(cls: type[Event]) -> str:
     leading = {name, *(u.type for u in list(_upcasters.values()) if name in map(present_name, u.into))}
     for (_, since), upcaster in sorted(_upcasters.items()):
         if present_name(upcaster.type) in {present_name(each) for each in leading}:
-            parts.append(f"{present_name(upcaster.type)} {since} {upcaster.into} {_source(upcaster.function)}")
+            parts.append(f"{present_name(upcaster.type)} {since} {upcaster.into} {mark(upcaster.function)}")
     return "\n".join(parts)
-
-
-def fingerprint_of(cls: type[Event]) -> bytes:
-    """A hash of a class's `definition`: the same for as long as stored events are read alike."""
-    return hashlib.sha256(definition(cls).encode()).digest()
 
 
 def _undescribed(schema: Any) -> Any:
@@ -177,16 +171,3 @@ def _undescribed(schema: Any) -> Any:
         texts = {key for key in ("description", "title") if isinstance(schema.get(key), str)}
         return {key: _undescribed(value) for key, value in schema.items() if key not in texts}
     return [_undescribed(value) for value in schema] if isinstance(schema, list) else schema
-
-
-def _source(function: Any) -> str:
-    try:
-        return inspect.getsource(function)
-    except (OSError, TypeError):
-        code = getattr(function, "__code__", None)
-        return _code(code) if code is not None else repr(type(function))
-
-
-def _code(code: CodeType) -> str:
-    constants = [_code(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
-    return f"{code.co_code.hex()} {code.co_names} {constants}"

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 import millstream as ms
-from millstream.evolution import fingerprint_of
+from millstream.evolution import definition
 from millstream.log.following import _CROWD
 from millstream.streams.replay import replay
 
@@ -463,7 +463,7 @@ def test_two_upcasters_for_one_step_are_refused_but_a_module_can_be_read_again()
 
 def test_a_fingerprint_changes_with_the_shape_and_with_the_upcasters():
     def made(source: str) -> bytes:
-        return fingerprint_of(defined("evolution_f", f"import millstream as ms\n{source}")["Print"])
+        return definition(defined("evolution_f", f"import millstream as ms\n{source}")["Print"])
 
     plain = "class Print(ms.Event, type='evolution.Print'):\n    a: int"
     first = made(plain)

@@ -17,7 +17,7 @@ from ..storage.database import Database
 from ..time import Duration, Moment, seconds, to_micros
 from . import following
 from .bodies import Bodies
-from .present import Plan, is_wanted, present
+from .present import Plan, is_wanted, plan_of, present
 from .records import Recorded, Run, recorded_events
 from .staging import check_stream
 
@@ -372,6 +372,11 @@ class Reader:
                     self._undecodable.add(kind)
                 else:
                     self.decoders[kind] = decoder(cls).decode
+
+    def plan_of(self, kind: int) -> Plan | None:
+        """What is to be done with runs of a kind to read them as they are today; None: nothing."""
+        self._refresh_decoders([kind])
+        return plan_of(self, kind)
 
     def columns_of(self, kind: int) -> Columns:
         """The columns of a kind of frame."""

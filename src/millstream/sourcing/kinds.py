@@ -98,7 +98,10 @@ def _apply(log: Log, replay: Replay, root: Root, row: _Row, position: int) -> No
     if run is None:
         return
     for shown in present(log, log.left([run], "raise")):
-        replay.apply(root, shown)
+        for each in shown:
+            replay.apply(root, each)
+    # What is read no more counts as well.
+    root.version = run.version + run.count - 1
 
 
 def _true(log: Log, model: Model[Any], replay: Replay, scope: Scope, position: int, until: int) -> Collection[Root]:

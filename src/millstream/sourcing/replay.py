@@ -9,13 +9,13 @@ import msgspec
 
 from ..events import Plain, decoder, definitions
 from ..log import Log
-from ..log.present import plan_of
 from ..log.records import Recorded, Run
 from .errors import HandlerMissing, WrongAggregate
 from .model import Apply, Model
 from .root import REPLAY, Root
 
 _PAGE = 1_000
+_LAST = 1 << 62
 
 _decode_plain = msgspec.json.Decoder().decode
 
@@ -114,7 +114,7 @@ class Replay:
         """How single events of a kind are applied; None where that takes a `Run`."""
         found: Quick | None = None
         named = self._log.store.kind(kind)
-        if plan_of(self._log, kind) is None:
+        if self._log.plan_of(kind) is None:
             applied = self._model.applied(named.type)
             if applied is not None:
                 function, cls = applied
@@ -125,7 +125,8 @@ class Replay:
     def _by_runs(
         self, root: Root, version: int | None, position: int | None, every: int, passed: Passed | None
     ) -> None:
-        for run in self.runs(root, version, position):
+        head = self._log.head
+        for run in self.runs(root, version, head if position is None else min(position, head)):
             first = run.position
             while first <= run.last:
                 end = min(run.last + 1, first + every - (run.version + first - run.position - 1) % every)
@@ -135,6 +136,17 @@ class Replay:
                 if passed is not None:
                     passed(root)
                 first = end
+        if position is None:
+            self._pass_over(root, head, version)
+
+    def _pass_over(self, root: Root, head: int, version: int | None) -> None:
+        """Count the last events of a stream, up to a head, where they are such as are read no more."""
+        rows = self._log.store.stream_rows(root.id, _LAST if version is None else version, 1)
+        if rows and rows[0][0] <= head:
+            at, number, count, _, _ = rows[0]
+            last = number + count - 1 if version is None else min(version, number + count - 1)
+            if last > root.version:
+                root.version, root._position = last, at + last - number
 
     def runs(self, root: Root, version: int | None, position: int | None) -> Iterator[Run]:
         """The runs after an aggregate's version, as they are read today, cut at the bounds."""
