@@ -165,8 +165,8 @@ class Replay:
         if function is not None:
             before = run.version - 1
             for event in events_of(run, cls):
-                # Several events that one stored event is read as share its version.
-                root.version = before if run.count > 1 else max(before, root.version)
+                # Several events that one stored event is read as share its version, and what stood before.
+                root.version = before
                 function(root, event)
                 before += 1
         root.version = run.version + run.count - 1
