@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self, dataclass_transform
 import msgspec
 
 from .errors import InvalidEvent
+from .personal import ErasableDecoder, PersonalShape, declared, plain_text, shape_of
 from .time import Moment
 
 _registry: dict[str, type[Event]] = {}
@@ -29,6 +30,7 @@ class EventMeta(msgspec.StructMeta):
         *,
         type: str | None = None,
         schema: int | None = None,
+        subject: str | None = None,
         **config: Any,
     ) -> Any:
         for field in namespace.get("__annotations__", ()):
@@ -44,6 +46,7 @@ class EventMeta(msgspec.StructMeta):
         config.setdefault("gc", False)
         cls = super().__new__(mcls, name, bases, namespace, **config)
         if namespace["__module__"] != __name__:
+            cls.__event_personal__ = declared(cls, subject)  # type: ignore[attr-defined]
             global _defined
             _defined += 1
             _registry[namespace["__event_type__"]] = cls  # type: ignore[assignment]
@@ -75,6 +78,9 @@ class Event(msgspec.Struct, metaclass=EventMeta):
     that msgspec encodes: numbers, ``str``, ``bool``, ``bytes``, ``Decimal``, ``datetime``, ``date``, ``UUID``,
     enums, lists, dicts, optionals, nested structs. Mutable defaults are copied for each event.
 
+    Fields of `Personal` data are encrypted in the log, and ``subject=`` names the field, a ``str``, that says whose
+    data it is; see `millstream.Log.forget`. Subclasses have both from their bases.
+
     Example:
         >>> from decimal import Decimal
         >>> import millstream as ms
@@ -86,6 +92,9 @@ class Event(msgspec.Struct, metaclass=EventMeta):
 
     __event_type__: ClassVar[str]
     __event_schema__: ClassVar[int]
+    __event_subject__: ClassVar[str | None] = None
+    __event_personal__: ClassVar[PersonalShape | bool | None] = None
+    """What of it is personal; False when that is not known yet; see `millstream.personal.shape_of`."""
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""
@@ -117,6 +126,26 @@ class Draft(msgspec.Struct, frozen=True):
 
 AnyEvent = Event | Plain
 
+_SEALED = " sealed "
+
+
+def schema_version(text: str) -> int:
+    """The version of a type's shape, from the schema text that the log keeps of JSON events."""
+    return int(text.partition(" ")[0])
+
+
+@cache
+def sealed_fields(text: str) -> tuple[str, ...]:
+    """The fields, as JSON names them, that are sealed in events with a schema text; none, mostly."""
+    return tuple(text.partition(_SEALED)[2].split()) if _SEALED in text and text[0] != "[" else ()
+
+
+def schema_text(cls: type[Event]) -> str:
+    """The schema text of a class: the version of its shape, and the names of its personal fields."""
+    shape = shape_of(cls)
+    version = str(cls.__event_schema__)
+    return version if shape is None else version + _SEALED + " ".join(shape.fields)
+
 
 def type_name(event: AnyEvent | type[Event] | str) -> str:
     """The name by which the log knows a type, from an event, a class or the name itself."""
@@ -144,12 +173,13 @@ def definitions() -> int:
 
 
 @cache
-def decoder(cls: Any) -> msgspec.json.Decoder[Any]:
+def decoder(cls: Any) -> msgspec.json.Decoder[Any] | ErasableDecoder:
     """The JSON decoder of a class, made once."""
-    return msgspec.json.Decoder(cls)
+    shape = shape_of(cls)
+    return msgspec.json.Decoder(cls) if shape is None else ErasableDecoder(cls, shape)
 
 
-_encoder = msgspec.json.Encoder()
+_encoder = msgspec.json.Encoder(enc_hook=plain_text)
 
 
 _decode = msgspec.json.Decoder().decode

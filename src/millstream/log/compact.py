@@ -8,6 +8,7 @@ any two of them. A reader that finds a body gone asks the header again.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,7 +17,9 @@ import polars as pl
 from ..errors import Trimmed
 from ..frames import MAX_ROWS, encode_frame
 from ..storage.base import Encoding
+from .reading import END
 from .records import Run
+from .retention.relink import headers
 
 if TYPE_CHECKING:
     from .log import Log
@@ -65,7 +68,8 @@ def _groups(log: Log, stream: str, *, inline: bool) -> Iterator[list[Run]]:
     """Neighbours in a stream that can share a body: the same kind, none of them large."""
     group: list[Run] = []
     rows = size = 0
-    for run in log.runs(stream):
+    # As they are stored: what is to be read in their place would become what is stored.
+    for run in chain.from_iterable(headers(log, stream, 0, END)):
         small = _is_small(log, run, inline)
         weight = len(run.body or "") if small else 0
         fits = (

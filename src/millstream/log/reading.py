@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InvalidPosition, StreamNotFound, UsageError
-from ..events import Event, decoder, definitions, event_class, type_name
+from ..events import Event, decoder, definitions, event_class, sealed_fields, type_name
 from ..frames import Columns, is_frame_schema, schema_columns
 from ..storage.base import Receipt, Scope, StreamInfo
 from ..storage.contract import Store
@@ -22,6 +22,8 @@ from .staging import check_stream
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from .personal.keys import Keys
 
 END = 1 << 62
 
@@ -37,13 +39,19 @@ IfTrimmed = Literal["skip", "raise"]
 class Reader:
     """All that a log is asked without being changed; `millstream.Log` is one."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, keys: Any = None) -> None:
         self.store = store
+        self._given_keys = keys
+        self._keys: Keys | None = None
+        if keys is not None:
+            self._keys = self._made_keys()  # what is wrong with it is told at once
         self.bodies = Bodies(store)
         self.tail = following.Tail(self)
         self.decoders: dict[int, Callable[[Any], Any]] = {}
         """How to decode the JSON of a kind, for the kinds that were read and have a class."""
         self._undecodable: set[int] = set()
+        self.sealed: dict[int, tuple[str, ...]] = {}
+        """The sealed fields of each kind that has any, of those that were read."""
         self._definitions = -1
         self._columns: dict[int, Columns] = {}
         store.on_rollback.append(self._forget)
@@ -54,7 +62,20 @@ class Reader:
         self.tail.forget()
         self.decoders.clear()
         self._undecodable.clear()
+        self.sealed.clear()
         self._columns.clear()
+
+    @property
+    def keys(self) -> Keys:
+        """The keys of personal data; see `millstream.log.personal.keys.Keys`."""
+        if self._keys is None:
+            self._keys = self._made_keys()
+        return self._keys
+
+    def _made_keys(self) -> Keys:
+        from .personal.keys import Keys
+
+        return Keys(self, self._given_keys)
 
     @property
     def head(self) -> int:
@@ -189,7 +210,7 @@ class Reader:
                     end = max(end, self.bodies.archived().ledger.floor(scope.stream))
             if runs:
                 self._refresh_decoders({run.kind_id for run in runs})
-                yield present(self, runs)
+                yield present(self, self._unsealed(runs) if self.sealed else runs)
             if len(rows) < size:
                 return
             if backwards:
@@ -197,6 +218,16 @@ class Reader:
             else:
                 low = end
             size = min(most, size * 4)
+
+    def _unsealed(self, runs: list[Run]) -> list[Run]:
+        """The runs, those with sealed fields replaced by such as can be read."""
+        sealed = self.sealed
+        if all(run.kind_id not in sealed for run in runs):
+            return runs
+        from .personal.sealing import unsealed
+
+        self.keys.refresh()
+        return [unsealed(self, run, sealed[run.kind_id]) if run.kind_id in sealed else run for run in runs]
 
     def left(self, runs: list[Run], trimmed: IfTrimmed = "skip") -> list[Run]:
         """The runs that were not trimmed; with ``"raise"``, `Trimmed` for the first that was."""
@@ -342,6 +373,8 @@ class Reader:
         for kind in kinds:
             if kind not in self.decoders and kind not in self._undecodable:
                 found = self.store.kind(kind)
+                if fields := sealed_fields(found.schema):
+                    self.sealed[kind] = fields
                 cls = event_class(found.type)
                 if cls is None or is_frame_schema(found.schema):
                     self._undecodable.add(kind)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import polars as pl
 
-from ..errors import DamagedLog, InvalidEvent, NotFound
+from ..errors import DamagedLog, InvalidEvent, KeyLost, KeysNeeded, MissingExtra, NotFound
 from ..events import AnyEvent, Plain, decoder, event_class
 from ..frames import Columns, conform, union_columns
 from ..storage.chain import FRAME_FORMAT, JSON_FORMAT
@@ -372,8 +372,8 @@ def recorded_events(run: Run) -> list[Recorded]:
     if not run.is_frame and event_class(run.type) is not None:
         try:
             return [Recorded(run, index, event) for index, event in enumerate(run.events())]
-        except InvalidEvent:
-            pass  # told when the one that does not fit is asked for
+        except (InvalidEvent, KeyLost, KeysNeeded, MissingExtra):
+            pass  # told when the one that does not fit, or cannot be unsealed, is asked for
     return [Recorded(run, index) for index in range(run.count)]
 
 
