@@ -75,11 +75,12 @@ def shape_of(cls: Any) -> PersonalShape | None:
     Raises:
         InvalidEvent: It is declared wrongly, which could not be seen when the class was defined.
     """
-    found: Any = getattr(cls, "__event_personal__", None)
+    found: PersonalShape | bool | None = getattr(cls, "__event_personal__", None)
     if found is False:
         # A name in its annotations was not there yet; whoever encodes or decodes the class needs all of them.
         found = inspect(cls, typing.get_type_hints(cls, include_extras=True))
         cls.__event_personal__ = found
+    assert not isinstance(found, bool)
     return found
 
 

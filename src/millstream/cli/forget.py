@@ -37,9 +37,8 @@ def forget(
     hold copies. This cannot be taken back; repeated, it gives the same report.
 
     \bExamples:
-      $ millstream forget shop.db customer-7
-      $ millstream forget shop.db customer-7 --yes --output json
-      $ millstream forget postgresql://app@db/shop customer-7 --keys keys.db
+      $ millstream forget shop.db customer-7 --yes
+      $ millstream forget postgresql://localhost/shop c-7 --yes --keys keys.db
     """
     with open_to_write(log, create=False, keys=keys) as target:
         if not yes and not _meant(subject):

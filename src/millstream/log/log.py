@@ -424,15 +424,11 @@ class Log(Reader):
 
         Example:
             >>> import millstream as ms
-            >>> class Registered(ms.Event, subject="customer"):
-            ...     customer: str
-            ...     name: ms.Personal[str]
             >>> log = ms.open()
-            >>> receipt = log.append("customer-7", Registered(customer="customer-7", name="Ann Smith"))
             >>> log.forget("customer-7").events
-            1
-            >>> next(log.read("customer-7")).event
-            Registered(customer='customer-7', name=ms.Erased)
+            0
+            >>> [(e.type, e.data) for e in log.read()]
+            [('$SubjectForgotten', {'subject': 'customer-7'})]
         """
         from .personal.forget import forget
 
