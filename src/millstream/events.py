@@ -136,8 +136,12 @@ def schema_version(text: str) -> int:
 
 @cache
 def sealed_fields(text: str) -> tuple[str, ...]:
-    """The fields, as JSON names them, that are sealed in events with a schema text; none, mostly."""
-    return tuple(text.partition(_SEALED)[2].split()) if _SEALED in text and text[0] != "[" else ()
+    """The fields, as JSON names them, or columns that are sealed in events with a schema text; none, mostly."""
+    if text[:1] == "[":
+        if '["sealed",' not in text:
+            return ()
+        return tuple(name for name, kind in _decode(text) if isinstance(kind, list) and kind[0] == "sealed")
+    return tuple(text.partition(_SEALED)[2].split()) if _SEALED in text else ()
 
 
 def schema_text(cls: type[Event]) -> str:

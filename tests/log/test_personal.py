@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -323,6 +323,78 @@ def test_what_stands_for_erased_values_is_one_object() -> None:
     assert copy.copy(ms.Erased) is ms.Erased
 
 
+# --- frames ---------------------------------------------------------------------------------------------
+
+
+def people() -> pl.DataFrame:
+    columns = {
+        "customer": ["customer-7", "customer-8", "customer-7"],
+        "name": ["Ann Smith", "Bob Lee", "Ann Brown"],
+        "born": [date(1990, 1, 2), None, date(1990, 1, 2)],
+        "balance": [Decimal("1.50"), Decimal("2.25"), None],
+        "plan": ["free", "paid", "free"],
+    }
+    return pl.DataFrame(columns, schema_overrides={"balance": pl.Decimal(10, 2)})
+
+
+def test_personal_columns_of_a_frame_are_sealed_row_by_row_and_read_with_their_types(log: ms.Log) -> None:
+    log.append("people", people(), type="Registered")
+    assert log.scan("people").collect().equals(people())
+    assert log.scan("people").select("name").collect()["name"].to_list() == ["Ann Smith", "Bob Lee", "Ann Brown"]
+    assert [e.data for e in log.read("people")] == people().to_dicts()
+    assert next(log.read("people")).event.name == "Ann Smith"
+    [run] = log.runs("people")
+    assert msgspec.json.decode(run.schema)[1:3] == [
+        ["name", ["sealed", "customer", "str"]],
+        ["born", ["sealed", "customer", "date"]],
+    ]
+    [row] = log.store.page(Scope(), 0, 4, 9)
+    raw = pl.read_ipc_stream(log.store.body(row[10])[1])
+    assert raw.schema["name"] == pl.Binary
+    assert raw["plan"].to_list() == ["free", "paid", "free"]
+    assert not any(b"Smith" in value for value in raw["name"])
+    log.verify()
+
+
+def test_the_rows_of_a_forgotten_subject_are_erased_in_frames(log: ms.Log, tmp_path: Path) -> None:
+    log.append("people", people(), type="Registered")
+    log.append("people", people(), type="Registered", tags=["second"])
+    log.append("people", ANN)
+    log.compact()
+    log.archive("people", to=str(tmp_path / "old"))
+    found = log.forget("customer-7")
+    assert [(s.stream, s.events, s.first, s.last) for s in found.streams] == [("people", 5, 1, 7)]
+    frame = log.scan("people").filter(pl.col("balance").is_not_null()).collect()
+    assert frame["name"].to_list() == ["Bob Lee", "Bob Lee"]
+    assert log.scan("people").collect()["name"].to_list()[:3] == ["[erased]", "Bob Lee", "[erased]"]
+    assert log.scan("people").collect().schema["born"] == pl.Date
+    events = [e.event for e in log.read("people")]
+    assert [event.name is ms.Erased for event in events] == [True, False, True] * 2 + [True]
+    assert events[0].born is ms.Erased
+    assert events[1].balance == Decimal("2.25")
+    assert next(log.read("people")).data["balance"] is ms.Erased
+    with pytest.raises(ms.SubjectForgotten):
+        log.append("people", people(), type="Registered")
+    log.verify()
+
+
+def test_times_numbers_and_bytes_in_personal_columns_come_back_as_they_were(log: ms.Log) -> None:
+    class Visit(ms.Event, type="PersonalVisit", subject="who"):
+        who: str
+        at: ms.Personal[datetime]
+        weight: ms.Personal[float]
+        photo: ms.Personal[bytes]
+        age: ms.Personal[int]
+
+    at = datetime(2024, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
+    frame = pl.DataFrame(
+        {"who": ["customer-7"], "at": [at], "weight": [float("inf")], "photo": [b"\0\xff"], "age": [2]},
+        schema_overrides={"age": pl.UInt8},
+    ).with_columns(pl.col("at").dt.convert_time_zone("Europe/Berlin"))
+    log.append("visits", frame, type="PersonalVisit")
+    assert log.scan("visits").collect().equals(frame)
+
+
 # --- refused --------------------------------------------------------------------------------------------
 
 
@@ -339,9 +411,17 @@ def test_personal_data_in_names_tags_metadata_and_subjects_is_refused(log: ms.Lo
     assert log.head == 1
 
 
-def test_a_frame_of_a_type_with_personal_fields_is_refused(log: ms.Log) -> None:
-    with pytest.raises(ms.InvalidEvent, match="personal fields"):
-        log.append("people", pl.DataFrame({"customer": ["c"], "name": ["Ann Smith"]}), type="Registered")
+def test_a_frame_whose_rows_do_not_say_whose_they_are_or_cannot_be_sealed_is_refused(log: ms.Log) -> None:
+    for wrong in (
+        pl.DataFrame({"name": ["Ann Smith"]}),
+        pl.DataFrame({"customer": ["customer-7", None], "name": ["Ann Smith", "Bob Lee"]}),
+        pl.DataFrame({"customer": [7], "name": ["Ann Smith"]}),
+        pl.DataFrame({"customer": ["customer-7"], "name": [["Ann", "Smith"]]}),
+        pl.DataFrame({"customer": ["customer-7"], "name": ["customer-7"]}),
+    ):
+        with pytest.raises(ms.InvalidEvent):
+            log.append("people", wrong, type="Registered")
+    assert log.head == 0
 
 
 def test_an_empty_subject_is_refused(log: ms.Log) -> None:
@@ -456,6 +536,19 @@ def test_a_key_store_of_ones_own_is_asked_instead(home: str | None) -> None:
         assert next(log.read("customer-7")).event == ANN
         service.forget("customer-7")  # by somebody else
         assert gone(next(log.read("customer-7")).event)
+
+
+def test_without_the_package_that_encrypts_the_extra_is_named(log: ms.Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    log.append("customer-7", ANN)
+    log.append("other", ms.Plain("Note", {}))
+    log.keys.close()
+    monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
+    with pytest.raises(ms.MissingExtra, match="personal"):
+        log.append("customer-8", BOB)
+    first, second = log.read()
+    assert second.event == ms.Plain("Note", {})
+    with pytest.raises(ms.MissingExtra):
+        first.event  # noqa: B018
 
 
 @pytest.mark.parametrize("wrong", [7, object(), "", "postgresql://x"])

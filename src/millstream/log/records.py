@@ -341,7 +341,7 @@ class Recorded(msgspec.Struct, eq=False, gc=False):
             return event
         if self.run.count == 1:
             return self.run.events(cls)[0]
-        if self.run.is_frame:
+        if self.run.is_frame and self.run.kind_id not in self.run.log.sealed:
             try:
                 return msgspec.convert(self.run.row(self.index), cls)
             except msgspec.ValidationError as error:

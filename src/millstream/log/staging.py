@@ -163,7 +163,7 @@ def stage(
     else:
         frame = as_frame(events)
         if frame is not None:
-            runs = _frame_runs(frame, type, labels, about, when)
+            runs = _frame_runs(frame, type, labels, about, when, stream, keys)
         elif isinstance(events, Iterable) and not isinstance(events, str | bytes | Mapping):
             runs = _object_runs(events, labels, about, metadata, when, type, stream, keys)
         else:
@@ -286,22 +286,27 @@ def _object_run(
 
 
 def _frame_runs(
-    frame: pl.DataFrame, type: str | None, tags: tuple[str, ...], about: bytes | None, effective: int | None
+    frame: pl.DataFrame,
+    type: str | None,
+    tags: tuple[str, ...],
+    about: bytes | None,
+    effective: int | None,
+    stream: str,
+    keys: Keys | None,
 ) -> list[StagedRun]:
     if type is None:
         raise InvalidEvent("a frame's events need a type", hint="Append with type='Click', for example")
     check_label(type, "type name")
-    declared = event_class(type)
-    if declared is not None and shape_of(declared) is not None:
-        raise InvalidEvent(
-            f"events of type {type!r} have personal fields, which are not sealed in frames",
-            hint="Append events instead",
-        )
     check_columns(frame)
     if not frame.height:
         return []
     frame = normalise(frame)
     schema = schema_text(frame.schema)
+    declared = event_class(type)
+    if declared is not None and shape_of(declared) is not None:
+        from .personal.sealing import seal_rows
+
+        frame, schema = seal_rows(keys, stream, frame, declared, tags, about)
     try:
         encoded = list(_encoded(list(split(frame))))
     except (Exception, pl.exceptions.PanicException) as error:

@@ -9,6 +9,7 @@ import msgspec
 
 from ...errors import ReadOnlyLog, Trimmed
 from ...events import Event, sealed_fields
+from ...frames import sealed_columns
 from ...storage.base import Request, Scope
 from ..checkpoints import TABLE
 from ..staging import PRIVACY, check_label, stage
@@ -95,16 +96,24 @@ def _found(log: Reader, subject: str) -> list[ForgottenStream]:
     for run in sealed_runs(log):
         fields = sealed_fields(run.schema)
         try:
-            lines = run.lines()
+            rows = _rows_of(run, subject, fields, needle)
         except Trimmed:
             continue
-        for index, line in enumerate(lines):
-            text = line if isinstance(line, bytes) else line.encode()
-            if needle in text and subject in subjects_of(text, fields):
-                position = run.position + index
-                count, first, _ = found.get(run.stream, (0, position, 0))
-                found[run.stream] = (count + 1, first, position)
+        for index in rows:
+            position = run.position + index
+            count, first, _ = found.get(run.stream, (0, position, 0))
+            found[run.stream] = (count + 1, first, position)
     return [ForgottenStream(stream, *seen) for stream, seen in sorted(found.items())]
+
+
+def _rows_of(run: Run, subject: str, fields: tuple[str, ...], needle: bytes) -> list[int]:
+    """Which events of a run hold sealed data of a subject."""
+    if run.is_frame:
+        columns = {column for column, _ in sealed_columns(run.schema).values()}
+        frame = run.frame(sorted(columns))
+        return [row for row, whose in enumerate(frame.rows()) if subject in whose]
+    lines = (line if isinstance(line, bytes) else line.encode() for line in run.lines())
+    return [row for row, line in enumerate(lines) if needle in line and subject in subjects_of(line, fields)]
 
 
 def sealed_runs(log: Reader) -> Iterator[Run]:

@@ -10,22 +10,26 @@ from __future__ import annotations
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import polars as pl
 
 from ...errors import InvalidEvent, KeyLost, KeyWrong
 from ...events import Event, Plain, decoder, encode, event_class, schema_text, sealed_fields
+from ...frames import sealed_columns
 from ...personal import Erased, PersonalShape, plain_text, shape_of
 from ..records import Run
 from ..staging import check_label
+from .columns import seal_frame, unseal_frame
 from .keys import Cipher, Keys, Unfit
 
 if TYPE_CHECKING:
     from ..reading import Reader
 
 _PREFIX = "sealed:"
+_ROWS = 1_024
 _SHORT = 3
 """Texts of fewer characters are found in names by accident."""
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -59,20 +63,42 @@ def seal_events(
     shape = shape_of(cls)
     assert shape is not None
     rows = [_fields(event, cls, shape) for event in events]
-    named = [(f"the stream's name {stream!r}", stream), *((f"tag {tag!r}", tag) for tag in tags)]
-    about = list(_texts(_decode(metadata))) if metadata else []
+    refuse = _refusing(cls, stream, tags, metadata)
     subjects: dict[str, None] = {}
     for row in rows:
         subject = _decode(row[shape.subject])
         check_label(subject, "subject")
         held = [text for name in shape.fields if name in row for text in _texts(_decode(row[name]))]
-        _refuse(cls, held, [*named, (f"subject {subject!r}", subject)], about)
+        refuse(held, subject)
         if any(bytes(row[name]) != _ERASED for name in shape.fields if name in row):
             subjects[subject] = None
     if subjects and keys is None:
         raise InvalidEvent("the log's own events hold no personal data", hint="Append it with log.append")
     ciphers = keys.ciphers(subjects) if subjects and keys is not None else {}
     return b"\n".join(_sealed_row(row, shape, ciphers) for row in rows), schema_text(cls)
+
+
+def seal_rows(
+    keys: Keys | None,
+    stream: str,
+    frame: pl.DataFrame,
+    cls: type[Event],
+    tags: tuple[str, ...],
+    metadata: bytes | None,
+) -> tuple[pl.DataFrame, str]:
+    """The same for the rows of a frame: the frame that is stored, and its schema text; see `seal_frame`."""
+    shape = shape_of(cls)
+    assert shape is not None
+    return seal_frame(keys, frame, cls.__event_type__, shape, _refusing(cls, stream, tags, metadata))
+
+
+def _refusing(
+    cls: type[Event], stream: str, tags: tuple[str, ...], metadata: bytes | None
+) -> Callable[[list[str], str], None]:
+    """Refuses personal texts of a subject that stand where an append has them in the clear."""
+    named = [(f"the stream's name {stream!r}", stream), *((f"tag {tag!r}", tag) for tag in tags)]
+    about = list(_texts(_decode(metadata))) if metadata else []
+    return lambda held, subject: _refuse(cls, held, [*named, (f"subject {subject!r}", subject)], about)
 
 
 def _fields(event: Event | Plain, cls: type[Event], shape: PersonalShape) -> dict[str, Any]:
@@ -219,11 +245,30 @@ class Unsealed(Run, eq=False):
     def lines(self) -> list[Any]:
         return [self._line(line, index) for index, line in enumerate(self._sealed_lines())]
 
+    def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        return self._frame(columns, 0, self.count)[0] if self.is_frame else super().frame(columns)
+
     def data(self) -> list[dict[str, Any]]:
-        return [self._marked(line) for line in self.lines()]
+        return self._rows(0, self.count) if self.is_frame else [self._marked(line) for line in self.lines()]
 
     def row(self, index: int) -> dict[str, Any]:
-        return self._marked(self._line(self._sealed_lines()[index], index))
+        if not self.is_frame:
+            return self._marked(self._line(self._sealed_lines()[index], index))
+        chunk = self.chunk
+        if chunk is None or not 0 <= index - chunk[0] < len(chunk[1]):
+            start = index - index % _ROWS
+            self.chunk = chunk = (start, self._rows(start, min(_ROWS, self.count - start)), pl.DataFrame())
+        return chunk[1][index - chunk[0]]
+
+    def events(self, cls: Any = None) -> list[Any]:
+        wanted = cls or event_class(self.type)
+        if not self.is_frame or wanted is None:
+            return super().events(cls)
+        try:
+            decode = decoder(wanted).decode
+            return [decode(_encode(row)) for row in self._rows(0, self.count)]
+        except msgspec.ValidationError as error:
+            raise self.misfit(wanted, error) from error
 
     def cut(self, after: int, until: int) -> Run | None:
         part = super().cut(after, until)
@@ -234,6 +279,32 @@ class Unsealed(Run, eq=False):
     def _sealed_lines(self) -> list[Any]:
         lines: list[Any] = self.inner.lines()
         return lines if len(lines) == self.count else lines[self.start : self.start + self.count]
+
+    def _frame(
+        self, columns: Sequence[str] | None, start: int, count: int
+    ) -> tuple[pl.DataFrame, dict[str, list[int]]]:
+        """Some rows of a frame, and which of them were erased, by column."""
+        asked = None
+        if columns is not None:
+            kinds = sealed_columns(self.schema)
+            asked = list(dict.fromkeys([*columns, *(kinds[name][0] for name in columns if name in kinds)]))
+        frame = self.inner.frame(asked).slice(self.start + start, count)
+        frame, erased = unseal_frame(
+            frame, self.schema, frame.columns if columns is None else columns,
+            lambda sealed, subject, row: self._opened(sealed, subject, start + row),
+        )  # fmt: skip
+        if columns is not None and frame.width:
+            frame = frame.select(name for name in columns if name in frame.columns)
+        return frame, erased
+
+    def _rows(self, start: int, count: int) -> list[dict[str, Any]]:
+        """Some rows of a frame as dicts."""
+        frame, erased = self._frame(None, start, count)
+        rows = frame.to_dicts()
+        for name, gone in erased.items():
+            for row in gone:
+                rows[row][name] = Erased
+        return rows
 
     def _text(self) -> bytes:
         return b"\n".join(self.lines())
@@ -251,13 +322,21 @@ class Unsealed(Run, eq=False):
         _, sealed, subject = text.split(":", 2)
         if not sealed:
             return _ERASED
+        try:
+            found = self._opened(urlsafe_b64decode(sealed), subject, index)
+        except ValueError:
+            raise KeyWrong(subject, self.stream, self.position + index, _place(self.log.keys)) from None
+        return _ERASED if found is None else found
+
+    def _opened(self, sealed: bytes, subject: str, index: int) -> bytes | None:
+        """What was sealed, of one of the events; None when the subject was forgotten."""
         keys = self.log.keys
         try:
             cipher = keys.cipher(subject)
-            return _ERASED if cipher is None else cipher.unseal(urlsafe_b64decode(sealed), subject.encode())
+            return None if cipher is None else cipher.unseal(sealed, subject.encode())
         except LookupError:
             raise KeyLost(subject, self.stream, self.position + index, _place(keys)) from None
-        except (Unfit, ValueError):
+        except Unfit:
             raise KeyWrong(subject, self.stream, self.position + index, _place(keys)) from None
 
     def _marked(self, line: bytes) -> dict[str, Any]:
