@@ -39,7 +39,8 @@ class ErasedText(str):
         return "Erased"  # the global of this module: copies and pickles are the same object
 
 
-Erased: Final = ErasedText("[erased]")
+# For type checkers anything, since it stands in fields of any type: `event.born is ms.Erased`.
+Erased: Final[Any] = ErasedText("[erased]")
 """What a personal field reads as when the key of its subject was destroyed, whatever its type."""
 
 _TEXT = str.__str__(Erased)

@@ -221,9 +221,8 @@ class Keys:
         if missing:
             if self._store.readonly:
                 raise ReadOnlyLog(self._store.location)
-            for subject in missing:
-                if self._was_told(subject):
-                    raise SubjectForgotten(subject)
+            if told := self._told_of().intersection(missing):
+                raise SubjectForgotten(min(told))
             if isinstance(place, KeyFile):
                 made = place.create_many(missing)
             else:
@@ -245,7 +244,7 @@ class Keys:
         place = self.place
         if place is not None and (key := place.get(subject)) is not None:
             return self._keep(known, subject, Cipher(key))
-        if (place is not None and place.forgotten(subject)) or self._was_told(subject):
+        if (place is not None and place.forgotten(subject)) or subject in self._told_of():
             known[subject] = None
             return None
         self._needed()
@@ -304,15 +303,16 @@ class Keys:
         found = self._store.stream(PRIVACY)
         return found.version if found is not None else 0
 
-    def _was_told(self, subject: str) -> bool:
-        """Whether the log says that a subject was forgotten: a copy has that, but no keys."""
+    def _told_of(self) -> set[str]:
+        """Who was forgotten, by what the log says: a copy has that, but no keys."""
         from .forget import told_forgotten
 
         found = self._store.stream(PRIVACY)
         if found is None:
-            return False
+            return self._told
         with self._mutex:
             if found.last_position > self._told_until:
-                self._told.update(told_forgotten(self._reader, self._told_until, found.last_position))
+                # Another set rather than a larger one: others may be going through it.
+                self._told = self._told.union(told_forgotten(self._reader, self._told_until, found.last_position))
                 self._told_until = found.last_position
-            return subject in self._told
+        return self._told
