@@ -20,6 +20,10 @@ from .log.check import Checked as Checked
 from .log.check import check_schema as check_schema
 from .log.handlers import on as on
 from .log.positions import Position as Position
+from .log.personal.forget import Forgotten as Forgotten
+from .log.personal.keys import KeyStore as KeyStore
+from .personal import Erased as Erased
+from .personal import Personal as Personal
 from .storage.base import Matching as Matching
 from .storage.base import Receipt as Receipt
 from .storage.base import StreamInfo as StreamInfo
@@ -79,11 +83,13 @@ from .errors import UnsupportedColumn as UnsupportedColumn
 from .errors import SchemaConflict as SchemaConflict
 from .errors import InvalidRetention as InvalidRetention
 from .errors import InvalidDepot as InvalidDepot
+from .errors import KeysNeeded as KeysNeeded
 from .errors import MissingExtra as MissingExtra
 from .errors import Conflict as Conflict
 from .errors import VersionConflict as VersionConflict
 from .errors import ConditionFailed as ConditionFailed
 from .errors import IdReused as IdReused
+from .errors import SubjectForgotten as SubjectForgotten
 from .errors import StreamClosed as StreamClosed
 from .errors import Rejected as Rejected
 from .errors import NotFound as NotFound
@@ -95,6 +101,8 @@ from .errors import StorageError as StorageError
 from .errors import NotALog as NotALog
 from .errors import NewerFormat as NewerFormat
 from .errors import DamagedLog as DamagedLog
+from .errors import KeyLost as KeyLost
+from .errors import KeyWrong as KeyWrong
 from .errors import ReadOnlyLog as ReadOnlyLog
 from .errors import DiskFull as DiskFull
 from .errors import LogLocked as LogLocked

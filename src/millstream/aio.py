@@ -158,6 +158,10 @@ class Log:
         """See `millstream.Log.compact`."""
         return await self.call(lambda: self.sync.compact(stream))
 
+    async def forget(self, subject: str) -> Any:
+        """See `millstream.Log.forget`."""
+        return await self.call(lambda: self.sync.forget(subject))
+
     async def retain(self, stream: str, keep: Any, **options: Any) -> None:
         """See `millstream.Log.retain`."""
         await self.call(lambda: self.sync.retain(stream, keep, **options))

@@ -197,6 +197,19 @@ class InvalidDepot(UsageError):
     code = "invalid-depot"
 
 
+class KeysNeeded(UsageError):
+    """Personal data is to be written or read, and the log was not told where its keys are."""
+
+    code = "keys-needed"
+
+    def __init__(self, location: str) -> None:
+        super().__init__(
+            f"there is personal data, and nothing is said of where the keys of {location} are",
+            hint='Open it with keys, such as ms.open(url, keys="keys.db")',
+        )
+        self.location = location
+
+
 class MissingExtra(MillstreamError):
     """A feature needs a package that is not installed."""
 
@@ -260,6 +273,19 @@ class IdReused(Conflict):
         )
         self.id = id
         self.position = position
+
+
+class SubjectForgotten(Conflict):
+    """Personal data of someone who was forgotten for good is to be appended."""
+
+    code = "subject-forgotten"
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(
+            f"subject {subject!r} was forgotten, and no personal data of theirs is taken",
+            hint="Use another id if it is someone else",
+        )
+        self.subject = subject
 
 
 class StreamClosed(Conflict):
@@ -395,6 +421,31 @@ class DamagedLog(StorageError):
         )
         self.position = position
         self.reason = reason
+
+
+class KeyLost(StorageError):
+    """The key of a subject is not there, and they were not forgotten; other subjects are not affected."""
+
+    code = "key-lost"
+
+    def __init__(self, subject: str, stream: str, position: int, keys: str = "") -> None:
+        self.subject = subject
+        self.stream = stream
+        self.position = position
+        super().__init__(
+            f"{self._what} {subject!r}, in the event at position {position} of stream {stream!r}",
+            hint=f"Open the log with the keys that it was written with{f' (these are {keys})' if keys else ''}:"
+            " ms.open(path, keys=...)",
+        )
+
+    _what = "there is no key for the personal data of subject"
+
+
+class KeyWrong(KeyLost):
+    """The key of a subject is another one than their data was sealed with, or the sealed data was changed."""
+
+    code = "key-wrong"
+    _what = "the key does not fit the personal data of subject"
 
 
 class ReadOnlyLog(StorageError):

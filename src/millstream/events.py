@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self, dataclass_transform
 import msgspec
 
 from .errors import DuplicateType, InvalidEvent
+from .personal import ErasableDecoder, PersonalShape, declared, plain_text, shape_of
 from .time import Moment
 
 _registry: dict[str, type[Event]] = {}
@@ -36,6 +37,7 @@ class EventMeta(msgspec.StructMeta):
         type: str | None = None,
         schema: int | None = None,
         names: Iterable[str] = (),
+        subject: str | None = None,
         **config: Any,
     ) -> Any:
         for field in namespace.get("__annotations__", ()):
@@ -52,6 +54,7 @@ class EventMeta(msgspec.StructMeta):
         config.setdefault("gc", False)
         cls = super().__new__(mcls, name, bases, namespace, **config)
         if namespace["__module__"] != __name__:
+            cls.__event_personal__ = declared(cls, subject)  # type: ignore[attr-defined]
             _register(cls, lasting=in_module(cls, sys._getframe(1).f_globals))  # type: ignore[arg-type]
         return cls
 
@@ -175,6 +178,9 @@ class Event(msgspec.Struct, metaclass=EventMeta):
         InvalidEvent: The class, when it is defined, cannot be stored as it is declared.
         DuplicateType: Another class has one of its names.
 
+    Fields of `Personal` data are encrypted in the log, and ``subject=`` names the field, a ``str``, that says whose
+    data it is; see `millstream.Log.forget`. Subclasses have both from their bases.
+
     Example:
         >>> from decimal import Decimal
         >>> import millstream as ms
@@ -187,6 +193,9 @@ class Event(msgspec.Struct, metaclass=EventMeta):
     __event_type__: ClassVar[str]
     __event_schema__: ClassVar[int]
     __event_names__: ClassVar[tuple[str, ...]]
+    __event_subject__: ClassVar[str | None] = None
+    __event_personal__: ClassVar[PersonalShape | bool | None] = None
+    """What of it is personal; False when that is not known yet; see `millstream.personal.shape_of`."""
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""
@@ -224,6 +233,30 @@ class Draft(msgspec.Struct, frozen=True):
 
 
 AnyEvent = Event | Plain
+
+_SEALED = " sealed "
+
+
+def schema_version(text: str) -> int:
+    """The version of a type's shape, from the schema text that the log keeps of JSON events."""
+    return int(text.partition(" ")[0])
+
+
+@cache
+def sealed_fields(text: str) -> tuple[str, ...]:
+    """The fields, as JSON names them, or columns that are sealed in events with a schema text; none, mostly."""
+    if text[:1] == "[":
+        if '["sealed",' not in text:
+            return ()
+        return tuple(name for name, kind in _decode(text) if isinstance(kind, list) and kind[0] == "sealed")
+    return tuple(text.partition(_SEALED)[2].split()) if _SEALED in text else ()
+
+
+def schema_text(cls: type[Event]) -> str:
+    """The schema text of a class: the version of its shape, and the names of its personal fields."""
+    shape = shape_of(cls)
+    version = str(cls.__event_schema__)
+    return version if shape is None else version + _SEALED + " ".join(shape.fields)
 
 
 def type_name(event: AnyEvent | type[Event] | str) -> str:
@@ -265,11 +298,6 @@ def present_schema(type: str) -> int | None:
     return None if found is None else found.__event_schema__
 
 
-def schema_version(text: str) -> int:
-    """The version of a JSON kind's shape, from its schema's text."""
-    return int(text.partition(" ")[0])
-
-
 def definitions() -> int:
     """How many event classes and upcasters were defined so far: what was learnt of them may since be out of date."""
     return _defined
@@ -282,12 +310,13 @@ def defined() -> None:
 
 
 @cache
-def decoder(cls: Any) -> msgspec.json.Decoder[Any]:
+def decoder(cls: Any) -> msgspec.json.Decoder[Any] | ErasableDecoder:
     """The JSON decoder of a class, made once."""
-    return msgspec.json.Decoder(cls)
+    shape = shape_of(cls)
+    return msgspec.json.Decoder(cls) if shape is None else ErasableDecoder(cls, shape)
 
 
-_encoder = msgspec.json.Encoder()
+_encoder = msgspec.json.Encoder(enc_hook=plain_text)
 
 
 _decode = msgspec.json.Decoder().decode

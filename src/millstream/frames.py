@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -161,19 +161,38 @@ def _undescribe(text: Any) -> pl.DataType:
             return pl.Decimal(rest[0], rest[1])
         case "array":
             return pl.Array(_undescribe(rest[0]), rest[1])
+        case "sealed":
+            return _undescribe(rest[1])
         case "list":
             return pl.List(_undescribe(rest[0]))
         case _:
             return pl.Struct([pl.Field(name, _undescribe(inner)) for name, inner in rest[0]])
 
 
-def schema_text(schema: pl.Schema) -> str:
-    """The columns and types of a frame as the JSON text that the log keeps."""
-    return msgspec.json.encode([[name, _describe(dtype)] for name, dtype in schema.items()]).decode()
+def schema_text(schema: pl.Schema, sealed: Mapping[str, str] | None = None) -> str:
+    """The columns and types of a frame as the JSON text that the log keeps.
+
+    Args:
+        sealed: Columns that are sealed, each with the column that says whose its values are.
+    """
+    columns = []
+    for name, dtype in schema.items():
+        kind = _describe(dtype)
+        columns.append([name, ["sealed", sealed[name], kind] if sealed and name in sealed else kind])
+    return msgspec.json.encode(columns).decode()
+
+
+def sealed_columns(text: str) -> dict[str, tuple[str, pl.DataType]]:
+    """The columns that a schema text says are sealed: which column says whose they are, and the type inside."""
+    return {
+        name: (kind[1], _undescribe(kind))
+        for name, kind in msgspec.json.decode(text)
+        if isinstance(kind, list) and kind[0] == "sealed"
+    }
 
 
 def schema_columns(text: str) -> Columns:
-    """The columns and types that a schema text stands for."""
+    """The columns and types that a schema text stands for; of a sealed column, the type inside."""
     return {name: _undescribe(dtype) for name, dtype in msgspec.json.decode(text)}
 
 

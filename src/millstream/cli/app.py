@@ -18,6 +18,7 @@ from . import (
     backup,
     compact,
     copy,
+    forget,
     postgres,
     read,
     restore,
@@ -199,6 +200,7 @@ _add("restore", restore.restore)
 _add("copy", copy.copy)
 _add("promote", copy.promote)
 _add("compact", compact.compact)
+_add("forget", forget.forget)
 _add("retain", retain.retain)
 _add("trim", trim.trim)
 _add("archive", archive.archive)

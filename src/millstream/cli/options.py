@@ -90,13 +90,14 @@ def open_to_read(path: str) -> Log:
     return open(path, readonly=True)
 
 
-def open_to_write(path: str, *, create: bool, confirm_clock: bool = False) -> Log:
+def open_to_write(path: str, *, create: bool, confirm_clock: bool = False, keys: str | None = None) -> Log:
     """Open a log for writing.
 
     Args:
         path: The file, or a URL.
         create: Make a new log when there is none.
         confirm_clock: Accept the clock as it is.
+        keys: The file of its keys, if it is not beside the log.
     """
     _check(path, must_exist=not create)
     from ..log import open
@@ -105,7 +106,7 @@ def open_to_write(path: str, *, create: bool, confirm_clock: bool = False) -> Lo
         # Opening for writing puts lock files beside the file, and its journal mode into it, before it looks what it is;
         # and a schema into a database.
         open(path, readonly=True).close()
-    log = open(path)
+    log = open(path, keys=keys)
     if confirm_clock:
         log.confirm_clock()
     return log

@@ -14,11 +14,13 @@ from typing import IO, Any, Protocol, cast
 
 import msgspec
 
+from ..personal import plain_text
+
 TABLE_ROWS = 50
 """The most rows of a table, when no limit is given."""
 
 _BATCH = 1_000
-_encode = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder(enc_hook=plain_text).encode
 
 
 class Output(StrEnum):

@@ -7,7 +7,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import LogClosed
 from ..events import definitions
@@ -58,6 +58,8 @@ class Tail:
         """It holds all runs with events after the one position up to the other; -1 when it holds none yet."""
         self._followers = 0
         self._definitions = -1
+        self._keys: Any = None
+        """The generation of keys that personal data was read with, if it holds any."""
 
     @contextmanager
     def joined(self) -> Iterator[None]:
@@ -84,6 +86,8 @@ class Tail:
                 self._definitions = definitions()
                 self._forget(-1)
             head = self._reader.store.signal.head
+            if self._keys is not None and self._keys != self._reader.keys.generation:
+                self._forget(position)  # events that were decoded before a key was destroyed
             if head > self._high and not self._read_on(position, head):
                 return None
             if not self._low <= position:
@@ -100,6 +104,9 @@ class Tail:
             for page in self._reader.pages(_EVERYTHING, self._high, head + 1, False, None):
                 self._seen.extend(Seen(run) for run in page)
                 self._lasts.extend(run.last for run in page)
+                sealed = self._reader.sealed
+                if sealed and self._keys is None and any(run.kind_id in sealed for run in page):
+                    self._keys = self._reader.keys.generation
             self._high = head
             surplus = len(self._seen) - _KEPT
             if surplus > 0:
@@ -111,7 +118,7 @@ class Tail:
         return True
 
     def _forget(self, position: int) -> None:
-        self._seen, self._lasts = [], []
+        self._seen, self._lasts, self._keys = [], [], None
         self._low = self._high = position
 
     def forget(self) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from ..events import sealed_fields
 from ..frames import decode_frame
 from ..storage.base import StagedAppend
 from ..storage.database import Database
@@ -25,7 +26,19 @@ def staged_runs(
     runs = [UncommittedRun(log, *row) for row in rows]
     for run, staged in zip(runs, append.runs, strict=True):
         run.staged, run.stream_name, run.database = staged, append.stream, database
-    return [run for run in present_staged(runs) if types is None or is_wanted(run, types)]
+    return [
+        run for run in present_staged(_readable(log, run) for run in runs) if types is None or is_wanted(run, types)
+    ]
+
+
+def _readable(log: Log, run: Run) -> Run:
+    """The run, or one to be read in its place if fields of it are sealed."""
+    fields = sealed_fields(run.schema)
+    if not fields:
+        return run
+    from .personal.sealing import unsealed
+
+    return unsealed(log, run, fields)
 
 
 class UncommittedRun(Run, eq=False):

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .check import Checked
     from .compact import Compacted
     from .moving import Copied, Progress, Segments
+    from .personal.forget import Forgotten
+    from .personal.keys import KeyStore
     from .retention.archive import Archiving
     from .retention.archives import Archives
     from .retention.rules import Keep, Rule
@@ -50,6 +52,7 @@ def open(
     clock: Clock | None = None,
     readonly: bool = False,
     lock_timeout: Duration | float = 30.0,
+    keys: KeyStore | str | os.PathLike[str] | None = None,
 ) -> Log:
     """Open a log, and create it when it is not there yet.
 
@@ -59,6 +62,9 @@ def open(
         clock: Returns the present as a timezone-aware datetime; for replays and tests. Default: the system's.
         readonly: Never write; the file must be there.
         lock_timeout: The longest wait for another process that holds the writer lock (seconds, or "30s").
+        keys: Where the keys of `Personal` data are kept: the path of a file, or a `KeyStore`. By default, they are in
+            a file beside the log's (``shop.db-keys``), made when first needed, or in memory with the log; for a log in
+            PostgreSQL there is no default.
 
     Raises:
         NotALog: The file is something else.
@@ -75,7 +81,7 @@ def open(
     seconds = lock_timeout if isinstance(lock_timeout, int | float) else duration_micros(lock_timeout) / 1e6
     seconds = min(seconds, _LONGEST_WAIT)
     if path is not None and path.startswith(("postgresql://", "postgres://")):
-        return Log(_postgres(path, clock=clock, readonly=readonly, lock_timeout=seconds))
+        return Log(_postgres(path, clock=clock, readonly=readonly, lock_timeout=seconds), keys)
     if path is not None and "://" in path and not path.startswith("sqlite:///"):
         raise UsageError(
             f"{path.partition('://')[0]}:// is not a place for a log",
@@ -84,7 +90,7 @@ def open(
     target = ":memory:" if path is None or path == ":memory:" else path.removeprefix("sqlite:///")
     if not target:
         raise UsageError("the path is empty", hint="Give the path of a file, or None for a log in memory")
-    return Log(SQLiteStore(target, clock=clock, readonly=readonly, lock_timeout=seconds))
+    return Log(SQLiteStore(target, clock=clock, readonly=readonly, lock_timeout=seconds), keys)
 
 
 def require_postgres() -> None:
@@ -160,6 +166,7 @@ class Log(Reader):
             StreamClosed: The stream was closed.
             SchemaConflict: A frame's column does not agree with what the stream holds.
             InvalidEvent, InvalidStreamName, UnsupportedColumn: The events cannot be stored.
+            SubjectForgotten, KeysNeeded: They hold personal data of someone who was forgotten, or there are no keys.
             DiskFull, ReadOnlyLog, LogLocked: Nothing was written.
 
         Example:
@@ -170,7 +177,7 @@ class Log(Reader):
         """
         staged = stage(
             stream, events, type=type, expect=expect, unless=unless, tags=tags, metadata=metadata,
-            correlation=correlation, causation=causation, effective=effective,
+            correlation=correlation, causation=causation, effective=effective, keys=self.keys,
         )  # fmt: skip
         return self.store.commit(_request([staged], id))
 
@@ -192,7 +199,7 @@ class Log(Reader):
         """What `append` commits, encoded and checked but not committed; see there."""
         staged = stage(
             stream, events, type=type, expect=expect, unless=unless, tags=tags, metadata=metadata,
-            correlation=correlation, causation=causation, effective=effective,
+            correlation=correlation, causation=causation, effective=effective, keys=self.keys,
         )  # fmt: skip
         return _request([staged], id)
 
@@ -218,6 +225,7 @@ class Log(Reader):
             tags=tags,
             metadata=metadata,
             effective=effective,
+            keys=self.keys,
         )
 
     def commit(
@@ -404,6 +412,38 @@ class Log(Reader):
 
         return compact(self, stream)
 
+    # --- personal data --------------------------------------------------------------------------------
+
+    def forget(self, subject: str) -> Forgotten:
+        """Make all personal data of a subject unreadable, for good: in this log, its copies and its old backups.
+
+        Their key is destroyed, durably and before anything else; from then on each of their `Personal` fields reads as
+        `Erased`, and what is appended for them raises `SubjectForgotten`. Headers, hashes and all other fields stay.
+        What left the log before is beyond its reach: read models, sinks and files of exports. It can be repeated, which
+        changes nothing more, and gives the same report.
+
+        Args:
+            subject: Whose data it is: what the events' ``subject=`` field holds. They need not have any.
+
+        Returns:
+            How many events of which streams are unreadable, and which consumers may hold copies.
+
+        Raises:
+            KeysNeeded: The log was opened without keys, and has no place for them.
+            ReadOnlyLog: It was opened to be read.
+
+        Example:
+            >>> import millstream as ms
+            >>> log = ms.open()
+            >>> log.forget("customer-7").events
+            0
+            >>> [(e.type, e.data) for e in log.read()]
+            [('$SubjectForgotten', {'subject': 'customer-7'})]
+        """
+        from .personal.forget import forget
+
+        return forget(self, subject)
+
     # --- retention and archives -----------------------------------------------------------------------
 
     @property
@@ -510,6 +550,8 @@ class Log(Reader):
         """Close the log. What is under way ends first; followers end; idempotent."""
         self.store.close()
         self.bodies.close()
+        if self._keys is not None:
+            self._keys.close()
 
     def __enter__(self) -> Self:
         return self

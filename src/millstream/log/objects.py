@@ -17,6 +17,7 @@ import polars as pl
 from ..errors import DamagedLog
 from ..events import Event, decoder
 from ..frames import Columns, widen
+from ..personal import Erased, plain_text, shape_of
 
 _AS_THEY_ARE = (Decimal, datetime, date, time, timedelta, bytes)
 _SCALARS: dict[type, Callable[[], pl.DataType]] = {
@@ -29,7 +30,7 @@ _SCALARS: dict[type, Callable[[], pl.DataType]] = {
     timedelta: lambda: pl.Duration("us"),
 }
 _decode = msgspec.json.Decoder().decode
-_encode = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder(enc_hook=plain_text).encode
 
 
 def values_of(lines: Sequence[Any], cls: type[Event] | None, position: int) -> list[dict[str, Any]]:
@@ -40,8 +41,7 @@ def values_of(lines: Sequence[Any], cls: type[Event] | None, position: int) -> l
     """
     try:
         if cls is not None:
-            decode = decoder(cls).decode
-            return [plain_values(decode(line)) for line in lines]
+            return _typed(lines, cls)
     except msgspec.ValidationError:
         pass  # an older shape of the class: its plain data is readable all the same
     except msgspec.DecodeError as error:
@@ -56,13 +56,25 @@ def values_one_by_one(lines: Sequence[Any], cls: type[Event] | None, position: i
     """The same, but an event that does not fit its class does not change how its neighbours are read."""
     if cls is not None and len(lines) > 1:
         try:
-            decode = decoder(cls).decode
-            return [plain_values(decode(line)) for line in lines]
+            return _typed(lines, cls)
         except msgspec.ValidationError:
             return [values_of([line], cls, position)[0] for line in lines]
         except msgspec.DecodeError as error:
             raise DamagedLog(position, f"its JSON cannot be decoded ({error})") from error
     return values_of(lines, cls, position)
+
+
+def _typed(lines: Sequence[Any], cls: type[Event]) -> list[dict[str, Any]]:
+    decode = decoder(cls).decode
+    rows = [plain_values(decode(line)) for line in lines]
+    shape = shape_of(cls)
+    if shape is not None:
+        # A column of dates stays one of dates: what was erased of it is null.
+        for name in shape.fields.keys() - shape.textual:
+            for row in rows:
+                if row.get(name) == Erased:
+                    row[name] = None
+    return rows
 
 
 def plain_values(value: Any) -> dict[str, Any]:
@@ -72,7 +84,9 @@ def plain_values(value: Any) -> dict[str, Any]:
 
 def plain_value(value: Any) -> Any:
     """A value as a column can hold it: structs as dicts, sets as lists."""
-    return value if type(value) in _SCALARS else msgspec.to_builtins(value, builtin_types=_AS_THEY_ARE)
+    if type(value) in _SCALARS:
+        return value
+    return msgspec.to_builtins(value, builtin_types=_AS_THEY_ARE, enc_hook=plain_text)
 
 
 def columns_of(rows: Sequence[dict[str, Any]]) -> Columns:

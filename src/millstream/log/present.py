@@ -112,6 +112,10 @@ class _Chain:
         try:
             lines = run.lines()
         except MillstreamError as error:
+            if run.count > 1:
+                # One event's key may be lost, and the others' not.
+                singles = (run.cut(run.position + i - 1, run.position + i + 1) for i in range(run.count))
+                return [part for single in singles if single is not None for part in self(single)]
             # Trimmed meanwhile, damaged, in an archive that cannot be reached: told to those who want the data.
             return [_failing(run, self._type, self._schema, _always(error), self._may_be)]
         shown: list[Run] = []
@@ -217,6 +221,10 @@ class Presented(Run, eq=False):
         return self.shown_schema
 
     @property
+    def stored_schema(self) -> str:
+        return self.source.stored_schema  # type: ignore[no-any-return]
+
+    @property
     def decodes_as(self) -> EventClass | None:
         return None if self.too_new is not None else event_class(self.shown_type)
 
@@ -228,12 +236,25 @@ class Presented(Run, eq=False):
     def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
         return self.source.frame(columns) if self.is_frame else super().frame(columns)
 
+    def data(self) -> list[dict[str, Any]]:
+        return self.source.data() if self._as_it_is else super().data()
+
+    def row(self, index: int) -> dict[str, Any]:
+        return self.source.row(index) if self._as_it_is else super().row(index)
+
+    @property
+    def _as_it_is(self) -> bool:
+        """Whether the source has the data, and all that there is to know of it."""
+        return self.shown is None and self.failure is None
+
     def events(self, cls: EventClass | None = None) -> list[Any]:
         cls = cls or event_class(self.shown_type)
         if self.too_new is not None and cls is not None and cls is not Plain:
             stored = schema_version(self.shown_schema)
             if stored > getattr(cls, "__event_schema__", self.too_new):
                 raise SchemaMismatch(self.shown_type, stored, self.too_new, self.position)
+        if self._as_it_is and cls is not None and cls is not Plain:
+            return self.source.events(cls)  # type: ignore[no-any-return]
         return super().events(cls)
 
     def _text(self) -> bytes:

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InvalidPosition, StreamNotFound, UsageError
-from ..events import Event, decoder, definitions, event_class, type_name
+from ..events import Event, decoder, definitions, event_class, sealed_fields, type_name
 from ..evolution import stored_names
 from ..frames import Columns, is_frame_schema, schema_columns
 from ..storage.base import Receipt, Scope, StreamInfo
@@ -24,6 +24,8 @@ from .staging import check_stream
 if TYPE_CHECKING:
     import polars as pl
 
+    from .personal.keys import Keys
+
 END = 1 << 62
 
 _PLAIN = 7
@@ -38,8 +40,12 @@ IfTrimmed = Literal["skip", "raise"]
 class Reader:
     """All that a log is asked without being changed; `millstream.Log` is one."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, keys: Any = None) -> None:
         self.store = store
+        self._given_keys = keys
+        self._keys: Keys | None = None
+        if keys is not None:
+            self._keys = self._made_keys()  # what is wrong with it is told at once
         self.bodies = Bodies(store)
         self.tail = following.Tail(self)
         self.decoders: dict[int, Callable[[Any], Any]] = {}
@@ -47,6 +53,8 @@ class Reader:
         self.plans: dict[int, Plan | None] = {}
         """What is to be done with runs of a kind, for the kinds that were read; see `present.plan_of`."""
         self._undecodable: set[int] = set()
+        self.sealed: dict[int, tuple[str, ...]] = {}
+        """The sealed fields of each kind that has any, of those that were read."""
         self._definitions = -1
         self._columns: dict[int, Columns] = {}
         store.on_rollback.append(self._forget)
@@ -58,7 +66,20 @@ class Reader:
         self.decoders.clear()
         self.plans.clear()
         self._undecodable.clear()
+        self.sealed.clear()
         self._columns.clear()
+
+    @property
+    def keys(self) -> Keys:
+        """The keys of personal data; see `millstream.log.personal.keys.Keys`."""
+        if self._keys is None:
+            self._keys = self._made_keys()
+        return self._keys
+
+    def _made_keys(self) -> Keys:
+        from .personal.keys import Keys
+
+        return Keys(self, self._given_keys)
 
     @property
     def head(self) -> int:
@@ -177,11 +198,15 @@ class Reader:
     ) -> Iterator[list[Run]]:
         """Runs of a scope strictly between two positions, a page at a time; those at the edges are cut."""
         for runs in self.stored(scope, low, high, backwards, limit, trimmed):
-            self._refresh_decoders({run.kind_id for run in runs})
-            for shown in present(self, runs, backwards=backwards):
+            for shown in self.present(runs, backwards=backwards):
                 if shown is not runs and scope.shown is not None:
                     shown = [run for run in shown if is_wanted(run, scope.shown)]
                 yield shown
+
+    def present(self, runs: list[Run], *, backwards: bool = False) -> Iterator[list[Run]]:
+        """Stored runs as they are read today, in parts: the very same list where none of them needs a change."""
+        self._refresh_decoders({run.kind_id for run in runs})
+        return present(self, self._unsealed(runs) if self.sealed else runs, backwards=backwards)
 
     def stored(
         self,
@@ -221,6 +246,16 @@ class Reader:
             else:
                 low = end
             size = min(most, size * 4)
+
+    def _unsealed(self, runs: list[Run]) -> list[Run]:
+        """The runs, those with sealed fields replaced by such as can be read."""
+        sealed = self.sealed
+        if all(run.kind_id not in sealed for run in runs):
+            return runs
+        from .personal.sealing import unsealed
+
+        self.keys.refresh()
+        return [unsealed(self, run, sealed[run.kind_id]) if run.kind_id in sealed else run for run in runs]
 
     def left(self, runs: list[Run], trimmed: IfTrimmed = "skip") -> list[Run]:
         """The runs that were not trimmed; with ``"raise"``, `Trimmed` for the first that was."""
@@ -367,16 +402,18 @@ class Reader:
         for kind in kinds:
             if kind not in self.decoders and kind not in self._undecodable:
                 found = self.store.kind(kind)
+                if fields := sealed_fields(found.schema):
+                    self.sealed[kind] = fields
                 cls = event_class(found.type)
                 if cls is None or is_frame_schema(found.schema):
                     self._undecodable.add(kind)
                 else:
                     self.decoders[kind] = decoder(cls).decode
 
-    def plan_of(self, kind: int) -> Plan | None:
-        """What is to be done with runs of a kind to read them as they are today; None: nothing."""
+    def is_plain(self, kind: int) -> bool:
+        """Whether events of a kind are read as they are stored: neither sealed, nor of another name or shape."""
         self._refresh_decoders([kind])
-        return plan_of(self, kind)
+        return kind not in self.sealed and plan_of(self, kind) is None
 
     def columns_of(self, kind: int) -> Columns:
         """The columns of a kind of frame."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import polars as pl
 
-from ..errors import DamagedLog, InvalidEvent, NotFound
+from ..errors import DamagedLog, InvalidEvent, KeyLost, KeysNeeded, MissingExtra, NotFound
 from ..events import AnyEvent, Plain, decoder, event_class, schema_version
 from ..frames import Columns, conform, union_columns
 from ..storage.chain import FRAME_FORMAT, JSON_FORMAT
@@ -78,6 +78,11 @@ class Run(msgspec.Struct, eq=False, gc=False):
     @property
     def schema(self) -> str:
         """The version of the type's shape, or a frame's columns as JSON."""
+        return self.log.store.kind(self.kind_id).schema
+
+    @property
+    def stored_schema(self) -> str:
+        """The same as the log has it, whatever the run is read as."""
         return self.log.store.kind(self.kind_id).schema
 
     @property
@@ -356,7 +361,7 @@ class Recorded(msgspec.Struct, eq=False, gc=False):
             return event
         if self.run.count == 1:
             return self.run.events(cls)[0]
-        if self.run.is_frame:
+        if self.run.is_frame and self.run.kind_id not in self.run.log.sealed:
             try:
                 return msgspec.convert(self.run.row(self.index), cls)
             except msgspec.ValidationError as error:
@@ -387,8 +392,8 @@ def recorded_events(run: Run) -> list[Recorded]:
     if not run.is_frame and run.decodes_as is not None:
         try:
             return [Recorded(run, index, event) for index, event in enumerate(run.events())]
-        except InvalidEvent:
-            pass  # told when the one that does not fit is asked for
+        except (InvalidEvent, KeyLost, KeysNeeded, MissingExtra):
+            pass  # told when the one that does not fit, or cannot be unsealed, is asked for
     return [Recorded(run, index) for index in range(run.count)]
 
 

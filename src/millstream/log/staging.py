@@ -10,13 +10,13 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import polars as pl
 
 from ..errors import InvalidEvent, InvalidStreamName
-from ..events import Draft, Event, Plain, encode, encode_many, holds_non_finite, present_schema
+from ..events import Draft, Event, Plain, encode, encode_many, event_class, holds_non_finite, present_schema
 from ..frames import (
     MAX_ROWS,
     as_frame,
@@ -28,8 +28,12 @@ from ..frames import (
     split,
 )
 from ..frames import time_ranges as ranges_of
+from ..personal import shape_of
 from ..storage.base import Encoding, Matching, StagedAppend, StagedRun
 from ..time import Moment, to_micros
+
+if TYPE_CHECKING:
+    from .personal.keys import Keys
 
 MAX_NAME = 512
 """The longest stream name, type name or tag, in bytes of UTF-8."""
@@ -45,6 +49,13 @@ Metadata = Mapping[str, Any]
 
 RETENTION = "$retention"
 """Where the log keeps what was decided and done about its past."""
+PRIVACY = "$privacy"
+"""Where the log says which subjects were forgotten."""
+OWN_STREAMS = {
+    RETENTION: "the log itself says there what was trimmed and archived",
+    PRIVACY: "the log itself says there who was forgotten",
+}
+"""Streams that only the log itself appends to, and why."""
 
 
 def check_stream(stream: object) -> str:
@@ -106,6 +117,7 @@ def stage(
     effective: Moment | None = None,
     close: bool = False,
     own: bool = False,
+    keys: Keys | None = None,
 ) -> StagedAppend:
     """Encode events for one stream.
 
@@ -113,21 +125,30 @@ def stage(
         stream: The stream's name.
         events: One event, an iterable of them (each may be wrapped in a `Draft`), or a frame.
         type: The type of a frame's events; only for frames.
-        own: They are the log's own, which alone may stand in `RETENTION`.
+        own: They are the log's own, which alone may stand in `OWN_STREAMS`.
+        keys: What to seal personal data with.
 
     Raises:
         InvalidEvent, InvalidStreamName, UnsupportedColumn, InvalidTime: See their texts.
+        SubjectForgotten, KeysNeeded: See `millstream.log.personal.sealing.seal_events`.
     """
     check_stream(stream)
-    if stream == RETENTION and not own:
-        raise InvalidStreamName(stream, "the log itself says there what was trimmed and archived")
+    if stream[0] == "$" and stream in OWN_STREAMS and not own:
+        raise InvalidStreamName(stream, OWN_STREAMS[stream])
     if correlation is not None or causation is not None:
         metadata = with_causes(metadata, correlation, causation)
     if expect is not None and (type_of(expect) is not int or expect < 0):
         raise InvalidEvent(f"expect={expect!r} is not a version", hint="Give 0 for a new stream, or its version")
     if unless is not None and not isinstance(unless, Matching):
         raise InvalidEvent(f"unless={unless!r:.60} is no query", hint="Give a millstream.Matching")
-    if isinstance(events, Event) and not tags and not metadata and effective is None and type is None:
+    if (
+        isinstance(events, Event)
+        and events.__event_personal__ is None
+        and not tags
+        and not metadata
+        and effective is None
+        and type is None
+    ):
         # By far the most frequent case, and one whose cost shows: an aggregate's single event.
         body = encode(events)
         run = StagedRun(
@@ -138,13 +159,13 @@ def stage(
     about = encode_metadata(metadata)
     when = to_micros(effective) if effective is not None else None
     if isinstance(events, _ONE):
-        runs = _object_runs((events,), labels, about, metadata, when, type)
+        runs = _object_runs((events,), labels, about, metadata, when, type, stream, keys)
     else:
         frame = as_frame(events)
         if frame is not None:
-            runs = _frame_runs(frame, type, labels, about, when)
+            runs = _frame_runs(frame, type, labels, about, when, stream, keys)
         elif isinstance(events, Iterable) and not isinstance(events, str | bytes | Mapping):
-            runs = _object_runs(events, labels, about, metadata, when, type)
+            runs = _object_runs(events, labels, about, metadata, when, type, stream, keys)
         else:
             raise InvalidEvent(
                 f"{events!r:.80} is not an event",
@@ -188,6 +209,8 @@ def _object_runs(
     metadata: Metadata | None,
     effective: int | None,
     type: str | None,
+    stream: str,
+    keys: Keys | None,
 ) -> list[StagedRun]:
     if type is not None:
         raise InvalidEvent("type= is for frames; events carry their own type", hint="Use millstream.Plain(type, data)")
@@ -207,11 +230,11 @@ def _object_runs(
         same = its_class is cls and its_name == name and (its is key or its == key)
         if not same or len(group) == MAX_ROWS:
             if group:
-                runs.append(_object_run(group, cls, name, key))
+                runs.append(_object_run(group, cls, name, key, stream, keys))
             cls, name, key, group = its_class, _checked_name(event), its, []
         group.append(event)
     if group:
-        runs.append(_object_run(group, cls, name, key))
+        runs.append(_object_run(group, cls, name, key, stream, keys))
     return runs
 
 
@@ -247,21 +270,42 @@ def _draft_key(
     )
 
 
-def _object_run(events: list[Any], cls: Any, name: tuple[str, int | None] | None, key: tuple[Any, ...]) -> StagedRun:
+def _object_run(
+    events: list[Any],
+    cls: Any,
+    name: tuple[str, int | None] | None,
+    key: tuple[Any, ...],
+    stream: str,
+    keys: Keys | None,
+) -> StagedRun:
     tags, about, effective = key
     count = len(events)
-    body = encode(events[0]) if count == 1 else encode_many(events, cls)
-    if name is None:
-        type, schema = cls.__event_type__, str(cls.__event_schema__)
+    type, version = (cls.__event_type__, cls.__event_schema__) if name is None else name
+    declared = cls if name is None else event_class(type)
+    if declared is not None and declared.__event_personal__ is not None and shape_of(declared) is not None:
+        from .personal.sealing import seal_events
+
+        if version not in (None, declared.__event_schema__):
+            raise InvalidEvent(
+                f"a plain {type!r} event is of schema {version}, and its class, which says what to seal, of another",
+                hint="Append it in the shape of today",
+            )
+        body, schema = seal_events(keys, stream, events, declared, tags, about)
     else:
-        type, version = name
+        body = encode(events[0]) if count == 1 else encode_many(events, cls)
         schema = str(version or present_schema(type) or 1)
     encoding = Encoding.JSON if count == 1 else Encoding.NDJSON
     return StagedRun(type, schema, count, encoding, body, _sha256(body).digest(), tags, about, effective)
 
 
 def _frame_runs(
-    frame: pl.DataFrame, type: str | None, tags: tuple[str, ...], about: bytes | None, effective: int | None
+    frame: pl.DataFrame,
+    type: str | None,
+    tags: tuple[str, ...],
+    about: bytes | None,
+    effective: int | None,
+    stream: str,
+    keys: Keys | None,
 ) -> list[StagedRun]:
     if type is None:
         raise InvalidEvent("a frame's events need a type", hint="Append with type='Click', for example")
@@ -271,6 +315,11 @@ def _frame_runs(
         return []
     frame = normalise(frame)
     schema = schema_text(frame.schema)
+    declared = event_class(type)
+    if declared is not None and shape_of(declared) is not None:
+        from .personal.sealing import seal_rows
+
+        frame, schema = seal_rows(keys, stream, frame, declared, tags, about)
     try:
         encoded = list(_encoded(list(split(frame))))
     except (Exception, pl.exceptions.PanicException) as error:

@@ -55,7 +55,7 @@ class Transaction:
         self._appends.append(
             stage(
                 stream, events, type=type, expect=expect, unless=unless, tags=tags, metadata=metadata,
-                correlation=correlation, causation=causation, effective=effective,
+                correlation=correlation, causation=causation, effective=effective, keys=self._log.keys,
             )
         )  # fmt: skip
 

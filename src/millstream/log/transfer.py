@@ -1,9 +1,10 @@
 """Export and import: events as NDJSON or Parquet, with all that is needed to append them elsewhere.
 
 An NDJSON line is ``{"position", "stream", "version", "type", "schema", "time", "effective", "tags", "metadata",
-"data"}``: an event as it is read today, and ``schema`` the version of that shape where it is not the first. A Parquet
-file holds one stream's rows with the envelope's columns. Positions and times of an import are the new log's own: the
-past of one log is not the past of another.
+"personal", "data"}``: an event as it is read today, and ``schema`` the version of that shape where it is not the first.
+Personal data is in the clear in it, and ``personal`` names its fields. A Parquet file holds one stream's rows with the
+envelope's columns. Positions and times of an import are the new log's own: the past of one log is not the past of
+another.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from ..frames import RESERVED
 from ..storage.base import Receipt
 from ..time import iso, to_micros
 from .files import whole
+from .personal.sealing import check_personal, personal_fields
 from .records import Recorded, Run
-from .staging import RETENTION, check_label, check_stream, check_tags
+from .staging import OWN_STREAMS, check_label, check_stream, check_tags
 
 if TYPE_CHECKING:
     from .log import Log
@@ -48,6 +50,7 @@ class Line(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fiel
     tags: list[str] = []
     metadata: dict[str, Any] = {}
     schema: int = 1
+    personal: list[str] = []
 
 
 class Row(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=False):
@@ -62,6 +65,7 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=Fals
     effective: str | None = None
     tags: tuple[str, ...] = ()
     metadata: msgspec.Raw | None = None
+    personal: tuple[str, ...] = ()
     data: msgspec.Raw
 
 
@@ -80,6 +84,7 @@ def rows(events: Iterable[Recorded]) -> Iterator[Row]:
             schema = present_schema(type) or 1 if run.is_frame else schema_version(run.schema)
             effective = None if run.effective is None else iso(run.effective)
             metadata = msgspec.Raw(run.raw_metadata) if run.raw_metadata else None
+            personal = personal_fields(run)
             data = _frame_data(run) if run.is_frame else _object_data(run)
         yield Row(
             position=run.position + event.index,
@@ -91,6 +96,7 @@ def rows(events: Iterable[Recorded]) -> Iterator[Row]:
             effective=effective,
             tags=tags,
             metadata=metadata,
+            personal=personal,
             data=data(event.index),
         )
 
@@ -199,6 +205,8 @@ def drafts(
                 to_micros(line.effective)
             if line.schema < 1:
                 raise InvalidEvent(f"schema={line.schema} is no version", hint="Use a number from 1 on")
+            if line.personal:
+                check_personal(line.type, [name for name in line.personal if name in line.data])
         except MillstreamError as error:
             raise InvalidEvent(f"line {number} is not an event: {error.message}", hint=error.hint) from error
         event = Plain(line.type, line.data, line.schema)
@@ -219,7 +227,8 @@ def import_ndjson(
 ) -> Iterator[Receipt]:
     """Append lines of NDJSON, 10,000 at a time; each batch is one commit.
 
-    What another log says of its own past, in ``$retention``, is passed over: its rules and archives are not this one's.
+    What another log says of its own past, in ``$retention`` and ``$privacy``, is passed over: its rules, archives and
+    subjects are not this one's.
 
     Args:
         lines: Lines of an export, or objects with at least ``type`` and ``data``. Blank ones are passed over.
@@ -250,7 +259,7 @@ def import_ndjson(
             raise
         if draft is None or target is None:
             break
-        if target == RETENTION and stream is None:
+        if target in OWN_STREAMS and stream is None:
             continue
         if not pending or pending[-1][0] != target:
             pending.append((target, []))

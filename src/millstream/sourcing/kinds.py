@@ -11,7 +11,6 @@ import polars as pl
 from ..errors import UsageError
 from ..log import Log
 from ..log.objects import plain_value, series_of
-from ..log.present import present
 from ..log.reading import scope_of
 from ..log.records import Run
 from ..storage.base import Scope
@@ -97,7 +96,7 @@ def _apply(log: Log, replay: Replay, root: Root, row: _Row, position: int) -> No
     run = Run(log, *row).cut(0, position + 1)
     if run is None:
         return
-    for shown in present(log, log.left([run], "raise")):
+    for shown in log.present(log.left([run], "raise")):
         for each in shown:
             replay.apply(root, each)
     # What is read no more counts as well.

@@ -114,7 +114,7 @@ class Replay:
         """How single events of a kind are applied; None where that takes a `Run`."""
         found: Quick | None = None
         named = self._log.store.kind(kind)
-        if self._log.plan_of(kind) is None:
+        if self._log.is_plain(kind):
             applied = self._model.applied(named.type)
             if applied is not None:
                 function, cls = applied
@@ -129,13 +129,16 @@ class Replay:
         for run in self.runs(root, version, head if position is None else min(position, head)):
             first = run.position
             while first <= run.last:
+                # Several runs that were made of one stored event have its version: only then is it applied whole.
+                if passed is not None and first > root._position:
+                    passed(root)
                 end = min(run.last + 1, first + every - (run.version + first - run.position - 1) % every)
                 piece = run.cut(first - 1, end)
                 assert piece is not None
                 self.apply(root, piece)
-                if passed is not None:
-                    passed(root)
                 first = end
+        if passed is not None:
+            passed(root)
         if position is None:
             self._pass_over(root, head, version)
 

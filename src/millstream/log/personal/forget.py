@@ -1,0 +1,146 @@
+"""A subject is forgotten: their key is destroyed, and all that was sealed with it is unreadable, wherever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ...errors import ReadOnlyLog, Trimmed
+from ...events import Event, sealed_fields
+from ...frames import sealed_columns
+from ...storage.base import Request, Scope
+from ..checkpoints import TABLE
+from ..staging import PRIVACY, check_label, stage
+from .sealing import subjects_of
+
+if TYPE_CHECKING:
+    from ..log import Log
+    from ..reading import Reader
+    from ..records import Run
+
+_PAGE = 1_000
+_END = 1 << 62
+SNAPSHOT = "snapshot:"
+"""How the names begin under which snapshots of streams are sealed."""
+
+
+class SubjectForgottenEvent(Event, type="$SubjectForgotten"):
+    """The key of a subject was destroyed: for readers and copies that do not have the keys."""
+
+    subject: str
+
+
+class ForgottenStream(msgspec.Struct, frozen=True):
+    """What of a stream became unreadable."""
+
+    stream: str
+    events: int
+    """How many events have personal data of the subject."""
+    first: int
+    """Position of the first of them."""
+    last: int
+
+
+class Forgotten(msgspec.Struct, frozen=True):
+    """What `millstream.Log.forget` has made unreadable.
+
+    Attributes:
+        subject: Who was forgotten.
+        events: How many events hold their personal data.
+        first: Position of the first of these; 0 when there is none.
+        last: Position of the last.
+        streams: The same, stream by stream.
+        models: The consumers that have a checkpoint in the log's database at or beyond ``first``: read models, sinks
+            and flows that may hold copies. Those with a checkpoint elsewhere, such as in a read model's own file,
+            are not known here.
+    """
+
+    subject: str
+    events: int
+    first: int
+    last: int
+    streams: tuple[ForgottenStream, ...]
+    models: tuple[str, ...]
+
+
+def forget(log: Log, subject: str) -> Forgotten:
+    """See `Log.forget`."""
+    check_label(subject, "subject")
+    if log.store.readonly:
+        raise ReadOnlyLog(log.location)
+    # First: whatever fails after this, they are forgotten, and asking again does the rest.
+    log.keys.forget(subject)
+    log.tail.forget()
+    told = stage(PRIVACY, SubjectForgottenEvent(subject=subject), own=True)
+    log.store.commit(Request([told], f"$forgotten:{subject}", subject.encode()))
+    streams = _found(log, subject)
+    for each in streams:
+        log.keys.discard(SNAPSHOT + each.stream)
+    first = min((each.first for each in streams), default=0)
+    return Forgotten(
+        subject,
+        sum(each.events for each in streams),
+        first,
+        max((each.last for each in streams), default=0),
+        tuple(streams),
+        _consumers(log, first) if streams else (),
+    )
+
+
+def _found(log: Reader, subject: str) -> list[ForgottenStream]:
+    """The streams with events that hold sealed data of a subject."""
+    found: dict[str, tuple[int, int, int]] = {}
+    needle = msgspec.json.encode(subject)[1:]
+    for run in sealed_runs(log):
+        fields = sealed_fields(run.schema)
+        try:
+            rows = _rows_of(run, subject, fields, needle)
+        except Trimmed:
+            continue
+        for index in rows:
+            position = run.position + index
+            count, first, _ = found.get(run.stream, (0, position, 0))
+            found[run.stream] = (count + 1, first, position)
+    return [ForgottenStream(stream, *seen) for stream, seen in sorted(found.items())]
+
+
+def _rows_of(run: Run, subject: str, fields: tuple[str, ...], needle: bytes) -> list[int]:
+    """Which events of a run hold sealed data of a subject."""
+    if run.is_frame:
+        columns = {column for column, _ in sealed_columns(run.schema).values()}
+        frame = run.frame(sorted(columns))
+        return [row for row, whose in enumerate(frame.rows()) if subject in whose]
+    lines = (line if isinstance(line, bytes) else line.encode() for line in run.lines())
+    return [row for row, line in enumerate(lines) if needle in line and subject in subjects_of(line, fields)]
+
+
+def sealed_runs(log: Reader) -> Iterator[Run]:
+    """All runs of kinds with sealed fields, as they are stored."""
+    from ..records import Run
+
+    kinds = [log.store.kind(kind) for kind in log.store.kinds(Scope())]
+    types = frozenset(kind.type for kind in kinds if sealed_fields(kind.schema))
+    after, until = 0, log.head + 1
+    while types and (rows := log.store.page(Scope(types=types), after, until, _PAGE)):
+        runs = [Run(log, *row) for row in rows]
+        after = runs[-1].last
+        yield from (run for run in runs if sealed_fields(run.schema))
+        if len(rows) < _PAGE:
+            return
+
+
+def _consumers(log: Reader, first: int) -> tuple[str, ...]:
+    """The consumers that are done with a position, by their checkpoints."""
+    with log.connect() as db:
+        if not db.has_table(TABLE):
+            return ()
+        rows = db.query(f"select name from {db.own(TABLE)} where position >= ? order by name", (first,))
+    return tuple(row["name"] for row in rows if not row["name"].startswith("capture:"))
+
+
+def told_forgotten(log: Reader, after: int, until: int) -> list[str]:
+    """Who was forgotten, by what the log says of itself between two positions, the second included."""
+    events = log.read(PRIVACY, since_position=after + 1, until_position=until + 1)
+    return [event.decode(SubjectForgottenEvent).subject for event in events if event.type == "$SubjectForgotten"]
