@@ -81,12 +81,23 @@ class Matching(msgspec.Struct, frozen=True):
         return tuple(type_name(each) for each in self.types)
 
     def __or__(self, other: Matching) -> Matching:
+        if not isinstance(other, Matching):
+            return NotImplemented
         return msgspec.structs.replace(self, also=(*self.also, other))
 
     @property
     def any_of(self) -> tuple[Matching, ...]:
         """The alternatives, each without further ones."""
         return (msgspec.structs.replace(self, also=()), *(a for o in self.also for a in o.any_of))
+
+    def takes(self, type: str, tags: Iterable[str]) -> bool:
+        """Whether events of a type with these tags are what it asks for; its other alternatives aside."""
+        return (not self.types or type in self.type_names) and set(self.tags) <= set(tags)
+
+    def since(self, position: int) -> Matching:
+        """The same query for events after a position, in all of its alternatives."""
+        also = tuple(msgspec.structs.replace(each, after=position) for each in self.any_of[1:])
+        return msgspec.structs.replace(self, after=position, also=also)
 
 
 class StagedRun(msgspec.Struct):
@@ -177,11 +188,28 @@ def after_prefix(prefix: str) -> str:
 
 
 class Scope(msgspec.Struct, frozen=True):
-    """Which events a reader wants: of one stream, or of streams whose names begin so, or of these types."""
+    """Which events a reader wants: of one stream, or of streams whose names begin so, or of these types.
+
+    What it names, all of it must hold; ``matching`` too.
+    """
 
     stream: str | None = None
     prefix: str | None = None
     types: frozenset[str] | None = None
+    matching: Matching | None = None
+
+    def within(self, query: Matching) -> Scope:
+        """The scope without its query, narrowed to an alternative's types."""
+        types = self.types
+        if query.types:
+            names = frozenset(query.type_names)
+            types = names if types is None else types & names
+        return Scope(self.stream, self.prefix, types)
+
+    @property
+    def by_kind(self) -> bool:
+        """Whether kinds say which events it takes in, or some of it."""
+        return self.types is not None or self.prefix is not None
 
     def takes(self, category: str, type: str) -> bool:
         """Whether it takes in events of a kind, as far as category and type tell; see `further`."""
