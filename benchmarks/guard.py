@@ -94,3 +94,52 @@ def build(path: Path, events: int) -> None:
     connection.execute("commit")
     connection.execute("pragma wal_checkpoint(truncate)")
     connection.close()
+
+
+def guards(head: int) -> dict[str, ms.Matching]:
+    """Guards that hold, by what is hard about them."""
+    M = ms.Matching
+    return {
+        "a course or a student, as a decision asks": M(tags=["course:77777"], after=head)
+        | M(tags=["student:4242"], after=head),
+        "two rare tags, never together": M(tags=["course:77777", "student:1"]),
+        "a rare tag and a frequent one, never together": M(tags=["tenant:1", "course:none"]),
+        "a frequent tag near the head": M(tags=["tenant:1"], after=head),
+        "a type and a frequent tag near the head": M(types=[Enrolled], tags=["tenant:1"], after=head),
+        "a type near the head": M(types=[Enrolled], after=head),
+        "a rare type and a frequent tag, from the beginning": M(types=[TermClosed], tags=["tenant:1"]),
+    }
+
+
+def guard(report: Report, events: int = 10_000_000) -> None:
+    """An append with a guard beside one without, in turns, in a log of so many events."""
+    with folder() as here:
+        begin = time.perf_counter()
+        build(here / "log.db", events)
+        print(f"built in {time.perf_counter() - begin:.0f} s")
+        with ms.open(str(here / "log.db")) as log:
+            event = ms.Plain("Looked", {"n": 1})
+            for name, query in guards(log.head).items():
+                plain, guarded = [], []
+                for _ in range(ROUNDS):
+                    for times, unless in ((plain, None), (guarded, query)):
+                        begin = time.perf_counter()
+                        log.append("audit", event, unless=unless)
+                        times.append(time.perf_counter() - begin)
+                base, whole = statistics.median(plain), statistics.median(guarded)
+                report.row(
+                    f"guard: {name}, {events / 1e6:.0f} M events",
+                    f"{whole * 1e3:.2f} ms, plain {base * 1e3:.2f} ms",
+                    f"< {MARK * 1e3:.0f} ms more",
+                    whole - base < MARK,
+                )
+
+
+def main(arguments: list[str]) -> None:
+    report = Report("Guards")
+    guard(report, *(int(each) for each in arguments[:1]))
+    print(report.markdown())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

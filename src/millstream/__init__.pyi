@@ -24,6 +24,7 @@ from .storage.database import Database as Database
 
 # 1 event sourcing
 from .sourcing.aggregate import Aggregate as Aggregate
+from .sourcing.decision import Decision as Decision
 from .sourcing.repository import Changed as Changed
 from .sourcing.repository import Difference as Difference
 from .sourcing.repository import Repository as Repository
@@ -112,6 +113,7 @@ from .cqrs.errors import UnknownCommand as UnknownCommand
 from .cqrs.errors import UnknownQuery as UnknownQuery
 from .sourcing.errors import CannotRecord as CannotRecord
 from .sourcing.errors import HandlerMissing as HandlerMissing
+from .sourcing.errors import InvalidDecision as InvalidDecision
 from .log.handlers import InvalidHandler as InvalidHandler
 from .log.retry import Contended as Contended
 from .streams.errors import FlowChanged as FlowChanged

@@ -28,3 +28,14 @@ class HandlerMissing(MillstreamError):
         )
         self.aggregate = aggregate
         self.type = type
+
+
+class InvalidDecision(UsageError):
+    """A decision is not put together as it must be, or gave something that is no event."""
+
+    code = "invalid-decision"
+
+    def __init__(self, decision: str, reason: str, *, hint: str) -> None:
+        super().__init__(f"decision {decision!r}: {reason}", hint=hint)
+        self.decision = decision
+        self.reason = reason

@@ -96,8 +96,8 @@ class Matching(msgspec.Struct, frozen=True):
 
     def since(self, position: int) -> Matching:
         """The same query for events after a position, in all of its alternatives."""
-        also = tuple(msgspec.structs.replace(each, after=position) for each in self.any_of[1:])
-        return msgspec.structs.replace(self, after=position, also=also)
+        first, *rest = (msgspec.structs.replace(each, after=max(each.after, position)) for each in self.any_of)
+        return msgspec.structs.replace(first, also=tuple(rest))
 
 
 class StagedRun(msgspec.Struct):
