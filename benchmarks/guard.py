@@ -60,6 +60,7 @@ def build(path: Path, events: int) -> None:
     base = 4
     last = events - events % GROUP
     connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("pragma journal_mode = off")
     connection.execute("pragma synchronous = off")
     connection.execute("pragma cache_size = -400000")
     connection.execute("pragma temp_store = memory")
@@ -92,7 +93,7 @@ def build(path: Path, events: int) -> None:
     for sql in indexes:
         connection.execute(sql)
     connection.execute("commit")
-    connection.execute("pragma wal_checkpoint(truncate)")
+    connection.execute("pragma journal_mode = wal")
     connection.close()
 
 
@@ -116,7 +117,7 @@ def guard(report: Report, events: int = 10_000_000) -> None:
     with folder() as here:
         begin = time.perf_counter()
         build(here / "log.db", events)
-        print(f"built in {time.perf_counter() - begin:.0f} s")
+        print(f"built in {time.perf_counter() - begin:.0f} s", flush=True)
         with ms.open(str(here / "log.db")) as log:
             event = ms.Plain("Looked", {"n": 1})
             for name, query in guards(log.head).items():

@@ -57,8 +57,8 @@ class Matching(msgspec.Struct, frozen=True):
         UsageError: ``types`` or ``tags`` is one string, or ``after`` is not a position.
     """
 
-    types: tuple[str | type[Event], ...] = ()
-    tags: tuple[str, ...] = ()
+    types: Sequence[str | type[Event]] = ()
+    tags: Sequence[str] = ()
     after: int = 0
     also: tuple[Matching, ...] = ()
 
