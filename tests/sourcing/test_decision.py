@@ -204,7 +204,7 @@ def test_a_decision_on_nothing_is_remembered_under_its_id(log):
     decision = ms.Decision(query=lambda command: ms.Matching(tags=[command]), decide=nothing)
     first = decision(log, "x", id="n1")
     assert (first.count, log.head) == (0, 0)
-    log.append("a", ms.Plain("A", {}))
+    log.append("a", ms.Plain("decision.A", {}))
     assert decision(log, "x", id="n1") == first
     assert seen == ["x"]
     assert decision(log, "x").position == 1
@@ -214,7 +214,7 @@ def test_several_streams_are_decided_in_one_commit_under_one_guard(log):
     def both(events: list[ms.Event], command: str) -> dict[str, ms.Draft]:
         if events:
             raise ms.Rejected("done")
-        return {name: ms.Draft(ms.Plain("Moved", {}), tags=["move:1"]) for name in ("stock-1", "stock-2")}
+        return {name: ms.Draft(ms.Plain("decision.Moved", {}), tags=["move:1"]) for name in ("stock-1", "stock-2")}
 
     move = ms.Decision(query=lambda command: ms.Matching(tags=["move:1"]), decide=both)
     assert move(log, "go").count == 2
@@ -229,18 +229,18 @@ def test_what_comes_between_reading_and_appending_has_it_decided_again(log):
     def decide(events: list[ms.Event], command: str) -> ms.Draft:
         calls.append(len(events))
         if len(calls) == 1:
-            log.append("other", ms.Plain("Came", {}), tags=["t"])
-        return ms.Draft(ms.Plain("Decided", {}), tags=["t"])
+            log.append("other", ms.Plain("decision.Came", {}), tags=["t"])
+        return ms.Draft(ms.Plain("decision.Decided", {}), tags=["t"])
 
     ms.Decision(query=lambda command: ms.Matching(tags=["t"]), decide=decide, stream="mine")(log, "go")
     assert calls == [0, 1]
-    assert [event.type for event in log.read()] == ["Came", "Decided"]
+    assert [event.type for event in log.read()] == ["decision.Came", "decision.Decided"]
 
 
 def test_it_gives_up_with_a_clear_error(log):
     def decide(events: list[ms.Event], command: str) -> ms.Draft:
-        log.append("other", ms.Plain("Came", {}), tags=["t"])
-        return ms.Draft(ms.Plain("Decided", {}), tags=["t"])
+        log.append("other", ms.Plain("decision.Came", {}), tags=["t"])
+        return ms.Draft(ms.Plain("decision.Decided", {}), tags=["t"])
 
     decision = ms.Decision(query=lambda command: ms.Matching(tags=["t"]), decide=decide, stream="mine")
     with pytest.raises(ms.Contended, match="each of the 3 times") as caught:
@@ -256,10 +256,10 @@ def test_a_state_that_is_a_value_begins_anew_each_time(log):
         return state
 
     decision = ms.Decision(
-        query=lambda command: ms.Matching(types=["A"]),
+        query=lambda command: ms.Matching(types=["decision.A"]),
         initial=[],
         evolve=add,
-        decide=lambda state, command: ms.Plain("A", {"seen": len(state)}),
+        decide=lambda state, command: ms.Plain("decision.A", {"seen": len(state)}),
         stream="a",
     )
     for _ in range(3):
@@ -284,7 +284,7 @@ def test_what_is_no_event_is_refused(log, outcome):
 
 def test_a_decision_that_is_put_together_wrongly_is_refused(log):
     def decide(events: list[ms.Event], command: str) -> ms.Plain:
-        return ms.Plain("A", {})
+        return ms.Plain("decision.A", {})
 
     with pytest.raises(ms.InvalidDecision, match="only one of initial"):
         ms.Decision(query=lambda command: ms.Matching(), decide=decide, initial=list)  # type: ignore[call-overload]

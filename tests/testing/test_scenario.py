@@ -81,7 +81,7 @@ decider = Functions(0, decide, lambda balance, event: balance + event.amount)
 def enrol(events: list[ms.Event], student: str) -> ms.Draft:
     if len(events) >= 2:
         raise ms.Rejected("the course is full")
-    return ms.Draft(ms.Plain("Enrolled", {"student": student}), tags=["course:1", f"student:{student}"])
+    return ms.Draft(ms.Plain("scenario.Enrolled", {"student": student}), tags=["course:1", f"student:{student}"])
 
 
 decision = ms.Decision(query=lambda _: ms.Matching(tags=["course:1"]), decide=enrol, stream="enrolment-1")
@@ -112,7 +112,7 @@ def test_a_decider_is_tested_by_its_commands():
 
 def test_a_decision_is_tested_with_the_tags_of_the_past():
     def enrolled(student: str) -> ms.Draft:
-        return ms.Draft(ms.Plain("Enrolled", {"student": student}), tags=["course:1", f"student:{student}"])
+        return ms.Draft(ms.Plain("scenario.Enrolled", {"student": student}), tags=["course:1", f"student:{student}"])
 
     given(enrolled("ann"), of=decision).when("bob").then({"enrolment-1": enrolled("bob")})
     given({"enrolment-1": [enrolled("ann")], "enrolment-2": enrolled("cy")}, of=decision).when("bob").rejects(
