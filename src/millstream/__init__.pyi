@@ -33,6 +33,7 @@ from .storage.database import Database as Database
 from .sourcing.aggregate import Aggregate as Aggregate
 from .sourcing.decider import Decider as Decider
 from .sourcing.decider import Loaded as Loaded
+from .sourcing.decision import Decision as Decision
 from .sourcing.past import Changed as Changed
 from .sourcing.past import Difference as Difference
 from .sourcing.past import Step as Step
@@ -133,6 +134,7 @@ from .sourcing.errors import CannotRecord as CannotRecord
 from .sourcing.errors import HandlerMissing as HandlerMissing
 from .sourcing.errors import SnapshotWarning as SnapshotWarning
 from .sourcing.errors import WrongAggregate as WrongAggregate
+from .sourcing.errors import InvalidDecision as InvalidDecision
 from .log.handlers import InvalidHandler as InvalidHandler
 from .log.retry import Contended as Contended
 from .streams.errors import FlowChanged as FlowChanged

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import count
+from operator import or_
 from pathlib import Path
 
 import polars as pl
@@ -53,7 +55,7 @@ class Model:
             if expect is not None and expect != version:
                 return "version-conflict"
             if unless is not None and any(
-                event.type == unless[0] and set(unless[1]) <= set(event.tags) for event in self.events[unless[2] :]
+                matches(unless, event, position) for position, event in enumerate(self.events, start=1)
             ):
                 return "condition-failed"
             for type, n, tags in items:
@@ -65,10 +67,31 @@ class Model:
         return len(self.events)
 
 
+def matches(queries, event: Event, position: int) -> bool:
+    """Queries: (types, tags, after), one of which is to match."""
+    return any(
+        (not types or event.type in types) and set(tags) <= set(event.tags) and position > after
+        for types, tags, after in queries
+    )
+
+
+def matching(queries) -> ms.Matching:
+    return reduce(or_, [ms.Matching(tuple(types), tuple(tags), after) for types, tags, after in queries])
+
+
 items = st.lists(
     st.tuples(st.sampled_from(TYPES), st.integers(0, 9), st.lists(st.sampled_from("xy"), max_size=2)), max_size=5
 )
-unless = st.none() | st.tuples(st.sampled_from(TYPES), st.lists(st.sampled_from("xy"), max_size=2), st.integers(0, 8))
+queries = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from([*TYPES, "F"]), max_size=2),
+        st.lists(st.sampled_from("xy"), max_size=2),
+        st.integers(0, 12),
+    ),
+    min_size=1,
+    max_size=3,
+)
+unless = st.none() | queries
 part = st.tuples(st.sampled_from(STREAMS), items, st.none() | st.integers(0, 4), unless)
 operation = st.one_of(
     st.tuples(st.just("append"), st.lists(part, min_size=1, max_size=3), st.none() | st.sampled_from("kl")),
@@ -90,6 +113,7 @@ question = st.fixed_dictionaries(
         "until": st.integers(0, 8),
         "backwards": st.booleans(),
         "limit": st.integers(0, 8),
+        "matching": queries,
     },
 )
 
@@ -112,6 +136,8 @@ def expected(model: Model, ask: dict) -> list[tuple[int, str, int, str, int]]:
             continue
         if position >= ask.get("until_position", 1 << 40):
             continue
+        if "matching" in ask and not matches(ask["matching"], event, position):
+            continue
         if event.minute < ask.get("since", 0) or event.minute >= ask.get("until", 1 << 40):
             continue
         found.append((position, event.stream, event.version, event.type, event.n))
@@ -128,9 +154,8 @@ def run(log: ms.Log, clock: FakeClock, model: Model, action: tuple, reopen) -> m
             try:
                 with log.transaction(id=id) as tx:
                     for stream, events, expect, guard in parts:
-                        matching = ms.Matching((guard[0],), tuple(guard[1]), guard[2]) if guard else None
                         drafts = [ms.Draft(ms.Plain(t, {"n": n}), tags=tags) for t, n, tags in events]
-                        tx.append(stream, drafts, expect=expect, unless=matching)
+                        tx.append(stream, drafts, expect=expect, unless=matching(guard) if guard else None)
                 got = tx.receipt.position
             except ms.MillstreamError as error:
                 got = error.code
@@ -165,6 +190,8 @@ def check(log: ms.Log, model: Model, questions: list[dict]) -> None:
         for bound in ("since", "until"):
             if bound in options:
                 options[bound] = moment(options[bound])
+        if "matching" in options:
+            options["matching"] = matching(options["matching"])
         got = [(e.position, e.stream, e.version, e.type, e.data.get("n", -1)) for e in log.read(**options)]
         assert got == expected(model, ask), ask
     assert [e.tags for e in log.read()] == [event.tags for event in model.events]

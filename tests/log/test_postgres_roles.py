@@ -223,3 +223,32 @@ def test_it_keeps_read_models_in_the_logs_database_in_a_schema_of_its_own(log, a
         with consumer.connect() as db:
             assert db.query("select n from numbers order by n") == [{"n": 1}, {"n": 2}, {"n": 3}]
             assert db.find_table("numbers") == f'"{role}"."numbers"'
+
+
+def test_a_reader_reads_by_query(as_role, log):
+    log.append("a", Added(n=3), tags=["t"])
+    with ms.open(as_role(Ability.READ), readonly=True) as reader:
+        assert [e.event.n for e in reader.read(matching=ms.Matching(types=[Added], tags=["t"]))] == [3]
+
+
+def test_an_appender_guards_by_query_without_reading(as_role, log):
+    with ms.open(as_role(Ability.APPEND)) as writer:
+        with pytest.raises(ms.ConditionFailed):
+            writer.append("a", Added(n=3), unless=ms.Matching(types=[Added]))
+
+
+def test_a_reader_of_an_older_schema_reads_by_query_once_it_is_migrated(as_role, log, postgres):
+    place = as_role(Ability.READ)
+    log.close()
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("drop function shop.matched")
+        connection.execute("update shop.meta set value = '1' where key = 'millstream'")
+    ms.open(postgres + "?schema=shop").close()
+    with ms.open(place, readonly=True) as reader:
+        assert len(list(reader.read(matching=ms.Matching(types=[Added])))) == 2
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        granted = connection.execute(
+            "select p.proacl::text from pg_proc p where p.oid = (select oid from pg_proc where proname = 'matched')"
+        ).fetchone()
+    assert ",=X" not in granted[0]
+    assert not granted[0].startswith("{=X")

@@ -186,7 +186,7 @@ def test_update_gives_up_with_a_clear_error(accounts):
 
     with pytest.raises(ms.Contended, match="each of the 3 times") as caught:
         accounts.update("account-1", change, attempts=3)
-    assert isinstance(caught.value, ms.VersionConflict)
+    assert isinstance(caught.value.__cause__, ms.VersionConflict)
     assert (caught.value.stream, caught.value.attempts) == ("account-1", 3)
     assert accounts.get("account-1").balance == 3
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -21,9 +20,9 @@ from typing import (
 
 import msgspec
 
-from ..errors import IdReused, MillstreamError, UsageError
 from ..log import Log
 from ..log.handlers import InvalidHandler, Parameter, resolve
+from ..log.once import digest_of, once
 from ..log.retry import retrying
 from ..storage.base import Receipt, StagedAppend
 from .binding import message_type, parameters
@@ -183,17 +182,7 @@ class Commands:
         if id is None:
             return retrying(lambda: self._once(handler, command, None, b""))
         digest = digest_of(command)
-        done = receipt_of(self._log, id, digest)
-        if done is not None:
-            return done
-        try:
-            return retrying(lambda: self._once(handler, command, id, digest))
-        except MillstreamError:
-            # The same command may have been executed beside this one, which is why this one was refused.
-            done = receipt_of(self._log, id, digest)
-            if done is None:
-                raise
-            return done
+        return once(self._log, id, digest, lambda: retrying(lambda: self._once(handler, command, id, digest)))
 
     def _once(self, handler: _Handler, command: Command, id: str | None, digest: bytes) -> Receipt:
         loaded: dict[tuple[type[Any], str], Any] = {}
@@ -208,29 +197,3 @@ class Commands:
             staged for a in loaded.values() if (staged := self._aggregates.stage(a)) is not None
         ]
         return self._log.commit(appends, id=id, digest=digest)
-
-
-def digest_of(command: Command) -> bytes:
-    """SHA-256 of a command's type and content: what an id stands for."""
-    try:
-        content = msgspec.json.encode(command)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UsageError(
-            f"the command {type(command).__name__} cannot be written as JSON: {error}",
-            hint="An id needs a command of JSON-like values, Decimal, datetime, UUID, enums and structs",
-        ) from error
-    return hashlib.sha256(type(command).__name__.encode() + b"\0" + content).digest()
-
-
-def receipt_of(log: Log, id: str, digest: bytes) -> Receipt | None:
-    """The receipt of a commit with this id, if there was one.
-
-    Raises:
-        IdReused: The id stands for something else.
-    """
-    row = log.store.append_row(id)
-    if row is None:
-        return None
-    if row.digest != digest:
-        raise IdReused(id, row.last)
-    return msgspec.json.decode(row.result, type=Receipt)

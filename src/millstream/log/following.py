@@ -130,6 +130,8 @@ class Tail:
 def follow(reader: Reader, scope: Scope, position: int, limit: float | None) -> Iterator[list[Seen]]:
     """Runs of a scope after a position, in lists as they are found; ends when nothing came for so many seconds."""
     tail = reader.tail
+    # By tags, the index leads to the few runs that are wanted: to share all of them would cost more.
+    may_share = scope.matching is None
     with tail.joined():
         quiet_since = time.monotonic()
         while True:
@@ -137,7 +139,7 @@ def follow(reader: Reader, scope: Scope, position: int, limit: float | None) -> 
             if not (reader.store.signal.wait(position, left) if tail.crowded() else reader.wait(position, left)):
                 return
             try:
-                shared = tail.after(position) if tail.crowded() else None
+                shared = tail.after(position) if may_share and tail.crowded() else None
                 if shared is not None:
                     found, position = shared
                     wanted = [seen for seen in found if wants(scope, seen.run)]

@@ -11,7 +11,7 @@ from ..errors import InvalidPosition, StreamNotFound, UsageError
 from ..events import Event, decoder, definitions, event_class, sealed_fields, type_name
 from ..evolution import stored_names
 from ..frames import Columns, is_frame_schema, schema_columns
-from ..storage.base import Receipt, Scope, StreamInfo
+from ..storage.base import Matching, Receipt, Scope, StreamInfo
 from ..storage.contract import Store
 from ..storage.database import Database
 from ..time import Duration, Moment, seconds, to_micros
@@ -100,6 +100,7 @@ class Reader:
         until_position: int | None = None,
         backwards: bool = False,
         limit: int | None = None,
+        matching: Matching | None = None,
         trimmed: IfTrimmed = "skip",
     ) -> Iterator[Recorded]:
         """Events in order of position, as a lazy iterator over what is in the log now.
@@ -116,6 +117,7 @@ class Reader:
             until_position: Only events before this position.
             backwards: The last one first.
             limit: At most so many.
+            matching: Only events that this query matches; what narrows them most, leads, by index.
             trimmed: Pass over events that retention has trimmed (``"skip"``), or ``"raise"``.
 
         Raises:
@@ -128,10 +130,13 @@ class Reader:
             >>> receipt = log.append("audit", [ms.Plain("Login", {}), ms.Plain("Logout", {})])
             >>> [e.type for e in log.read("audit", backwards=True)]
             ['Logout', 'Login']
+            >>> receipt = log.append("audit", ms.Plain("Login", {}), tags=["user:7"])
+            >>> [e.position for e in log.read(matching=ms.Matching(types=["Login"], tags=["user:7"]))]
+            [3]
         """
         pages = self._runs(
             stream, types, after, since, until, since_version, until_version, since_position, until_position,
-            backwards, _count("limit", limit), trimmed,
+            backwards, _count("limit", limit), trimmed, matching,
         )  # fmt: skip
         return _events(pages, backwards, limit)
 
@@ -150,11 +155,24 @@ class Reader:
         since_version: int | None = None,
         until_version: int | None = None,
         until_position: int | None = None,
+        matching: Matching | None = None,
         trimmed: IfTrimmed = "skip",
     ) -> Iterator[Run]:
         """The same as `read`, by runs: whole frames, and neighbouring events of one append together."""
         pages = self._runs(
-            stream, types, after, since, until, since_version, until_version, None, until_position, False, None, trimmed
+            stream,
+            types,
+            after,
+            since,
+            until,
+            since_version,
+            until_version,
+            None,
+            until_position,
+            False,
+            None,
+            trimmed,
+            matching,
         )
         return chain.from_iterable(pages)
 
@@ -172,8 +190,9 @@ class Reader:
         backwards: bool,
         limit: int | None,
         trimmed: IfTrimmed,
+        matching: Matching | None,
     ) -> Iterator[list[Run]]:
-        scope = scope_of(stream, types)
+        scope = scope_of(stream, types, matching)
         low = max(_count("after", after) or 0, (_count("since_position", since_position) or 1) - 1)
         high = END
         if until_position is not None:
@@ -199,8 +218,8 @@ class Reader:
         """Runs of a scope strictly between two positions, a page at a time; those at the edges are cut."""
         for runs in self.stored(scope, low, high, backwards, limit, trimmed):
             for shown in self.present(runs, backwards=backwards):
-                if shown is not runs and scope.shown is not None:
-                    shown = [run for run in shown if is_wanted(run, scope.shown)]
+                if shown is not runs and (scope.shown is not None or scope.matching is not None):
+                    shown = [run for run in shown if _is_asked(run, scope)]
                 yield shown
 
     def present(self, runs: list[Run], *, backwards: bool = False) -> Iterator[list[Run]]:
@@ -233,6 +252,8 @@ class Reader:
                     runs[edge] = part
             if runs and not (runs[0].count and runs[-1].count):
                 runs = [run for run in runs if run.count]
+            if scope.matching is not None:
+                runs = _cut(runs, scope.matching)
             if runs and len(rows[0]) > _PLAIN:
                 runs = self.left(runs, trimmed)
                 if not runs and scope.stream is not None and not backwards:
@@ -274,6 +295,7 @@ class Reader:
         *,
         types: Types = None,
         after: int | Receipt = 0,
+        matching: Matching | None = None,
         timeout: Duration | float | None = None,
     ) -> Iterator[Recorded]:
         """History after a position, then what comes, as it comes: gapless, in order, each event once.
@@ -282,9 +304,10 @@ class Reader:
             stream: A stream, a category such as ``"account-*"``, or None for the whole log.
             types: Only events of these classes or type names.
             after: The last position that the caller has seen, or a receipt; 0 for all.
+            matching: Only events that this query matches.
             timeout: End when nothing came for so long; None: only when the log is closed.
         """
-        scope, position = scope_of(stream, types), _count("after", after) or 0
+        scope, position = scope_of(stream, types, matching), _count("after", after) or 0
         for batch in following.follow(self, scope, position, seconds(timeout)):
             for seen in batch:
                 yield from seen.events()
@@ -295,10 +318,11 @@ class Reader:
         *,
         types: Types = None,
         after: int | Receipt = 0,
+        matching: Matching | None = None,
         timeout: Duration | float | None = None,
     ) -> Iterator[list[Run]]:
         """The same as `follow`, by lists of runs as they were found."""
-        scope, position = scope_of(stream, types), _count("after", after) or 0
+        scope, position = scope_of(stream, types, matching), _count("after", after) or 0
         for batch in following.follow(self, scope, position, seconds(timeout)):
             yield [seen.run for seen in batch]
 
@@ -424,16 +448,45 @@ class Reader:
         return found
 
 
-def scope_of(stream: str | None, types: Types) -> Scope:
+def scope_of(stream: str | None, types: Types, matching: Matching | None = None) -> Scope:
     """What a reader wants, checked."""
     shown = type_names(types)
     names = None if shown is None else stored_names(shown)
+    if matching is not None and not isinstance(matching, Matching):
+        raise UsageError(f"matching={matching!r:.60} is no query", hint="Give a millstream.Matching")
     if stream is None or stream == "*":
-        return Scope(None, None, names, shown)
+        return Scope(None, None, names, shown, matching)
     if isinstance(stream, str) and stream.endswith("*"):
         check_stream(stream[:-1])
-        return Scope(None, stream[:-1], names, shown)
-    return Scope(check_stream(stream), None, names, shown)
+        return Scope(None, stream[:-1], names, shown, matching)
+    return Scope(check_stream(stream), None, names, shown, matching)
+
+
+def _is_asked(run: Run, scope: Scope) -> bool:
+    """Whether a run is asked for as what it is read as today: the store knows only what it was."""
+    if scope.shown is not None and not is_wanted(run, scope.shown):
+        return False
+    return scope.matching is None or any(
+        (not query.types or is_wanted(run, frozenset(map(type_name, query.types)))) and query.tags_in(run.tags)
+        for query in scope.matching.any_of
+    )
+
+
+def _cut(runs: list[Run], matching: Matching) -> list[Run]:
+    """Runs that a query matches, without those of their events that are not after its position."""
+    queries = matching.any_of
+    edges = {query.after for query in queries if query.after}
+    if not edges:
+        return runs
+    parts = []
+    for run in runs:
+        part: Run | None = run
+        if any(run.position <= edge < run.last for edge in edges):
+            type, tags = run.type, run.tags
+            part = run.cut(min(query.after for query in queries if query.takes(type, tags)), END)
+        if part is not None:
+            parts.append(part)
+    return parts
 
 
 def type_names(types: Types) -> frozenset[str] | None:

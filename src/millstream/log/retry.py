@@ -1,14 +1,14 @@
-"""Trying again after a version conflict: what a decision on the present state does when it came second."""
+"""Trying again after a conflict: what a decision on the present state does when it came second."""
 
 from __future__ import annotations
 
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TypeVar
 
-from ..errors import VersionConflict
+from ..errors import ConditionFailed, Conflict, VersionConflict
 
 Result = TypeVar("Result")
 
@@ -20,46 +20,66 @@ _LONGEST_PAUSE = 0.1
 _turns = [threading.Lock() for _ in range(64)]
 
 
-class Contended(VersionConflict):
-    """A decision was made again and again, and each time another one came first."""
+class Contended(Conflict):
+    """A decision was made again and again, and each time another one came first.
+
+    Attributes:
+        attempts: How often it was made.
+        stream: The stream that others changed; None when it was the events that a query matches.
+        position: Where the last event of others stands that the query matches; None when it was a stream.
+    """
 
     code = "contended"
 
-    def __init__(self, stream: str, expected: int, actual: int, *, attempts: int) -> None:
-        super().__init__(stream, expected, actual)
+    def __init__(self, conflict: VersionConflict | ConditionFailed, *, attempts: int) -> None:
+        self.stream = conflict.stream if isinstance(conflict, VersionConflict) else None
+        self.position = conflict.position if isinstance(conflict, ConditionFailed) else None
+        if self.stream is not None:
+            message = f"stream {self.stream!r} was changed by others each of the {attempts} times it was to be updated"
+            hint = "Try again later, or give what is updated so often streams of its own"
+        else:
+            message = (
+                f"others appended what the decision is made on each of the {attempts} times it was made"
+                f" (the last time at position {self.position})"
+            )
+            hint = "Try again later, or have the decision read less: narrower tags, fewer types"
+        super().__init__(message, hint=hint)
         self.attempts = attempts
-        self.message = f"stream {stream!r} was changed by others each of the {attempts} times it was to be updated"
-        self.hint = "Try again later, or give what is updated so often streams of its own"
-        self.args = (self.message,)
 
 
-def retrying(decide: Callable[[], Result], *, attempts: int = ATTEMPTS) -> Result:
-    """Call until it goes through without a version conflict, pausing longer each time.
+def retrying(decide: Callable[[], Result], *, attempts: int = ATTEMPTS, rivals: Hashable = None) -> Result:
+    """Call until it goes through without a conflict of versions or of a guard, pausing longer each time.
 
     The pauses are random up to a bound that doubles from 1 ms to 100 ms, so that rivals do not meet again in
     step; rivals within the process take turns besides. ``decide`` must load what it decides on anew at each call.
+
+    Args:
+        rivals: Those who give the same value take turns; by default, those of one stream.
 
     Raises:
         Contended: It came second ``attempts`` times.
     """
     if attempts < 1:
         raise ValueError(f"attempts={attempts} is not at least 1")
+    conflict: VersionConflict | ConditionFailed
     try:
         return decide()
-    except VersionConflict as first:
+    except (VersionConflict, ConditionFailed) as first:
         conflict = first
     bound = _FIRST_PAUSE
-    turn = _turns[hash(conflict.stream) % len(_turns)]
+    if rivals is None and isinstance(conflict, VersionConflict):
+        rivals = conflict.stream
+    turn = _turns[hash(rivals) % len(_turns)]
     for _ in range(attempts - 1):
         # With a limit, and going on without it: two decisions that nest must not wait for each other for ever.
         mine = turn.acquire(timeout=_LONGEST_PAUSE)
         try:
             return decide()
-        except VersionConflict as again:
+        except (VersionConflict, ConditionFailed) as again:
             conflict = again
         finally:
             if mine:
                 turn.release()
         time.sleep(random.uniform(0, bound))
         bound = min(2 * bound, _LONGEST_PAUSE)
-    raise Contended(conflict.stream, conflict.expected, conflict.actual, attempts=attempts) from conflict
+    raise Contended(conflict, attempts=attempts) from conflict

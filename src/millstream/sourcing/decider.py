@@ -82,10 +82,7 @@ class Decider(Generic[S, C, E]):
 
     def begin(self) -> S:
         """A new state, as it is before the first event."""
-        initial: Any = self.initial
-        if callable(initial) and (isinstance(initial, type) or inspect.isroutine(initial)):
-            return initial()  # type: ignore[no-any-return]
-        return copy.deepcopy(initial)  # type: ignore[no-any-return]
+        return begun(self.initial)
 
     def takes(self, type: str) -> bool | None:
         """Whether ``evolve`` takes events of a type; None when it passes them over."""
@@ -139,9 +136,12 @@ class Loaded(Root, Generic[S]):
         Raises:
             UsageError: It is no event, nor several.
         """
-        if decided is None:
-            return
-        for each in (decided,) if isinstance(decided, Event | Plain | Draft) else _several(decided):
+        events = listed(decided)
+        if events is None:
+            raise UsageError(
+                f"the decision gave {decided!r:.60}, which is no event", hint="Return an event, a list of them, or None"
+            )
+        for each in events:
             if isinstance(each, Draft):
                 self.record(each.event, tags=each.tags, metadata=each.metadata, effective=each.effective)
             else:
@@ -151,15 +151,25 @@ class Loaded(Root, Generic[S]):
         return f"Loaded({self.id!r}, version={self.version}, state={self.state!r})"
 
 
-def _several(decided: Any) -> list[Any]:
-    several = isinstance(decided, Iterable) and not isinstance(decided, str | bytes | dict)
-    found = list(decided) if several else [decided]
-    for each in found:
-        if not isinstance(each, Event | Plain | Draft):
-            raise UsageError(
-                f"the decision gave {each!r:.60}, which is no event", hint="Return an event, a list of them, or None"
-            )
-    return found
+def begun(initial: S | Callable[[], S]) -> S:
+    """A state before the first event: what a function or class makes, or a copy of a value."""
+    given: Any = initial
+    if callable(given) and (isinstance(given, type) or inspect.isroutine(given)):
+        return given()  # type: ignore[no-any-return]
+    return copy.deepcopy(given)  # type: ignore[no-any-return]
+
+
+def listed(decided: object) -> list[Event | Plain | Draft] | None:
+    """The events that a decision gave; None when it gave something else."""
+    if decided is None:
+        return []
+    if isinstance(decided, Event | Plain | Draft):
+        return [decided]
+    if isinstance(decided, Iterable) and not isinstance(decided, str | bytes | Mapping):
+        events = list(decided)
+        if all(isinstance(each, Event | Plain | Draft) for each in events):
+            return events
+    return None
 
 
 def _event_classes(evolve: Callable[..., Any], names: Mapping[str, Any]) -> dict[str, type[Event]] | None:

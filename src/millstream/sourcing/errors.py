@@ -50,3 +50,14 @@ class WrongAggregate(UsageError):
 
 class SnapshotWarning(UserWarning):
     """A snapshot could not be read or made; states are rebuilt from their events instead."""
+
+
+class InvalidDecision(UsageError):
+    """A decision is not put together as it must be, or gave something that is no event."""
+
+    code = "invalid-decision"
+
+    def __init__(self, decision: str, reason: str, *, hint: str) -> None:
+        super().__init__(f"decision {decision!r}: {reason}", hint=hint)
+        self.decision = decision
+        self.reason = reason

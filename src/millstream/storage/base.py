@@ -58,8 +58,8 @@ class Matching(msgspec.Struct, frozen=True):
         UsageError: ``types`` or ``tags`` is one string, or ``after`` is not a position.
     """
 
-    types: tuple[str | type[Event], ...] = ()
-    tags: tuple[str, ...] = ()
+    types: Sequence[str | type[Event]] = ()
+    tags: Sequence[str] = ()
     after: int = 0
     also: tuple[Matching, ...] = ()
 
@@ -82,12 +82,27 @@ class Matching(msgspec.Struct, frozen=True):
         return tuple(sorted(stored_names(type_name(each) for each in self.types)))
 
     def __or__(self, other: Matching) -> Matching:
+        if not isinstance(other, Matching):
+            return NotImplemented
         return msgspec.structs.replace(self, also=(*self.also, other))
 
     @property
     def any_of(self) -> tuple[Matching, ...]:
         """The alternatives, each without further ones."""
         return (msgspec.structs.replace(self, also=()), *(a for o in self.also for a in o.any_of))
+
+    def takes(self, type: str, tags: Iterable[str]) -> bool:
+        """Whether events of a type with these tags are what it asks for; its other alternatives aside."""
+        return (not self.types or type in self.type_names) and self.tags_in(tags)
+
+    def tags_in(self, tags: Iterable[str]) -> bool:
+        """Whether all of its tags are among some."""
+        return set(self.tags) <= set(tags)
+
+    def since(self, position: int) -> Matching:
+        """The same query for events after a position, in all of its alternatives."""
+        first, *rest = (msgspec.structs.replace(each, after=max(each.after, position)) for each in self.any_of)
+        return msgspec.structs.replace(first, also=tuple(rest))
 
 
 class StagedRun(msgspec.Struct):
@@ -180,6 +195,8 @@ def after_prefix(prefix: str) -> str:
 class Scope(msgspec.Struct, frozen=True):
     """Which events a reader wants: of one stream, or of streams whose names begin so, or of these types.
 
+    What it names, all of it must hold; ``matching`` too.
+
     Attributes:
         types: The names under which the wanted events may be stored; None for all.
         shown: The names that the wanted types have now.
@@ -189,6 +206,20 @@ class Scope(msgspec.Struct, frozen=True):
     prefix: str | None = None
     types: frozenset[str] | None = None
     shown: frozenset[str] | None = None
+    matching: Matching | None = None
+
+    def within(self, query: Matching) -> Scope:
+        """The scope without its query, narrowed to an alternative's types."""
+        types = self.types
+        if query.types:
+            names = frozenset(query.type_names)
+            types = names if types is None else types & names
+        return Scope(self.stream, self.prefix, types)
+
+    @property
+    def by_kind(self) -> bool:
+        """Whether kinds say which events it takes in, or some of it."""
+        return self.types is not None or self.prefix is not None
 
     def takes(self, category: str, type: str) -> bool:
         """Whether it takes in events of a kind, as far as category and type tell; see `further`."""

@@ -287,10 +287,39 @@ class LogContract:
     def test_a_guard_takes_classes_and_refuses_what_would_guard_nothing(self, log: Log) -> None:
         log.append("c", Counted(n=1))
         with pytest.raises(errors.ConditionFailed):
-            log.append("c", Counted(n=2), unless=Matching(types=[Counted]))  # type: ignore[arg-type]
+            log.append("c", Counted(n=2), unless=Matching(types=[Counted]))
         for bad in ({"types": "contract.Counted"}, {"tags": "a"}, {"after": "1"}, {"after": -1}):
             with pytest.raises(errors.UsageError):
                 Matching(**bad)
+
+    def test_a_guard_sees_a_run_that_reaches_past_its_position(self, log: Log) -> None:
+        log.append("c", [Plain("A", {}), Plain("A", {}), Plain("A", {})], tags=["x"])
+        with pytest.raises(errors.ConditionFailed):
+            log.append("c", Plain("B", {}), unless=Matching(tags=("x",), after=2))
+        log.append("c", Plain("B", {}), unless=Matching(tags=("x",), after=3))
+
+    def test_reading_by_query_finds_what_it_matches_in_order_each_once(self, log: Log) -> None:
+        log.append("c-1", [Plain("A", {}), Plain("A", {}), Plain("B", {})], tags=["x", "y"])
+        log.append("c-2", Plain("A", {}), tags=["x"])
+        log.append("d-1", Plain("B", {}), tags=["y"])
+
+        def found(stream: str | None, query: Matching, **options: Any) -> list[int]:
+            return [e.position for e in log.read(stream, matching=query, **options)]
+
+        assert found(None, Matching()) == [1, 2, 3, 4, 5]
+        assert found(None, Matching(tags=("x",))) == [1, 2, 3, 4]
+        assert found(None, Matching(tags=("x", "y"))) == [1, 2, 3]
+        assert found(None, Matching(types=("B",), tags=("y",))) == [3, 5]
+        assert found(None, Matching(types=("B",)) | Matching(tags=("x",), after=1)) == [2, 3, 4, 5]
+        assert found(None, Matching(tags=("x",)), backwards=True, limit=2) == [4, 3]
+        assert found(None, Matching(tags=("x",)), after=1, until_position=4) == [2, 3]
+        assert found("c-1", Matching(types=("A",))) == [1, 2]
+        assert found("c-1", Matching(tags=("x",)), since_version=3) == [3]
+        assert found("c-*", Matching(tags=("y",))) == [1, 2, 3]
+        assert found(None, Matching(tags=("none",))) == []
+        assert found("none", Matching()) == []
+        with pytest.raises(errors.UsageError):
+            log.read(matching=("x",))  # type: ignore[arg-type]
 
     def test_an_event_that_could_not_be_read_back_is_refused(self, log: Log) -> None:
         for bad in (Counted(n="one"), Counted(n=1.5), Counted(n=None)):  # type: ignore[arg-type]

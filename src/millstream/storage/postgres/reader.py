@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..base import COLUMNS, PLAIN, BodyInfo, Head, Scope, StreamInfo, after_prefix, narrowed
+from ..base import COLUMNS, PLAIN, BodyInfo, Head, Matching, Scope, StreamInfo, after_prefix, narrowed
 from .database import Connection
 from .place import Place
 
@@ -119,6 +119,33 @@ class Reader:
         if rows and not first <= rows[-1][2] < last:
             rows = [row for row in rows if first <= row[2] < last]
         return rows
+
+    def matching_page(
+        self, connection: Connection, scope: Scope, queries: Sequence[tuple[Matching, list[int] | None]], after: int,
+        until: int, limit: int, backwards: bool,
+    ) -> list[tuple[Any, ...]]:  # fmt: skip
+        """See `Store.page`, of a scope with a query: its alternatives, each with the kinds that it may take."""
+        order = "desc" if backwards else "asc"
+        prefix = scope.further
+        params: list[Any] = [
+            limit, until, backwards, scope.stream, prefix, after_prefix(prefix) if prefix is not None else None
+        ]  # fmt: skip
+        parts = []
+        for query, kinds in queries:
+            n = len(params)
+            parts.append(
+                f"select m from {self._s}.matched(${n + 1}::text[], ${n + 2}::bigint[], $4::text, $5::text, $6::text,"
+                f" ${n + 3}::bigint, $2::bigint, $1::bigint, $3::boolean) m"
+            )
+            params += [sorted(set(query.tags)), kinds, max(after, query.after)]
+        # `offset 0` has each header looked up by its position, in this order.
+        found = f"select m from ({' union '.join(parts)}) u order by m {order} limit $1::bigint"
+        return self._headers(
+            connection,
+            f"from ({found}) f cross join lateral (select * from {self._runs} r where r.position = f.m offset 0) r"
+            f" order by r.position {order}",
+            params,
+        )
 
     def _headers(self, connection: Connection, rest: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
         rows = self._all(connection, f"select {_PLAIN} {rest}", params)

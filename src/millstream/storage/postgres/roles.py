@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from .place import Place, quote_name
 
-_READ = ("head", "version_at", "version_from", "position_at", "find_append")
+_READ = ("head", "version_at", "version_from", "position_at", "find_append", "matched")
 _APPEND = ("append_one", "append_many", "append", "lock", "put_body", "head", "shapes", "find_append", "find_origins")
 
 

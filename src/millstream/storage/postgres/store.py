@@ -253,11 +253,13 @@ class PostgresStore:
         return head
 
     def page(self, scope: Scope, after: int, until: int, limit: int, backwards: bool = False) -> list[tuple[Any, ...]]:
-        restricted = scope.types is not None or scope.prefix is not None
-
         def pages(connection: Connection) -> list[tuple[Any, ...]]:
-            kinds = self._kinds.of(connection, scope) if restricted else None
-            rows = self._reader.page(connection, scope, kinds, after, until, limit, backwards, after in self._ends)
+            if scope.matching is not None:
+                queries = [(query, self._kinds_of(connection, scope.within(query))) for query in scope.matching.any_of]
+                rows = self._reader.matching_page(connection, scope, queries, after, until, limit, backwards)
+            else:
+                kinds = self._kinds_of(connection, scope)
+                rows = self._reader.page(connection, scope, kinds, after, until, limit, backwards, after in self._ends)
             if scope.stream is None:
                 self._learn_streams(connection, {row[1] for row in rows})
             return rows
@@ -270,6 +272,9 @@ class PostgresStore:
 
     def stream_rows(self, stream: str, version: int, limit: int) -> list[tuple[int, int, int, int, str | None]]:
         return self._read(lambda connection: self._reader.stream_rows(connection, stream, version, limit))
+
+    def _kinds_of(self, connection: Connection, scope: Scope) -> list[int] | None:
+        return self._kinds.of(connection, scope) if scope.by_kind else None
 
     def _remember_end(self, position: int) -> None:
         """A run ends here: who reads on from here needs no look at the run before."""

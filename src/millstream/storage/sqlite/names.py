@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
 
 from ...errors import DamagedLog
 from ..base import Kind
@@ -60,12 +59,6 @@ class Names:
         """Nothing that was read is to be trusted: it was of a transaction that was undone."""
         self._kinds.clear()
         self._streams.clear()
-
-    def kinds_of_types(self, connection: sqlite3.Connection, types: Iterable[str]) -> list[int]:
-        """The numbers of all kinds of these types."""
-        wanted = list(types)
-        marks = ",".join("?" * len(wanted))
-        return [row[0] for row in connection.execute(f"select id from kinds where type in ({marks})", wanted)]
 
     # --- the readers' side ----------------------------------------------------------------------------
 

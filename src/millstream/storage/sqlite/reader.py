@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from ..base import COLUMNS, PLAIN, Scope, StreamInfo, after_prefix, narrowed
+from ..base import COLUMNS, PLAIN, Matching, Scope, StreamInfo, after_prefix, narrowed
+from .matching import EVERYTHING, of_kinds, of_stream, positions, tagged
 from .names import Names
 
 _NEVER = 1 << 62
@@ -39,6 +41,8 @@ def page(
     """
     if until <= after + 1:
         return []
+    if scope.matching is not None:
+        return _matching_page(connection, scope, scope.matching, after, until, limit, backwards)
     order = "desc" if backwards else "asc"
     low = _containing(connection, after + 1) if after > 0 else 1
     if scope.stream is not None:
@@ -173,7 +177,7 @@ def _kinds_page(
         return []
     # SQLite would sort all that `kind in (…)` matches. Each kind alone comes in order from the index, so take
     # a page of each, and keep what lies before the end of the shortest full page: nothing can be missing there.
-    positions: list[int] = []
+    begins: list[int] = []
     bound = None
     inside, names = _inside(scope.further)
     for kind in kinds:
@@ -182,18 +186,61 @@ def _kinds_page(
             f" order by position {order} limit ?",
             (kind, low, until, *names, limit),
         ).fetchall()
-        positions.extend(row[0] for row in found)
+        begins.extend(row[0] for row in found)
         if len(found) == limit:
             end = found[-1][0]
             bound = end if bound is None else (max if backwards else min)(bound, end)
     if bound is not None:
-        positions = [p for p in positions if (p >= bound if backwards else p <= bound)]
-    positions.sort(reverse=backwards)
-    positions = positions[:limit]
-    if not positions:
+        begins = [p for p in begins if (p >= bound if backwards else p <= bound)]
+    begins.sort(reverse=backwards)
+    return _headers_at(connection, begins[:limit], backwards)
+
+
+def _headers_at(connection: sqlite3.Connection, begins: list[int], backwards: bool) -> list[tuple[Any, ...]]:
+    if not begins:
         return []
-    return _headers(
-        connection, f"from runs where position in ({','.join(map(str, positions))}) order by position {order}"
+    order = "desc" if backwards else "asc"
+    return _headers(connection, f"from runs where position in ({','.join(map(str, begins))}) order by position {order}")
+
+
+def _matching_page(
+    connection: sqlite3.Connection, scope: Scope, matching: Matching, after: int, until: int, limit: int,
+    backwards: bool,
+) -> list[tuple[Any, ...]]:  # fmt: skip
+    found: set[int] = set()
+    for query in matching.any_of:
+        found.update(matched(connection, scope, query, after, until, limit, backwards))
+    return _headers_at(connection, sorted(found, reverse=backwards)[:limit], backwards)
+
+
+def matched(
+    connection: sqlite3.Connection, scope: Scope, query: Matching, after: int, until: int, limit: int,
+    backwards: bool = False,
+) -> list[int]:  # fmt: skip
+    """Where the runs of a scope begin that hold events in (after, until) that a query matches, in order.
+
+    The query's alternatives (``also``) are not looked at.
+    """
+    after = max(after, query.after)
+    if until <= after + 1:
+        return []
+    lists = [tagged(tag) for tag in dict.fromkeys(query.tags)]
+    scope = scope.within(query)
+    if scope.by_kind:
+        kinds = kind_ids(connection, scope)
+        if not kinds:
+            return []
+        lists.append(of_kinds(kinds))
+    if scope.stream is not None:
+        row = connection.execute("select id from streams where name = ?", (scope.stream,)).fetchone()
+        if row is None:
+            return []
+        lists.append(of_stream(row[0], partial(_version_at, connection, row[0])))
+    # A run may begin before `after` and reach past it.
+    low = _containing(connection, after + 1) if after > 0 else 1
+    inside, names = _inside(scope.further)
+    return positions(
+        connection, lists or [EVERYTHING], inside.removeprefix(" and "), names, low, until, limit, backwards
     )
 
 

@@ -16,13 +16,14 @@ from ...errors import (
     StreamClosed,
     VersionConflict,
 )
-from ...frames import MAX_ROWS, Columns, join_columns, schema_columns
+from ...frames import Columns, join_columns, schema_columns
 from ...time import HOUR, Clock, clock_micros, iso, now_micros, steady_micros
 from .. import inline
-from ..base import Encoding, Head, Matching, Receipt, Request, StagedAppend, StagedRun, category_of
+from ..base import Encoding, Head, Matching, Receipt, Request, Scope, StagedAppend, StagedRun, category_of
 from ..chain import FRAME_FORMAT, GENESIS, JSON_FORMAT, header_hash
 from ..committer import Job
 from ..raw import Role
+from . import reader
 from .faults import translate
 from .guard import GuardedDatabase
 from .lock import WriterLock
@@ -32,6 +33,8 @@ from .raw import read_role
 INLINE_LIMIT = 8_192
 """Bodies of one event up to so many bytes stand in the header's row."""
 _CACHED_STREAMS = 200_000
+_EVERYTHING = Scope()
+_NEVER = 1 << 62
 
 _INSERT_RUN = (
     "insert into runs (position, count, stream, version, kind, recorded, effective, format, body_hash, hash,"
@@ -462,23 +465,10 @@ class Writer:
     def _find(self, matching: Matching) -> int | None:
         """The position of an event that the query matches, if there is one."""
         for query in matching.any_of:
-            # No run is longer than MAX_ROWS, which bounds where one that reaches past `after` may begin.
-            conditions = ["r.position > ?", "r.position + r.count - 1 > ?"]
-            params: list[Any] = [*query.tags, query.after - MAX_ROWS, query.after]
-            source = "runs r"
-            if query.types:
-                kinds = self._names.kinds_of_types(self.connection, query.type_names)
-                if not kinds:
-                    continue
-                conditions.append(f"r.kind in ({','.join(map(str, kinds))})")
-            for number in range(len(query.tags)):
-                source += f" join tags t{number} on t{number}.position = r.position and t{number}.tag = ?"
-            row = self.connection.execute(
-                f"select r.position + r.count - 1 from {source} where {' and '.join(conditions)} limit 1",
-                params,
-            ).fetchone()
-            if row is not None:
-                return int(row[0])
+            found = reader.matched(self.connection, _EVERYTHING, query, 0, _NEVER, 1)
+            if found:
+                row = self.connection.execute("select position + count - 1 from runs where position = ?", found)
+                return int(row.fetchone()[0])
         return None
 
     # --- time -----------------------------------------------------------------------------------------
