@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -60,22 +58,13 @@ class Account(ms.Aggregate):
         pass
 
 
-@dataclasses.dataclass
-class Functions:
-    """The shape of a decider."""
-
-    initial: Any
-    decide: Callable[[Any, Any], Any]
-    evolve: Callable[[Any, Any], Any]
-
-
 def decide(balance: int, amount: int) -> Any:
     if amount < -balance:
         raise Overdrawn("there is not enough money")
     return Deposited(amount=amount) if amount else None
 
 
-decider = Functions(0, decide, lambda balance, event: balance + event.amount)
+decider = ms.Decider(0, decide, lambda balance, event: balance + event.amount)
 
 
 def enrol(events: list[ms.Event], student: str) -> ms.Draft:
