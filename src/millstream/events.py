@@ -284,6 +284,11 @@ def event_class(type: str) -> type[Event] | None:
     return found
 
 
+def event_classes() -> dict[str, type[Event]]:
+    """All classes of events in this process by the names of their types."""
+    return dict(_registry)
+
+
 def present_name(type: str) -> str:
     """The name that a type has now, of one that it has or had."""
     if type in _registry or type not in _renamed:

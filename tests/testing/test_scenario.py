@@ -200,7 +200,7 @@ def test_the_past_is_recorded_at_the_time_of_given_and_the_rest_at_that_of_when(
     def look(balance: int, command: ms.Log | None) -> None:
         times.append(clock())
 
-    scenario = given(Deposited(amount=1), of=Functions(0, look, lambda balance, event: balance), clock=clock)
+    scenario = given(Deposited(amount=1), of=ms.Decider(0, look, lambda balance, event: balance), clock=clock)
     clock.advance("1h")
     scenario.when(None).then()
     assert [time.hour for time in times] == [1]

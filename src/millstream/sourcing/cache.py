@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from .root import Root
 
@@ -19,13 +20,15 @@ class Kept:
     Attributes:
         root: The aggregate as it was when it was last used.
         snapshot: The version of its last snapshot.
+        generation: Which keys it was made with, if it holds personal data.
     """
 
-    __slots__ = ("root", "snapshot")
+    __slots__ = ("generation", "root", "snapshot")
 
-    def __init__(self, root: Root, snapshot: int) -> None:
+    def __init__(self, root: Root, snapshot: int, generation: Any) -> None:
         self.root = root
         self.snapshot = snapshot
+        self.generation = generation
 
 
 class Cache:

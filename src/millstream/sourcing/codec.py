@@ -10,16 +10,22 @@ from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_
 
 import msgspec
 
+from ..personal import Erased, plain_text
 from .root import Root
 
 R = TypeVar("R", bound=Root)
 
-_encode = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder(enc_hook=plain_text).encode
+_ERASED = _encode(Erased)
 _RawFields = dict[str, msgspec.Raw]
 
 
 class NotStorable(Exception):
     """A state cannot be kept as bytes: what is decoded would not be what was encoded."""
+
+
+class HoldsErased(NotStorable):
+    """A state holds what was erased where a text cannot stand for it."""
 
 
 class Codec(ABC, Generic[R]):
@@ -32,18 +38,24 @@ class Codec(ABC, Generic[R]):
             NotStorable: It could not be read back as it is.
         """
         state = self._get(root)
+        data = b""
         try:
             data = self._encode(state)
             again = self._decode(data)
         except Exception as error:
-            raise NotStorable(str(error)) from error
+            raise (HoldsErased if _ERASED in data else NotStorable)(str(error)) from error
+        if _ERASED in data:
+            again = _erased(again)
         if not same(state, again):
+            if _ERASED in data:
+                raise HoldsErased
             raise NotStorable(f"{state!r:.80} would be read back as {again!r:.80}")
         return data
 
     def load(self, root: R, data: bytes) -> None:
         """Give an aggregate a state that was written. Raises whatever a state that does not decode raises."""
-        self._set(root, self._decode(data))
+        state = self._decode(data)
+        self._set(root, _erased(state) if _ERASED in data else state)
 
     def mark(self) -> str:
         """What is known of the states beyond their kind, for the fingerprint."""
@@ -148,7 +160,11 @@ class _Fields:
 
     def decode(self, data: bytes | msgspec.Raw) -> dict[str, Any]:
         fields = msgspec.json.decode(data, type=_RawFields)
-        return {name: self._decoder(name).decode(raw) for name, raw in fields.items()}
+        return {
+            # What was erased stands in fields of any type.
+            name: Erased if bytes(raw) == _ERASED else self._decoder(name).decode(raw)
+            for name, raw in fields.items()
+        }
 
     def _decoder(self, name: str) -> msgspec.json.Decoder[Any]:
         found = self._decoders.get(name)
@@ -163,6 +179,28 @@ def _hints(cls: Any) -> dict[str, Any]:
         return get_type_hints(get_origin(cls) or cls)
     except Exception:
         return dict(getattr(cls, "__annotations__", {}))
+
+
+def _erased(value: Any) -> Any:
+    """A decoded state with `Erased` itself where its text stands."""
+    if isinstance(value, str):
+        return Erased if value == Erased else value
+    if isinstance(value, dict):
+        return {key: _erased(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_erased(each) for each in value]
+    if isinstance(value, tuple):
+        return tuple(_erased(each) for each in value)
+    if isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            msgspec.structs.force_setattr(value, name, _erased(getattr(value, name)))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            object.__setattr__(value, field.name, _erased(getattr(value, field.name)))
+    elif hasattr(value, "__dict__") and not isinstance(value, type):
+        for name, each in vars(value).items():
+            vars(value)[name] = _erased(each)
+    return value
 
 
 def same(a: Any, b: Any) -> bool:

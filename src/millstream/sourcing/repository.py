@@ -329,20 +329,24 @@ class Repository(Generic[S, C, R]):
     def _present(self, id: str) -> Root:
         """A copy that is nobody else's, as the aggregate is now."""
         with self._cache.turn(id):
-            kept = self._cache.take(id)
-            if kept is None or not self._follow(kept):
+            kept = self._taken(id)
+            if kept is None or not self._replay.advance(kept.root):
                 kept = self._loaded(id)
             copy = self._model.copy(kept.root)
             self._keep(kept)
         return copy
 
-    def _follow(self, kept: Kept) -> bool:
-        """Carry a kept aggregate forward to the present; False when what it was made of is gone."""
-        return self._replay.advance(kept.root)
+    def _taken(self, id: str) -> Kept | None:
+        """An aggregate from the cache, to go on with, if it may be."""
+        kept = self._cache.take(id)
+        if kept is not None and kept.generation != self.snapshots.privacy.generation():
+            return None  # it may hold what was erased since
+        return kept
 
     def _loaded(self, id: str, version: int | None = None, position: int | None = None) -> Kept:
         """An aggregate from its last snapshot and the events after it."""
         begun = time.perf_counter()
+        generation = self.snapshots.privacy.generation()
         root = self.snapshots.find(id, version, position)
         if root is None:
             root = self._model.new(id)
@@ -356,7 +360,7 @@ class Repository(Generic[S, C, R]):
         if slow and self.snapshots.kept and root.version > max(collected.last, found):
             collected.take(root)
             collected.save()
-        return Kept(root, collected.last)
+        return Kept(root, collected.last, generation)
 
     def _keep(self, kept: Kept) -> None:
         """Put an aggregate into the cache, and a snapshot of it beside the log if one is due."""
@@ -370,7 +374,7 @@ class Repository(Generic[S, C, R]):
 
     def _once(self, id: str, change: Callable[[S], object]) -> Receipt:
         """One attempt of an update. An aggregate from the cache is taken for the present one until that matters."""
-        kept = self._cache.take(id)
+        kept = self._taken(id)
         cached = kept is not None
         if kept is None:
             kept = self._loaded(id)

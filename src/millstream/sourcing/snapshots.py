@@ -13,9 +13,10 @@ from ..log import Log
 from ..log.staging import check_stream
 from ..storage.base import Receipt
 from ..storage.database import Database
-from .codec import NotStorable
+from .codec import HoldsErased, NotStorable
 from .errors import SnapshotWarning
 from .model import Model
+from .privacy import Privacy, Unreadable
 from .replay import Replay
 from .root import Root
 
@@ -45,6 +46,7 @@ class Snapshots:
         self._model = model
         self._replay = replay
         self._every = every
+        self.privacy = Privacy(log, model)
         self._mark: tuple[int, str] | None = None
         self._mutex = threading.Lock()
         self._made = False
@@ -145,7 +147,12 @@ class Snapshots:
                 return None
             root = self._model.new(id)
             try:
-                self._model.codec.load(root, row[2])
+                self._model.codec.load(root, self.privacy.open(id, row[2]))
+            except Unreadable:
+                # Someone was forgotten whose data it held; it is made anew, without.
+                if not self._drop(id, row[0]):
+                    return None
+                continue
             except Exception as error:
                 warnings.warn(
                     f"the snapshot of {id!r} at version {row[0]} cannot be read ({error}); it is dropped, and the"
@@ -200,10 +207,16 @@ class Snapshots:
     def row(self, root: Root) -> Row | None:
         """What is to be kept of an aggregate as it is; None when its state cannot be."""
         try:
-            return root.id, root.version, root._position, self._model.codec.dump(root)
+            state = self.privacy.seal(root.id, self._model.codec.dump(root))
+        except HoldsErased:
+            return None
+        except MillstreamError as error:
+            self._give_up(f"snapshots of {self._model.name} cannot be sealed: {error}")
+            return None
         except NotStorable as error:
             self._give_up(f"states of {self._model.name} cannot be kept as snapshots: {error}")
             return None
+        return root.id, root.version, root._position, state
 
     def save(self, rows: Iterable[Row]) -> None:
         """Keep some; without them everything works, only slower, so that what goes wrong is no error."""

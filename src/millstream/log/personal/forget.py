@@ -70,14 +70,21 @@ def forget(log: Log, subject: str) -> Forgotten:
     check_label(subject, "subject")
     if log.store.readonly:
         raise ReadOnlyLog(log.location)
-    # First: whatever fails after this, they are forgotten, and asking again does the rest.
+    # Snapshots first: once the key is gone, nobody may find in one of them what it has sealed, even if the rest fails.
+    found: dict[str, tuple[int, int, int]] = {}
+    head = log.head
+    _find(log, subject, 0, head, found)
+    for stream in found:
+        log.keys.discard(SNAPSHOT + stream)
     log.keys.forget(subject)
     log.tail.forget()
     told = stage(PRIVACY, SubjectForgottenEvent(subject=subject), own=True)
     log.store.commit(Request([told], f"$forgotten:{subject}", subject.encode()))
-    streams = _found(log, subject)
-    for each in streams:
-        log.keys.discard(SNAPSHOT + each.stream)
+    # Again: one may have been made meanwhile, from events that came meanwhile, too.
+    _find(log, subject, head, log.head, found)
+    for stream in found:
+        log.keys.discard(SNAPSHOT + stream)
+    streams = [ForgottenStream(stream, *seen) for stream, seen in sorted(found.items())]
     first = min((each.first for each in streams), default=0)
     return Forgotten(
         subject,
@@ -89,11 +96,14 @@ def forget(log: Log, subject: str) -> Forgotten:
     )
 
 
-def _found(log: Reader, subject: str) -> list[ForgottenStream]:
-    """The streams with events that hold sealed data of a subject."""
-    found: dict[str, tuple[int, int, int]] = {}
+def _find(log: Reader, subject: str, after: int, until: int, found: dict[str, tuple[int, int, int]]) -> None:
+    """Find the events after a position and up to another that hold sealed data of a subject.
+
+    Args:
+        found: By stream, how many there are, and the first and the last position; is added to.
+    """
     needle = msgspec.json.encode(subject)[1:]
-    for run in sealed_runs(log):
+    for run in sealed_runs(log, after, until):
         fields = sealed_fields(run.schema)
         try:
             rows = _rows_of(run, subject, fields, needle)
@@ -103,7 +113,6 @@ def _found(log: Reader, subject: str) -> list[ForgottenStream]:
             position = run.position + index
             count, first, _ = found.get(run.stream, (0, position, 0))
             found[run.stream] = (count + 1, first, position)
-    return [ForgottenStream(stream, *seen) for stream, seen in sorted(found.items())]
 
 
 def _rows_of(run: Run, subject: str, fields: tuple[str, ...], needle: bytes) -> list[int]:
@@ -116,14 +125,13 @@ def _rows_of(run: Run, subject: str, fields: tuple[str, ...], needle: bytes) -> 
     return [row for row, line in enumerate(lines) if needle in line and subject in subjects_of(line, fields)]
 
 
-def sealed_runs(log: Reader) -> Iterator[Run]:
-    """All runs of kinds with sealed fields, as they are stored."""
+def sealed_runs(log: Reader, after: int, until: int) -> Iterator[Run]:
+    """The runs of kinds with sealed fields after a position and up to another, as they are stored."""
     from ..records import Run
 
     kinds = [log.store.kind(kind) for kind in log.store.kinds(Scope())]
     types = frozenset(kind.type for kind in kinds if sealed_fields(kind.schema))
-    after, until = 0, log.head + 1
-    while types and (rows := log.store.page(Scope(types=types), after, until, _PAGE)):
+    while types and (rows := log.store.page(Scope(types=types), after, until + 1, _PAGE)):
         runs = [Run(log, *row) for row in rows]
         after = runs[-1].last
         yield from (run for run in runs if sealed_fields(run.schema))
