@@ -22,7 +22,7 @@ import pytest
 from pages import blocks, run_page
 
 import millstream as ms
-from millstream import events
+from millstream import events, evolution
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(page for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")] if page.exists())
@@ -65,11 +65,21 @@ def public_errors() -> list[type[ms.MillstreamError]]:
 def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """In a folder of its own, and with the event types of other tests as they were: a name has one class."""
     monkeypatch.chdir(tmp_path)
-    before = dict(events._registry)
+    tables = (events._registry, events._renamed, evolution._upcasters)
+    before = [dict(table) for table in tables]
+    for table in tables:
+        for name in [name for name, made in table.items() if not _is_ours(made)]:
+            del table[name]
+    events.defined()
     yield
-    events._registry.clear()
-    events._registry.update(before)
-    events._defined += 1
+    for table, was in zip(tables, before, strict=True):
+        table.clear()
+        table.update(was)
+    events.defined()
+
+
+def _is_ours(made: Any) -> bool:
+    return getattr(made, "function", made).__module__.startswith("millstream.")
 
 
 # --- pages -----------------------------------------------------------------------------------------------

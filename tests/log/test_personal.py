@@ -43,7 +43,7 @@ class Registered(ms.Event, subject="customer"):
     plan: str = "free"
 
 
-class Moved(ms.Event, subject="who", rename="camel", omit_defaults=True):
+class Moved(ms.Event, type="PersonMoved", subject="who", rename="camel", omit_defaults=True):
     who: str
     new_street: ms.Personal[str] = "unknown"
 

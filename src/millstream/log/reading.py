@@ -57,10 +57,10 @@ class Reader:
         """The sealed fields of each kind that has any, of those that were read."""
         self._definitions = -1
         self._columns: dict[int, Columns] = {}
-        store.on_rollback.append(self._forget)
+        store.on_stale.append(self._forget)
 
     def _forget(self) -> None:
-        """Nothing that was read is to be trusted; see `Store.on_rollback`."""
+        """Nothing that was read is to be trusted; see `Store.on_stale`."""
         self.bodies.forget()
         self.tail.forget()
         self.decoders.clear()

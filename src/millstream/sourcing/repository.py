@@ -133,8 +133,9 @@ class Repository(Generic[S, C, R]):
         self.snapshots = Snapshots(log, self._model, self._replay, snapshot_every)
         """The snapshots of its aggregates: to be counted, rebuilt, deleted."""
         kept = weakref.ref(self._cache)
-        # What was read inside a transaction that is undone, as in memory it can be, never came to be.
-        log.store.on_rollback.append(lambda: None if (found := kept()) is None else found.clear())
+        # What was read inside a transaction that is undone, as in memory it can be, never came to be; and what was
+        # trimmed makes no state any more.
+        log.store.on_stale.append(lambda: None if (found := kept()) is None else found.clear())
 
     if not TYPE_CHECKING:
 

@@ -146,6 +146,7 @@ class Snapshots:
             if row is None:
                 return None
             root = self._model.new(id)
+            self._check_whole(id)
             try:
                 self._model.codec.load(root, self.privacy.open(id, row[2]))
             except Unreadable:
@@ -181,6 +182,14 @@ class Snapshots:
                 sql, params = sql + " and position <= ?", [*params, position]
             row = db.execute(sql + " order by version desc limit 1", params).fetchone()
         return None if row is None else (row[0], row[1], bytes(row[2]))
+
+    def _check_whole(self, id: str) -> None:
+        """See that the events before a snapshot are there, as they would have to be without it.
+
+        Raises:
+            Trimmed: They are not.
+        """
+        next(self._log.runs(id, until_version=2, trimmed="raise"), None)
 
     def _has_table(self, db: Database) -> bool:
         if not self._made:

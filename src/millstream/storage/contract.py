@@ -33,8 +33,8 @@ class Store(RawSource, RawTarget, Protocol):
     closed: bool
     """Whether this process has closed it."""
     signal: Signal
-    on_rollback: list[Callable[[], None]]
-    """Called when what was read may be of a transaction that was undone."""
+    on_stale: list[Callable[[], None]]
+    """Called when nothing that was read is to be trusted: it may be of a transaction that was undone, or is trimmed."""
 
     @property
     def location(self) -> str:

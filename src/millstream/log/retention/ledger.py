@@ -153,7 +153,7 @@ class Ledger:
         self._reader = Reader(store)
         self._mutex = threading.Lock()
         self._reset()
-        store.on_rollback.append(self._reset)
+        store.on_stale.append(self._reset)
 
     def _reset(self) -> None:
         self._seen = 0

@@ -63,7 +63,7 @@ class PostgresStore:
         self._why_readonly = ""
         self.closed = False
         # Never called: readers see committed rows alone, and numbers are not given twice.
-        self.on_rollback: list[Callable[[], None]] = []
+        self.on_stale: list[Callable[[], None]] = []
         self._clock = clock
         self._patience = lock_timeout
         self._inline: Handlers = {}

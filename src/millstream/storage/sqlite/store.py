@@ -48,7 +48,7 @@ class SQLiteStore:
         self._log_id: str | None = None
         self._clock = clock
         self._lock_timeout = lock_timeout
-        self.on_rollback: list[Callable[[], None]] = []
+        self.on_stale: list[Callable[[], None]] = []
         """Called when a transaction of a log in memory was undone."""
         self._inline: Handlers = {}
         self.closed = False
@@ -237,7 +237,7 @@ class SQLiteStore:
         # In memory, a reader inside the transaction has seen names and bodies that never came to be.
         if self.memory:
             self.names.forget_all()
-            for forget in self.on_rollback:
+            for forget in self.on_stale:
                 forget()
 
     def _committed(self, head: int) -> None:
