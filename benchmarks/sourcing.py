@@ -19,6 +19,7 @@ from eventsourcing.application import Application
 from eventsourcing.domain import Aggregate, event
 
 import millstream as ms
+from guard import guard
 from log import INSERT, header_rows, raw
 from timing import Report, folder, percentile, race
 
@@ -329,7 +330,7 @@ def asof(report: Report) -> None:
 
 
 SECTIONS = {
-    "rebuild": rebuild, "save": save, "flat": flat, "threads": threads, "travel": travel, "asof": asof,
+    "rebuild": rebuild, "save": save, "flat": flat, "threads": threads, "travel": travel, "asof": asof, "guard": guard,
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -40,6 +41,10 @@ class Cache:
 
     def __init__(self, size: int) -> None:
         self._size = size
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
         self._mutex = threading.Lock()
         self._kept: OrderedDict[str, Kept] = OrderedDict()
         self._turns: dict[str, tuple[threading.RLock, int]] = {}
@@ -70,6 +75,8 @@ class Cache:
     @contextmanager
     def turn(self, id: str) -> Iterator[None]:
         """Be alone with an aggregate within the process, as far as that is to be had soon."""
+        if self._pid != os.getpid():
+            self._begin()  # in a forked child: locks may have been left in the hands of threads that are not here
         with self._mutex:
             lock, users = self._turns.get(id) or (threading.RLock(), 0)
             self._turns[id] = (lock, users + 1)
