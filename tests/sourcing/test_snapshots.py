@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
+import psycopg
 import pytest
 
 import millstream as ms
@@ -208,3 +209,32 @@ def test_a_snapshot_made_inside_a_stream_of_another_kind_is_not_taken(log):
         ms.Repository(log, Other).get("account-1")
     with pytest.raises(ms.WrongAggregate):
         ms.Repository(log, Other).update("account-1", lambda other: None)
+
+
+def test_a_role_that_may_only_read_uses_them_and_makes_none(postgres, postgres_server):
+    with ms.open(postgres) as log:
+        fill(log, 30)
+        ms.Repository(log, Account, snapshot_every=10, snapshot_after=None).get("account-1")
+        corrupt(log, "update {table} set state = convert_to('{{\"owner\":\"from a snapshot\"}}', 'UTF8')")
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        for sql in (
+            "create role snapshots_reader login",
+            "grant usage on schema millstream to snapshots_reader",
+            "grant select on all tables in schema millstream to snapshots_reader",
+            "grant execute on all functions in schema millstream to snapshots_reader",
+        ):
+            connection.execute(sql)
+    url = postgres.replace("postgres@", "snapshots_reader@")
+    try:
+        with ms.open(url) as log:
+            accounts = ms.Repository(log, Account, snapshot_every=10, snapshot_after=0.0, cache=0)
+            assert accounts.get("account-1").owner == "from a snapshot"
+            assert accounts.get("account-1", at=25).owner == "from a snapshot"
+        with psycopg.connect(postgres, autocommit=True) as connection:
+            connection.execute("revoke select on millstream.millstream_snapshots from snapshots_reader")
+        with ms.open(url) as log:
+            assert ms.Repository(log, Account, cache=0).get("account-1").balance == sum(range(30))
+    finally:
+        with psycopg.connect(postgres, autocommit=True) as connection:
+            connection.execute("drop owned by snapshots_reader")
+            connection.execute("drop role snapshots_reader")

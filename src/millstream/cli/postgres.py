@@ -44,12 +44,13 @@ def grants(
     from ..cdc.capture import TABLES as CAPTURES
     from ..cqrs.projection import TABLES as PROJECTIONS
     from ..log.checkpoints import TABLES as CHECKPOINTS
+    from ..sourcing.snapshots import TABLES as SNAPSHOTS
     from ..storage.postgres.place import parse_url
     from ..storage.postgres.roles import Ability, grants
     from ..streams.store import TABLES as FLOWS
 
     ability = Ability.READ if read else Ability.APPEND if append else Ability.CONSUME
-    consumers = CHECKPOINTS | PROJECTIONS | FLOWS | CAPTURES
+    consumers = CHECKPOINTS | PROJECTIONS | FLOWS | CAPTURES | SNAPSHOTS
     for statement in grants(parse_url(url), role, ability, consumers):
         typer.echo(f"{statement};")
 

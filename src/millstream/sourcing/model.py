@@ -149,7 +149,12 @@ class DeciderModel(Model[S]):
         return other
 
     def released(self, root: Root) -> Root:
-        return self.copy(root)
+        # Not a copy of the state, which may be large: evolve gives a new one.
+        other = Loaded.__new__(Loaded)
+        other._begin(root.id)
+        other.version, other._position = root.version, root._position
+        other.decider, other.state = self.decider, self.state(root)
+        return other
 
     def adopt(self, root: Root, other: Root) -> None:
         root.version, root._position = other.version, other._position

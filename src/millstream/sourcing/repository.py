@@ -358,7 +358,7 @@ class Repository(Generic[S, C, R]):
             root, found = self._model.new(id), 0
             self._replay.advance(root, version=version, position=position)
         slow = self._slow is not None and time.perf_counter() - begun > self._slow
-        if slow and self.snapshots.kept and root.version > max(collected.last, found):
+        if slow and self.snapshots.made and root.version > max(collected.last, found):
             collected.take(root)
             collected.save()
         return Kept(root, collected.last, generation)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from ..errors import MillstreamError, UsageError
+from ..errors import LogMoved, MillstreamError, PermissionDenied, ReadOnlyLog, ReplicaLog, UsageError
 from ..events import definitions
 from ..log import Log
 from ..log.staging import check_stream
@@ -116,33 +116,35 @@ class Snapshots:
     # --- what the repository asks ---------------------------------------------------------------------
 
     @property
-    def kept(self) -> bool:
-        """Whether they are read and made."""
+    def made(self) -> bool:
+        """Whether they are made."""
         return self._every is not None and not self._off
 
     def due(self, version: int, last: int) -> bool:
         """Whether one is due at a version, the last one being at another."""
-        return self.kept and self._every is not None and version // self._every > last // self._every
+        return self.made and self._every is not None and version // self._every > last // self._every
 
     def advance(self, root: Root, version: int | None = None, position: int | None = None) -> Collected:
         """Carry an aggregate forward, and keep what falls due on the way."""
         collected = Collected(self, root.version)
-        every = self._every if self.kept and self._every is not None else None
-        if every is None:
+        if not self.made or self._every is None:
             collected.whole = self._replay.advance(root, version=version, position=position)
-        else:
-            collected.whole = self._replay.advance(
-                root, version=version, position=position, every=every, passed=collected.passed
-            )
-            collected.save()
+            return collected
+        collected.whole = self._replay.advance(
+            root, version=version, position=position, every=self._every, passed=collected.passed
+        )
+        collected.save()
         return collected
 
     def find(self, id: str, version: int | None = None, position: int | None = None) -> Root | None:
         """An aggregate as the last snapshot before a version or position (inclusive) has it; None without one."""
-        if not self.kept:
+        if self._every is None:
             return None
         while True:
-            row = self._row(id, version, position)
+            try:
+                row = self._row(id, version, position)
+            except PermissionDenied:
+                return None
             if row is None:
                 return None
             root = self._model.new(id)
@@ -231,7 +233,7 @@ class Snapshots:
         """Keep some; without them everything works, only slower, so that what goes wrong is no error."""
         prints = self.fingerprint
         found = [(stream, self._model.name, prints, *rest) for stream, *rest in rows]
-        if not found or not self.kept or self._log.store.readonly:
+        if not found or not self.made or self._log.store.readonly:
             return
 
         def work(db: Database, receipt: Receipt) -> None:
@@ -244,6 +246,8 @@ class Snapshots:
 
         try:
             self._log.commit(work=work)
+        except (ReadOnlyLog, ReplicaLog, LogMoved, PermissionDenied):
+            self._off = True  # it is not for this reader to make them
         except MillstreamError as error:
             self._give_up(f"snapshots of {self._model.name} cannot be written: {error}")
 
