@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from .root import Root
@@ -72,23 +70,42 @@ class Cache:
         with self._mutex:
             self._kept.clear()
 
-    @contextmanager
-    def turn(self, id: str) -> Iterator[None]:
-        """Be alone with an aggregate within the process, as far as that is to be had soon."""
+    def turn(self, id: str) -> _Turn:
+        """To be alone with an aggregate within the process, as far as that is to be had soon."""
         if self._pid != os.getpid():
             self._begin()  # in a forked child: locks may have been left in the hands of threads that are not here
+        return _Turn(self._mutex, self._turns, id)
+
+
+class _Turn:
+    """A turn with one aggregate, for a ``with``."""
+
+    __slots__ = ("_id", "_lock", "_mine", "_mutex", "_turns")
+
+    def __init__(self, mutex: threading.Lock, turns: dict[str, tuple[threading.RLock, int]], id: str) -> None:
+        self._mutex = mutex
+        self._turns = turns
+        self._id = id
+
+    def __enter__(self) -> None:
         with self._mutex:
-            lock, users = self._turns.get(id) or (threading.RLock(), 0)
-            self._turns[id] = (lock, users + 1)
-        mine = lock.acquire(timeout=_LONGEST_TURN)
+            self._lock, users = self._turns.get(self._id) or (threading.RLock(), 0)
+            self._turns[self._id] = (self._lock, users + 1)
         try:
-            yield
-        finally:
-            if mine:
-                lock.release()
-            with self._mutex:
-                users = self._turns[id][1] - 1
-                if users:
-                    self._turns[id] = (lock, users)
-                else:
-                    del self._turns[id]
+            self._mine = self._lock.acquire(timeout=_LONGEST_TURN)
+        except BaseException:  # an interrupt
+            self._leave()
+            raise
+
+    def __exit__(self, *exc: object) -> None:
+        if self._mine:
+            self._lock.release()
+        self._leave()
+
+    def _leave(self) -> None:
+        with self._mutex:
+            users = self._turns[self._id][1] - 1
+            if users:
+                self._turns[self._id] = (self._lock, users)
+            else:
+                del self._turns[self._id]

@@ -439,7 +439,9 @@ class Repository(Generic[S, C, R]):
     def _staged(self, root: Root, expect: int) -> StagedAppend | None:
         if not root._pending:
             return None
-        return self._log.stage(root.id, root._pending, expect=expect)
+        # A single event goes the shorter way.
+        events = root._pending if len(root._pending) > 1 else root._pending[0]
+        return self._log.stage(root.id, events, expect=expect)
 
 
 def _check_number(name: str, value: object, least: int) -> None:
