@@ -186,7 +186,7 @@ class Log:
         """See `millstream.Log.import_`."""
         return await self.call(lambda: self.sync.import_(path, stream, **options))
 
-    async def commit(self, appends: Sequence[StagedAppend] = (), **options: Any) -> Receipt:
+    async def commit(self, appends: Sequence[StagedAppend | None] = (), **options: Any) -> Receipt:
         """See `millstream.Log.commit`."""
         return await self.call(lambda: self.sync.commit(appends, **options))
 

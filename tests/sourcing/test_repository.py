@@ -121,6 +121,15 @@ def test_edit_raises_when_another_came_first(accounts):
     assert accounts.get("account-1").balance == 7
 
 
+def test_several_aggregates_are_committed_at_once_and_one_that_recorded_nothing_is_passed_over(log, accounts):
+    one, other = accounts.load("account-1"), accounts.load("account-2")
+    one.deposit(10)
+    assert accounts.stage(other) is None
+    assert log.commit([accounts.stage(one), accounts.stage(other)]).count == 1
+    assert accounts.get("account-1").balance == 10
+    assert "account-2" not in accounts
+
+
 def test_edit_saves_nothing_when_the_block_raises(log, accounts):
     def edit() -> None:
         with accounts.edit("account-1") as account:

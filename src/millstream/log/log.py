@@ -230,7 +230,7 @@ class Log(Reader):
 
     def commit(
         self,
-        appends: Sequence[StagedAppend] = (),
+        appends: Sequence[StagedAppend | None] = (),
         *,
         work: Callable[[Database, Receipt], None] | None = None,
         id: str | None = None,
@@ -241,13 +241,13 @@ class Log(Reader):
         Consumers write outputs, state and checkpoint this way, and so take effect exactly once.
 
         Args:
-            appends: What `stage` made.
+            appends: What `stage` made; None, for an aggregate that recorded nothing, is passed over.
             work: Called with the database, inside the transaction, after the appends. It may run on another
                 thread, and more than once: its only effects must be on that database.
             id: As in `append`; also kept when nothing is appended.
             digest: What the id stands for; by default, the content of the appends.
         """
-        return self.store.commit(_request(list(appends), id, digest, work))
+        return self.store.commit(_request([each for each in appends if each is not None], id, digest, work))
 
     def transaction(self, *, id: str | None = None) -> Transaction:
         """Several appends, and SQL on the log's database, in one commit.

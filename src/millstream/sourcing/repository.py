@@ -245,7 +245,7 @@ class Repository(Generic[S, C, R]):
         return cast(R, root)
 
     def stage(self, aggregate: R) -> StagedAppend | None:
-        """What the aggregate has recorded, ready for ``log.commit`` at the version it was loaded at."""
+        """What the aggregate has recorded, for ``log.commit``, at the version it was loaded at; None for nothing."""
         root = cast(Root, aggregate)
         return self._staged(root, root.version - len(root._pending))
 
@@ -411,8 +411,7 @@ class Repository(Generic[S, C, R]):
         merged = False
         for _ in range(ATTEMPTS):
             try:
-                staged = self._staged(root, expect)
-                receipt = self._log.commit([staged] if staged is not None else [])
+                receipt = self._log.commit([self._staged(root, expect)])
                 break
             except VersionConflict as conflict:
                 level = self._merged(root, expect) if merge and self._commutes is not None else None
