@@ -25,7 +25,7 @@ import millstream as ms
 from millstream import events, evolution
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted(page for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")] if page.exists())
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 WITH_CODE = [page for page in PAGES if blocks(page)]
 
 SERVER = "postgresql://app@db.example/shop"
