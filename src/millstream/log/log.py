@@ -417,8 +417,8 @@ class Log(Reader):
     def forget(self, subject: str) -> Forgotten:
         """Make all personal data of a subject unreadable, for good: in this log, its copies and its old backups.
 
-        Their key is destroyed, durably and before anything else; from then on each of their `Personal` fields reads as
-        `Erased`, and what is appended for them raises `SubjectForgotten`. Headers, hashes and all other fields stay.
+        Their key is destroyed, durably, and those of snapshots that hold their data; from then on each of their
+        `Personal` fields reads as `Erased`, and what is appended for them raises `SubjectForgotten`. All else stays.
         What left the log before is beyond its reach: read models, sinks and files of exports. It can be repeated, which
         changes nothing more, and gives the same report.
 
