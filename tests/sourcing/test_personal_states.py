@@ -149,6 +149,17 @@ def test_what_is_erased_may_stand_where_a_text_cannot(log):
     ]
 
 
+def test_a_column_of_a_whole_kind_keeps_its_type_when_values_of_it_were_erased(log):
+    customers = ms.Repository(log, Customer)
+    for n in (1, 2):
+        fill(log, n, born=date(1990, 1, n))
+    log.forget("person-1")
+    found = customers.as_of().select("id", "name", "born").rows()
+    assert found == [("customer-1", "[erased]", None), ("customer-2", "Annabel Lee 2", date(1990, 1, 2))]
+    log.forget("person-2")
+    assert customers.as_of()["born"].to_list() == [None, None]
+
+
 def test_a_copy_without_keys_keeps_no_state_that_could_be_read(log, tmp_path):
     fill(log, 1)
     ms.Repository(log, Customer, snapshot_every=2, snapshot_after=None).get("customer-1")

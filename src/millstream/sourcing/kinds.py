@@ -13,6 +13,7 @@ from ..log import Log
 from ..log.objects import plain_value, series_of
 from ..log.reading import scope_of
 from ..log.records import Run
+from ..personal import Erased
 from ..storage.base import Scope
 from .model import Model
 from .replay import Replay
@@ -150,12 +151,23 @@ def _category(log: Log, model: Model[Any]) -> str:
 def _frame(model: Model[Any], roots: list[Root]) -> pl.DataFrame:
     """States as a frame: ``id``, ``version``, and a column for each field."""
     states = [model.fields(root) for root in roots]
-    names = dict.fromkeys(name for state in (model.fields(model.new("")), *states) for name in state)
+    begin = model.fields(model.new(""))
+    names = dict.fromkeys(name for state in (begin, *states) for name in state)
     columns = [
         pl.Series("id", [root.id for root in roots], dtype=pl.String),
         pl.Series("version", [root.version for root in roots], dtype=pl.Int64),
     ]
     for name in names:
         if name not in ("id", "version"):
-            columns.append(series_of(name, [plain_value(state.get(name)) for state in states]))
+            values = _erasable([state.get(name) for state in states], begin.get(name))
+            columns.append(series_of(name, [plain_value(value) for value in values]))
     return pl.DataFrame(columns)
+
+
+def _erasable(values: list[Any], begin: Any) -> list[Any]:
+    """A column in which what was erased is null, unless it is one of text."""
+    if any(value is Erased for value in values):
+        rest = [value for value in (*values, begin) if value is not None and value is not Erased]
+        if not rest or not all(isinstance(value, str) for value in rest):
+            return [None if value is Erased else value for value in values]
+    return values
