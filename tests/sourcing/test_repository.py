@@ -87,7 +87,7 @@ def test_what_is_not_there_is_not_found(log, accounts):
     with pytest.raises(ms.StreamNotFound):
         accounts.get("account-1", at=0)
     with pytest.raises(ms.StreamNotFound):
-        list(accounts.history("account-1"))
+        accounts.history("account-1")
     assert "account-1" not in accounts
     accounts.create("account-1", lambda account: account.deposit(5))
     assert "account-1" in accounts

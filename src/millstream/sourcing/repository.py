@@ -6,6 +6,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, Never, TypeVar, cast, overload
 
 from ..errors import StreamNotFound, UsageError, VersionConflict
@@ -254,6 +255,8 @@ class Repository(Generic[S, C, R]):
     def history(self, id: str) -> Iterator[Step[S]]:
         """Each event of the aggregate, oldest first, with the state as it was after it.
 
+        The first is read at once, the others as they are asked for.
+
         Raises:
             StreamNotFound: Nothing was ever appended to the stream.
         """
@@ -261,8 +264,7 @@ class Repository(Generic[S, C, R]):
         first = next(steps, None)
         if first is None:
             raise StreamNotFound(id)
-        yield first
-        yield from steps
+        return chain([first], steps)
 
     def diff(self, id: str, a: At, b: At) -> Difference:
         """What is different about the aggregate at ``b`` from what it was at ``a``, and through which events.
