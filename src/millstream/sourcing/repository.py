@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     S = DefaultTypeVar("S")
     C = DefaultTypeVar("C", default=Any)
-    R = DefaultTypeVar("R", default=S)
+    R = DefaultTypeVar("R", default=Any)
 else:
     S, C, R = TypeVar("S"), TypeVar("C"), TypeVar("R")
 

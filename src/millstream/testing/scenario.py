@@ -21,7 +21,7 @@ from ..time import Clock, from_micros, to_micros
 from .clock import FakeClock
 
 AnyDraft = Event | Plain | Draft
-Events = AnyDraft | Iterable[AnyDraft] | Mapping[str, AnyDraft | Iterable[AnyDraft]]
+Events = AnyDraft | Iterable[AnyDraft] | Mapping[str, Any]
 """One event, several, or several by their streams; a `Draft` says their tags, metadata and effective time too."""
 
 
