@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -145,6 +146,35 @@ def test_a_state_that_would_not_come_back_the_same_is_not_kept(log):
         assert odd.get("account-1").seen == (1, 2)
     assert odd.get("account-1").seen == (1, 2)
     assert odd.snapshots.count() == 0
+
+
+def test_a_state_that_holds_one_object_in_two_places_is_not_torn_apart(log):
+    @dataclass
+    class Line:
+        total: Decimal = Decimal(0)
+
+    class Order(ms.Aggregate):
+        lines: list[Line] = []
+        last: Line | None = None
+
+        @ms.on
+        def deposited(self, event: Deposited) -> None:
+            if self.last is None:
+                self.last = Line()
+                self.lines.append(self.last)
+            self.last.total += event.amount
+
+    fill(log, 20)
+    whole = ms.Repository(log, Order, snapshot_every=5, snapshot_after=None)
+    with pytest.warns(ms.SnapshotWarning, match="in two places"):
+        assert whole.get("account-1").lines == [Line(Decimal(190))]
+    with whole.edit("account-1") as order:
+        order.record(Deposited(amount=Decimal(10)))
+        assert order.lines == [Line(Decimal(200))]
+    again = ms.Repository(log, Order, snapshot_every=5, snapshot_after=None, cache=0)
+    with pytest.warns(ms.SnapshotWarning):
+        assert again.get("account-1", at=19).lines == [Line(Decimal(171))]
+    assert again.snapshots.count() == 0
 
 
 def test_they_can_be_deleted_and_rebuilt(log, kind):

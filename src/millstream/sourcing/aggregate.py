@@ -10,7 +10,7 @@ from ..errors import UsageError
 from ..events import Event, Plain, type_name
 from ..log.handlers import Handler, InvalidHandler, handler_table, resolve
 from .errors import HandlerMissing
-from .root import Root, copied
+from .root import Root, begun, copied
 
 
 class Aggregate(Root):
@@ -86,7 +86,7 @@ class Aggregate(Root):
 
     def __init__(self, id: str = "") -> None:
         self._begin(id)
-        self.__dict__.update(copied(self.__defaults))
+        self.__dict__.update(begun(self.__defaults))
 
     def _apply(self, event: Event | Plain) -> None:
         handler = type(self)._handlers().get(type_name(event))

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from enum import Enum
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -18,6 +21,7 @@ R = TypeVar("R", bound=Root)
 _encode = msgspec.json.Encoder(enc_hook=plain_text).encode
 _ERASED = _encode(Erased)
 _RawFields = dict[str, msgspec.Raw]
+_LEAVES = (str, int, float, bytes, Decimal, datetime, date, type(None))
 
 
 class NotStorable(Exception):
@@ -50,6 +54,8 @@ class Codec(ABC, Generic[R]):
             if _ERASED in data:
                 raise HoldsErased
             raise NotStorable(f"{state!r:.80} would be read back as {again!r:.80}")
+        if _shares(state, set()):
+            raise NotStorable(f"{state!r:.80} has one object in two places, which would be read back as two")
         return data
 
     def load(self, root: R, data: bytes) -> None:
@@ -222,6 +228,33 @@ def same(a: Any, b: Any) -> bool:
     if hasattr(a, "__dict__") and "__eq__" not in {name for cls in type(a).__mro__[:-1] for name in vars(cls)}:
         return same(vars(a), vars(b))
     return bool(a == b)
+
+
+def _shares(value: Any, seen: set[int]) -> bool:
+    """Whether something that can be changed is met twice."""
+    if isinstance(value, _LEAVES):
+        return False
+    inside: Iterable[Any] = ()
+    changes = True
+    if isinstance(value, dict):
+        inside = value.values()
+    elif isinstance(value, list | tuple | set | frozenset):
+        inside, changes = value, not isinstance(value, tuple | frozenset)
+    elif isinstance(value, msgspec.Struct):
+        inside = [getattr(value, name) for name in value.__struct_fields__]
+        changes = not value.__struct_config__.frozen
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        inside = [getattr(value, field.name) for field in dataclasses.fields(value)]
+        changes = not getattr(type(value), "__dataclass_params__").frozen  # noqa: B009 - not known to type checkers
+    elif isinstance(value, Enum) or not hasattr(value, "__dict__"):
+        return False
+    else:
+        inside = vars(value).values()
+    if changes:
+        if id(value) in seen:
+            return True
+        seen.add(id(value))
+    return any(_shares(each, seen) for each in inside)
 
 
 def _types(keys: dict[Any, Any]) -> set[tuple[type, Any]]:

@@ -95,6 +95,12 @@ class Root:
         raise NotImplementedError
 
 
+def begun(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes as they begin, with values that can change copied: two that begin as one list have each its own."""
+    return {name: value if type(value) in _UNCHANGING else copy.deepcopy(value) for name, value in defaults.items()}
+
+
 def copied(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes by name, with values that can change copied."""
-    return {name: value if type(value) in _UNCHANGING else copy.deepcopy(value) for name, value in state.items()}
+    """Attributes by name, with values that can change copied; what two of them share is shared by the copies too."""
+    known: dict[int, Any] = {}
+    return {name: value if type(value) in _UNCHANGING else copy.deepcopy(value, known) for name, value in state.items()}
