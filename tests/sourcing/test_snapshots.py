@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -116,6 +116,51 @@ def test_one_of_other_code_or_shape_is_passed_over(log):
         for _ in range(2):
             assert accounts.get("account-1").balance == sum(range(20)) * factor
         assert accounts.snapshots.count() == 4
+
+
+def order_class(field: str = "total", *, factor: int = 1, first: int = 0) -> Any:
+    def add(self: Any, amount: Decimal) -> None:
+        setattr(self, field, getattr(self, field) + factor * amount)
+
+    line: Any = make_dataclass("Line", [(field, Decimal, Decimal(first))], namespace={"add": add})
+
+    class Order(ms.Aggregate):
+        lines: dict[str, line] = {}
+        goal: Decimal = Decimal(first)
+
+        @ms.on
+        def deposited(self, event: Deposited) -> None:
+            self.lines.setdefault("one", line()).add(event.amount)
+
+    return Order
+
+
+def order_decider(field: str = "total", *, factor: int = 1, first: int = 0) -> Any:
+    hints = order_class(field, factor=factor, first=first)._shape()[0]
+    order = make_dataclass("Order", [("lines", hints["lines"]), ("goal", Decimal, Decimal(first))])
+    line = hints["lines"].__args__[1]
+
+    def evolve(order: Any, event: Deposited) -> Any:
+        order.lines.setdefault("one", line()).add(event.amount)
+        return order
+
+    return ms.Decider(order({}), lambda order, command: None, evolve, name="Order")
+
+
+@pytest.mark.parametrize("kind", [order_class, order_decider])
+@pytest.mark.parametrize("change", [{"field": "sum"}, {"factor": 2}, {"first": 5}])
+def test_what_a_state_holds_counts_as_well_with_its_shape_its_code_and_its_defaults(log, kind, change):
+    fill(log, 20)
+    before = ms.Repository(log, kind(), snapshot_every=5, snapshot_after=None, cache=0)
+    before.get("account-1")
+    assert before.snapshots.count() == 4
+    after = ms.Repository(log, kind(**change), snapshot_every=5, snapshot_after=None, cache=0)
+    assert after.snapshots.count() == 0
+    found, field = after.get("account-1"), change.get("field", "total")
+    assert getattr(found.lines["one"], field) == 190 * change.get("factor", 1) + change.get("first", 0)
+    assert found.goal == change.get("first", 0)
+    again = ms.Repository(log, kind(), snapshot_every=5, snapshot_after=None, cache=0)
+    assert again.snapshots.count() == 4, "the same is the same"
 
 
 def test_one_that_does_not_decode_is_dropped_with_a_warning(log, kind):

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
+from ..marks import mark
 from ..personal import Erased, plain_text
+from .fingerprint import hints_of, shapes
 from .root import Root
 
 R = TypeVar("R", bound=Root)
@@ -113,12 +115,9 @@ class StateCodec(Codec[Any]):
 
     def mark(self) -> str:
         """What is known of the states: their classes' fields, and the first of them."""
-        shapes = [f"{name}:{_hints(each)}" for name, each in sorted(self._types.items())]
-        try:
-            first = self._encode(self._initial).decode()
-        except Exception:
-            first = ""
-        return "\n".join([*shapes, first])
+        names = [f"{name}: {each!r}" for name, each in sorted(self._types.items())]
+        first = vars(self._initial) if self._is_plain(type(self._initial)) else self._initial
+        return "\n".join([*names, *shapes(self._types.values()), mark(first)])
 
     def _get(self, root: Any) -> Any:
         return root.state
@@ -139,7 +138,7 @@ class StateCodec(Codec[Any]):
         cls = get_origin(declared) or declared
         if not self._is_plain(cls):
             return msgspec.json.decode(raw, type=declared)
-        fields = self._plain.setdefault(cls, _Fields(_hints(cls)))
+        fields = self._plain.setdefault(cls, _Fields(hints_of(cls)))
         state = cls.__new__(cls)
         state.__dict__.update(fields.decode(raw))
         return state
@@ -178,13 +177,6 @@ class _Fields:
             hint = self._hints.get(name, Any)
             found = self._decoders[name] = msgspec.json.Decoder(Any if isinstance(hint, str) else hint)
         return found
-
-
-def _hints(cls: Any) -> dict[str, Any]:
-    try:
-        return get_type_hints(get_origin(cls) or cls)
-    except Exception:
-        return dict(getattr(cls, "__annotations__", {}))
 
 
 def _erased(value: Any) -> Any:
