@@ -58,7 +58,7 @@ def _fold(log: Log, model: Model[Any], replay: Replay, scope: Scope, position: i
                 continue
             root = roots.get(row[1])
             if root is None:
-                root = roots[row[1]] = _begun(model, log.store.stream_name(row[1]))
+                root = roots[row[1]] = begun(model, log.store.stream_name(row[1]))
             entry = (quick[kind] if kind in quick else replay.learn(kind)) if plain else None
             if entry is not None:
                 apply, decode = entry
@@ -112,7 +112,7 @@ def _true(log: Log, model: Model[Any], replay: Replay, scope: Scope, position: i
                 known.setdefault(run.stream_id, []).append(run)
     roots = []
     for runs in known.values():
-        root = _begun(model, runs[0].stream)
+        root = begun(model, runs[0].stream)
         apply_as_true(replay, root, runs)
         roots.append(root)
     return roots
@@ -128,7 +128,8 @@ def apply_as_true(replay: Replay, root: Root, runs: list[Run]) -> None:
     root.version = last
 
 
-def _begun(model: Model[Any], stream: str) -> Root:
+def begun(model: Model[Any], stream: str) -> Root:
+    """One before its first event, about to be carried forward."""
     root = model.new(stream)
     root._sealed = REPLAY
     return root

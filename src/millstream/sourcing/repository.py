@@ -20,7 +20,7 @@ from ..time import Duration, seconds
 from .aggregate import Aggregate
 from .cache import Cache, Kept
 from .decider import Decider, Loaded
-from .kinds import as_of
+from .kinds import as_of, begun
 from .merge import NonConflicting, commuting
 from .model import Model, model_of
 from .past import (
@@ -257,7 +257,7 @@ class Repository(Generic[S, C, R]):
         Raises:
             StreamNotFound: Nothing was ever appended to the stream.
         """
-        steps = history(self._log, self._model, self._replay, check_stream(id))
+        steps = history(self._model, self._replay, check_stream(id))
         first = next(steps, None)
         if first is None:
             raise StreamNotFound(id)
@@ -286,7 +286,7 @@ class Repository(Generic[S, C, R]):
             StreamNotFound: Nothing was ever appended to the stream.
         """
         self._check_found(id)
-        return blame(self._log, self._model, self._replay, id, *resolve(self._log, at))
+        return blame(self._model, self._replay, id, *resolve(self._log, at))
 
     def as_of(self, at: At | None = None, *, known: At | None = None, streams: str | None = None) -> pl.DataFrame:
         """Every aggregate of the kind as it stood: a row each, with ``id``, ``version`` and its fields, by id.
@@ -320,7 +320,7 @@ class Repository(Generic[S, C, R]):
     def _at(self, id: str, at: At | None, known: At | None = None) -> Root:
         """A copy that is nobody else's, as the aggregate was at a point."""
         if known is not None:
-            root = self._model.new(id)
+            root = begun(self._model, id)
             as_true(self._replay, root, effective_bound(at), *resolve(self._log, known))
             return root
         if at is None:
