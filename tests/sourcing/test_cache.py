@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from decimal import Decimal
 
 import pytest
@@ -59,6 +60,31 @@ def test_a_rejected_change_leaves_no_trace(accounts):
     with pytest.raises(ms.Rejected):
         accounts.update("account-1", broken)
     assert accounts.get("account-1").entries == [100]
+
+
+def test_nothing_is_kept_nor_saved_of_what_a_handler_left_half_changed(log, accounts):
+    class Fragile(ms.Aggregate):
+        seen: list[Decimal] = []
+
+        @ms.on
+        def deposited(self, event: Deposited) -> None:
+            self.seen.append(event.amount)
+            if event.amount == 13:
+                raise ms.Rejected("not 13")
+
+    def swallow(found: Fragile, *then: int) -> None:
+        for amount in (13, *then):
+            with suppress(ms.Rejected):
+                found.record(Deposited(amount=Decimal(amount)))
+
+    fragile = ms.Repository(log, Fragile)
+    for then in ((), (1,)):
+        with pytest.raises(ms.CannotRecord, match="half changed"):
+            fragile.update("account-1", lambda found, then=then: swallow(found, *then))
+        with pytest.raises(ms.CannotRecord, match="half changed"), fragile.edit("account-1") as found:
+            swallow(found, *then)
+    assert fragile.get("account-1").seen == [100]
+    assert log.version("account-1") == 1
 
 
 def test_what_a_caller_holds_is_not_changed_by_the_next(accounts):

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 
 from ..errors import UsageError
-from ..events import Plain, event_class
+from ..events import Plain
 from .aggregate import Aggregate
 from .codec import AttributesCodec, Codec, StateCodec
 from .decider import Decider, Loaded
@@ -167,12 +167,7 @@ class DeciderModel(Model[S]):
             return None, Plain
         if not takes or (self.decider.types is None and type in OWN):
             return (None, Plain) if type in OWN else None
-        evolve = self.decider.evolve
-
-        def apply(loaded: Loaded[S], event: Any) -> None:
-            loaded.state = evolve(loaded.state, event)
-
-        return apply, self.decider.event_class(type) or event_class(type) or Plain
+        return Loaded._evolve, self.decider.event_class(type)
 
     @property
     def types(self) -> frozenset[str] | None:
@@ -180,7 +175,7 @@ class DeciderModel(Model[S]):
 
     def mark(self) -> str:
         decider = self.decider
-        events = [c for type in sorted(decider.types or ()) if (c := decider.event_class(type)) is not None]
+        events = [decider.event_class(type) for type in sorted(decider.types or ())]
         begin = self.codec.mark()
         return fingerprint(decider.evolve, None, {"initial": begin}, events, decider.version)
 

@@ -36,7 +36,7 @@ from .past import (
     resolve,
 )
 from .replay import Replay
-from .root import PAST, PRESENT, SAVED, Root
+from .root import BROKEN, PAST, PRESENT, SAVED, Root
 from .snapshots import Snapshots
 
 if TYPE_CHECKING:
@@ -437,6 +437,8 @@ class Repository(Generic[S, C, R]):
         return version
 
     def _staged(self, root: Root, expect: int) -> StagedAppend | None:
+        if root._sealed is BROKEN:
+            raise root._refusal()
         if not root._pending:
             return None
         return self._log.stage(root.id, root._pending, expect=expect)
