@@ -110,6 +110,13 @@ def test_an_aggregate_may_be_updated_inside_an_update_of_another(accounts):
     assert accounts.get("account-2").balance == 1
 
 
+def test_an_update_inside_one_that_records_nothing_is_made_but_twice(log, accounts):
+    for _ in range(2):
+        before = log.version("account-1")
+        accounts.update("account-1", lambda _: accounts.update("account-1", lambda a: a.deposit(1)))
+        assert log.version("account-1") <= before + 2
+
+
 def test_an_aggregate_may_be_read_inside_its_own_update(accounts):
     accounts.update("account-1", lambda a: a.deposit(int(accounts.get("account-1").balance)))
     assert accounts.get("account-1").balance == 200

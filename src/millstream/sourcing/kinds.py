@@ -37,7 +37,7 @@ def as_of(
         position: The last position that counts.
         until: Not None: events are applied in the order in which they were true, up to this time (microseconds).
     """
-    scope = scope_of(streams or _category(log, model), None)
+    scope = scope_of(_category(log, model) if streams is None else streams, None)
     if until is None:
         folded = _fold(log, model, replay, scope, position)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar, cast
@@ -11,7 +12,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 
 from ..errors import UsageError
-from ..events import Plain
+from ..events import Draft, Event, Plain
 from .aggregate import Aggregate
 from .codec import AttributesCodec, Codec, StateCodec
 from .decider import Decider, Loaded
@@ -111,7 +112,17 @@ class AggregateModel(Model[Any]):
         return root
 
     def take(self, root: Root, decided: object) -> None:
-        pass
+        if inspect.isawaitable(decided) or inspect.isgenerator(decided):
+            decided.close()  # type: ignore[union-attr]
+            raise UsageError(
+                f"the change of {self.name} {root.id!r} is a coroutine or a generator, which does nothing by itself",
+                hint="Write it with a plain def, without yield",
+            )
+        if isinstance(decided, Event | Plain | Draft) and not root._pending:
+            raise UsageError(
+                f"the change of {self.name} {root.id!r} gave {decided!r:.60}, and recorded nothing",
+                hint="Record it: self.record(…) in a method; only functions for deciders return events",
+            )
 
     def applied(self, type: str) -> tuple[Apply | None, type[Any]] | None:
         handler = self._handlers.get(type)

@@ -10,6 +10,7 @@ import msgspec
 from ..errors import UsageError
 from ..log import Log
 from ..log.positions import Position
+from ..log.reading import END
 from ..log.records import Recorded
 from ..time import Moment, to_micros
 from .codec import same
@@ -67,11 +68,11 @@ def resolve(log: Log, at: At | None) -> tuple[int | None, int | None]:
     if at is None:
         return None, None
     if isinstance(at, Position):
-        return None, int(at)
+        return None, min(int(at), END)
     if isinstance(at, int):
         if isinstance(at, bool) or at < 0:
             raise UsageError(f"at={at} is not a version", hint="Versions start at 1; 0 is before the first event")
-        return at, None
+        return min(at, END), None
     # position_at is exclusive, and at= is not; the log's times are whole microseconds.
     return None, log.store.position_at(to_micros(at) + 1)
 
