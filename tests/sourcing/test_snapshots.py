@@ -255,6 +255,33 @@ def test_a_log_that_is_only_read_needs_none(shared_home):
         assert accounts.snapshots.count() == 0
 
 
+def test_what_is_loaded_inside_a_transaction_leaves_them_to_later_loads(log, kind):
+    fill(log, 20)
+    accounts = ms.Repository(log, kind, snapshot_every=5, snapshot_after=None, cache=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with log.transaction() as tx:
+            tx.db.execute("select 1")
+            assert accounts.get("account-1").balance == 190
+        assert accounts.snapshots.count() == 0
+        assert accounts.get("account-1").balance == 190
+    assert accounts.snapshots.count() == 4
+
+
+def test_they_are_made_again_when_there_is_room_again(tmp_path):
+    with ms.open(tmp_path / "log.db") as log:
+        fill(log, 20)
+        accounts = ms.Repository(log, Account, snapshot_every=5, snapshot_after=None, cache=0)
+        connection = log.store.writer.connection
+        pages = connection.execute("pragma page_count").fetchone()[0]
+        connection.execute(f"pragma max_page_count = {pages}")
+        with pytest.warns(ms.SnapshotWarning, match="no room"):
+            assert accounts.get("account-1").balance == 190
+        connection.execute(f"pragma max_page_count = {pages + 1000}")
+        assert accounts.get("account-1").balance == 190
+        assert accounts.snapshots.count() == 4
+
+
 def test_other_processes_use_them(shared_home):
     with ms.open(shared_home) as one, ms.open(shared_home) as other:
         fill(one, 30)

@@ -7,7 +7,16 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from ..errors import MillstreamError, UsageError
+from ..errors import (
+    DatabaseError,
+    MillstreamError,
+    PermissionDenied,
+    ReadOnlyLog,
+    ReplicaLog,
+    StorageError,
+    TimedOut,
+    UsageError,
+)
 from ..events import definitions
 from ..log import Log
 from ..log.staging import check_stream
@@ -26,6 +35,9 @@ TABLES = {
     " position bigint not null, state {blob} not null, primary key (stream, kind, fingerprint, version)"
 }
 """The table that snapshots are kept in, in the log's own database, made when first needed."""
+
+_LASTING = (PermissionDenied, ReadOnlyLog, ReplicaLog, DatabaseError)
+"""Why a snapshot cannot be written now nor later; what else goes wrong may pass."""
 
 _BYTES_AT_ONCE = 32_000_000
 
@@ -117,7 +129,7 @@ class Snapshots:
 
     @property
     def kept(self) -> bool:
-        """Whether they are read and made."""
+        """Whether they are made; those that are there are read all the same, if the repository has any."""
         return self._every is not None and not self._off
 
     def due(self, version: int, last: int) -> bool:
@@ -139,7 +151,7 @@ class Snapshots:
 
     def find(self, id: str, version: int | None = None, position: int | None = None) -> Root | None:
         """An aggregate as the last snapshot before a version or position (inclusive) has it; None without one."""
-        if not self.kept:
+        if self._every is None:
             return None
         while True:
             row = self._row(id, version, position)
@@ -244,8 +256,14 @@ class Snapshots:
 
         try:
             self._log.commit(work=work)
-        except MillstreamError as error:
-            self._give_up(f"snapshots of {self._model.name} cannot be written: {error}")
+        except UsageError:
+            pass  # inside a transaction of the log, which a snapshot is no part of: a later load makes it
+        except (StorageError, TimedOut) as error:
+            reason = f"snapshots of {self._model.name} cannot be written: {error}"
+            if isinstance(error, _LASTING):
+                self._give_up(reason)
+            else:
+                warnings.warn(reason, SnapshotWarning, stacklevel=3)
 
     def _give_up(self, reason: str) -> None:
         with self._mutex:
