@@ -112,6 +112,8 @@ class AggregateModel(Model[Any]):
         return root
 
     def take(self, root: Root, decided: object) -> None:
+        if decided is None:
+            return
         if inspect.isawaitable(decided) or inspect.isgenerator(decided):
             decided.close()  # type: ignore[union-attr]
             raise UsageError(

@@ -18,6 +18,7 @@ from ..time import Moment
 from .errors import CannotRecord
 
 _UNCHANGING = frozenset({int, float, bool, str, bytes, Decimal, datetime, date, timedelta, UUID, type(None)})
+_EVENTS = (Event, Plain)
 
 Seal = tuple[str, str]
 """Why nothing can be recorded, and what to do instead."""
@@ -80,7 +81,7 @@ class Root:
             HandlerMissing: No handler takes the event.
             InvalidEvent: It is no event, or does not fit its class.
         """
-        if not isinstance(event, Event | Plain):
+        if not isinstance(event, _EVENTS):
             raise InvalidEvent(
                 f"{event!r:.80} is not an event", hint="Give an instance of a class derived from millstream.Event"
             )
