@@ -6,11 +6,18 @@ function calls is beyond its mark.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
 from types import CodeType, FunctionType
 from typing import Any
+from uuid import UUID
 
-_PLAIN = (int, float, str, bytes, bool, type(None))
+import msgspec
+
+_PLAIN = (int, float, str, bytes, bool, type(None), Decimal, date, time, timedelta, UUID)
 
 
 def mark(value: Any, around: tuple[Any, ...] = ()) -> str:
@@ -36,8 +43,14 @@ def mark(value: Any, around: tuple[Any, ...] = ()) -> str:
         return repr([mark(each, inside) for each in value])
     if isinstance(value, set | frozenset):
         return repr(sorted(mark(each, inside) for each in value))
+    if isinstance(value, Enum):
+        return f"{type(value).__qualname__}.{value.name} {value.value!r}"
     if isinstance(value, _PLAIN):
         return repr(value)
+    if isinstance(value, msgspec.Struct):
+        return f"{type(value).__qualname__} {[mark(getattr(value, n), inside) for n in value.__struct_fields__]}"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return f"{type(value).__qualname__} {[mark(getattr(value, f.name), inside) for f in dataclasses.fields(value)]}"
     return str(getattr(value, "__qualname__", type(value).__qualname__))
 
 

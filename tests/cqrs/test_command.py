@@ -87,6 +87,29 @@ def test_two_references_to_one_stream_are_one_aggregate(log, app):
     assert balance(log, "account-1") == 5
 
 
+def test_two_classes_cannot_both_record_on_one_stream(log):
+    class Savings(Account):
+        pass
+
+    class Sweep(ms.Command):
+        source: ms.Ref[Account]
+        target: ms.Ref[Savings]
+
+    app = ms.App(log)
+    calls = 0
+
+    @app.command
+    def sweep(command: Sweep, source: Account, target: Savings) -> None:
+        nonlocal calls
+        calls += 1
+        source.move(1)
+        target.move(1)
+
+    with pytest.raises(ms.UsageError, match="as Account and Savings"):
+        app.execute(Sweep("account-1", "account-1"))
+    assert (calls, log.head) == (1, 0)
+
+
 def test_a_rejected_command_leaves_nothing_of_any_aggregate(log, app):
     with pytest.raises(ms.Rejected) as caught:
         app.execute(Transfer("account-1", "account-2", 3))

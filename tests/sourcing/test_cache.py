@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from decimal import Decimal
 
 import pytest
@@ -61,6 +62,31 @@ def test_a_rejected_change_leaves_no_trace(accounts):
     assert accounts.get("account-1").entries == [100]
 
 
+def test_nothing_is_kept_nor_saved_of_what_a_handler_left_half_changed(log, accounts):
+    class Fragile(ms.Aggregate):
+        seen: list[Decimal] = []
+
+        @ms.on
+        def deposited(self, event: Deposited) -> None:
+            self.seen.append(event.amount)
+            if event.amount == 13:
+                raise ms.Rejected("not 13")
+
+    def swallow(found: Fragile, *then: int) -> None:
+        for amount in (13, *then):
+            with suppress(ms.Rejected):
+                found.record(Deposited(amount=Decimal(amount)))
+
+    fragile = ms.Repository(log, Fragile)
+    for then in ((), (1,)):
+        with pytest.raises(ms.CannotRecord, match="half changed"):
+            fragile.update("account-1", lambda found, then=then: swallow(found, *then))
+        with pytest.raises(ms.CannotRecord, match="half changed"), fragile.edit("account-1") as found:
+            swallow(found, *then)
+    assert fragile.get("account-1").seen == [100]
+    assert log.version("account-1") == 1
+
+
 def test_what_a_caller_holds_is_not_changed_by_the_next(accounts):
     held: list[Account] = []
     accounts.update("account-1", held.append)
@@ -82,6 +108,13 @@ def test_an_aggregate_may_be_updated_inside_an_update_of_another(accounts):
     accounts.update("account-1", change)
     assert accounts.get("account-1").balance == 101
     assert accounts.get("account-2").balance == 1
+
+
+def test_an_update_inside_one_that_records_nothing_is_made_but_twice(log, accounts):
+    for _ in range(2):
+        before = log.version("account-1")
+        accounts.update("account-1", lambda _: accounts.update("account-1", lambda a: a.deposit(1)))
+        assert log.version("account-1") <= before + 2
 
 
 def test_an_aggregate_may_be_read_inside_its_own_update(accounts):

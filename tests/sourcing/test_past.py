@@ -78,6 +78,55 @@ def test_blame_names_the_event_that_changed_each_field_last(accounts):
         accounts.blame("account-9")
 
 
+class Numbered(ms.Aggregate, ignore=[Withdrawn]):
+    """What its handlers do depends on the version."""
+
+    first: Decimal = Decimal(0)
+    seen: list[int] = []
+
+    @ms.on
+    def opened(self, event: Opened) -> None:
+        self.seen.append(self.version)
+
+    @ms.on
+    def deposited(self, event: Deposited) -> None:
+        if self.version == 1:
+            self.first = event.amount
+        self.seen.append(self.version)
+
+
+def test_handlers_see_the_version_before_the_event_in_whatever_way_it_is_applied(log, accounts, clock):
+    numbered = ms.Repository(log, Numbered)
+    log.append("account-1", [Deposited(amount=Decimal(n)) for n in range(2)])
+    assert numbered.get("account-1").seen == [0, 1, 2, 4, 5]
+    *_, last = numbered.history("account-1")
+    assert (last.state.version, last.state.first, last.state.seen) == (6, 1000, [0, 1, 2, 4, 5])
+    assert {name: recorded.version for name, recorded in numbered.blame("account-1").items()} == {
+        "first": 2,
+        "seen": 6,
+    }
+    assert numbered.as_of()["seen"].to_list() == [[0, 1, 2, 4, 5]]
+    assert numbered.get("account-1", at="2030-01-01T00:00:00Z", known=log.now()).seen == [0, 1, 2, 4, 5]
+
+
+def test_a_handler_that_records_is_refused_in_every_past(log, accounts):
+    class Eager(ms.Aggregate, ignore="*"):
+        @ms.on
+        def opened(self, event: Opened) -> None:
+            self.record(Withdrawn(amount=Decimal(1)))
+
+    eager = ms.Repository(log, Eager)
+    for see in (
+        eager.get,
+        eager.blame,
+        lambda id: list(eager.history(id)),
+        lambda id: eager.as_of(),
+        lambda id: eager.get(id, at="2030-01-01T00:00:00Z", known=log.now()),
+    ):
+        with pytest.raises(ms.CannotRecord):
+            see("account-1")
+
+
 def test_a_whole_kind_as_it_stood_is_a_frame(log, accounts, clock):
     log.append("account-2", [Opened(owner="Zoë"), Deposited(amount=Decimal("2.50"))])
     frame = accounts.as_of("2024-03-31T00:00:00Z")

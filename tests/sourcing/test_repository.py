@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from decimal import Decimal
 
@@ -318,6 +319,72 @@ def test_every_past_is_the_fold_of_the_events_up_to_it(batches, version):
     assert account.balance == sum(signed[:version])
     assert account.version == min(version, len(signed))
     assert [entry[:-1] for entry in account.log] == [str(n) for n in range(account.version)]
+
+
+@pytest.mark.parametrize("attempts", [0, -1, 1.5, "many", None, True])
+def test_a_number_of_attempts_that_is_none_is_refused(accounts, attempts):
+    with pytest.raises(ms.UsageError, match="attempts"):
+        accounts.update("account-1", lambda a: a.deposit(1), attempts=attempts)
+
+
+async def deposit_later(account: Account) -> None:
+    account.deposit(1)
+
+
+def deposit_at_most(account: Account):
+    account.deposit(1)
+    yield
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (None, "no function"),
+        ("deposit", "no function"),
+        (deposit_later, "coroutine"),
+        (deposit_at_most, "generator"),
+        (lambda account: Deposited(amount=Decimal(1)), "recorded nothing"),
+    ],
+)
+def test_a_change_that_would_come_to_nothing_is_refused(log, accounts, change, error):
+    for ask in (accounts.update, accounts.create):
+        with pytest.raises(ms.UsageError, match=error):
+            ask("account-1", change)
+    assert log.head == 0
+
+
+def test_create_refuses_what_exists_though_nothing_is_recorded(accounts):
+    accounts.create("account-1", lambda a: a.deposit(1))
+    with pytest.raises(ms.VersionConflict):
+        accounts.create("account-1", lambda a: None)
+
+
+@pytest.mark.parametrize("wrong", [None, "account-1", 5])
+def test_only_aggregates_are_staged(accounts, wrong):
+    with pytest.raises(ms.UsageError, match="no aggregate"):
+        accounts.stage(wrong)
+
+
+@pytest.mark.parametrize("snapshot_after", [-1, float("nan")])
+def test_a_length_of_time_that_is_none_is_refused(log, snapshot_after):
+    with pytest.raises(ms.UsageError, match="no length of time"):
+        ms.Repository(log, Account, snapshot_after=snapshot_after)
+
+
+@pytest.mark.parametrize("at", [10**30, ms.Position(10**30)])
+def test_a_point_far_beyond_the_end_shows_the_present(accounts, at):
+    accounts.update("account-1", lambda a: a.deposit(1))
+    assert accounts.get("account-1", at=at).balance == 1
+    assert accounts.diff("account-1", 0, at).after == 1
+    assert set(accounts.blame("account-1", at=at)) == {"balance", "log"}
+
+
+def test_repositories_that_are_let_go_leave_nothing_behind(log):
+    before = len(log.store.on_stale)
+    for _ in range(10):
+        ms.Repository(log, Account)
+    gc.collect()
+    assert len(log.store.on_stale) == before
 
 
 def test_a_category_is_not_an_aggregate(accounts):

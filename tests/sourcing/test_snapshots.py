@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass, make_dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -118,6 +119,51 @@ def test_one_of_other_code_or_shape_is_passed_over(log):
         assert accounts.snapshots.count() == 4
 
 
+def order_class(field: str = "total", *, factor: int = 1, first: int = 0) -> Any:
+    def add(self: Any, amount: Decimal) -> None:
+        setattr(self, field, getattr(self, field) + factor * amount)
+
+    line: Any = make_dataclass("Line", [(field, Decimal, Decimal(first))], namespace={"add": add})
+
+    class Order(ms.Aggregate):
+        lines: dict[str, line] = {}
+        goal: Decimal = Decimal(first)
+
+        @ms.on
+        def deposited(self, event: Deposited) -> None:
+            self.lines.setdefault("one", line()).add(event.amount)
+
+    return Order
+
+
+def order_decider(field: str = "total", *, factor: int = 1, first: int = 0) -> Any:
+    hints = order_class(field, factor=factor, first=first)._shape()[0]
+    order = make_dataclass("Order", [("lines", hints["lines"]), ("goal", Decimal, Decimal(first))])
+    line = hints["lines"].__args__[1]
+
+    def evolve(order: Any, event: Deposited) -> Any:
+        order.lines.setdefault("one", line()).add(event.amount)
+        return order
+
+    return ms.Decider(order({}), lambda order, command: None, evolve, name="Order")
+
+
+@pytest.mark.parametrize("kind", [order_class, order_decider])
+@pytest.mark.parametrize("change", [{"field": "sum"}, {"factor": 2}, {"first": 5}])
+def test_what_a_state_holds_counts_as_well_with_its_shape_its_code_and_its_defaults(log, kind, change):
+    fill(log, 20)
+    before = ms.Repository(log, kind(), snapshot_every=5, snapshot_after=None, cache=0)
+    before.get("account-1")
+    assert before.snapshots.count() == 4
+    after = ms.Repository(log, kind(**change), snapshot_every=5, snapshot_after=None, cache=0)
+    assert after.snapshots.count() == 0
+    found, field = after.get("account-1"), change.get("field", "total")
+    assert getattr(found.lines["one"], field) == 190 * change.get("factor", 1) + change.get("first", 0)
+    assert found.goal == change.get("first", 0)
+    again = ms.Repository(log, kind(), snapshot_every=5, snapshot_after=None, cache=0)
+    assert again.snapshots.count() == 4, "the same is the same"
+
+
 def test_one_that_does_not_decode_is_dropped_with_a_warning(log, kind):
     accounts = ms.Repository(log, kind, snapshot_every=10, snapshot_after=None, cache=0)
     fill(log, 25)
@@ -146,6 +192,35 @@ def test_a_state_that_would_not_come_back_the_same_is_not_kept(log):
         assert odd.get("account-1").seen == (1, 2)
     assert odd.get("account-1").seen == (1, 2)
     assert odd.snapshots.count() == 0
+
+
+def test_a_state_that_holds_one_object_in_two_places_is_not_torn_apart(log):
+    @dataclass
+    class Line:
+        total: Decimal = Decimal(0)
+
+    class Order(ms.Aggregate):
+        lines: list[Line] = []
+        last: Line | None = None
+
+        @ms.on
+        def deposited(self, event: Deposited) -> None:
+            if self.last is None:
+                self.last = Line()
+                self.lines.append(self.last)
+            self.last.total += event.amount
+
+    fill(log, 20)
+    whole = ms.Repository(log, Order, snapshot_every=5, snapshot_after=None)
+    with pytest.warns(ms.SnapshotWarning, match="in two places"):
+        assert whole.get("account-1").lines == [Line(Decimal(190))]
+    with whole.edit("account-1") as order:
+        order.record(Deposited(amount=Decimal(10)))
+        assert order.lines == [Line(Decimal(200))]
+    again = ms.Repository(log, Order, snapshot_every=5, snapshot_after=None, cache=0)
+    with pytest.warns(ms.SnapshotWarning):
+        assert again.get("account-1", at=19).lines == [Line(Decimal(171))]
+    assert again.snapshots.count() == 0
 
 
 def test_they_can_be_deleted_and_rebuilt(log, kind):
@@ -179,6 +254,33 @@ def test_a_log_that_is_only_read_needs_none(shared_home):
         accounts = ms.Repository(log, Account, snapshot_every=10, snapshot_after=0.0)
         assert accounts.get("account-1").balance == sum(range(50))
         assert accounts.snapshots.count() == 0
+
+
+def test_what_is_loaded_inside_a_transaction_leaves_them_to_later_loads(log, kind):
+    fill(log, 20)
+    accounts = ms.Repository(log, kind, snapshot_every=5, snapshot_after=None, cache=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with log.transaction() as tx:
+            tx.db.execute("select 1")
+            assert accounts.get("account-1").balance == 190
+        assert accounts.snapshots.count() == 0
+        assert accounts.get("account-1").balance == 190
+    assert accounts.snapshots.count() == 4
+
+
+def test_they_are_made_again_when_there_is_room_again(tmp_path):
+    with ms.open(tmp_path / "log.db") as log:
+        fill(log, 20)
+        accounts = ms.Repository(log, Account, snapshot_every=5, snapshot_after=None, cache=0)
+        connection = log.store.writer.connection
+        pages = connection.execute("pragma page_count").fetchone()[0]
+        connection.execute(f"pragma max_page_count = {pages}")
+        with pytest.warns(ms.SnapshotWarning, match="no room"):
+            assert accounts.get("account-1").balance == 190
+        connection.execute(f"pragma max_page_count = {pages + 1000}")
+        assert accounts.get("account-1").balance == 190
+        assert accounts.snapshots.count() == 4
 
 
 def test_other_processes_use_them(shared_home):

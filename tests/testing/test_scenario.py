@@ -215,3 +215,31 @@ def test_what_decides_nothing_is_refused(of):
 def test_what_is_no_event_is_refused():
     with pytest.raises(ms.UsageError, match="is no event"):
         given(7, of=Account)  # type: ignore[arg-type]
+
+
+def test_an_event_without_its_class_is_compared_as_the_class_reads_it():
+    outcome = given(of=Account).when(lambda account: account.deposit(5))
+    outcome.then(ms.Plain("scenario.Deposited", {"amount": 5}))
+    with pytest.raises(AssertionError, match="amount: expected 6, was 5"):
+        outcome.then(ms.Plain("scenario.Deposited", {"amount": 6}))
+
+
+def test_the_state_is_what_it_was_after_an_error_of_any_kind():
+    def break_down(account: Account) -> None:
+        account.deposit(5)
+        raise KeyError("who")
+
+    given(Deposited(amount=3), of=Account).when(break_down).rejects(KeyError).then_state(balance=3)
+
+
+@pytest.mark.parametrize("nothing", [0, "", []])
+def test_a_check_that_gives_nothing_true_fails(nothing):
+    outcome = given(of=Account).when(lambda account: account.deposit(5)).then_state(lambda account: None)
+    with pytest.raises(AssertionError, match="does not pass the check"):
+        outcome.then_state(lambda account: nothing)
+
+
+@pytest.mark.parametrize("error", [5, None, int])
+def test_what_is_no_error_cannot_be_rejected_with(error):
+    with pytest.raises(ms.UsageError, match="is no error"):
+        given(of=Account).when(lambda account: account.withdraw(5)).rejects(error)

@@ -20,6 +20,7 @@ from typing import (
 
 import msgspec
 
+from ..errors import UsageError
 from ..log import Log
 from ..log.handlers import InvalidHandler, Parameter, resolve
 from ..log.once import digest_of, once
@@ -196,4 +197,13 @@ class Commands:
         appends: Sequence[StagedAppend] = [
             staged for a in loaded.values() if (staged := self._aggregates.stage(a)) is not None
         ]
+        streams = [staged.stream for staged in appends]
+        for stream in streams:
+            if streams.count(stream) > 1:
+                kinds = " and ".join(cls.__name__ for cls, of in loaded if of == stream)
+                raise UsageError(
+                    f"{handler.function.__qualname__} records on stream {stream!r} as {kinds}, which cannot both be"
+                    " at its next version",
+                    hint="Give aggregates of different classes streams of their own",
+                )
         return self._log.commit(appends, id=id, digest=digest)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
-from ..errors import ConditionFailed, Conflict, VersionConflict
+from ..errors import ConditionFailed, Conflict, UsageError, VersionConflict
 
 Result = TypeVar("Result")
 
@@ -58,9 +58,10 @@ def retrying(decide: Callable[[], Result], *, attempts: int = ATTEMPTS, rivals: 
 
     Raises:
         Contended: It came second ``attempts`` times.
+        UsageError: ``attempts`` is no number from 1 on.
     """
-    if attempts < 1:
-        raise ValueError(f"attempts={attempts} is not at least 1")
+    if type(attempts) is not int or attempts < 1:
+        raise UsageError(f"attempts={attempts!r:.40} is not a whole number from 1 on", hint="Give an int as attempts")
     conflict: VersionConflict | ConditionFailed
     try:
         return decide()

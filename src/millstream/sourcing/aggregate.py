@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Self
 
 from ..errors import UsageError
-from ..events import Event, Plain, type_name
+from ..events import Event, type_name
 from ..log.handlers import Handler, InvalidHandler, handler_table, resolve
 from .errors import HandlerMissing
-from .root import Root, copied
+from .root import Root, begun, copied
 
 
 class Aggregate(Root):
@@ -86,13 +86,13 @@ class Aggregate(Root):
 
     def __init__(self, id: str = "") -> None:
         self._begin(id)
-        self.__dict__.update(copied(self.__defaults))
+        self.__dict__.update(begun(self.__defaults))
 
-    def _apply(self, event: Event | Plain) -> None:
-        handler = type(self)._handlers().get(type_name(event))
+    def _taker(self, type: str) -> tuple[Callable[[Any, Any], object], type[Any]]:
+        handler = self._handlers().get(type)
         if handler is None:
-            raise HandlerMissing(type(self).__name__, type_name(event))
-        handler.function(self, event)
+            raise HandlerMissing(self._kind, type)
+        return handler.function, handler.event
 
     @classmethod
     def _handlers(cls) -> dict[str, Handler]:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import dataclasses
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
+from ..marks import mark
 from ..personal import Erased, plain_text
+from .fingerprint import hints_of, shapes
 from .root import Root
 
 R = TypeVar("R", bound=Root)
@@ -18,6 +23,7 @@ R = TypeVar("R", bound=Root)
 _encode = msgspec.json.Encoder(enc_hook=plain_text).encode
 _ERASED = _encode(Erased)
 _RawFields = dict[str, msgspec.Raw]
+_LEAVES = (str, int, float, bytes, Decimal, datetime, date, type(None))
 
 
 class NotStorable(Exception):
@@ -50,6 +56,8 @@ class Codec(ABC, Generic[R]):
             if _ERASED in data:
                 raise HoldsErased
             raise NotStorable(f"{state!r:.80} would be read back as {again!r:.80}")
+        if _shares(state, set()):
+            raise NotStorable(f"{state!r:.80} has one object in two places, which would be read back as two")
         return data
 
     def load(self, root: R, data: bytes) -> None:
@@ -107,12 +115,9 @@ class StateCodec(Codec[Any]):
 
     def mark(self) -> str:
         """What is known of the states: their classes' fields, and the first of them."""
-        shapes = [f"{name}:{_hints(each)}" for name, each in sorted(self._types.items())]
-        try:
-            first = self._encode(self._initial).decode()
-        except Exception:
-            first = ""
-        return "\n".join([*shapes, first])
+        names = [f"{name}: {each!r}" for name, each in sorted(self._types.items())]
+        first = vars(self._initial) if self._is_plain(type(self._initial)) else self._initial
+        return "\n".join([*names, *shapes(self._types.values()), mark(first)])
 
     def _get(self, root: Any) -> Any:
         return root.state
@@ -133,7 +138,7 @@ class StateCodec(Codec[Any]):
         cls = get_origin(declared) or declared
         if not self._is_plain(cls):
             return msgspec.json.decode(raw, type=declared)
-        fields = self._plain.setdefault(cls, _Fields(_hints(cls)))
+        fields = self._plain.setdefault(cls, _Fields(hints_of(cls)))
         state = cls.__new__(cls)
         state.__dict__.update(fields.decode(raw))
         return state
@@ -172,13 +177,6 @@ class _Fields:
             hint = self._hints.get(name, Any)
             found = self._decoders[name] = msgspec.json.Decoder(Any if isinstance(hint, str) else hint)
         return found
-
-
-def _hints(cls: Any) -> dict[str, Any]:
-    try:
-        return get_type_hints(get_origin(cls) or cls)
-    except Exception:
-        return dict(getattr(cls, "__annotations__", {}))
 
 
 def _erased(value: Any) -> Any:
@@ -222,6 +220,33 @@ def same(a: Any, b: Any) -> bool:
     if hasattr(a, "__dict__") and "__eq__" not in {name for cls in type(a).__mro__[:-1] for name in vars(cls)}:
         return same(vars(a), vars(b))
     return bool(a == b)
+
+
+def _shares(value: Any, seen: set[int]) -> bool:
+    """Whether something that can be changed is met twice."""
+    if isinstance(value, _LEAVES):
+        return False
+    inside: Iterable[Any] = ()
+    changes = True
+    if isinstance(value, dict):
+        inside = value.values()
+    elif isinstance(value, list | tuple | set | frozenset):
+        inside, changes = value, not isinstance(value, tuple | frozenset)
+    elif isinstance(value, msgspec.Struct):
+        inside = [getattr(value, name) for name in value.__struct_fields__]
+        changes = not value.__struct_config__.frozen
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        inside = [getattr(value, field.name) for field in dataclasses.fields(value)]
+        changes = not getattr(type(value), "__dataclass_params__").frozen  # noqa: B009 - not known to type checkers
+    elif isinstance(value, Enum) or not hasattr(value, "__dict__"):
+        return False
+    else:
+        inside = vars(value).values()
+    if changes:
+        if id(value) in seen:
+            return True
+        seen.add(id(value))
+    return any(_shares(each, seen) for each in inside)
 
 
 def _types(keys: dict[Any, Any]) -> set[tuple[type, Any]]:

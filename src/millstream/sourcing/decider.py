@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ..errors import UsageError
-from ..events import Draft, Event, Plain, type_name
+from ..events import Draft, Event, Plain, event_class, type_name
 from ..log.handlers import resolve
 from .errors import HandlerMissing
 from .root import Root
@@ -90,9 +90,9 @@ class Decider(Generic[S, C, E]):
             return None
         return self._events is None or type in self._events
 
-    def event_class(self, type: str) -> type[Any] | None:
-        """The class that ``evolve`` declares for a type of event, if it declares any."""
-        return self._events.get(type) if self._events is not None else None
+    def event_class(self, type: str) -> type[Any]:
+        """The class that events of a type are given to ``evolve`` as: what it declares, or else the type's own."""
+        return (self._events or {}).get(type) or event_class(type) or Plain
 
     @property
     def types(self) -> frozenset[str] | None:
@@ -125,10 +125,14 @@ class Loaded(Root, Generic[S]):
     def _kind(self) -> str:
         return self.decider.name
 
-    def _apply(self, event: Event | Plain) -> None:
-        if not self.decider.takes(type_name(event)):
-            raise HandlerMissing(self.decider.name, type_name(event))
-        self.state = self.decider.evolve(self.state, event)
+    def _taker(self, type: str) -> tuple[Callable[[Any, Any], object], type[Any]]:
+        if not self.decider.takes(type):
+            raise HandlerMissing(self._kind, type)
+        return self._evolve, self.decider.event_class(type)
+
+    @staticmethod
+    def _evolve(loaded: Loaded[Any], event: Any) -> None:
+        loaded.state = loaded.decider.evolve(loaded.state, event)
 
     def _take(self, decided: Decided) -> None:
         """Record what a decision gave.

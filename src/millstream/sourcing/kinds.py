@@ -38,7 +38,7 @@ def as_of(
         position: The last position that counts.
         until: Not None: events are applied in the order in which they were true, up to this time (microseconds).
     """
-    scope = scope_of(streams or _category(log, model), None)
+    scope = scope_of(_category(log, model) if streams is None else streams, None)
     if until is None:
         folded = _fold(log, model, replay, scope, position)
     else:
@@ -59,7 +59,7 @@ def _fold(log: Log, model: Model[Any], replay: Replay, scope: Scope, position: i
                 continue
             root = roots.get(row[1])
             if root is None:
-                root = roots[row[1]] = _begun(model, log.store.stream_name(row[1]))
+                root = roots[row[1]] = begun(model, log.store.stream_name(row[1]))
             entry = (quick[kind] if kind in quick else replay.learn(kind)) if plain else None
             if entry is not None:
                 apply, decode = entry
@@ -113,7 +113,7 @@ def _true(log: Log, model: Model[Any], replay: Replay, scope: Scope, position: i
                 known.setdefault(run.stream_id, []).append(run)
     roots = []
     for runs in known.values():
-        root = _begun(model, runs[0].stream)
+        root = begun(model, runs[0].stream)
         apply_as_true(replay, root, runs)
         roots.append(root)
     return roots
@@ -129,7 +129,8 @@ def apply_as_true(replay: Replay, root: Root, runs: list[Run]) -> None:
     root.version = last
 
 
-def _begun(model: Model[Any], stream: str) -> Root:
+def begun(model: Model[Any], stream: str) -> Root:
+    """One before its first event, about to be carried forward."""
     root = model.new(stream)
     root._sealed = REPLAY
     return root

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar, cast
@@ -11,7 +12,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 
 from ..errors import UsageError
-from ..events import Plain, event_class
+from ..events import Draft, Event, Plain
 from .aggregate import Aggregate
 from .codec import AttributesCodec, Codec, StateCodec
 from .decider import Decider, Loaded
@@ -111,7 +112,19 @@ class AggregateModel(Model[Any]):
         return root
 
     def take(self, root: Root, decided: object) -> None:
-        pass
+        if decided is None:
+            return
+        if inspect.isawaitable(decided) or inspect.isgenerator(decided):
+            decided.close()  # type: ignore[union-attr]
+            raise UsageError(
+                f"the change of {self.name} {root.id!r} is a coroutine or a generator, which does nothing by itself",
+                hint="Write it with a plain def, without yield",
+            )
+        if isinstance(decided, Event | Plain | Draft) and not root._pending:
+            raise UsageError(
+                f"the change of {self.name} {root.id!r} gave {decided!r:.60}, and recorded nothing",
+                hint="Record it: self.record(…) in a method; only functions for deciders return events",
+            )
 
     def applied(self, type: str) -> tuple[Apply | None, type[Any]] | None:
         handler = self._handlers.get(type)
@@ -172,12 +185,7 @@ class DeciderModel(Model[S]):
             return None, Plain
         if not takes or (self.decider.types is None and type in OWN):
             return (None, Plain) if type in OWN else None
-        evolve = self.decider.evolve
-
-        def apply(loaded: Loaded[S], event: Any) -> None:
-            loaded.state = evolve(loaded.state, event)
-
-        return apply, self.decider.event_class(type) or event_class(type) or Plain
+        return Loaded._evolve, self.decider.event_class(type)
 
     @property
     def types(self) -> frozenset[str] | None:
@@ -185,7 +193,7 @@ class DeciderModel(Model[S]):
 
     def mark(self) -> str:
         decider = self.decider
-        events = [c for type in sorted(decider.types or ()) if (c := decider.event_class(type)) is not None]
+        events = [decider.event_class(type) for type in sorted(decider.types or ())]
         begin = self.codec.mark()
         return fingerprint(decider.evolve, None, {"initial": begin}, events, decider.version)
 

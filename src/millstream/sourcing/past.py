@@ -10,12 +10,13 @@ import msgspec
 from ..errors import UsageError
 from ..log import Log
 from ..log.positions import Position
+from ..log.reading import END
 from ..log.records import Recorded
 from ..time import Moment, to_micros
 from .codec import same
-from .kinds import apply_as_true
+from .kinds import apply_as_true, begun
 from .model import Model
-from .replay import Replay, event_of, events_of
+from .replay import Replay
 from .root import PAST, Root
 
 S = TypeVar("S")
@@ -67,11 +68,11 @@ def resolve(log: Log, at: At | None) -> tuple[int | None, int | None]:
     if at is None:
         return None, None
     if isinstance(at, Position):
-        return None, int(at)
+        return None, min(int(at), END)
     if isinstance(at, int):
         if isinstance(at, bool) or at < 0:
             raise UsageError(f"at={at} is not a version", hint="Versions start at 1; 0 is before the first event")
-        return at, None
+        return min(at, END), None
     # position_at is exclusive, and at= is not; the log's times are whole microseconds.
     return None, log.store.position_at(to_micros(at) + 1)
 
@@ -95,14 +96,10 @@ def as_true(replay: Replay, root: Root, until: int, version: int | None, positio
     apply_as_true(replay, root, [run for run in replay.runs(root, version, position) if run.when <= until])
 
 
-def history(log: Log, model: Model[S], replay: Replay, id: str) -> Iterator[Step[S]]:
+def history(model: Model[S], replay: Replay, id: str) -> Iterator[Step[S]]:
     """Each event, with the state after it."""
-    root = model.new(id)
-    for recorded in log.read(id, trimmed="raise"):
-        function, cls = replay.applied(root, recorded.run)
-        if function is not None:
-            function(root, event_of(recorded, cls))
-        root.version, root._position = recorded.version, recorded.position
+    root = begun(model, id)
+    for recorded in replay.stepwise(root, replay.runs(root, None, None)):
         copy = model.copy(root)
         copy._sealed = PAST
         yield Step(recorded, model.state(copy))
@@ -123,24 +120,17 @@ def difference(log: Log, model: Model[Any], before: Root, after: Root) -> Differ
     return Difference(before.id, before.version, after.version, changes, tuple(events))
 
 
-def blame(
-    log: Log, model: Model[Any], replay: Replay, id: str, version: int | None, position: int | None
-) -> dict[str, Recorded]:
+def blame(model: Model[Any], replay: Replay, id: str, version: int | None, position: int | None) -> dict[str, Recorded]:
     """For each attribute that events have changed, the last event that did."""
-    root = model.new(id)
+    root = begun(model, id)
     before = model.fields(model.copy(root))
     found: dict[str, Recorded] = {}
-    for run in replay.runs(root, version, position):
-        function, cls = replay.applied(root, run)
-        if function is None:
-            continue
-        for recorded, event in zip(run, events_of(run, cls), strict=True):
-            function(root, event)
-            after = model.fields(root)
-            changed = [n for n, value in after.items() if n not in before or not same(before[n], value)]
-            changed += [name for name in before if name not in after]
-            if changed:
-                found.update(dict.fromkeys(changed, recorded))
-                # What can be changed in place must be kept as it is now.
-                before = model.fields(model.copy(root))
+    for recorded in replay.stepwise(root, replay.runs(root, version, position)):
+        after = model.fields(root)
+        changed = [n for n, value in after.items() if n not in before or not same(before[n], value)]
+        changed += [name for name in before if name not in after]
+        if changed:
+            found.update(dict.fromkeys(changed, recorded))
+            # What can be changed in place must be kept as it is now.
+            before = model.fields(model.copy(root))
     return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import Any
 
 import msgspec
@@ -175,6 +176,18 @@ class Replay:
         root.version = run.version + run.count - 1
         root._position = run.position + run.count - 1
 
+    def stepwise(self, root: Root, runs: Iterable[Run]) -> Iterator[Recorded]:
+        """Apply runs event by event: each one, when it has been applied."""
+        for run in runs:
+            function, cls = self.applied(root, run)
+            events = events_of(run, cls) if function is not None else repeat(None)
+            for recorded, event in zip(run, events, strict=False):
+                if function is not None:
+                    root.version = recorded.version - 1
+                    function(root, event)
+                root.version, root._position = recorded.version, recorded.position
+                yield recorded
+
     def applied(self, root: Root, run: Run) -> tuple[Apply | None, type[Any]]:
         """How the events of a run change an aggregate.
 
@@ -211,8 +224,3 @@ def events_of(run: Run, cls: type[Any]) -> Sequence[Any]:
         return run.events(cls)
     type = run.type
     return [Plain(type, data) for data in run.data()]
-
-
-def event_of(recorded: Recorded, cls: type[Any]) -> Any:
-    """The same of one event."""
-    return Plain(recorded.type, recorded.data) if cls is Plain else recorded.decode(cls)

@@ -21,7 +21,7 @@ from ..time import Duration, seconds
 from .aggregate import Aggregate
 from .cache import Cache, Kept
 from .decider import Decider, Loaded
-from .kinds import as_of
+from .kinds import as_of, begun
 from .merge import NonConflicting, commuting
 from .model import Model, model_of
 from .past import (
@@ -37,7 +37,7 @@ from .past import (
     resolve,
 )
 from .replay import Replay
-from .root import PAST, PRESENT, SAVED, Root
+from .root import BROKEN, PAST, PRESENT, SAVED, Root
 from .snapshots import Snapshots
 
 if TYPE_CHECKING:
@@ -129,14 +129,22 @@ class Repository(Generic[S, C, R]):
         self._model: Model[Any] = model_of(kind)
         self._replay = Replay(log, self._model)
         self._slow = seconds(snapshot_after)
+        if self._slow is not None and not self._slow >= 0:
+            raise UsageError(f"snapshot_after={snapshot_after} is no length of time", hint='Give seconds, or "20ms"')
         self._commutes = commuting(non_conflicting)
         self._cache = Cache(cache)
         self.snapshots = Snapshots(log, self._model, self._replay, snapshot_every)
         """The snapshots of its aggregates: to be counted, rebuilt, deleted."""
-        kept = weakref.ref(self._cache)
+        kept, stale = weakref.ref(self._cache), log.store.on_stale
+
+        def forget() -> None:
+            if (found := kept()) is not None:
+                found.clear()
+
         # What was read inside a transaction that is undone, as in memory it can be, never came to be; and what was
         # trimmed makes no state any more.
-        log.store.on_stale.append(lambda: None if (found := kept()) is None else found.clear())
+        stale.append(forget)
+        weakref.finalize(self._cache, stale.remove, forget).atexit = False
 
     if not TYPE_CHECKING:
 
@@ -194,6 +202,7 @@ class Repository(Generic[S, C, R]):
             Contended: Others changed the stream first, each time.
         """
         check_stream(id)
+        _check_function(change)
         with self._cache.turn(id):
             return retrying(lambda: self._once(id, change), attempts=attempts)
 
@@ -219,7 +228,10 @@ class Repository(Generic[S, C, R]):
             VersionConflict: The stream has events already.
         """
         root = self._model.new(check_stream(id))
+        _check_function(change)
         self._model.take(root, change(self._model.state(root)))
+        if not root._pending and (version := self._log.version(id)):
+            raise VersionConflict(id, expected=0, actual=version)
         return self._save(root, merge=False)
 
     @contextmanager
@@ -247,7 +259,9 @@ class Repository(Generic[S, C, R]):
 
     def stage(self, aggregate: R) -> StagedAppend | None:
         """What the aggregate has recorded, for ``log.commit``, at the version it was loaded at; None for nothing."""
-        root = cast(Root, aggregate)
+        if not isinstance(aggregate, Root):
+            raise UsageError(f"{aggregate!r:.60} is no aggregate", hint="Give what repository.load(id) gave")
+        root: Root = aggregate
         return self._staged(root, root.version - len(root._pending))
 
     # --- the past -----------------------------------------------------------------------------------------
@@ -260,7 +274,7 @@ class Repository(Generic[S, C, R]):
         Raises:
             StreamNotFound: Nothing was ever appended to the stream.
         """
-        steps = history(self._log, self._model, self._replay, check_stream(id))
+        steps = history(self._model, self._replay, check_stream(id))
         first = next(steps, None)
         if first is None:
             raise StreamNotFound(id)
@@ -288,7 +302,7 @@ class Repository(Generic[S, C, R]):
             StreamNotFound: Nothing was ever appended to the stream.
         """
         self._check_found(id)
-        return blame(self._log, self._model, self._replay, id, *resolve(self._log, at))
+        return blame(self._model, self._replay, id, *resolve(self._log, at))
 
     def as_of(self, at: At | None = None, *, known: At | None = None, streams: str | None = None) -> pl.DataFrame:
         """Every aggregate of the kind as it stood: a row each, with ``id``, ``version`` and its fields, by id.
@@ -322,7 +336,7 @@ class Repository(Generic[S, C, R]):
     def _at(self, id: str, at: At | None, known: At | None = None) -> Root:
         """A copy that is nobody else's, as the aggregate was at a point."""
         if known is not None:
-            root = self._model.new(id)
+            root = begun(self._model, id)
             as_true(self._replay, root, effective_bound(at), *resolve(self._log, known))
             return root
         if at is None:
@@ -332,12 +346,15 @@ class Repository(Generic[S, C, R]):
     def _present(self, id: str) -> Root:
         """A copy that is nobody else's, as the aggregate is now."""
         with self._cache.turn(id):
-            kept = self._taken(id)
-            if kept is None or not self._replay.advance(kept.root):
-                kept = self._loaded(id)
+            kept = self._now(id)
             copy = self._model.copy(kept.root)
             self._keep(kept)
         return copy
+
+    def _now(self, id: str) -> Kept:
+        """An aggregate as it is now, to go on with."""
+        kept = self._taken(id)
+        return kept if kept is not None and self._replay.advance(kept.root) else self._loaded(id)
 
     def _taken(self, id: str) -> Kept | None:
         """An aggregate from the cache, to go on with, if it may be."""
@@ -375,23 +392,27 @@ class Repository(Generic[S, C, R]):
                 self.snapshots.save([row])
         self._cache.put(kept)
 
-    def _once(self, id: str, change: Callable[[S], object]) -> Receipt:
-        """One attempt of an update. An aggregate from the cache is taken for the present one until that matters."""
-        kept = self._taken(id)
-        cached = kept is not None
+    def _once(self, id: str, change: Callable[[S], object], *, doubt: bool = False) -> Receipt:
+        """One attempt of an update.
+
+        Args:
+            doubt: Do not take an aggregate from the cache for the present one until that matters.
+        """
+        kept = None if doubt else self._taken(id)
+        guessed = kept is not None
         if kept is None:
-            kept = self._loaded(id)
+            kept = self._now(id)
         root = kept.root
         root._sealed = None
         began = root.version
         try:
             self._model.take(root, change(self._model.state(root)))
         except Exception:
-            if cached and self._log.version(id) != began:
-                return self._once(id, change)
+            if guessed and self._log.version(id) != began:
+                return self._once(id, change, doubt=True)
             raise
-        if not root._pending and cached and self._log.version(id) != began:
-            return self._once(id, change)
+        if not root._pending and guessed and self._log.version(id) != began:
+            return self._once(id, change, doubt=True)
         receipt, merged = self._commit(root, began)
         if not merged:
             # The caller may have kept hold of it, and must not see it change.
@@ -438,11 +459,18 @@ class Repository(Generic[S, C, R]):
         return version
 
     def _staged(self, root: Root, expect: int) -> StagedAppend | None:
+        if root._sealed is BROKEN:
+            raise root._refusal()
         if not root._pending:
             return None
         # A single event goes the shorter way.
         events = root._pending if len(root._pending) > 1 else root._pending[0]
         return self._log.stage(root.id, events, expect=expect)
+
+
+def _check_function(change: object) -> None:
+    if not callable(change):
+        raise UsageError(f"{change!r:.60} is no function", hint="Give one: lambda account: account.deposit(5)")
 
 
 def _check_number(name: str, value: object, least: int) -> None:

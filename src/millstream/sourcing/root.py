@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
-from ..events import Draft, Event, Plain
+import msgspec
+
+from ..errors import InvalidEvent
+from ..events import Draft, Event, Plain, decoder, encode, type_name
+from ..log.staging import check_tags
 from ..time import Moment
 from .errors import CannotRecord
 
 _UNCHANGING = frozenset({int, float, bool, str, bytes, Decimal, datetime, date, timedelta, UUID, type(None)})
+_EVENTS = (Event, Plain)
 
 Seal = tuple[str, str]
 """Why nothing can be recorded, and what to do instead."""
@@ -22,6 +27,7 @@ APPLYING: Seal = ("is being changed by a handler", "Record in methods; handlers 
 REPLAY: Seal = ("is being rebuilt", "Record in methods; handlers only change the state")
 PRESENT: Seal = ("was loaded to be read", "Change it in repository.update(id, …) or with repository.edit(id)")
 PAST: Seal = ("is of the past", "Change the present one in repository.update(id, …)")
+BROKEN: Seal = ("is half changed, since a handler raised", "Let the error out, and change the aggregate anew")
 SAVED: Seal = ("was saved", "Change it again in repository.update(id, …) or with repository.edit(id)")
 
 
@@ -73,28 +79,65 @@ class Root:
         Raises:
             CannotRecord: The aggregate is of the past or only to be read, or a handler is running.
             HandlerMissing: No handler takes the event.
+            InvalidEvent: It is no event, or does not fit its class.
         """
+        if not isinstance(event, _EVENTS):
+            raise InvalidEvent(
+                f"{event!r:.80} is not an event", hint="Give an instance of a class derived from millstream.Event"
+            )
+        tags = check_tags(tags) if tags else ()
         if self._sealed is not None:
-            reason, hint = self._sealed
-            raise CannotRecord(self._kind, self.id, reason, hint=hint)
+            raise self._refusal()
+        apply, cls = self._taker(type_name(event))
+        given = _as_class(event, cls)
         self._sealed = APPLYING
         try:
-            self._apply(event)
-        finally:
-            self._sealed = None
+            apply(self, given)
+        except Exception:
+            self._sealed = BROKEN
+            encode(event)  # an event that does not fit its class is why the handler raised
+            raise
+        self._sealed = None
         self.version += 1
         extra = tags or metadata is not None or effective is not None
-        self._pending.append(Draft(event, tags=tuple(tags), metadata=metadata, effective=effective) if extra else event)
+        self._pending.append(Draft(event, tags=tags, metadata=metadata, effective=effective) if extra else event)
+
+    def _refusal(self) -> CannotRecord:
+        """Why nothing can be recorded."""
+        assert self._sealed is not None
+        reason, hint = self._sealed
+        return CannotRecord(self._kind, self.id, reason, hint=hint)
 
     @property
     def _kind(self) -> str:
         """What it is called in errors."""
         return type(self).__name__
 
-    def _apply(self, event: Event | Plain) -> None:
+    def _taker(self, type: str) -> tuple[Callable[[Any, Any], object], type[Any]]:
+        """What changes it by an event of a type, and the class that the event must be of.
+
+        Raises:
+            HandlerMissing: Nothing does.
+        """
         raise NotImplementedError
 
 
+def _as_class(event: Event | Plain, cls: Any) -> Event | Plain:
+    """An event as its handler will get it when it is read: one without a class may have one there."""
+    if cls is Plain or not isinstance(event, Plain):
+        return event
+    try:
+        return cast(Event, decoder(cls).decode(encode(event)))
+    except msgspec.MsgspecError as error:
+        raise InvalidEvent(f"{event!r:.80} does not fit {cls.__qualname__}: {error}") from error
+
+
+def begun(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes as they begin, with values that can change copied: two that begin as one list have each its own."""
+    return {name: value if type(value) in _UNCHANGING else copy.deepcopy(value) for name, value in defaults.items()}
+
+
 def copied(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes by name, with values that can change copied."""
-    return {name: value if type(value) in _UNCHANGING else copy.deepcopy(value) for name, value in state.items()}
+    """Attributes by name, with values that can change copied; what two of them share is shared by the copies too."""
+    known: dict[int, Any] = {}
+    return {name: value if type(value) in _UNCHANGING else copy.deepcopy(value, known) for name, value in state.items()}

@@ -7,7 +7,17 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from ..errors import LogMoved, MillstreamError, PermissionDenied, ReadOnlyLog, ReplicaLog, UsageError
+from ..errors import (
+    DatabaseError,
+    LogMoved,
+    MillstreamError,
+    PermissionDenied,
+    ReadOnlyLog,
+    ReplicaLog,
+    StorageError,
+    TimedOut,
+    UsageError,
+)
 from ..events import definitions
 from ..log import Log
 from ..log.staging import check_stream
@@ -117,7 +127,7 @@ class Snapshots:
 
     @property
     def made(self) -> bool:
-        """Whether they are made."""
+        """Whether they are made; those that are there are read all the same, if the repository has any."""
         return self._every is not None and not self._off
 
     def due(self, version: int, last: int) -> bool:
@@ -248,8 +258,14 @@ class Snapshots:
             self._log.commit(work=work)
         except (ReadOnlyLog, ReplicaLog, LogMoved, PermissionDenied):
             self._off = True  # it is not for this reader to make them
-        except MillstreamError as error:
-            self._give_up(f"snapshots of {self._model.name} cannot be written: {error}")
+        except UsageError:
+            pass  # inside a transaction of the log, which a snapshot is no part of: a later load makes it
+        except (StorageError, TimedOut) as error:
+            reason = f"snapshots of {self._model.name} cannot be written: {error}"
+            if isinstance(error, DatabaseError):
+                self._give_up(reason)
+            else:
+                warnings.warn(reason, SnapshotWarning, stacklevel=3)
 
     def _give_up(self, reason: str) -> None:
         with self._mutex:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from difflib import SequenceMatcher
 from typing import Any, Protocol, Self
 
 import msgspec
 
-from ..errors import Rejected, UsageError
-from ..events import Draft, Event, Plain, type_name
+from ..errors import InvalidEvent, Rejected, UsageError
+from ..events import Draft, Event, Plain, decoder, encode, type_name
 from ..log import Log, Recorded, open
 from ..sourcing.aggregate import Aggregate
 from ..sourcing.decider import Decider
@@ -92,7 +93,12 @@ class Scenario:
                 error = raised
             found = list(log.read(after=head))
             recorded = [(each.stream, _draft(each)) for each in found]
-            state = self._subject.state(log, command) if error is None or isinstance(error, Rejected) else None
+            try:
+                state = self._subject.state(log, command)
+            except Exception:
+                if error is None:
+                    raise
+                state = None  # what is wrong with the past is said already
         return Outcome(recorded, state, error)
 
 
@@ -102,7 +108,7 @@ class Outcome:
     def __init__(self, recorded: list[tuple[str, Draft]], state: Any, error: Exception | None) -> None:
         self._recorded, self._error, self._awaited = recorded, error, False
         self.state = state
-        """The state afterwards; when the command was rejected, as it was."""
+        """The state afterwards; when the command was refused, as it was, or None if there can be none."""
 
     @property
     def events(self) -> list[Event | Plain]:
@@ -128,14 +134,15 @@ class Outcome:
         """The state afterwards has these values, or passes a check.
 
         Args:
-            check: Called with the state; false fails, and so does an ``assert`` in it.
+            check: Called with the state; what is false fails (but not None), and so does an ``assert`` in it.
             fields: Attributes (or keys) and their values.
 
         Raises:
             AssertionError: It has not; says which differ.
         """
         self._refuse_error("expected a state")
-        if check is not None and check(self.state) is False:
+        passed = None if check is None else check(self.state)
+        if passed is not None and not passed:
             raise AssertionError(f"the state does not pass the check: {self.state!r}")
         lines = [
             f"! {name}: expected {value!r}, was {found!r}"
@@ -156,6 +163,8 @@ class Outcome:
         Raises:
             AssertionError: It was not, or with another one.
         """
+        if not isinstance(error, str | Exception) and not (isinstance(error, type) and issubclass(error, Exception)):
+            raise UsageError(f"{error!r:.60} is no error", hint="Give its class, an instance, or a part of its message")
         wanted = _wanted(error, match)
         found = self._error
         if found is None:
@@ -291,6 +300,9 @@ def _faults(stream: str | None, expected: Any, at: str, recorded: Draft) -> list
     """In what a recorded event differs from the expected one of its type."""
     pairs: list[tuple[str, Any, Any]] = []
     event, found = _bare(expected), recorded.event
+    if isinstance(event, Plain) and not isinstance(found, Plain):
+        with suppress(InvalidEvent, msgspec.MsgspecError):
+            event = decoder(type(found)).decode(encode(event))
     if isinstance(event, Plain) or isinstance(found, Plain):
         left, right = _data(event), _data(found)
         pairs += [(name, left.get(name, _NOTHING), right.get(name, _NOTHING)) for name in {**left, **right}]

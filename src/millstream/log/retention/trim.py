@@ -123,7 +123,7 @@ def trim(
         for step in steps(going(), lambda each: each[1].size):
             for _, same in groupby(step, lambda each: each[0].rule):
                 _drop(log, list(same), who)
-        for forget in log.store.on_stale:
+        for forget in tuple(log.store.on_stale):
             forget()
     if kept_elsewhere:
         from .archive import put_away

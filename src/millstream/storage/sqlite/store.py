@@ -237,7 +237,7 @@ class SQLiteStore:
         # In memory, a reader inside the transaction has seen names and bodies that never came to be.
         if self.memory:
             self.names.forget_all()
-            for forget in self.on_stale:
+            for forget in tuple(self.on_stale):
                 forget()
 
     def _committed(self, head: int) -> None:
