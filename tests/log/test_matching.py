@@ -150,6 +150,29 @@ def test_what_is_no_query_is_refused(log, bad):
         log.read(matching=bad)
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [{"tags": ["\0"]}, {"tags": ["a \ud800"]}, {"types": ["\0"]}, {"types": ["\udfff"]}, {"also": ["x"]}, {"also": 5}],
+)
+def test_a_query_for_what_no_event_can_have_is_refused_when_it_is_made(parts):
+    with pytest.raises(ms.UsageError):
+        ms.Matching(**parts)
+
+
+def test_a_query_may_begin_beyond_all_positions(log):
+    log.append("a", ms.Plain("A", {}), tags=["x"])
+    beyond = ms.Matching(after=1 << 70)
+    assert list(log.read(matching=beyond)) == list(log.read(matching=beyond, backwards=True)) == []
+    assert log.append("a", ms.Plain("A", {}), unless=beyond).position == 2
+
+
+def test_what_gives_its_items_only_once_is_taken_whole(log):
+    log.append("a", ms.Plain("A", {}), tags=["x"])
+    assert list(log.read(matching=ms.Matching(tags=(tag for tag in ["y"])))) == []
+    with pytest.raises(ms.UsageError):
+        ms.Matching(tags=(f"t{n}" for n in range(33)))
+
+
 def test_a_query_is_joined_with_queries_only():
     with pytest.raises(TypeError):
         ms.Matching() | "x"
