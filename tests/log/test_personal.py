@@ -48,6 +48,11 @@ class Moved(ms.Event, type="PersonMoved", subject="who", rename="camel", omit_de
     new_street: ms.Personal[str] = "unknown"
 
 
+class Met(ms.Event, type="PersonMet", subject="who", omit_defaults=True):
+    who: str = "nobody"
+    name: ms.Personal[str]
+
+
 ANN = Registered(
     customer="customer-7",
     name="Ann Smith",
@@ -143,6 +148,15 @@ def test_a_plain_event_of_a_type_with_personal_fields_is_sealed_as_its_class_say
     assert next(log.read("p")).data == {"customer": "customer-7", "name": "Ann Smith", "extra": 1}
     with pytest.raises(ms.InvalidEvent, match="does not fit Registered"):
         log.append("p", ms.Plain("Registered", {"name": "Ann Smith"}))
+
+
+def test_a_subject_that_is_a_default_may_be_left_out_of_the_data(log: ms.Log) -> None:
+    log.append("p", Met(name="Ann Smith"))
+    log.append("p", ms.Plain("PersonMet", {"name": "Bob Lee"}))
+    assert "Smith" not in stored(log)
+    assert "Lee" not in stored(log)
+    assert [e.event for e in log.read("p")] == [Met(name="Ann Smith"), Met(name="Bob Lee")]
+    assert log.forget("nobody").events == 2
 
 
 def test_a_repeat_of_an_append_by_its_id_has_no_effect(log: ms.Log) -> None:

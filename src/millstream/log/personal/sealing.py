@@ -104,20 +104,23 @@ def _refusing(
 def _fields(event: Event | Plain, cls: type[Event], shape: PersonalShape) -> dict[str, Any]:
     """The fields of an event, each as its JSON."""
     row = _decode_fields(encode(event))
+    typed: Any = event
     if isinstance(event, Plain):
         # It would be in the clear, while its class says that it must not.
         try:
-            decoder(cls).decode(_encode(row))
+            typed = decoder(cls).decode(_encode(row))
         except msgspec.ValidationError as error:
             raise InvalidEvent(
                 f"a plain {event.type!r} event does not fit {cls.__qualname__}: {error}",
                 hint="The class has personal fields: give what it needs to seal them",
             ) from error
-        return row
-    for name, attribute in shape.fields.items():
+        needed = {shape.subject: shape.whose}
+    else:
         # A value that is the default may be left out of the JSON; that it is missing would tell as much.
+        needed = {shape.subject: shape.whose, **shape.fields}
+    for name, attribute in needed.items():
         if name not in row:
-            row[name] = msgspec.Raw(_encode(getattr(event, attribute)))
+            row[name] = msgspec.Raw(_encode(getattr(typed, attribute)))
     return row
 
 
