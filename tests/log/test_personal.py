@@ -633,6 +633,23 @@ def test_a_lost_or_wrong_key_is_an_error_of_its_subject_alone(
         log.verify()
 
 
+def test_the_check_of_what_is_stored_reads_personal_data_and_names_lost_keys(shared_home: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "keys.db")
+    with ms.open(shared_home, keys=path) as log:
+        log.append("batch", [BOB, ANN, BOB])
+        log.append("rows", pl.DataFrame({"customer": ["customer-7"], "name": ["Ann Smith"]}), type="Registered")
+        assert [(c.count, c.failed, c.reason) for c in ms.check_schema(log) if c.type == "Registered"] == [
+            (1, 0, ""), (3, 0, ""),
+        ]  # fmt: skip
+    destroy(path, "customer-7", None)
+    with ms.open(shared_home, keys=path) as log:
+        found = [c for c in ms.check_schema(log) if c.type == "Registered"]
+        assert [(c.count, c.failed, c.position) for c in found] == [(1, 1, 4), (3, 1, 2)]
+        assert "customer-7" in found[1].reason
+        log.forget("customer-7")
+        assert not any(c.failed for c in ms.check_schema(log))
+
+
 def test_what_was_changed_in_a_sealed_value_is_not_given_as_if_it_were_true(tmp_path: Path) -> None:
     path = tmp_path / "shop.db"
     with ms.open(path) as log:

@@ -224,8 +224,7 @@ class Reader:
 
     def present(self, runs: list[Run], *, backwards: bool = False) -> Iterator[list[Run]]:
         """Stored runs as they are read today, in parts: the very same list where none of them needs a change."""
-        self._refresh_decoders({run.kind_id for run in runs})
-        return present(self, self._unsealed(runs) if self.sealed else runs, backwards=backwards)
+        return present(self, self.unsealed(runs), backwards=backwards)
 
     def stored(
         self,
@@ -268,10 +267,11 @@ class Reader:
                 low = end
             size = min(most, size * 4)
 
-    def _unsealed(self, runs: list[Run]) -> list[Run]:
-        """The runs, those with sealed fields replaced by such as can be read."""
+    def unsealed(self, runs: list[Run]) -> list[Run]:
+        """Stored runs, those with sealed fields replaced by such as can be read; the very same list without any."""
+        self._refresh_decoders({run.kind_id for run in runs})
         sealed = self.sealed
-        if all(run.kind_id not in sealed for run in runs):
+        if not sealed or all(run.kind_id not in sealed for run in runs):
             return runs
         from .personal.sealing import unsealed
 
