@@ -218,8 +218,8 @@ class ErasableDecoder:
         values.update((self._shape.fields[name], Erased) for name in gone)
         try:
             return self._cls(**values)
-        except (TypeError, ValueError) as error:  # of its own __post_init__
-            raise msgspec.ValidationError(str(error)) from error
+        except Exception as error:  # of its own __post_init__
+            raise msgspec.ValidationError(f"{error} (millstream.Erased is its {', '.join(gone)})") from error
 
     def decode_lines(self, text: bytes) -> list[Any]:
         """Several events, a line each."""

@@ -22,7 +22,7 @@ import polars as pl
 import pytest
 
 import millstream as ms
-from millstream import aio
+from millstream import aio, events
 from millstream.events import event_class
 from millstream.log.personal.keyfile import KeyFile
 from millstream.storage.base import Scope
@@ -88,6 +88,39 @@ def stored(log: ms.Log) -> str:
     return "\n".join(found)
 
 
+class Joined(ms.Event, type="PersonJoined", subject="who", schema=3):
+    who: str
+    first: ms.Personal[str]
+    last: ms.Personal[str]
+    cents: ms.Personal[int]
+
+
+@ms.upcast(Joined, since=2)
+def _told_apart(data: dict[str, str]) -> dict[str, str]:
+    name = data.pop("name")
+    first, last = (name, name) if name is ms.Erased else name.split(" ")
+    return {**data, "first": first, "last": last}
+
+
+@ms.upcast(Joined, since=3)
+def _in_cents(data: dict[str, int]) -> dict[str, int]:
+    euros = data.pop("euros")
+    if euros is not ms.Erased:
+        return {**data, "cents": euros * 100}
+    if data["who"] == "customer-9":
+        raise ValueError("no euros")
+    return {**data, "cents": ms.Erased}
+
+
+class Born(ms.Event, type="PersonBorn", subject="who"):
+    who: str
+    on: ms.Personal[date]
+
+    def __post_init__(self) -> None:
+        if self.on.year > 2100:
+            raise ValueError("not yet")
+
+
 # --- sealed and read ------------------------------------------------------------------------------------
 
 
@@ -133,8 +166,6 @@ def test_readers_without_the_class_see_plain_values_too(log: ms.Log) -> None:
         why: ms.Personal[str]
 
     log.append("l", Left(who="customer-7", why="too dear"))
-    from millstream import events
-
     del events._registry["LeftForGood"]
     events._defined += 1
     assert next(log.read("l")).event == ms.Plain("LeftForGood", {"who": "customer-7", "why": "too dear"})
@@ -235,6 +266,38 @@ def test_columns_keep_their_type_when_some_of_their_values_are_erased(log: ms.Lo
     assert frame["name"].to_list() == ["[erased]", "Bob Lee"]
     assert frame["born"].to_list() == [None, date(2000, 1, 1)]
     assert isinstance(frame.schema["balance"], pl.Decimal)
+
+
+def test_upcasters_are_given_what_stands_for_erased_values(log: ms.Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    def joined(number: int) -> ms.Event:
+        return Joined0(who=f"customer-{number}", name="Ann Smith", euros=3)
+
+    class Joined0(ms.Event, type="PersonJoined", subject="who"):
+        who: str
+        name: ms.Personal[str]
+        euros: ms.Personal[int]
+
+    monkeypatch.setitem(events._registry, "PersonJoined", Joined0)
+    log.append("j", [joined(7), joined(8), joined(9)])
+    monkeypatch.setitem(events._registry, "PersonJoined", Joined)
+    events.defined()
+    log.forget("customer-7")
+    log.forget("customer-9")
+    seven, eight, nine = log.read("j")
+    assert eight.event == Joined(who="customer-8", first="Ann", last="Smith", cents=300)
+    assert seven.event.first is seven.event.last is seven.event.cents is ms.Erased
+    with pytest.raises(ms.UpcastFailed, match=r"no euros .*Erased is its euros"):
+        nine.event  # noqa: B018
+
+
+def test_a_class_that_checks_what_was_erased_is_told_so(log: ms.Log) -> None:
+    log.append("b", [Born(who="customer-7", on=date(1990, 1, 2)), Born(who="customer-8", on=date(1990, 1, 2))])
+    log.forget("customer-7")
+    seven, eight = log.read("b")
+    assert eight.event.on == date(1990, 1, 2)
+    with pytest.raises(ms.InvalidEvent, match="Erased is its on"):
+        seven.event  # noqa: B018
+    assert seven.data["on"] is ms.Erased
 
 
 def test_what_is_reported_is_what_became_unreadable_and_a_repeat_says_the_same(log: ms.Log) -> None:

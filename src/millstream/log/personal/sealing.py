@@ -238,6 +238,10 @@ class Unsealed(Run, eq=False):
         return str(self.inner.schema)
 
     @property
+    def stored_schema(self) -> str:
+        return str(self.inner.stored_schema)
+
+    @property
     def stream(self) -> str:
         return str(self.inner.stream)
 
