@@ -104,14 +104,6 @@ class Matching(msgspec.Struct, frozen=True):
         """The alternatives, each without further ones."""
         return (msgspec.structs.replace(self, also=()), *(a for o in self.also for a in o.any_of))
 
-    def takes(self, type: str, tags: Iterable[str]) -> bool:
-        """Whether events of a type with these tags are what it asks for; its other alternatives aside."""
-        return (not self.types or type in self.type_names) and self.tags_in(tags)
-
-    def tags_in(self, tags: Iterable[str]) -> bool:
-        """Whether all of its tags are among some."""
-        return set(self.tags) <= set(tags)
-
     def since(self, position: int) -> Matching:
         """The same query for events after a position, in all of its alternatives."""
         first, *rest = (msgspec.structs.replace(each, after=max(each.after, position)) for each in self.any_of)
