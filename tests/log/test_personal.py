@@ -506,6 +506,18 @@ def test_an_empty_subject_is_refused(log: ms.Log) -> None:
         log.append("s", Registered(customer="", name="Ann Smith"))
 
 
+def test_names_of_the_keys_of_snapshots_are_no_subjects(log: ms.Log) -> None:
+    # Their keys are thrown away, and made again, whenever a subject of the stream is forgotten.
+    for event in (
+        BOB.replace(customer="snapshot:s"),
+        pl.DataFrame({"customer": ["snapshot:s"], "name": ["Ann Smith"]}),
+    ):
+        with pytest.raises(ms.InvalidEvent, match="is not a subject"):
+            log.append("s", event, type="Registered" if isinstance(event, pl.DataFrame) else None)
+    with pytest.raises(ms.InvalidEvent, match="is not a subject"):
+        log.forget("snapshot:s")
+
+
 def test_a_class_must_say_whose_data_it_has() -> None:
     with pytest.raises(ms.InvalidEvent, match="does not say whose"):
         type(ms.Event)("A", (ms.Event,), {"__module__": __name__, "__annotations__": {"name": ms.Personal[str]}})

@@ -12,7 +12,8 @@ from ...events import Event, sealed_fields
 from ...frames import sealed_columns
 from ...storage.base import Request, Scope
 from ..checkpoints import TABLE
-from ..staging import PRIVACY, check_label, stage
+from ..staging import PRIVACY, stage
+from .keys import SNAPSHOT, check_subject
 from .sealing import subjects_of
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 _PAGE = 1_000
 _END = 1 << 62
-SNAPSHOT = "snapshot:"
-"""How the names begin under which snapshots of streams are sealed."""
 
 
 class SubjectForgottenEvent(Event, type="$SubjectForgotten"):
@@ -67,7 +66,7 @@ class Forgotten(msgspec.Struct, frozen=True):
 
 def forget(log: Log, subject: str) -> Forgotten:
     """See `Log.forget`."""
-    check_label(subject, "subject")
+    check_subject(subject)
     if log.store.readonly:
         raise ReadOnlyLog(log.location)
     # Snapshots first: once the key is gone, nobody may find in one of them what it has sealed, even if the rest fails.

@@ -21,9 +21,8 @@ from ...events import Event, Plain, decoder, encode, event_class, schema_text, s
 from ...frames import sealed_columns
 from ...personal import Erased, PersonalShape, plain_text, shape_of
 from ..records import Run
-from ..staging import check_label
 from .columns import seal_frame, unseal_frame
-from .keys import Cipher, Keys, Unfit
+from .keys import Cipher, Keys, Unfit, check_subject
 
 if TYPE_CHECKING:
     from ..reading import Reader
@@ -67,7 +66,7 @@ def seal_events(
     subjects: dict[str, None] = {}
     for row in rows:
         subject = _decode(row[shape.subject])
-        check_label(subject, "subject")
+        check_subject(subject)
         held = [text for name in shape.fields if name in row for text in _texts(_decode(row[name]))]
         refuse(held, subject)
         if any(bytes(row[name]) != _ERASED for name in shape.fields if name in row):
