@@ -823,6 +823,33 @@ def test_archived_personal_data_is_sealed_and_erased_too(log: ms.Log, tmp_path: 
     assert all(gone(e.event) for e in log.read("customer-7"))
 
 
+def test_a_subject_is_forgotten_though_some_of_their_events_cannot_be_read(log: ms.Log, tmp_path: Path) -> None:
+    for _ in range(3):
+        log.append("customer-7", ANN)
+    log.append("customer-8", ANN)
+    state = log.keys.seal("snapshot:customer-7", b"state")
+    log.archive("customer-7", to=str(tmp_path / "old"))
+    (tmp_path / "old").rename(tmp_path / "elsewhere")
+    with pytest.raises(ms.DepotError) as caught:
+        log.forget("customer-7")
+    assert "is destroyed" in caught.value.__notes__[0]
+    assert gone(next(log.read("customer-8")).event)
+    assert log.keys.unseal("snapshot:customer-7", state) is None
+    (tmp_path / "elsewhere").rename(tmp_path / "old")
+    assert log.forget("customer-7").events == 4
+    assert all(gone(e.event) for e in log.read("customer-7"))
+
+
+def test_snapshots_of_what_was_trimmed_are_lost_with_any_subject(log: ms.Log) -> None:
+    for _ in range(3):
+        log.append("customer-7", ANN)
+    state = log.keys.seal("snapshot:customer-7", b"state")
+    log.append("customer-7", BOB)
+    assert log.trim("customer-7", keep=1).events == 3
+    assert log.forget("customer-7").events == 0
+    assert log.keys.unseal("snapshot:customer-7", state) is None
+
+
 # --- processes ------------------------------------------------------------------------------------------
 
 _CHILD = """
