@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -24,6 +25,7 @@ import pytest
 import millstream as ms
 from millstream import aio, events
 from millstream.events import event_class
+from millstream.log.following import _CROWD
 from millstream.log.personal.keyfile import KeyFile
 from millstream.storage.base import Scope
 
@@ -383,6 +385,58 @@ async def _forget(home: str | None, keys: str | None) -> int:
     async with aio.open(home, keys=keys) as log:
         await log.append("customer-7", ANN)
         return int((await log.forget("customer-7")).events)
+
+
+class ForgettingKeys:
+    """Keys of which one is destroyed by somebody else just when it is asked, so many times, whether any was."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, bytes] = {}
+        self.looks: int | None = None
+        self.destroyed = 0
+
+    @property
+    def generation(self) -> int:
+        if self.looks is not None:
+            self.looks -= 1
+            if self.looks == 0:
+                self.keys.pop("customer-7")
+                self.destroyed += 1
+        return self.destroyed
+
+    def get(self, subject: str) -> bytes | None:
+        return self.keys.get(subject)
+
+    def create(self, subject: str) -> bytes:
+        return self.keys.setdefault(subject, subject.encode().rjust(32))
+
+    def forget(self, subject: str) -> bool:
+        raise NotImplementedError
+
+    def forgotten(self, subject: str) -> bool:
+        return subject not in self.keys
+
+    def discard(self, name: str) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_what_followers_share_does_not_outlast_a_key_that_was_destroyed_as_it_was_read(known: bool) -> None:
+    for looks in (1, 2, 3, 4):
+        keys = ForgettingKeys()
+        with ms.open(keys=keys) as log, ExitStack() as followers:
+            log.append("customer-7", ANN)
+            if known:
+                assert next(log.read("customer-7")).event == ANN
+            for _ in range(_CROWD):
+                followers.enter_context(log.tail.joined())
+            keys.looks = looks
+            for _ in range(looks + 1):
+                found = log.tail.after(0)
+                assert found is not None
+                events = [event.event for seen in found[0] for event in seen.events()]
+            assert keys.destroyed == 1
+            assert gone(events[0])
 
 
 def test_the_face_for_asyncio_forgets_too(home: str | None, keys: str | None) -> None:
