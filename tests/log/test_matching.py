@@ -225,3 +225,12 @@ def test_what_gives_its_items_only_once_is_taken_whole(log):
 def test_a_query_is_joined_with_queries_only():
     with pytest.raises(TypeError):
         ms.Matching() | "x"
+
+
+def test_queries_may_be_joined_in_any_order_and_number():
+    first, second, third = (ms.Matching(tags=[tag]) for tag in "xyz")
+    assert (first | second) | third == first | (second | third)
+    many = first
+    for _ in range(1_500):
+        many = second | many
+    assert many.any_of == (*[second] * 1_500, first)

@@ -97,7 +97,8 @@ class Matching(msgspec.Struct, frozen=True):
     def __or__(self, other: Matching) -> Matching:
         if not isinstance(other, Matching):
             return NotImplemented
-        return msgspec.structs.replace(self, also=(*self.also, other))
+        # Side by side, never one inside of the other, however many are joined.
+        return msgspec.structs.replace(self, also=(*self.also, msgspec.structs.replace(other, also=()), *other.also))
 
     @property
     def any_of(self) -> tuple[Matching, ...]:
