@@ -205,7 +205,7 @@ class KeysNeeded(UsageError):
     def __init__(self, location: str) -> None:
         super().__init__(
             f"there is personal data, and nothing is said of where the keys of {location} are",
-            hint='Open it with keys, such as ms.open(url, keys="keys.db")',
+            hint='Open it with keys, such as ms.open(url, keys="keys.db"), or --keys keys.db',
         )
         self.location = location
 

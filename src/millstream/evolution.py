@@ -49,8 +49,9 @@ def upcast(
     """Declare how stored data of a type is brought to a newer version of its shape. What is stored stays as it is.
 
     The function gets the data of version ``since - 1`` as a dict of its own, with the values that JSON has (a Decimal
-    is text), and returns that of version ``since``. Functions are chained up to the ``schema=`` of the type's class.
-    It must follow from the data alone: it runs whenever an event is read. It may return
+    is text) and `Erased` for personal data that was, and returns that of version ``since``. Functions are chained up to
+    the ``schema=`` of the type's class. It must follow from the data alone: it runs whenever an event is read. It may
+    return
 
     - a dict: the data, of the same type;
     - a ``ms.Plain(type, data)``: the event is of another type now, and the data in that one's present shape;

@@ -64,6 +64,8 @@ class PersonalShape(msgspec.Struct, frozen=True):
 
     subject: str
     """The name, in JSON, of the field that says whose data it is."""
+    whose: str
+    """Its name in Python."""
     fields: dict[str, str]
     """The personal fields: their names in JSON, sorted, and in Python."""
     textual: frozenset[str]
@@ -135,7 +137,7 @@ def inspect(cls: Any, hints: dict[str, Any]) -> PersonalShape | None:
         raise InvalidEvent(f"{cls.__name__}.{bad[0]} has white space in its name", hint="Rename the field")
     fields = {names[name]: name for name in sorted(marked, key=lambda name: names[name])}
     textual = frozenset(each for each, name in fields.items() if str in {_plain(p) for p in _union(types[name])})
-    return PersonalShape(names[subject], fields, textual)
+    return PersonalShape(names[subject], subject, fields, textual)
 
 
 def _is_marked(hint: Any) -> bool:
@@ -216,8 +218,8 @@ class ErasableDecoder:
         values.update((self._shape.fields[name], Erased) for name in gone)
         try:
             return self._cls(**values)
-        except (TypeError, ValueError) as error:  # of its own __post_init__
-            raise msgspec.ValidationError(str(error)) from error
+        except Exception as error:  # of its own __post_init__
+            raise msgspec.ValidationError(f"{error} (millstream.Erased is its {', '.join(gone)})") from error
 
     def decode_lines(self, text: bytes) -> list[Any]:
         """Several events, a line each."""

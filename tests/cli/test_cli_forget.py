@@ -70,3 +70,26 @@ def test_what_is_read_and_exported_is_plain_and_then_erased(invoke, path):
     assert json.loads(invoke("read", path, "member-1").stdout)["data"]["name"] == "[erased]"
     exported = [json.loads(line) for line in invoke("export", path).stdout.splitlines()]
     assert [line.get("personal") for line in exported] == [["name"], ["name"], ["name"], None]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["read"],
+        ["tail"],
+        ["export"],
+        ["export", "-", "--stream", "member-1"],
+        ["sql", 'select name from "member-1"'],
+        ["schema check", "--output", "json"],
+    ],
+)
+def test_what_reads_takes_keys_that_are_elsewhere(invoke, shared_home, tmp_path, words):
+    keys = str(tmp_path / "elsewhere")
+    with ms.open(shared_home, keys=keys) as log:
+        log.append("member-1", Joined(member="member-1", name="Ann Smith"))
+    command, *rest = words
+    done = invoke(*command.split(), shared_home, *rest, "--keys", keys)
+    assert done.exit_code == 0, done.stderr
+    if command != "schema check":
+        assert "Ann Smith" in done.stdout
+    assert invoke(*command.split(), shared_home, *rest).exit_code != 0

@@ -13,6 +13,12 @@ SHARES = {"half": 0.5, "tenth": 0.1, "rare": 0.003}
 STREAMS = ("a-1", "a-2", "b-1", "c")
 
 
+@ms.upcast("matching.Both", since=2, into=["matching.E", "matching.T"])
+def _split(data):
+    kinds = {"E": data["n"] % 2 == 0, "T": data["n"] % 3 == 0}
+    return [ms.Plain(f"matching.{kind}", data) for kind, fits in kinds.items() if fits]
+
+
 @pytest.fixture
 def log(home):
     with ms.open(home) as log:
@@ -121,6 +127,49 @@ def test_a_run_that_reaches_past_after_is_given_from_there_on(log):
     log.append("x", ms.Plain("X", {}), unless=ms.Matching(tags=("web",), after=10))
 
 
+@pytest.mark.parametrize("category", ["a-1*", "a-1-*", "a-10*"])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_query_may_be_within_the_streams_whose_names_begin_so(log, category, backwards):
+    known = []
+    for n in range(300):
+        stream, type, tags = f"a-{n % 13}{'-x' * (n % 2)}", "TU"[n % 2], [f"t{n % 3}"]
+        log.append(stream, ms.Plain(type, {}), tags=tags)
+        if stream.startswith(category[:-1]):
+            known.append((n + 1, type, tags[0]))
+    for query, fits in (
+        (ms.Matching(), lambda type, tag: True),
+        (ms.Matching(types=["T"]), lambda type, tag: type == "T"),
+        (ms.Matching(tags=["t1"]), lambda type, tag: tag == "t1"),
+        (ms.Matching(types=["T"], tags=["t1"]), lambda type, tag: (type, tag) == ("T", "t1")),
+    ):
+        found = [e.position for e in log.read(category, matching=query, backwards=backwards)]
+        wanted = [position for position, *about in known if fits(*about)]
+        assert found == (wanted[::-1] if backwards else wanted)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_query_from_beyond_the_end_of_a_read_finds_nothing(log, backwards):
+    log.append("a", [ms.Plain("A", {}) for _ in range(10)], tags=["x"])
+    for query in (ms.Matching(after=7), ms.Matching(tags=["x"], after=7), ms.Matching(types=["A"], after=7)):
+        assert list(log.read(matching=query, until_position=5, backwards=backwards)) == []
+        both = query | ms.Matching(tags=["x"], after=2)
+        found = [e.position for e in log.read(matching=both, until_position=5, backwards=backwards)]
+        assert sorted(found) == [3, 4]
+
+
+def test_what_events_were_made_into_counts_for_where_each_alternative_begins(log):
+    log.append("a", [ms.Plain("matching.Both", {"n": n}, schema=1) for n in range(1, 7)], tags=["x"])
+
+    def found(query, **options):
+        return [(e.position, e.type[-1]) for e in log.read(matching=query, **options)]
+
+    even, third = ms.Matching(types=["matching.E"]), ms.Matching(types=["matching.T"])
+    assert found(even | third.since(4)) == [(2, "E"), (4, "E"), (6, "E"), (6, "T")]
+    assert found(even.since(4) | third) == [(3, "T"), (6, "E"), (6, "T")]
+    assert found(even.since(4) | third, backwards=True) == [(6, "T"), (6, "E"), (3, "T")]
+    assert found(ms.Matching(tags=["x"], after=5) | third) == [(3, "T"), (6, "E"), (6, "T")]
+
+
 def test_a_follower_by_query_sees_history_then_what_comes(log):
     log.append("a", [ms.Draft(ms.Plain("A", {}), tags=["x"]), ms.Draft(ms.Plain("A", {}), tags=["y"])])
     follower = log.follow(matching=ms.Matching(tags=["x"]), timeout=10)
@@ -150,6 +199,38 @@ def test_what_is_no_query_is_refused(log, bad):
         log.read(matching=bad)
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [{"tags": ["\0"]}, {"tags": ["a \ud800"]}, {"types": ["\0"]}, {"types": ["\udfff"]}, {"also": ["x"]}, {"also": 5}],
+)
+def test_a_query_for_what_no_event_can_have_is_refused_when_it_is_made(parts):
+    with pytest.raises(ms.UsageError):
+        ms.Matching(**parts)
+
+
+def test_a_query_may_begin_beyond_all_positions(log):
+    log.append("a", ms.Plain("A", {}), tags=["x"])
+    beyond = ms.Matching(after=1 << 70)
+    assert list(log.read(matching=beyond)) == list(log.read(matching=beyond, backwards=True)) == []
+    assert log.append("a", ms.Plain("A", {}), unless=beyond).position == 2
+
+
+def test_what_gives_its_items_only_once_is_taken_whole(log):
+    log.append("a", ms.Plain("A", {}), tags=["x"])
+    assert list(log.read(matching=ms.Matching(tags=(tag for tag in ["y"])))) == []
+    with pytest.raises(ms.UsageError):
+        ms.Matching(tags=(f"t{n}" for n in range(33)))
+
+
 def test_a_query_is_joined_with_queries_only():
     with pytest.raises(TypeError):
         ms.Matching() | "x"
+
+
+def test_queries_may_be_joined_in_any_order_and_number():
+    first, second, third = (ms.Matching(tags=[tag]) for tag in "xyz")
+    assert (first | second) | third == first | (second | third)
+    many = first
+    for _ in range(1_500):
+        many = second | many
+    assert many.any_of == (*[second] * 1_500, first)

@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -22,8 +23,9 @@ import polars as pl
 import pytest
 
 import millstream as ms
-from millstream import aio
+from millstream import aio, events
 from millstream.events import event_class
+from millstream.log.following import _CROWD
 from millstream.log.personal.keyfile import KeyFile
 from millstream.storage.base import Scope
 
@@ -46,6 +48,11 @@ class Registered(ms.Event, subject="customer"):
 class Moved(ms.Event, type="PersonMoved", subject="who", rename="camel", omit_defaults=True):
     who: str
     new_street: ms.Personal[str] = "unknown"
+
+
+class Met(ms.Event, type="PersonMet", subject="who", omit_defaults=True):
+    who: str = "nobody"
+    name: ms.Personal[str]
 
 
 ANN = Registered(
@@ -81,6 +88,39 @@ def stored(log: ms.Log) -> str:
     for row in log.store.page(Scope(), 0, log.head + 1, 1000):
         found.append(row[5] or log.store.body(row[10])[1].decode("latin-1"))
     return "\n".join(found)
+
+
+class Joined(ms.Event, type="PersonJoined", subject="who", schema=3):
+    who: str
+    first: ms.Personal[str]
+    last: ms.Personal[str]
+    cents: ms.Personal[int]
+
+
+@ms.upcast(Joined, since=2)
+def _told_apart(data: dict[str, str]) -> dict[str, str]:
+    name = data.pop("name")
+    first, last = (name, name) if name is ms.Erased else name.split(" ")
+    return {**data, "first": first, "last": last}
+
+
+@ms.upcast(Joined, since=3)
+def _in_cents(data: dict[str, int]) -> dict[str, int]:
+    euros = data.pop("euros")
+    if euros is not ms.Erased:
+        return {**data, "cents": euros * 100}
+    if data["who"] == "customer-9":
+        raise ValueError("no euros")
+    return {**data, "cents": ms.Erased}
+
+
+class Born(ms.Event, type="PersonBorn", subject="who"):
+    who: str
+    on: ms.Personal[date]
+
+    def __post_init__(self) -> None:
+        if self.on.year > 2100:
+            raise ValueError("not yet")
 
 
 # --- sealed and read ------------------------------------------------------------------------------------
@@ -128,8 +168,6 @@ def test_readers_without_the_class_see_plain_values_too(log: ms.Log) -> None:
         why: ms.Personal[str]
 
     log.append("l", Left(who="customer-7", why="too dear"))
-    from millstream import events
-
     del events._registry["LeftForGood"]
     events._defined += 1
     assert next(log.read("l")).event == ms.Plain("LeftForGood", {"who": "customer-7", "why": "too dear"})
@@ -143,6 +181,15 @@ def test_a_plain_event_of_a_type_with_personal_fields_is_sealed_as_its_class_say
     assert next(log.read("p")).data == {"customer": "customer-7", "name": "Ann Smith", "extra": 1}
     with pytest.raises(ms.InvalidEvent, match="does not fit Registered"):
         log.append("p", ms.Plain("Registered", {"name": "Ann Smith"}))
+
+
+def test_a_subject_that_is_a_default_may_be_left_out_of_the_data(log: ms.Log) -> None:
+    log.append("p", Met(name="Ann Smith"))
+    log.append("p", ms.Plain("PersonMet", {"name": "Bob Lee"}))
+    assert "Smith" not in stored(log)
+    assert "Lee" not in stored(log)
+    assert [e.event for e in log.read("p")] == [Met(name="Ann Smith"), Met(name="Bob Lee")]
+    assert log.forget("nobody").events == 2
 
 
 def test_a_repeat_of_an_append_by_its_id_has_no_effect(log: ms.Log) -> None:
@@ -221,6 +268,38 @@ def test_columns_keep_their_type_when_some_of_their_values_are_erased(log: ms.Lo
     assert frame["name"].to_list() == ["[erased]", "Bob Lee"]
     assert frame["born"].to_list() == [None, date(2000, 1, 1)]
     assert isinstance(frame.schema["balance"], pl.Decimal)
+
+
+def test_upcasters_are_given_what_stands_for_erased_values(log: ms.Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    def joined(number: int) -> ms.Event:
+        return Joined0(who=f"customer-{number}", name="Ann Smith", euros=3)
+
+    class Joined0(ms.Event, type="PersonJoined", subject="who"):
+        who: str
+        name: ms.Personal[str]
+        euros: ms.Personal[int]
+
+    monkeypatch.setitem(events._registry, "PersonJoined", Joined0)
+    log.append("j", [joined(7), joined(8), joined(9)])
+    monkeypatch.setitem(events._registry, "PersonJoined", Joined)
+    events.defined()
+    log.forget("customer-7")
+    log.forget("customer-9")
+    seven, eight, nine = log.read("j")
+    assert eight.event == Joined(who="customer-8", first="Ann", last="Smith", cents=300)
+    assert seven.event.first is seven.event.last is seven.event.cents is ms.Erased
+    with pytest.raises(ms.UpcastFailed, match=r"no euros .*Erased is its euros"):
+        nine.event  # noqa: B018
+
+
+def test_a_class_that_checks_what_was_erased_is_told_so(log: ms.Log) -> None:
+    log.append("b", [Born(who="customer-7", on=date(1990, 1, 2)), Born(who="customer-8", on=date(1990, 1, 2))])
+    log.forget("customer-7")
+    seven, eight = log.read("b")
+    assert eight.event.on == date(1990, 1, 2)
+    with pytest.raises(ms.InvalidEvent, match="Erased is its on"):
+        seven.event  # noqa: B018
+    assert seven.data["on"] is ms.Erased
 
 
 def test_what_is_reported_is_what_became_unreadable_and_a_repeat_says_the_same(log: ms.Log) -> None:
@@ -306,6 +385,58 @@ async def _forget(home: str | None, keys: str | None) -> int:
     async with aio.open(home, keys=keys) as log:
         await log.append("customer-7", ANN)
         return int((await log.forget("customer-7")).events)
+
+
+class ForgettingKeys:
+    """Keys of which one is destroyed by somebody else just when it is asked, so many times, whether any was."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, bytes] = {}
+        self.looks: int | None = None
+        self.destroyed = 0
+
+    @property
+    def generation(self) -> int:
+        if self.looks is not None:
+            self.looks -= 1
+            if self.looks == 0:
+                self.keys.pop("customer-7")
+                self.destroyed += 1
+        return self.destroyed
+
+    def get(self, subject: str) -> bytes | None:
+        return self.keys.get(subject)
+
+    def create(self, subject: str) -> bytes:
+        return self.keys.setdefault(subject, subject.encode().rjust(32))
+
+    def forget(self, subject: str) -> bool:
+        raise NotImplementedError
+
+    def forgotten(self, subject: str) -> bool:
+        return subject not in self.keys
+
+    def discard(self, name: str) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_what_followers_share_does_not_outlast_a_key_that_was_destroyed_as_it_was_read(known: bool) -> None:
+    for looks in (1, 2, 3, 4):
+        keys = ForgettingKeys()
+        with ms.open(keys=keys) as log, ExitStack() as followers:
+            log.append("customer-7", ANN)
+            if known:
+                assert next(log.read("customer-7")).event == ANN
+            for _ in range(_CROWD):
+                followers.enter_context(log.tail.joined())
+            keys.looks = looks
+            for _ in range(looks + 1):
+                found = log.tail.after(0)
+                assert found is not None
+                events = [event.event for seen in found[0] for event in seen.events()]
+            assert keys.destroyed == 1
+            assert gone(events[0])
 
 
 def test_the_face_for_asyncio_forgets_too(home: str | None, keys: str | None) -> None:
@@ -427,6 +558,18 @@ def test_a_frame_whose_rows_do_not_say_whose_they_are_or_cannot_be_sealed_is_ref
 def test_an_empty_subject_is_refused(log: ms.Log) -> None:
     with pytest.raises(ms.InvalidEvent, match="subject"):
         log.append("s", Registered(customer="", name="Ann Smith"))
+
+
+def test_names_of_the_keys_of_snapshots_are_no_subjects(log: ms.Log) -> None:
+    # Their keys are thrown away, and made again, whenever a subject of the stream is forgotten.
+    for event in (
+        BOB.replace(customer="snapshot:s"),
+        pl.DataFrame({"customer": ["snapshot:s"], "name": ["Ann Smith"]}),
+    ):
+        with pytest.raises(ms.InvalidEvent, match="is not a subject"):
+            log.append("s", event, type="Registered" if isinstance(event, pl.DataFrame) else None)
+    with pytest.raises(ms.InvalidEvent, match="is not a subject"):
+        log.forget("snapshot:s")
 
 
 def test_a_class_must_say_whose_data_it_has() -> None:
@@ -619,6 +762,23 @@ def test_a_lost_or_wrong_key_is_an_error_of_its_subject_alone(
         log.verify()
 
 
+def test_the_check_of_what_is_stored_reads_personal_data_and_names_lost_keys(shared_home: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "keys.db")
+    with ms.open(shared_home, keys=path) as log:
+        log.append("batch", [BOB, ANN, BOB])
+        log.append("rows", pl.DataFrame({"customer": ["customer-7"], "name": ["Ann Smith"]}), type="Registered")
+        assert [(c.count, c.failed, c.reason) for c in ms.check_schema(log) if c.type == "Registered"] == [
+            (1, 0, ""), (3, 0, ""),
+        ]  # fmt: skip
+    destroy(path, "customer-7", None)
+    with ms.open(shared_home, keys=path) as log:
+        found = [c for c in ms.check_schema(log) if c.type == "Registered"]
+        assert [(c.count, c.failed, c.position) for c in found] == [(1, 1, 4), (3, 1, 2)]
+        assert "customer-7" in found[1].reason
+        log.forget("customer-7")
+        assert not any(c.failed for c in ms.check_schema(log))
+
+
 def test_what_was_changed_in_a_sealed_value_is_not_given_as_if_it_were_true(tmp_path: Path) -> None:
     path = tmp_path / "shop.db"
     with ms.open(path) as log:
@@ -715,6 +875,33 @@ def test_archived_personal_data_is_sealed_and_erased_too(log: ms.Log, tmp_path: 
         assert "Ann Smith" not in str(pl.read_parquet(file).to_dicts())
     assert log.forget("customer-7").events == 3
     assert all(gone(e.event) for e in log.read("customer-7"))
+
+
+def test_a_subject_is_forgotten_though_some_of_their_events_cannot_be_read(log: ms.Log, tmp_path: Path) -> None:
+    for _ in range(3):
+        log.append("customer-7", ANN)
+    log.append("customer-8", ANN)
+    state = log.keys.seal("snapshot:customer-7", b"state")
+    log.archive("customer-7", to=str(tmp_path / "old"))
+    (tmp_path / "old").rename(tmp_path / "elsewhere")
+    with pytest.raises(ms.DepotError) as caught:
+        log.forget("customer-7")
+    assert "is destroyed" in caught.value.__notes__[0]
+    assert gone(next(log.read("customer-8")).event)
+    assert log.keys.unseal("snapshot:customer-7", state) is None
+    (tmp_path / "elsewhere").rename(tmp_path / "old")
+    assert log.forget("customer-7").events == 4
+    assert all(gone(e.event) for e in log.read("customer-7"))
+
+
+def test_snapshots_of_what_was_trimmed_are_lost_with_any_subject(log: ms.Log) -> None:
+    for _ in range(3):
+        log.append("customer-7", ANN)
+    state = log.keys.seal("snapshot:customer-7", b"state")
+    log.append("customer-7", BOB)
+    assert log.trim("customer-7", keep=1).events == 3
+    assert log.forget("customer-7").events == 0
+    assert log.keys.unseal("snapshot:customer-7", state) is None
 
 
 # --- processes ------------------------------------------------------------------------------------------

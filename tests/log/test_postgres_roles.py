@@ -237,12 +237,46 @@ def test_an_appender_guards_by_query_without_reading(as_role, log):
             writer.append("a", Added(n=3), unless=ms.Matching(types=[Added]))
 
 
-def test_a_reader_of_an_older_schema_reads_by_query_once_it_is_migrated(as_role, log, postgres):
-    place = as_role(Ability.READ)
-    log.close()
+def made_older(postgres: str) -> None:
+    """The log of schema version 1."""
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute("drop function shop.matched")
         connection.execute("update shop.meta set value = '1' where key = 'millstream'")
+
+
+@pytest.mark.parametrize("ability", Ability)
+@pytest.mark.parametrize("readonly", [False, True])
+def test_who_may_not_migrate_an_older_schema_is_told_who_may(as_role, log, postgres, ability, readonly):
+    place = as_role(ability)
+    log.close()
+    made_older(postgres)
+    with pytest.raises(ms.StorageError, match=r"has schema 1, and this version needs 2.*as its owner"):
+        ms.open(place, readonly=readonly)
+
+
+def test_an_administrator_may_migrate_for_the_owner(as_role, log, postgres):
+    place = as_role()
+    log.close()
+    made_older(postgres)
+    owner = psycopg.conninfo.conninfo_to_dict(place.partition("?")[0])["user"]
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f'alter schema shop owner to "{owner}"')
+        for kind, names in (
+            ("table", "select relname from pg_class where relnamespace = 'shop'::regnamespace and relkind = 'r'"),
+            ("function", "select proname from pg_proc where pronamespace = 'shop'::regnamespace and prokind = 'f'"),
+        ):
+            for (name,) in connection.execute(names).fetchall():
+                connection.execute(f'alter {kind} shop.{name} owner to "{owner}"')
+    ms.open(postgres + "?schema=shop").close()
+    with ms.open(place) as log:
+        log.append("a", Added(n=3), tags=["t"], unless=ms.Matching(tags=["t"]))
+        assert [e.event.n for e in log.read(matching=ms.Matching(tags=["t"]))] == [3]
+
+
+def test_a_reader_of_an_older_schema_reads_by_query_once_it_is_migrated(as_role, log, postgres):
+    place = as_role(Ability.READ)
+    log.close()
+    made_older(postgres)
     ms.open(postgres + "?schema=shop").close()
     with ms.open(place, readonly=True) as reader:
         assert len(list(reader.read(matching=ms.Matching(types=[Added])))) == 2

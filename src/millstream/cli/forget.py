@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from ..errors import UsageError
-from .options import LogPath, OutputFormat, open_to_write
+from .options import KeysFile, LogPath, OutputFormat, open_to_write
 from .output import chosen, write_record
 
 
@@ -17,15 +17,7 @@ def forget(
         str, typer.Argument(metavar="SUBJECT", help="Whose data it is, such as customer-7.", show_default=False)
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether it is meant.")] = False,
-    keys: Annotated[
-        Optional[str],  # noqa: UP045 - read at run time
-        typer.Option(
-            "--keys",
-            metavar="FILE",
-            help="The file of the log's keys. Default: the log's path with -keys added.",
-            show_default=False,
-        ),
-    ] = None,
+    keys: KeysFile = None,
     output: OutputFormat = None,
 ) -> None:
     """Forget a person: make all of their personal data unreadable, for good.

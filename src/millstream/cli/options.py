@@ -71,6 +71,16 @@ OutputFormat = Annotated[
     ),
 ]
 
+KeysFile = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--keys",
+        metavar="FILE",
+        help="The file of the log's keys. Default: the log's path with -keys added.",
+        show_default=False,
+    ),
+]
+
 By = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--by", metavar="NAME", help="Who does it. Default: the system's user.", show_default=False),
@@ -82,12 +92,12 @@ ConfirmClock = Annotated[
 ]
 
 
-def open_to_read(path: str) -> Log:
-    """Open a log that is there, never to write it."""
+def open_to_read(path: str, *, keys: str | None = None) -> Log:
+    """Open a log that is there, never to write it. ``keys``: the file of its keys, if it is not beside the log."""
     _check(path)
     from ..log import open
 
-    return open(path, readonly=True)
+    return open(path, readonly=True, keys=keys)
 
 
 def open_to_write(path: str, *, create: bool, confirm_clock: bool = False, keys: str | None = None) -> Log:

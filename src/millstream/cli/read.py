@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 import typer
 
 from ..errors import InvalidPosition
-from .options import LogPath, OutputFormat, Pattern, RangeText, Types, check_stream, open_to_read
+from .options import KeysFile, LogPath, OutputFormat, Pattern, RangeText, Types, check_stream, open_to_read
 from .output import chosen, write_rows
 
 FIELDS = ("position", "time", "stream", "version", "type", "effective", "tags", "metadata", "data")
@@ -29,6 +29,7 @@ def read(
         Optional[int],  # noqa: UP045
         typer.Option("--limit", "-n", metavar="N", min=0, help="At most so many. Default: all, or 50 in a table."),
     ] = None,
+    keys: KeysFile = None,
     output: OutputFormat = None,
 ) -> None:
     """Print events in order of position.
@@ -54,7 +55,7 @@ def read(
     first, last = _versions(versions)
     if versions is not None and (stream is None or stream.endswith("*")):
         raise InvalidPosition("versions are within one stream", hint="Name the stream, or use --range")
-    with open_to_read(log) as source:
+    with open_to_read(log, keys=keys) as source:
         check_stream(source, stream)
         since, until = wanted.resolve(source)
         events = source.read(

@@ -10,7 +10,7 @@ from typing import Annotated, Optional
 import typer
 
 from ..errors import UsageError
-from .options import LogPath, OutputFormat, open_to_read
+from .options import KeysFile, LogPath, OutputFormat, open_to_read
 from .output import chosen, note, write_rows
 from .progress import walking
 
@@ -30,6 +30,7 @@ def check(
         ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="A type without a class is a failure, too.")] = False,
+    keys: KeysFile = None,
     output: OutputFormat = None,
 ) -> None:
     """Read every stored event through today's classes and upcasters.
@@ -49,7 +50,7 @@ def check(
         _import(name)
     from ..log.check import check_schema
 
-    with open_to_read(log) as source, walking("reading") as progress:
+    with open_to_read(log, keys=keys) as source, walking("reading") as progress:
         found = check_schema(source, progress=progress)
     rows = [
         {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from .options import LogPath, OutputFormat, open_to_read
+from .options import KeysFile, LogPath, OutputFormat, open_to_read
 from .output import chosen, write_rows
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def sql(
         Optional[int],  # noqa: UP045 - read at run time
         typer.Option("--limit", "-n", metavar="N", min=0, help="At most so many rows. Default: all, or 50 in a table."),
     ] = None,
+    keys: KeysFile = None,
     output: OutputFormat = None,
 ) -> None:
     """Ask a question in SQL over streams and tables.
@@ -43,7 +44,7 @@ def sql(
     """
     if query == "-":
         query = sys.stdin.read()
-    with open_to_read(log) as source:
+    with open_to_read(log, keys=keys) as source:
         frame = source.sql(query)
     more = "See more with --limit or --output ndjson."
     write_rows(_rows(frame), frame.columns, chosen(output), limit=limit, more=more)

@@ -12,7 +12,7 @@ import typer
 
 from ..errors import UsageError
 from ..time import seconds
-from .options import LogPath, OutputFormat, Pattern, Types, check_stream, open_to_read
+from .options import KeysFile, LogPath, OutputFormat, Pattern, Types, check_stream, open_to_read
 from .output import Output, chosen, flush, write_rows, writer
 from .read import FIELDS
 
@@ -43,6 +43,7 @@ def tail(
             "--timeout", metavar="DURATION", help="With --follow: end when nothing came for so long, such as 30s or 5m."
         ),
     ] = None,
+    keys: KeysFile = None,
     output: OutputFormat = None,
 ) -> None:
     """Print the last events, and with --follow those to come.
@@ -72,7 +73,7 @@ def tail(
         raise UsageError("a JSON array has an end, following has none", hint="Use --output ndjson")
     limit = seconds(timeout)
     place = parse_place(start) if start is not None else None
-    with open_to_read(log) as source:
+    with open_to_read(log, keys=keys) as source:
         if not follow:
             check_stream(source, stream)
         head = source.head

@@ -14,6 +14,7 @@ from .append import appended, parquet_type
 from .inputs import batches, opened
 from .options import (
     ConfirmClock,
+    KeysFile,
     LogPath,
     OutputFormat,
     RangeText,
@@ -67,6 +68,7 @@ def export(
     type: Types = None,
     format: _Format = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+    keys: KeysFile = None,
     output: OutputFormat = None,
 ) -> None:
     """Write events to a file as NDJSON or Parquet.
@@ -89,7 +91,7 @@ def export(
 
     form = format or _format_of(file)
     wanted = parse_range(range) if range is not None else Range()
-    with open_to_read(log) as source:
+    with open_to_read(log, keys=keys) as source:
         check_stream(source, stream)
         since, until = wanted.resolve(source)
         after = max((since or 1) - 1, 0)

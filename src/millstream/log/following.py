@@ -24,6 +24,8 @@ _CROWD = 4
 _KEPT = 2_048
 """The most runs that the tail keeps."""
 _EVERYTHING = Scope()
+_UNKNOWN = object()
+"""A generation of keys that is none."""
 
 
 class Seen:
@@ -101,12 +103,15 @@ class Tail:
         if head - self._high > MAX_ROWS:
             return False  # so much is better read by those who want it
         try:
+            # As of before what is read: a key that is destroyed meanwhile is noticed the next time. So is the first
+            # personal data of all, of which nothing was known before it was read.
+            keys = self._reader.keys.generation if self._reader.sealed else _UNKNOWN
             for page in self._reader.pages(_EVERYTHING, self._high, head + 1, False, None):
                 self._seen.extend(Seen(run) for run in page)
                 self._lasts.extend(run.last for run in page)
                 sealed = self._reader.sealed
                 if sealed and self._keys is None and any(run.kind_id in sealed for run in page):
-                    self._keys = self._reader.keys.generation
+                    self._keys = keys
             self._high = head
             surplus = len(self._seen) - _KEPT
             if surplus > 0:

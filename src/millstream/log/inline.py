@@ -61,6 +61,10 @@ class UncommittedRun(Run, eq=False):
         return str(self.staged.schema)
 
     @property
+    def stored_schema(self) -> str:
+        return str(self.staged.schema)
+
+    @property
     def tags(self) -> tuple[str, ...]:
         return tuple(self.staged.tags)
 

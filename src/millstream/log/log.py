@@ -417,10 +417,10 @@ class Log(Reader):
     def forget(self, subject: str) -> Forgotten:
         """Make all personal data of a subject unreadable, for good: in this log, its copies and its old backups.
 
-        Their key is destroyed, durably, and those of snapshots that hold their data; from then on each of their
-        `Personal` fields reads as `Erased`, and what is appended for them raises `SubjectForgotten`. All else stays.
-        What left the log before is beyond its reach: read models, sinks and files of exports. It can be repeated, which
-        changes nothing more, and gives the same report.
+        Their key is destroyed, durably, after those of the snapshots that may hold their data; from then on each of
+        their `Personal` fields reads as `Erased`, and what is appended for them raises `SubjectForgotten`. Headers,
+        hashes and all other fields stay. What left the log before is beyond its reach: read models, sinks and files of
+        exports. It can be repeated, which changes nothing more, and gives the same report.
 
         Args:
             subject: Whose data it is: what the events' ``subject=`` field holds. They need not have any.
@@ -431,6 +431,8 @@ class Log(Reader):
         Raises:
             KeysNeeded: The log was opened without keys, and has no place for them.
             ReadOnlyLog: It was opened to be read.
+            DepotError, DamagedLog: Some events cannot be looked into now. The key is destroyed all the same; the
+                report is given when they can be.
 
         Example:
             >>> import millstream as ms

@@ -15,9 +15,10 @@ import msgspec
 import polars as pl
 
 from ..errors import InvalidEvent, InvalidUpcaster, MillstreamError, SchemaMismatch, UpcasterMissing, UpcastFailed
-from ..events import Plain, encode, event_class, present_name, present_schema, schema_version
+from ..events import Plain, encode, event_class, present_name, present_schema, schema_version, sealed_fields
 from ..evolution import Upcaster, steps_of
 from ..frames import MAX_ROWS, is_frame_schema
+from ..personal import Erased
 from .records import EventClass, Run
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class _Chain:
     def __call__(self, run: Run) -> list[Run]:
         try:
             lines = run.lines()
+            personal = bool(sealed_fields(run.stored_schema))
         except MillstreamError as error:
             if run.count > 1:
                 # One event's key may be lost, and the others' not.
@@ -123,7 +125,7 @@ class _Chain:
         for index, line in enumerate(lines):
             made: list[tuple[str, str, bytes]] | MillstreamError
             try:
-                made = list(self._made(line, 0, run.position + index))
+                made = list(self._made(line, 0, run.position + index, personal))
             except MillstreamError as error:
                 made = error
             if not isinstance(made, MillstreamError) and len(made) == 1 and made[0][0] == self._type:
@@ -145,24 +147,24 @@ class _Chain:
             shown.append(presented(run, self._type, self._schema, lines=whole, offset=len(lines) - len(whole)))
         return shown
 
-    def _made(self, line: Any, number: int, position: int) -> Iterator[tuple[str, str, bytes]]:
+    def _made(self, line: Any, number: int, position: int, personal: bool) -> Iterator[tuple[str, str, bytes]]:
         """What becomes of an event's data from a step on: types, schemas and data."""
         if number == len(self._steps):
             yield self._type, self._schema, line
             return
         step = self._steps[number]
-        for type, data in self._results(step, line, position):
+        for type, data in self._results(step, line, position, personal):
             try:
                 made = encode(Plain(type, data))
             except InvalidEvent as error:
                 raise UpcastFailed(self._type, step.since, position, error.message) from error
             if type == self._type:
                 # Each step reads its data from JSON, as if it had been stored so, and can change none but its own.
-                yield from self._made(made, number + 1, position)
+                yield from self._made(made, number + 1, position, personal)
             else:
                 yield type, str(present_schema(type) or 1), made
 
-    def _results(self, step: Upcaster, line: Any, position: int) -> list[tuple[str, dict[str, Any]]]:
+    def _results(self, step: Upcaster, line: Any, position: int, personal: bool) -> list[tuple[str, dict[str, Any]]]:
         def wrong(reason: str) -> UpcastFailed:
             return UpcastFailed(self._type, step.since, position, reason)
 
@@ -170,10 +172,13 @@ class _Chain:
             data = _decode(line)
         except msgspec.DecodeError as error:
             raise wrong(f"its JSON cannot be decoded ({error})") from error
+        erased = [name for name, value in data.items() if value == Erased] if personal else []
+        data.update(dict.fromkeys(erased, Erased))
         try:
             given = step.function(data)
         except Exception as error:
-            raise wrong(f"{type(error).__name__}: {error}") from error
+            told = f" (millstream.Erased is its {', '.join(erased)})" if erased else ""
+            raise wrong(f"{type(error).__name__}: {error}{told}") from error
         results = []
         for item in given if isinstance(given, list) else [given]:
             if isinstance(item, Plain):

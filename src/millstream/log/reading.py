@@ -219,13 +219,12 @@ class Reader:
         for runs in self.stored(scope, low, high, backwards, limit, trimmed):
             for shown in self.present(runs, backwards=backwards):
                 if shown is not runs and (scope.shown is not None or scope.matching is not None):
-                    shown = [run for run in shown if _is_asked(run, scope)]
+                    shown = _asked(shown, scope)
                 yield shown
 
     def present(self, runs: list[Run], *, backwards: bool = False) -> Iterator[list[Run]]:
         """Stored runs as they are read today, in parts: the very same list where none of them needs a change."""
-        self._refresh_decoders({run.kind_id for run in runs})
-        return present(self, self._unsealed(runs) if self.sealed else runs, backwards=backwards)
+        return present(self, self.unsealed(runs), backwards=backwards)
 
     def stored(
         self,
@@ -268,10 +267,11 @@ class Reader:
                 low = end
             size = min(most, size * 4)
 
-    def _unsealed(self, runs: list[Run]) -> list[Run]:
-        """The runs, those with sealed fields replaced by such as can be read."""
+    def unsealed(self, runs: list[Run]) -> list[Run]:
+        """Stored runs, those with sealed fields replaced by such as can be read; the very same list without any."""
+        self._refresh_decoders({run.kind_id for run in runs})
         sealed = self.sealed
-        if all(run.kind_id not in sealed for run in runs):
+        if not sealed or all(run.kind_id not in sealed for run in runs):
             return runs
         from .personal.sealing import unsealed
 
@@ -462,29 +462,40 @@ def scope_of(stream: str | None, types: Types, matching: Matching | None = None)
     return Scope(check_stream(stream), None, names, shown, matching)
 
 
-def _is_asked(run: Run, scope: Scope) -> bool:
-    """Whether a run is asked for as what it is read as today: the store knows only what it was."""
-    if scope.shown is not None and not is_wanted(run, scope.shown):
-        return False
-    return scope.matching is None or any(
-        (not query.types or is_wanted(run, frozenset(map(type_name, query.types)))) and query.tags_in(run.tags)
-        for query in scope.matching.any_of
-    )
+def _asked(runs: list[Run], scope: Scope) -> list[Run]:
+    """Of runs as they are read today, what is asked for: the store knows only what they were."""
+    if scope.shown is not None:
+        runs = [run for run in runs if is_wanted(run, scope.shown)]
+    if scope.matching is None:
+        return runs
+    return _after(runs, [(query, frozenset(map(type_name, query.types))) for query in scope.matching.any_of])
 
 
 def _cut(runs: list[Run], matching: Matching) -> list[Run]:
-    """Runs that a query matches, without those of their events that are not after its position."""
+    """Of stored runs that a query matches, what is after its position."""
     queries = matching.any_of
-    edges = {query.after for query in queries if query.after}
-    if not edges:
+    last = max(query.after for query in queries)
+    if all(run.position > last for run in runs):
         return runs
+    return _after(runs, [(query, frozenset(query.type_names)) for query in queries])
+
+
+def _after(runs: list[Run], queries: list[tuple[Matching, frozenset[str]]]) -> list[Run]:
+    """The parts of runs that are after the position of an alternative that takes them, if any.
+
+    Args:
+        queries: The alternatives, each with the names of its types.
+    """
     parts = []
     for run in runs:
-        part: Run | None = run
-        if any(run.position <= edge < run.last for edge in edges):
-            type, tags = run.type, run.tags
-            part = run.cut(min(query.after for query in queries if query.takes(type, tags)), END)
-        if part is not None:
+        edges = [
+            query.after
+            for query, types in queries
+            # What has come here has the tags of an alternative: of the only one, if there is no other.
+            if (not types or is_wanted(run, types))
+            and (len(queries) == 1 or not query.tags or set(query.tags) <= set(run.tags))
+        ]
+        if edges and (part := run.cut(min(edges), END)) is not None:
             parts.append(part)
     return parts
 

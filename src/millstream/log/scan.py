@@ -20,8 +20,7 @@ from .reading import scope_of
 from .records import ENVELOPE, Run, frame_of
 
 if TYPE_CHECKING:
-    from .objects import union
-from .reading import Reader, Types
+    from .reading import Reader, Types
 
 
 def scan(

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..events import definitions, event_classes, present_name
 from ..log import Log
-from ..log.personal.forget import SNAPSHOT
+from ..log.personal.keys import SNAPSHOT
 from ..personal import shape_of
 from .model import Model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -36,6 +36,10 @@ class Encoding(IntEnum):
     """Not a body but why there is none: when, by whom and by which rule, as JSON (`millstream.log.bodies.Trim`)."""
 
 
+_BEYOND = 1 << 62
+"""A position after all that there can be."""
+
+
 class BodyInfo(msgspec.Struct, frozen=True):
     """A body at a glance: how it is written, how many events it holds, how many bytes it has."""
 
@@ -55,7 +59,8 @@ class Matching(msgspec.Struct, frozen=True):
         after: Only events after this position.
 
     Raises:
-        UsageError: ``types`` or ``tags`` is one string, or ``after`` is not a position.
+        UsageError: ``types`` or ``tags`` is one string or holds what no event could have, or ``after`` is not a
+            position.
     """
 
     types: Sequence[str | type[Event]] = ()
@@ -64,17 +69,25 @@ class Matching(msgspec.Struct, frozen=True):
     also: tuple[Matching, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("types", "tags"):
-            given = getattr(self, name)
-            if isinstance(given, str) or not isinstance(given, Iterable):
-                raise UsageError(f"{name}={given!r:.60} is no list", hint="Give a tuple or list")
-        if not all(isinstance(tag, str) for tag in self.tags) or len(tuple(self.tags)) > 32:
-            raise UsageError(f"tags={self.tags!r:.60} are not up to 32 strings", hint="Give fewer tags, as strings")
+        given: dict[str, Any] = {"types": self.types, "tags": self.tags, "also": self.also}
+        for name, each in given.items():
+            if isinstance(each, str) or not isinstance(each, Iterable):
+                raise UsageError(f"{name}={each!r:.60} is no list", hint="Give a tuple or list")
+            given[name] = tuple(each)
+        types, tags, also = given.values()
+        if not all(isinstance(tag, str) for tag in tags) or len(tags) > 32:
+            raise UsageError(f"tags={tags!r:.60} are not up to 32 strings", hint="Give fewer tags, as strings")
+        names = tuple(type_name(each) for each in types)
+        for text in (*names, *tags):
+            if not text.isprintable() and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text):
+                raise UsageError(f"{text!r:.60} is no text that an event could have", hint="Use printable text")
+        if not all(isinstance(each, Matching) for each in also):
+            raise UsageError(f"also={also!r:.60} are no queries", hint="Join queries with |")
         if not isinstance(self.after, int) or isinstance(self.after, bool) or self.after < 0:
             raise UsageError(f"after={self.after!r:.60} is not a position", hint="Give a position, such as log.head")
         # The struct is frozen for its users; what they gave is put into its one form here.
-        msgspec.structs.force_setattr(self, "types", tuple(type_name(each) for each in self.types))
-        msgspec.structs.force_setattr(self, "tags", tuple(self.tags))
+        for name, value in (("types", names), ("tags", tags), ("also", also), ("after", min(self.after, _BEYOND))):
+            msgspec.structs.force_setattr(self, name, value)
 
     @property
     def type_names(self) -> tuple[str, ...]:
@@ -84,20 +97,13 @@ class Matching(msgspec.Struct, frozen=True):
     def __or__(self, other: Matching) -> Matching:
         if not isinstance(other, Matching):
             return NotImplemented
-        return msgspec.structs.replace(self, also=(*self.also, other))
+        # Side by side, never one inside of the other, however many are joined.
+        return msgspec.structs.replace(self, also=(*self.also, msgspec.structs.replace(other, also=()), *other.also))
 
     @property
     def any_of(self) -> tuple[Matching, ...]:
         """The alternatives, each without further ones."""
         return (msgspec.structs.replace(self, also=()), *(a for o in self.also for a in o.any_of))
-
-    def takes(self, type: str, tags: Iterable[str]) -> bool:
-        """Whether events of a type with these tags are what it asks for; its other alternatives aside."""
-        return (not self.types or type in self.type_names) and self.tags_in(tags)
-
-    def tags_in(self, tags: Iterable[str]) -> bool:
-        """Whether all of its tags are among some."""
-        return set(self.tags) <= set(tags)
 
     def since(self, position: int) -> Matching:
         """The same query for events after a position, in all of its alternatives."""

@@ -18,8 +18,7 @@ import polars as pl
 from ...errors import InvalidEvent
 from ...frames import schema_text, sealed_columns
 from ...personal import Erased, PersonalShape
-from ..staging import check_label
-from .keys import Cipher, Keys
+from .keys import Cipher, Keys, check_subject
 
 _encode = msgspec.msgpack.Encoder().encode
 _INTEGERS = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64)
@@ -84,7 +83,7 @@ def _subjects(frame: pl.DataFrame, type: str, column: str) -> list[str]:
             hint="Give it a column of text without nulls",
         )
     for subject in frame[column].unique():
-        check_label(subject, "subject")
+        check_subject(subject)
     return frame[column].to_list()
 
 

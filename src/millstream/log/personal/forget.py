@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ...errors import ReadOnlyLog, Trimmed
+from ...errors import ReadOnlyLog, StorageError, Trimmed
 from ...events import Event, sealed_fields
 from ...frames import sealed_columns
 from ...storage.base import Request, Scope
 from ..checkpoints import TABLE
-from ..staging import PRIVACY, check_label, stage
+from ..staging import PRIVACY, stage
+from .keys import SNAPSHOT, check_subject
 from .sealing import subjects_of
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 _PAGE = 1_000
 _END = 1 << 62
-SNAPSHOT = "snapshot:"
-"""How the names begin under which snapshots of streams are sealed."""
 
 
 class SubjectForgottenEvent(Event, type="$SubjectForgotten"):
@@ -67,23 +66,22 @@ class Forgotten(msgspec.Struct, frozen=True):
 
 def forget(log: Log, subject: str) -> Forgotten:
     """See `Log.forget`."""
-    check_label(subject, "subject")
+    check_subject(subject)
     if log.store.readonly:
         raise ReadOnlyLog(log.location)
     # Snapshots first: once the key is gone, nobody may find in one of them what it has sealed, even if the rest fails.
     found: dict[str, tuple[int, int, int]] = {}
     head = log.head
-    _find(log, subject, 0, head, found)
-    for stream in found:
-        log.keys.discard(SNAPSHOT + stream)
+    unread = _lose_snapshots(log, subject, 0, head, found)
     log.keys.forget(subject)
     log.tail.forget()
     told = stage(PRIVACY, SubjectForgottenEvent(subject=subject), own=True)
     log.store.commit(Request([told], f"$forgotten:{subject}", subject.encode()))
     # Again: one may have been made meanwhile, from events that came meanwhile, too.
-    _find(log, subject, head, log.head, found)
-    for stream in found:
-        log.keys.discard(SNAPSHOT + stream)
+    unread = _lose_snapshots(log, subject, head, log.head, found) or unread
+    if unread is not None:
+        unread.add_note(f"The key of {subject!r} is destroyed. What of theirs there was is told when asked again.")
+        raise unread
     streams = [ForgottenStream(stream, *seen) for stream, seen in sorted(found.items())]
     first = min((each.first for each in streams), default=0)
     return Forgotten(
@@ -96,23 +94,37 @@ def forget(log: Log, subject: str) -> Forgotten:
     )
 
 
-def _find(log: Reader, subject: str, after: int, until: int, found: dict[str, tuple[int, int, int]]) -> None:
-    """Find the events after a position and up to another that hold sealed data of a subject.
+def _lose_snapshots(
+    log: Reader, subject: str, after: int, until: int, found: dict[str, tuple[int, int, int]]
+) -> StorageError | None:
+    """Destroy the keys of the snapshots that may hold data of a subject, by the events up to a position.
 
     Args:
-        found: By stream, how many there are, and the first and the last position; is added to.
+        found: By stream, how many events after the one position and up to the other hold sealed data of the subject,
+            and the first and the last position; is added to.
+
+    Returns:
+        Why some of these events could not be looked into, if so.
     """
+    unread: StorageError | None = None
+    # What was trimmed, or cannot be read now, may have been the subject's and be in a snapshot.
+    doubtful: set[str] = set()
     needle = msgspec.json.encode(subject)[1:]
     for run in sealed_runs(log, after, until):
-        fields = sealed_fields(run.schema)
         try:
-            rows = _rows_of(run, subject, fields, needle)
-        except Trimmed:
+            rows = _rows_of(run, subject, sealed_fields(run.schema), needle)
+        except (Trimmed, StorageError) as error:
+            doubtful.add(run.stream)
+            if isinstance(error, StorageError):
+                unread = unread or error
             continue
         for index in rows:
             position = run.position + index
             count, first, _ = found.get(run.stream, (0, position, 0))
             found[run.stream] = (count + 1, first, position)
+    for stream in doubtful.union(found):
+        log.keys.discard(SNAPSHOT + stream)
+    return unread
 
 
 def _rows_of(run: Run, subject: str, fields: tuple[str, ...], needle: bytes) -> list[int]:

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from ...errors import KeysNeeded, MissingExtra, ReadOnlyLog, SubjectForgotten, UsageError
-from ..staging import PRIVACY
+from ...errors import InvalidEvent, KeysNeeded, MissingExtra, ReadOnlyLog, SubjectForgotten, UsageError
+from ..staging import PRIVACY, check_label
 from .keyfile import KEY_BYTES, KeyFile
 
 if TYPE_CHECKING:
@@ -19,7 +19,23 @@ if TYPE_CHECKING:
 
 SIDE = "-keys"
 """What is added to the path of a log's file for that of its keys."""
+SNAPSHOT = "snapshot:"
+"""How the names begin under which snapshots of streams are sealed."""
 _KEPT = 100_000
+
+
+def check_subject(subject: object) -> str:
+    """Whose data something is, if they can be called so.
+
+    Raises:
+        InvalidEvent: It is no short printable text, or is a name of the library's own.
+    """
+    name = check_label(subject, "subject")
+    if name.startswith(SNAPSHOT):
+        raise InvalidEvent(
+            f"{name!r:.80} is not a subject: keys of snapshots have such names", hint="Let ids begin otherwise"
+        )
+    return name
 
 
 @runtime_checkable

@@ -21,9 +21,8 @@ from ...events import Event, Plain, decoder, encode, event_class, schema_text, s
 from ...frames import sealed_columns
 from ...personal import Erased, PersonalShape, plain_text, shape_of
 from ..records import Run
-from ..staging import check_label
 from .columns import seal_frame, unseal_frame
-from .keys import Cipher, Keys, Unfit
+from .keys import Cipher, Keys, Unfit, check_subject
 
 if TYPE_CHECKING:
     from ..reading import Reader
@@ -67,7 +66,7 @@ def seal_events(
     subjects: dict[str, None] = {}
     for row in rows:
         subject = _decode(row[shape.subject])
-        check_label(subject, "subject")
+        check_subject(subject)
         held = [text for name in shape.fields if name in row for text in _texts(_decode(row[name]))]
         refuse(held, subject)
         if any(bytes(row[name]) != _ERASED for name in shape.fields if name in row):
@@ -104,20 +103,23 @@ def _refusing(
 def _fields(event: Event | Plain, cls: type[Event], shape: PersonalShape) -> dict[str, Any]:
     """The fields of an event, each as its JSON."""
     row = _decode_fields(encode(event))
+    typed: Any = event
     if isinstance(event, Plain):
         # It would be in the clear, while its class says that it must not.
         try:
-            decoder(cls).decode(_encode(row))
+            typed = decoder(cls).decode(_encode(row))
         except msgspec.ValidationError as error:
             raise InvalidEvent(
                 f"a plain {event.type!r} event does not fit {cls.__qualname__}: {error}",
                 hint="The class has personal fields: give what it needs to seal them",
             ) from error
-        return row
-    for name, attribute in shape.fields.items():
+        needed = {shape.subject: shape.whose}
+    else:
         # A value that is the default may be left out of the JSON; that it is missing would tell as much.
+        needed = {shape.subject: shape.whose, **shape.fields}
+    for name, attribute in needed.items():
         if name not in row:
-            row[name] = msgspec.Raw(_encode(getattr(event, attribute)))
+            row[name] = msgspec.Raw(_encode(getattr(typed, attribute)))
     return row
 
 
@@ -233,6 +235,10 @@ class Unsealed(Run, eq=False):
     @property
     def schema(self) -> str:
         return str(self.inner.schema)
+
+    @property
+    def stored_schema(self) -> str:
+        return str(self.inner.stored_schema)
 
     @property
     def stream(self) -> str:

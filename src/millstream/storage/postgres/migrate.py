@@ -69,10 +69,14 @@ def check(connection: Connection, place: Place) -> None:
     if found > latest:
         raise NewerFormat(place.location, found, latest)
     if found < latest:
-        raise StorageError(
-            f"{place.location} has schema {found}, and this version needs {latest}",
-            hint="Open it once for writing, as its owner, to migrate it",
-        )
+        raise _older(place, found, latest)
+
+
+def _older(place: Place, found: int, latest: int) -> StorageError:
+    return StorageError(
+        f"{place.location} has schema {found}, and this version needs {latest}",
+        hint="Open it once for writing, as its owner, to migrate it",
+    )
 
 
 def migrate(connection: Connection, place: Place) -> None:
@@ -83,8 +87,19 @@ def migrate(connection: Connection, place: Place) -> None:
     """
     _check_server(connection, place)
     steps = migrations()
-    if version_of(connection, place) == steps[-1][0]:
+    there = version_of(connection, place)
+    if there == steps[-1][0]:
         return
+    try:
+        _migrate(connection, place, steps)
+    except psycopg.errors.InsufficientPrivilege as error:
+        if there is None:
+            raise
+        # No grant would help: what is there belongs to another role.
+        raise _older(place, there, steps[-1][0]) from error
+
+
+def _migrate(connection: Connection, place: Place, steps: list[tuple[int, str]]) -> None:
     with connection.transaction():
         connection.execute("select pg_advisory_xact_lock($1, hashtext($2))", (_LOCK, place.schema))
         found = version_of(connection, place) or 0

@@ -124,7 +124,13 @@ class Reader:
         self, connection: Connection, scope: Scope, queries: Sequence[tuple[Matching, list[int] | None]], after: int,
         until: int, limit: int, backwards: bool,
     ) -> list[tuple[Any, ...]]:  # fmt: skip
-        """See `Store.page`, of a scope with a query: its alternatives, each with the kinds that it may take."""
+        """See `Store.page`, of a scope with a query: its alternatives, each with the kinds that it may take.
+
+        Args:
+            queries: Those that begin before ``until``.
+        """
+        if not queries or until <= after + 1:
+            return []
         order = "desc" if backwards else "asc"
         prefix = scope.further
         params: list[Any] = [

@@ -255,7 +255,11 @@ class PostgresStore:
     def page(self, scope: Scope, after: int, until: int, limit: int, backwards: bool = False) -> list[tuple[Any, ...]]:
         def pages(connection: Connection) -> list[tuple[Any, ...]]:
             if scope.matching is not None:
-                queries = [(query, self._kinds_of(connection, scope.within(query))) for query in scope.matching.any_of]
+                queries = [
+                    (query, self._kinds_of(connection, scope.within(query)))
+                    for query in scope.matching.any_of
+                    if query.after + 1 < until
+                ]
                 rows = self._reader.matching_page(connection, scope, queries, after, until, limit, backwards)
             else:
                 kinds = self._kinds_of(connection, scope)

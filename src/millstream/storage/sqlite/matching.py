@@ -67,7 +67,7 @@ def positions(
     """The first positions in [low, until) that are in all lists, in order; the last ones, if ``backwards``.
 
     Args:
-        inside: A condition on the run's ``stream``, if there is one.
+        inside: A condition on the run ``r``, such as ``" and r.stream = ?"``, if there is one.
         params: The values in it.
     """
     found: list[int] = []
@@ -121,7 +121,7 @@ def _led(
         joins += " " + each.join.format(o=f"o{number}")
         params += each.params
     if inside:
-        joins += f" cross join runs r on r.position = l.position and {inside}"
+        joins += f" cross join runs r on r.position = l.position{inside}"
         params += values
     found: list[int] = []
     for source in lead.sources:

@@ -182,7 +182,7 @@ def _kinds_page(
     inside, names = _inside(scope.further)
     for kind in kinds:
         found = connection.execute(
-            f"select position from runs where kind = ? and position >= ? and position < ?{inside}"
+            f"select position from runs r where kind = ? and position >= ? and position < ?{inside}"
             f" order by position {order} limit ?",
             (kind, low, until, *names, limit),
         ).fetchall()
@@ -239,16 +239,14 @@ def matched(
     # A run may begin before `after` and reach past it.
     low = _containing(connection, after + 1) if after > 0 else 1
     inside, names = _inside(scope.further)
-    return positions(
-        connection, lists or [EVERYTHING], inside.removeprefix(" and "), names, low, until, limit, backwards
-    )
+    return positions(connection, lists or [EVERYTHING], inside, names, low, until, limit, backwards)
 
 
 def _inside(prefix: str | None) -> tuple[str, tuple[str, ...]]:
     """The condition that a run's stream begins with a prefix, where its kind's category does not say so already."""
     if prefix is None:
         return "", ()
-    return " and stream in (select id from streams where name >= ? and name < ?)", (prefix, after_prefix(prefix))
+    return " and r.stream in (select id from streams where name >= ? and name < ?)", (prefix, after_prefix(prefix))
 
 
 def position_at(connection: sqlite3.Connection, micros: int) -> int:

@@ -141,6 +141,9 @@ do $$
 declare
     reader name;
 begin
+    -- Whoever migrates, `find` goes on with the rights of the log's owner, who has the next migration to do as well.
+    execute (select format('alter function {schema}.matched owner to %I', r.rolname) from pg_proc p
+        join pg_roles r on r.oid = p.proowner where p.oid = '{schema}.version_at(text, bigint)'::regprocedure);
     for reader in
         select r.rolname from pg_proc p cross join lateral aclexplode(p.proacl) a join pg_roles r on r.oid = a.grantee
         where p.oid = '{schema}.version_at(text, bigint)'::regprocedure and a.privilege_type = 'EXECUTE'
