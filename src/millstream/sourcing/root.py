@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from ..errors import InvalidEvent
 from ..events import Draft, Event, Plain
 from ..time import Moment
 from .errors import CannotRecord
@@ -73,7 +74,13 @@ class Root:
         Raises:
             CannotRecord: The aggregate is of the past or only to be read, or a handler is running.
             HandlerMissing: No handler takes the event.
+            InvalidEvent: It is no event.
         """
+        if not isinstance(event, Event | Plain):
+            raise InvalidEvent(
+                f"what {self._kind} records, {event!r:.60}, is not an event",
+                hint="Give an Event or a Plain; tags=, metadata= and effective= go beside it",
+            )
         if self._sealed is not None:
             reason, hint = self._sealed
             raise CannotRecord(self._kind, self.id, reason, hint=hint)
