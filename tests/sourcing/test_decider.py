@@ -153,8 +153,9 @@ def test_the_state_may_be_of_any_class_even_one_that_is_changed_in_place(log, in
 
 def test_an_event_that_evolve_does_not_declare_is_an_error(log, accounts):
     log.append("account-1", ms.Plain("Frozen", {}))
-    with pytest.raises(ms.HandlerMissing, match="Account finds 'Frozen' at position 4"):
+    with pytest.raises(ms.HandlerMissing, match="Account finds 'Frozen' at position 4") as caught:
         accounts.get("account-1")
+    assert "annotation of the event that evolve takes" in caught.value.hint
     ignoring = ms.Repository(log, ms.Decider(State(), decide, evolve, ignore=["Frozen"]))
     assert ignoring.get("account-1").balance == 800
 

@@ -127,7 +127,7 @@ class Loaded(Root, Generic[S]):
 
     def _apply(self, event: Event | Plain) -> None:
         if not self.decider.takes(type_name(event)):
-            raise HandlerMissing(self.decider.name, type_name(event))
+            raise HandlerMissing(self.decider.name, type_name(event), decider=True)
         self.state = self.decider.evolve(self.state, event)
 
     def _take(self, decided: Decided) -> None:
