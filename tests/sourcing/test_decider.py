@@ -178,6 +178,12 @@ def test_a_decision_that_gives_no_events_is_refused(log):
     assert log.head == 0
 
 
+def test_a_command_is_no_change(accounts):
+    for ask in (accounts.update, accounts.create):
+        with pytest.raises(ms.UsageError, match=r"is no function.*repository.decide"):
+            ask("account-2", Open("Ben"))
+
+
 def test_what_is_no_decider_is_refused(log):
     with pytest.raises(ms.UsageError, match="no kind of aggregate"):
         ms.Repository(log, State)  # type: ignore[call-overload]

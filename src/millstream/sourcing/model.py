@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 
 from ..errors import UsageError
-from ..events import Plain, event_class
+from ..events import Draft, Event, Plain, event_class
 from .aggregate import Aggregate
 from .codec import AttributesCodec, Codec, StateCodec
 from .decider import Decider, Loaded
@@ -111,7 +111,11 @@ class AggregateModel(Model[Any]):
         return root
 
     def take(self, root: Root, decided: object) -> None:
-        pass
+        if isinstance(decided, Event | Plain | Draft) and not root._pending:
+            raise UsageError(
+                f"the change of a {self.name} gave {decided!r:.60}, and nothing was recorded",
+                hint="Let a method of the class do so: self.record(event)",
+            )
 
     def applied(self, type: str) -> tuple[Apply | None, type[Any]] | None:
         handler = self._handlers.get(type)

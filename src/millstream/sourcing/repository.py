@@ -194,6 +194,7 @@ class Repository(Generic[S, C, R]):
             Contended: Others changed the stream first, each time.
         """
         check_stream(id)
+        self._check_change(change)
         with self._cache.turn(id):
             return retrying(lambda: self._once(id, change), attempts=attempts)
 
@@ -219,6 +220,7 @@ class Repository(Generic[S, C, R]):
             VersionConflict: The stream has events already.
         """
         root = self._model.new(check_stream(id))
+        self._check_change(change)
         self._model.take(root, change(self._model.state(root)))
         return self._save(root, merge=False)
 
@@ -314,6 +316,15 @@ class Repository(Generic[S, C, R]):
         return as_of(self._log, self._model, self._replay, streams, position, until)
 
     # --- inside -------------------------------------------------------------------------------------------
+
+    def _check_change(self, change: object) -> None:
+        if not callable(change):
+            raise UsageError(
+                f"{change!r:.60} is no function that changes a {self._model.name}",
+                hint="Have commands decided by repository.decide(id, command); a change is a function of the state"
+                if isinstance(self._kind, Decider)
+                else "Give a function that calls the aggregate: lambda account: account.close()",
+            )
 
     def _check_found(self, id: str) -> None:
         if id not in self:
