@@ -79,6 +79,7 @@ def test_a_change_that_records_nothing_writes_nothing(log, accounts):
     accounts.update("account-1", lambda account: account.deposit(5))
     receipt = accounts.update("account-1", lambda account: None)
     assert (receipt.count, receipt.position, log.head) == (0, 1, 1)
+    assert (receipt.stream, receipt.version) == ("account-1", 1)
 
 
 def test_an_aggregate_is_changed_by_what_it_records_and_not_by_what_a_change_returns(log, accounts):

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, Never, TypeVar, cast, overload
 
+import msgspec
+
 from ..errors import StreamNotFound, UsageError, VersionConflict
 from ..events import Draft
 from ..log import Log
@@ -187,8 +189,8 @@ class Repository(Generic[S, C, R]):
             attempts: How often to try, with pauses that grow to 0.1 s.
 
         Returns:
-            Where the events stand. When none was recorded, nothing is written, ``count`` is 0 and
-            ``position`` is the log's head.
+            Where the events stand. When none was recorded, nothing is written, ``count`` is 0,
+            ``position`` is the log's head and ``version`` that of the aggregate.
 
         Raises:
             Contended: Others changed the stream first, each time.
@@ -433,6 +435,8 @@ class Repository(Generic[S, C, R]):
                 expect, merged, last = level, True, conflict
         else:
             raise last
+        if not receipt.count:
+            receipt = msgspec.structs.replace(receipt, stream=root.id, version=root.version)
         root._pending.clear()
         root._sealed = SAVED
         return receipt, merged
