@@ -435,7 +435,7 @@ class KeyLost(StorageError):
         super().__init__(
             f"{self._what} {subject!r}, in the event at position {position} of stream {stream!r}",
             hint=f"Open the log with the keys that it was written with{f' (these are {keys})' if keys else ''}:"
-            " ms.open(path, keys=...)",
+            " ms.open(path, keys=...); if they were lost, put their copy back before anything is appended",
         )
 
     _what = "there is no key for the personal data of subject"
