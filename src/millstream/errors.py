@@ -202,12 +202,16 @@ class KeysNeeded(UsageError):
 
     code = "keys-needed"
 
-    def __init__(self, location: str) -> None:
-        super().__init__(
-            f"there is personal data, and nothing is said of where the keys of {location} are",
-            hint='Open it with keys, such as ms.open(url, keys="keys.db"), or --keys keys.db',
-        )
+    def __init__(self, location: str, *, missing: str | None = None) -> None:
+        if missing is None:
+            reason = f"there is personal data, and nothing is said of where the keys of {location} are"
+            hint = 'Open it with keys, such as ms.open(url, keys="keys.db"), or --keys keys.db'
+        else:
+            reason = f"{location} holds data that is sealed, and its file of keys, {missing}, is not there"
+            hint = "Put it back; or make an empty file of that name, to begin with new keys and lose what is sealed"
+        super().__init__(reason, hint=hint)
         self.location = location
+        self.missing = missing
 
 
 class MissingExtra(MillstreamError):
@@ -435,7 +439,7 @@ class KeyLost(StorageError):
         super().__init__(
             f"{self._what} {subject!r}, in the event at position {position} of stream {stream!r}",
             hint=f"Open the log with the keys that it was written with{f' (these are {keys})' if keys else ''}:"
-            " ms.open(path, keys=...)",
+            " ms.open(path, keys=...); if they were lost, put their copy back before anything is appended",
         )
 
     _what = "there is no key for the personal data of subject"

@@ -1014,3 +1014,41 @@ def test_a_log_that_was_moved_with_its_keys_reads_as_before(tmp_path: Path) -> N
         shutil.copy(file, tmp_path / file.name.replace("shop", "moved"))
     with ms.open(tmp_path / "moved.db") as log:
         assert next(log.read("customer-7")).event == ANN
+
+
+def test_a_file_of_keys_that_is_gone_is_not_begun_anew(tmp_path):
+    path = tmp_path / "shop.db"
+    keys = tmp_path / "shop.db-keys"
+    with ms.open(str(path)) as log:
+        log.append("a", Registered(customer="c-1", name="Annabel Lee"))
+    kept = keys.read_bytes()
+    keys.unlink()
+    with ms.open(str(path)) as log:
+        with pytest.raises(ms.KeysNeeded, match=r"shop\.db-keys, is not there"):
+            log.append("a", Registered(customer="c-1", name="Annabel Lee"))
+        assert log.head == 1
+        assert not keys.exists()
+        log.append("a", ms.Plain("Other", {}))
+    keys.touch()
+    with ms.open(str(path)) as log:
+        log.append("b", Registered(customer="c-2", name="Ben Okafor"))
+        assert next(log.read("b")).event.name == "Ben Okafor"
+    keys.write_bytes(kept)
+    with ms.open(str(path)) as log:
+        assert next(log.read("a")).event.name == "Annabel Lee"
+
+
+def test_a_file_of_keys_from_before_does_not_bring_anybody_back(tmp_path):
+    path = tmp_path / "shop.db"
+    keys = tmp_path / "shop.db-keys"
+    with ms.open(str(path)) as log:
+        for n in (1, 2):
+            log.append("a", Registered(customer=f"c-{n}", name=f"Annabel Lee {n}"))
+    before = keys.read_bytes()
+    with ms.open(str(path)) as log:
+        log.forget("c-1")
+    keys.write_bytes(before)
+    with ms.open(str(path)) as log:
+        assert [e.event.name for e in log.read("a")] == [ms.Erased, "Annabel Lee 2"]
+        with pytest.raises(ms.SubjectForgotten):
+            log.append("a", Registered(customer="c-1", name="Annabel Lee"))

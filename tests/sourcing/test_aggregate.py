@@ -164,3 +164,22 @@ def test_an_aggregate_shows_its_state():
     basket = Basket("basket-1")
     basket.add("tea")
     assert repr(basket) == "Basket('basket-1', version=1, items=['tea'], emptied=0)"
+
+
+def test_an_attribute_that_can_change_must_have_a_type():
+    for value in ([], {}, set()):
+        with pytest.raises(ms.UsageError, match=r"items has no type.*Annotate it"):
+            type("Odd", (ms.Aggregate,), {"items": value})
+
+    class Constants(ms.Aggregate):
+        SIZES = [1, 2]
+        sizes: ClassVar[list[int]] = [1, 2]
+        limit = 3
+
+    assert vars(Constants("a-1")) == {}
+
+
+def test_what_is_no_event_cannot_be_recorded():
+    for wrong in ("added", ItemAdded, ms.Draft(ItemAdded(item="tea"))):
+        with pytest.raises(ms.InvalidEvent, match="is not an event"):
+            Basket("basket-1").record(wrong)  # type: ignore[arg-type]

@@ -153,8 +153,9 @@ def test_the_state_may_be_of_any_class_even_one_that_is_changed_in_place(log, in
 
 def test_an_event_that_evolve_does_not_declare_is_an_error(log, accounts):
     log.append("account-1", ms.Plain("Frozen", {}))
-    with pytest.raises(ms.HandlerMissing, match="Account finds 'Frozen' at position 4"):
+    with pytest.raises(ms.HandlerMissing, match="Account finds 'Frozen' at position 4") as caught:
         accounts.get("account-1")
+    assert "annotation of the event that evolve takes" in caught.value.hint
     ignoring = ms.Repository(log, ms.Decider(State(), decide, evolve, ignore=["Frozen"]))
     assert ignoring.get("account-1").balance == 800
 
@@ -177,6 +178,12 @@ def test_a_decision_that_gives_no_events_is_refused(log):
     assert log.head == 0
 
 
+def test_a_command_is_no_change(accounts):
+    for ask in (accounts.update, accounts.create):
+        with pytest.raises(ms.UsageError, match=r"is no function.*repository.decide"):
+            ask("account-2", Open("Ben"))
+
+
 def test_what_is_no_decider_is_refused(log):
     with pytest.raises(ms.UsageError, match="no kind of aggregate"):
         ms.Repository(log, State)  # type: ignore[call-overload]
@@ -190,3 +197,21 @@ def test_what_is_no_decider_is_refused(log):
 
     with pytest.raises(ms.UsageError, match="has methods"):
         ms.Repository(log, Thing).decide("thing-1", 1)  # type: ignore[arg-type]
+
+
+def test_an_evolve_that_returns_nothing_is_named(log):
+    def forgetful(state: int, event: Deposited) -> int:
+        state += int(event.amount)  # and no return
+
+    def closing(state: int, event: Deposited) -> int | None:
+        return None
+
+    log.append("account-1", Deposited(amount=Decimal(5)))
+    with pytest.raises(ms.UsageError, match="forgetful returned None"):
+        ms.Repository(log, ms.Decider(0, decide, forgetful)).get("account-1")
+    assert ms.Repository(log, ms.Decider(0, decide, closing)).get("account-1") is None
+    decision = ms.Decision(
+        query=lambda _: ms.Matching(), decide=lambda s, c: None, initial=0, evolve=forgetful, stream="a"
+    )
+    with pytest.raises(ms.UsageError, match="forgetful returned None"):
+        decision(log, 1)

@@ -80,6 +80,15 @@ def test_a_change_that_records_nothing_writes_nothing(log, accounts):
     accounts.update("account-1", lambda account: account.deposit(5))
     receipt = accounts.update("account-1", lambda account: None)
     assert (receipt.count, receipt.position, log.head) == (0, 1, 1)
+    assert (receipt.stream, receipt.version) == ("account-1", 1)
+
+
+def test_an_aggregate_is_changed_by_what_it_records_and_not_by_what_a_change_returns(log, accounts):
+    with pytest.raises(ms.UsageError, match=r"recorded nothing.*self.record"):
+        accounts.update("account-1", lambda account: Deposited(amount=Decimal(5)))
+    with pytest.raises(ms.UsageError, match="is no function"):
+        accounts.update("account-1", Deposited(amount=Decimal(5)))
+    assert log.head == 0
 
 
 def test_what_is_not_there_is_not_found(log, accounts):

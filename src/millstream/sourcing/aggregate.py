@@ -17,9 +17,9 @@ class Aggregate(Root):
     """Base class of aggregates: state as typed attributes, changed by handlers of events alone.
 
     Attributes with a type and a value are the state at the beginning; mutable values are copied for each
-    instance. Methods decide: they check the rules (raising ``ms.Rejected``) and ``record`` what happened.
-    Handlers, marked ``@ms.on``, change the state; they run once when an event is recorded and again whenever
-    the aggregate is rebuilt, so they must follow from the event and the state alone. Events of types without
+    instance, and need a type. Methods decide: they check the rules (raising ``ms.Rejected``) and ``record``
+    what happened. Handlers, marked ``@ms.on``, change the state; they run once when an event is recorded and again
+    whenever the aggregate is rebuilt, so they must follow from the event and the state alone. Events of types without
     a handler cannot be recorded, and when one is met in the stream, that is an error; but those that the class
     option ``ignore`` names (``ignore="*"``: any) are passed over, and count in the version alone.
 
@@ -69,10 +69,18 @@ class Aggregate(Root):
                     f"{cls.__qualname__}.{name} hides what every aggregate has under that name",
                     hint="Give the attribute another name",
                 )
+        annotations = vars(cls).get("__annotations__", {})
+        for name in vars(cls).keys() - annotations.keys():
+            if type(vars(cls)[name]) in (list, dict, set) and not (name.startswith("__") or name.isupper()):
+                # One object for all instances, which handlers would go on changing with each rebuild.
+                raise UsageError(
+                    f"{cls.__qualname__}.{name} has no type, so that all instances would share its value",
+                    hint="Annotate it; with ClassVar if it is no state",
+                )
         defaults, hints = dict(cls.__defaults), dict(cls.__hints)
         # Names that are local to a function are at hand only now.
         around = sys._getframe(1)
-        for name, annotation in vars(cls).get("__annotations__", {}).items():
+        for name, annotation in annotations.items():
             if _is_class_variable(annotation):
                 continue
             hints[name] = resolve(annotation, around.f_globals, around.f_locals)

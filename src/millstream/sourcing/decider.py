@@ -127,12 +127,15 @@ class Loaded(Root, Generic[S]):
 
     def _taker(self, type: str) -> tuple[Callable[[Any, Any], object], type[Any]]:
         if not self.decider.takes(type):
-            raise HandlerMissing(self._kind, type)
+            raise HandlerMissing(self._kind, type, decider=True)
         return self._evolve, self.decider.event_class(type)
 
     @staticmethod
     def _evolve(loaded: Loaded[Any], event: Any) -> None:
-        loaded.state = loaded.decider.evolve(loaded.state, event)
+        before = loaded.state
+        loaded.state = loaded.decider.evolve(before, event)
+        if loaded.state is None and before is not None and type(None) not in get_args(loaded.decider.state_type):
+            raise forgetful(loaded.decider.evolve, event)
 
     def _take(self, decided: Decided) -> None:
         """Record what a decision gave.
@@ -153,6 +156,14 @@ class Loaded(Root, Generic[S]):
 
     def __repr__(self) -> str:
         return f"Loaded({self.id!r}, version={self.version}, state={self.state!r})"
+
+
+def forgetful(evolve: Callable[..., Any], event: Any) -> UsageError:
+    """What to say of an ``evolve`` that gave nothing."""
+    return UsageError(
+        f"evolve={getattr(evolve, '__name__', evolve)!s:.60} returned None for {event!r:.60}",
+        hint="Return the state after each event, also when it is the same; or say that it may be None: -> State | None",
+    )
 
 
 def begun(initial: S | Callable[[], S]) -> S:

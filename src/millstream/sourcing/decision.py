@@ -10,7 +10,7 @@ from ..log import Log
 from ..log.once import digest_of, once
 from ..log.retry import ATTEMPTS, retrying
 from ..storage.base import Matching, Receipt, StagedAppend
-from .decider import Decided, begun, listed
+from .decider import Decided, begun, forgetful, listed
 from .errors import InvalidDecision
 
 C = TypeVar("C")
@@ -156,7 +156,10 @@ class Decision(Generic[C, S]):
             return [recorded.event for recorded in found]
         state = begun(self.initial)
         for recorded in found:
-            state = self.evolve(state, recorded.event)
+            before, event = state, recorded.event
+            state = self.evolve(before, event)
+            if state is None and before is not None:
+                raise forgetful(self.evolve, event)
         return state
 
     def _staged(self, log: Log, state: Any, command: C, unless: Matching) -> list[StagedAppend]:

@@ -21,12 +21,17 @@ class HandlerMissing(MillstreamError):
 
     code = "handler-missing"
 
-    def __init__(self, aggregate: str, type: str, position: int | None = None) -> None:
+    def __init__(self, aggregate: str, type: str, position: int | None = None, *, decider: bool = False) -> None:
         where = "records" if position is None else "finds"
         at = "" if position is None else f" at position {position}"
-        hint = "Add one with @ms.on; its body is `pass` when the event changes nothing"
+        if decider:
+            hint = "Name its class in the annotation of the event that evolve takes"
+            option = "Decider(…, ignore="
+        else:
+            hint = "Add one with @ms.on; its body is `pass` when the event changes nothing"
+            option = "the class option ignore="
         if position is not None:
-            hint += f", or pass such events over with the class option ignore=[{type!r}]"
+            hint += f", or pass such events over with {option}[{type!r}]{')' if decider else ''}"
         super().__init__(f"{aggregate} {where} {type!r}{at} but has no handler for it", hint=hint)
         self.aggregate = aggregate
         self.type = type

@@ -12,7 +12,7 @@ from ..events import Plain, decoder, definitions
 from ..log import Log
 from ..log.records import Recorded, Run
 from .errors import HandlerMissing, WrongAggregate
-from .model import Apply, Model
+from .model import Apply, DeciderModel, Model
 from .root import REPLAY, Root
 
 _PAGE = 1_000
@@ -199,7 +199,9 @@ class Replay:
         if found is None:
             if run.version == 1:
                 raise WrongAggregate(self._model.name, root.id, run.type)
-            raise HandlerMissing(self._model.name, run.type, run.position)
+            raise HandlerMissing(
+                self._model.name, run.type, run.position, decider=isinstance(self._model, DeciderModel)
+            )
         return found
 
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, Never, TypeVar, cast, overload
 
+import msgspec
+
 from ..errors import StreamNotFound, UsageError, VersionConflict
 from ..events import Draft
 from ..log import Log
@@ -195,14 +197,14 @@ class Repository(Generic[S, C, R]):
             attempts: How often to try, with pauses that grow to 0.1 s.
 
         Returns:
-            Where the events stand. When none was recorded, nothing is written, ``count`` is 0 and
-            ``position`` is the log's head.
+            Where the events stand. When none was recorded, nothing is written, ``count`` is 0,
+            ``position`` is the log's head and ``version`` that of the aggregate.
 
         Raises:
             Contended: Others changed the stream first, each time.
         """
         check_stream(id)
-        _check_function(change)
+        self._check_change(change)
         with self._cache.turn(id):
             return retrying(lambda: self._once(id, change), attempts=attempts)
 
@@ -228,7 +230,7 @@ class Repository(Generic[S, C, R]):
             VersionConflict: The stream has events already.
         """
         root = self._model.new(check_stream(id))
-        _check_function(change)
+        self._check_change(change)
         self._model.take(root, change(self._model.state(root)))
         if not root._pending and (version := self._log.version(id)):
             raise VersionConflict(id, expected=0, actual=version)
@@ -328,6 +330,15 @@ class Repository(Generic[S, C, R]):
         return as_of(self._log, self._model, self._replay, streams, position, until)
 
     # --- inside -------------------------------------------------------------------------------------------
+
+    def _check_change(self, change: object) -> None:
+        if not callable(change):
+            raise UsageError(
+                f"{change!r:.60} is no function that changes a {self._model.name}",
+                hint="Have commands decided by repository.decide(id, command); a change is a function of the state"
+                if isinstance(self._kind, Decider)
+                else "Give a function that calls the aggregate: lambda account: account.close()",
+            )
 
     def _check_found(self, id: str) -> None:
         if id not in self:
@@ -443,6 +454,8 @@ class Repository(Generic[S, C, R]):
                 expect, merged, last = level, True, conflict
         else:
             raise last
+        if not receipt.count:
+            receipt = msgspec.structs.replace(receipt, stream=root.id, version=root.version)
         root._pending.clear()
         root._sealed = SAVED
         return receipt, merged
@@ -466,11 +479,6 @@ class Repository(Generic[S, C, R]):
         # A single event goes the shorter way.
         events = root._pending if len(root._pending) > 1 else root._pending[0]
         return self._log.stage(root.id, events, expect=expect)
-
-
-def _check_function(change: object) -> None:
-    if not callable(change):
-        raise UsageError(f"{change!r:.60} is no function", hint="Give one: lambda account: account.deposit(5)")
 
 
 def _check_number(name: str, value: object, least: int) -> None:

@@ -55,6 +55,11 @@ class KeyFile:
         self._connection: sqlite3.Connection | None = None
         self._version = self._generation = -1
 
+    @property
+    def exists(self) -> bool:
+        """Whether the file is there."""
+        return os.path.exists(self.path)
+
     # --- as a `KeyStore` ----------------------------------------------------------------------------
 
     def get(self, subject: str) -> bytes | None:

@@ -11,6 +11,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ...errors import InvalidEvent, KeysNeeded, MissingExtra, ReadOnlyLog, SubjectForgotten, UsageError
+from ...events import sealed_fields
+from ...storage.base import Scope
 from ..staging import PRIVACY, check_label
 from .keyfile import KEY_BYTES, KeyFile
 
@@ -182,6 +184,8 @@ class Keys:
         self._seen: Any = None
         self._told: set[str] = set()
         self._told_until = 0
+        self._asked = False
+        """Whether the log was asked who was forgotten, since keys were last trusted."""
         self._mutex = threading.Lock()
         self._own = 0
         self.place: KeyStore | None = self._placed(given)
@@ -221,6 +225,7 @@ class Keys:
         if now is None or now != self._seen:
             self._kept = {}
             self._seen = now
+        self._asked = False
 
     def ciphers(self, subjects: Iterable[str]) -> dict[str, Cipher]:
         """What to seal the data of subjects with; their keys are made if need be, and durable when this returns.
@@ -240,6 +245,9 @@ class Keys:
             if told := self._told_of().intersection(missing):
                 raise SubjectForgotten(min(told))
             if isinstance(place, KeyFile):
+                if not place.exists and self._holds_sealed():
+                    # New keys for old subjects would leave no file that opens all of the log.
+                    raise KeysNeeded(self._store.location, missing=place.path)
                 made = place.create_many(missing)
             else:
                 made = {subject: place.create(subject) for subject in missing}
@@ -258,6 +266,13 @@ class Keys:
         if subject in known:
             return known[subject]
         place = self.place
+        if not self._asked:
+            self._asked = True
+            self._told_of()
+        if subject in self._told:
+            # Whatever a file of keys says that was put back from before.
+            known[subject] = None
+            return None
         if place is not None and (key := place.get(subject)) is not None:
             return self._keep(known, subject, Cipher(key))
         if (place is not None and place.forgotten(subject)) or subject in self._told_of():
@@ -307,6 +322,10 @@ class Keys:
         if self.place is None:
             raise KeysNeeded(self._store.location or "the log")
         return self.place
+
+    def _holds_sealed(self) -> bool:
+        """Whether anything in the log was sealed."""
+        return any(sealed_fields(self._store.kind(kind).schema) for kind in self._store.kinds(Scope()))
 
     def _keep(self, known: dict[str, Cipher | None], subject: str, cipher: Cipher) -> Cipher:
         # Not in what has taken the place of what was looked into: the key may be of before that.
