@@ -215,3 +215,4 @@ def test_an_evolve_that_returns_nothing_is_named(log):
     )
     with pytest.raises(ms.UsageError, match="forgetful returned None"):
         decision(log, 1)
+    ms.Decision(query=lambda _: ms.Matching(), decide=lambda s, c: None, initial=0, evolve=closing, stream="a")(log, 1)

@@ -146,6 +146,11 @@ def resolve(annotation: Any, globals: dict[str, Any], names: Mapping[str, Any]) 
         return annotation
 
 
+def alternatives(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union; any other annotation alone."""
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
 def handler_table(cls: type) -> dict[str, Handler]:
     """The handlers of a class by type name, its bases' included; what a subclass defines wins.
 
@@ -200,7 +205,7 @@ def _types(handler: str, annotated: Any, given: tuple[Any, ...]) -> list[tuple[s
             handler, "its event has no annotation", hint="Annotate it, or name the type: @on(SomeEvent)"
         )
     found = []
-    for part in get_args(annotated) if get_origin(annotated) in (Union, types.UnionType) else (annotated,):
+    for part in alternatives(annotated):
         if isinstance(part, str):
             # Imported for type checkers only, or local to a function further out: known by its name.
             part = event_class(part.rpartition(".")[2]) or part

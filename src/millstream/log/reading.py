@@ -11,7 +11,7 @@ from ..errors import InvalidPosition, StreamNotFound, UsageError
 from ..events import Event, decoder, definitions, event_class, sealed_fields, type_name
 from ..evolution import stored_names
 from ..frames import Columns, is_frame_schema, schema_columns
-from ..storage.base import Matching, Receipt, Scope, StreamInfo
+from ..storage.base import PLAIN_VALUES, Matching, Receipt, Scope, StreamInfo
 from ..storage.contract import Store
 from ..storage.database import Database
 from ..time import Duration, Moment, seconds, to_micros
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from .personal.keys import Keys
 
 END = 1 << 62
-
-_PLAIN = 7
-"""Headers of so few values are of single events whose bodies stand inline; see `Store.page`."""
 
 Types = Iterable[str | type[Event]] | str | type[Event] | None
 
@@ -253,7 +250,7 @@ class Reader:
                 runs = [run for run in runs if run.count]
             if scope.matching is not None:
                 runs = _cut(runs, scope.matching)
-            if runs and len(rows[0]) > _PLAIN:
+            if runs and len(rows[0]) > PLAIN_VALUES:
                 runs = self.left(runs, trimmed)
                 if not runs and scope.stream is not None and not backwards:
                     end = max(end, self.bodies.archived().ledger.floor(scope.stream))

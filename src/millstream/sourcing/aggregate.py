@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Self
 
 from ..errors import UsageError
-from ..events import Event, type_name
+from ..events import Event
 from ..log.handlers import Handler, InvalidHandler, handler_table, resolve
+from ..log.reading import type_names
 from .errors import HandlerMissing
-from .root import Root, begun, copied
+from .root import Root, copied, fresh
 
 
 class Aggregate(Root):
@@ -88,13 +89,13 @@ class Aggregate(Root):
                 defaults[name] = vars(cls)[name]
         cls.__defaults, cls.__hints = defaults, hints
         cls.__table = None
-        cls.__ignored |= frozenset([ignore] if isinstance(ignore, str) else map(type_name, ignore))
+        cls.__ignored |= frozenset(type_names(ignore) or ())
         if version is not None:
             cls.__state_version = version
 
     def __init__(self, id: str = "") -> None:
         self._begin(id)
-        self.__dict__.update(begun(self.__defaults))
+        self.__dict__.update(fresh(self.__defaults))
 
     def _taker(self, type: str) -> tuple[Callable[[Any, Any], object], type[Any]]:
         handler = self._handlers().get(type)
@@ -138,10 +139,7 @@ class Aggregate(Root):
 
     def _copy(self) -> Self:
         """Another one in the same state, with nothing pending."""
-        other = type(self).__new__(type(self))
-        other._begin(self.id)
-        other.version = self.version
-        other._position = self._position
+        other = self._shell()
         other._sealed = self._sealed
         other.__dict__.update(copied(self.__dict__))
         return other

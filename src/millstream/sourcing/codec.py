@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Generic, TypeVar, Union, get_args, get_origin
+from typing import Any, Generic, TypeVar, get_origin
 
 import msgspec
 
+from ..log.handlers import alternatives
 from ..marks import mark
 from ..personal import Erased, plain_text
 from .fingerprint import hints_of, shapes
 from .root import Root
+from .values import is_frozen, parts_of
 
 R = TypeVar("R", bound=Root)
 
@@ -103,8 +104,7 @@ class StateCodec(Codec[Any]):
     """The state of a decider: a value of one of the classes that it is known to have."""
 
     def __init__(self, initial: Any, declared: Any) -> None:
-        parts = get_args(declared) if get_origin(declared) in (Union, types.UnionType) else (declared,)
-        found = [type(initial), *(part for part in parts if part is not None)]
+        found = [type(initial), *(part for part in alternatives(declared) if part is not None)]
         self._types: dict[str, Any] = {}
         for each in found:
             name = getattr(get_origin(each) or each, "__qualname__", str(each))
@@ -213,13 +213,13 @@ def same(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, set | frozenset):
         return bool(a == b) and {type(each) for each in a} == {type(each) for each in b}
-    if isinstance(a, msgspec.Struct):
-        return all(same(getattr(a, name), getattr(b, name)) for name in a.__struct_fields__)
-    if dataclasses.is_dataclass(a):
-        return all(same(getattr(a, field.name), getattr(b, field.name)) for field in dataclasses.fields(a))
-    if hasattr(a, "__dict__") and "__eq__" not in {name for cls in type(a).__mro__[:-1] for name in vars(cls)}:
-        return same(vars(a), vars(b))
+    if isinstance(a, msgspec.Struct) or dataclasses.is_dataclass(a) or _is_compared_by_identity(a):
+        return same(parts_of(a), parts_of(b))
     return bool(a == b)
+
+
+def _is_compared_by_identity(value: Any) -> bool:
+    return hasattr(value, "__dict__") and not any("__eq__" in vars(cls) for cls in type(value).__mro__[:-1])
 
 
 def _shares(value: Any, seen: set[int]) -> bool:
@@ -232,16 +232,10 @@ def _shares(value: Any, seen: set[int]) -> bool:
         inside = value.values()
     elif isinstance(value, list | tuple | set | frozenset):
         inside, changes = value, not isinstance(value, tuple | frozenset)
-    elif isinstance(value, msgspec.Struct):
-        inside = [getattr(value, name) for name in value.__struct_fields__]
-        changes = not value.__struct_config__.frozen
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        inside = [getattr(value, field.name) for field in dataclasses.fields(value)]
-        changes = not getattr(type(value), "__dataclass_params__").frozen  # noqa: B009 - not known to type checkers
-    elif isinstance(value, Enum) or not hasattr(value, "__dict__"):
+    elif isinstance(value, Enum) or (parts := parts_of(value)) is None:
         return False
     else:
-        inside = vars(value).values()
+        inside, changes = parts.values(), not is_frozen(value)
     if changes:
         if id(value) in seen:
             return True

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
-import types
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 from ..errors import UsageError
 from ..events import Draft, Event, Plain, event_class, type_name
-from ..log.handlers import resolve
+from ..log.handlers import alternatives, resolve
+from ..log.reading import type_names
 from .errors import HandlerMissing
 from .root import Root
 
@@ -72,7 +72,7 @@ class Decider(Generic[S, C, E]):
         self.decide = decide
         self.evolve = evolve
         self.version = version
-        self._ignored = frozenset([ignore] if isinstance(ignore, str) else map(type_name, ignore))
+        self._ignored = frozenset(type_names(ignore) or ())
         # Names that are local to a function are at hand only now.
         around = sys._getframe(1).f_locals
         self._events = _event_classes(evolve, around)
@@ -132,10 +132,8 @@ class Loaded(Root, Generic[S]):
 
     @staticmethod
     def _evolve(loaded: Loaded[Any], event: Any) -> None:
-        before = loaded.state
-        loaded.state = loaded.decider.evolve(before, event)
-        if loaded.state is None and before is not None and type(None) not in get_args(loaded.decider.state_type):
-            raise forgetful(loaded.decider.evolve, event)
+        decider = loaded.decider
+        loaded.state = evolved(decider.evolve, decider.state_type, loaded.state, event)
 
     def _take(self, decided: Decided) -> None:
         """Record what a decision gave.
@@ -158,12 +156,23 @@ class Loaded(Root, Generic[S]):
         return f"Loaded({self.id!r}, version={self.version}, state={self.state!r})"
 
 
-def forgetful(evolve: Callable[..., Any], event: Any) -> UsageError:
-    """What to say of an ``evolve`` that gave nothing."""
-    return UsageError(
-        f"evolve={getattr(evolve, '__name__', evolve)!s:.60} returned None for {event!r:.60}",
-        hint="Return the state after each event, also when it is the same; or say that it may be None: -> State | None",
-    )
+def evolved(evolve: Callable[[Any, Any], Any], declared: Any, state: Any, event: Any) -> Any:
+    """The state after an event.
+
+    Args:
+        declared: What ``evolve`` says that it returns.
+
+    Raises:
+        UsageError: It returned nothing, and does not say that it may.
+    """
+    after = evolve(state, event)
+    if after is None and state is not None and type(None) not in get_args(declared):
+        raise UsageError(
+            f"evolve={getattr(evolve, '__name__', evolve)!s:.60} returned None for {event!r:.60}",
+            hint="Return the state after each event, also when it is the same; or say that it may be None:"
+            " -> State | None",
+        )
+    return after
 
 
 def begun(initial: S | Callable[[], S]) -> S:
@@ -196,7 +205,7 @@ def _event_classes(evolve: Callable[..., Any], names: Mapping[str, Any]) -> dict
     if len(parameters) < 2:
         raise UsageError(f"{evolve!r:.60} takes no event", hint="Write def evolve(state, event): ...")
     annotation = annotation_of(evolve, parameters[1].name, names)
-    parts = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    parts = alternatives(annotation)
     if not all(isinstance(part, type) and issubclass(part, Event) and part is not Event for part in parts):
         return None
     return {type_name(part): part for part in parts}

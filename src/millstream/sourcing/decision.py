@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar, cast, overload
 
@@ -10,7 +11,7 @@ from ..log import Log
 from ..log.once import digest_of, once
 from ..log.retry import ATTEMPTS, retrying
 from ..storage.base import Matching, Receipt, StagedAppend
-from .decider import Decided, begun, forgetful, listed
+from .decider import Decided, annotation_of, begun, evolved, listed
 from .errors import InvalidDecision
 
 C = TypeVar("C")
@@ -103,6 +104,8 @@ class Decision(Generic[C, S]):
                 hint="Give both, or neither: the state is the list of events then",
             )
         self.query, self.decide, self.initial, self.evolve, self.stream = query, decide, initial, evolve, stream
+        # Names that are local to a function are at hand only now.
+        self._declared = evolve and annotation_of(evolve, "return", sys._getframe(1).f_locals)
 
     def __call__(self, log: Log, command: C, *, id: str | None = None, attempts: int = ATTEMPTS) -> Receipt:
         """Decide a command, and append what was decided: all of it, or nothing.
@@ -156,10 +159,7 @@ class Decision(Generic[C, S]):
             return [recorded.event for recorded in found]
         state = begun(self.initial)
         for recorded in found:
-            before, event = state, recorded.event
-            state = self.evolve(before, event)
-            if state is None and before is not None:
-                raise forgetful(self.evolve, event)
+            state = evolved(self.evolve, self._declared, state, recorded.event)
         return state
 
     def _staged(self, log: Log, state: Any, command: C, unless: Matching) -> list[StagedAppend]:

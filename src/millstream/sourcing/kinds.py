@@ -14,13 +14,11 @@ from ..log.objects import plain_value, series_of
 from ..log.reading import scope_of
 from ..log.records import Run
 from ..personal import Erased
-from ..storage.base import Scope
+from ..storage.base import PLAIN_VALUES, Scope, last_of
 from .model import Model
 from .replay import Replay
-from .root import REPLAY, Root
+from .root import Root
 
-_PLAIN = 7
-"""Headers of so few values are of single events whose bodies stand inline; see `Store.page`."""
 _PAGE = 2_000
 _SHARE = 4
 """From one event in so many on, those of a category are found sooner in the whole log than by the index."""
@@ -52,14 +50,14 @@ def _fold(log: Log, model: Model[Any], replay: Replay, scope: Scope, position: i
     wanted = frozenset(log.store.kinds(scope))
     quick = replay.quick()
     for rows in _pages(log, scope, wanted, position):
-        plain = len(rows[0]) == _PLAIN
+        plain = len(rows[0]) == PLAIN_VALUES
         for row in rows:
             kind = row[3]
             if kind not in wanted:
                 continue
             root = roots.get(row[1])
             if root is None:
-                root = roots[row[1]] = begun(model, log.store.stream_name(row[1]))
+                root = roots[row[1]] = replay.begin(log.store.stream_name(row[1]))
             entry = (quick[kind] if kind in quick else replay.learn(kind)) if plain else None
             if entry is not None:
                 apply, decode = entry
@@ -87,7 +85,7 @@ def _pages(log: Log, scope: Scope, wanted: Collection[int], position: int) -> It
             yield rows
         if len(rows) < _PAGE:
             return
-        low = rows[-1][0] + (rows[-1][7] if len(rows[-1]) > _PLAIN else 1) - 1
+        low = last_of(rows[-1])
         if whole and sum(row[3] in wanted for row in rows) * _SHARE < len(rows):
             whole = False
 
@@ -113,7 +111,7 @@ def _true(log: Log, model: Model[Any], replay: Replay, scope: Scope, position: i
                 known.setdefault(run.stream_id, []).append(run)
     roots = []
     for runs in known.values():
-        root = begun(model, runs[0].stream)
+        root = replay.begin(runs[0].stream)
         apply_as_true(replay, root, runs)
         roots.append(root)
     return roots
@@ -127,13 +125,6 @@ def apply_as_true(replay: Replay, root: Root, runs: list[Run]) -> None:
         replay.apply(root, run)
         last = max(last, root.version)
     root.version = last
-
-
-def begun(model: Model[Any], stream: str) -> Root:
-    """One before its first event, about to be carried forward."""
-    root = model.new(stream)
-    root._sealed = REPLAY
-    return root
 
 
 def _category(log: Log, model: Model[Any]) -> str:

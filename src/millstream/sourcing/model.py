@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar, cast
-
-import msgspec
 
 from ..errors import UsageError
 from ..events import Draft, Event, Plain
@@ -18,6 +15,7 @@ from .codec import AttributesCodec, Codec, StateCodec
 from .decider import Decider, Loaded
 from .fingerprint import fingerprint
 from .root import Root
+from .values import is_frozen, parts_of
 
 S = TypeVar("S")
 
@@ -97,9 +95,7 @@ class AggregateModel(Model[Any]):
 
     def released(self, root: Root) -> Root:
         aggregate = cast(Aggregate, root)
-        other = type(aggregate).__new__(type(aggregate))
-        other._begin(root.id)
-        other.version, other._position = root.version, root._position
+        other = aggregate._shell()
         # Its attributes go on; the one before keeps them as they are now.
         other.__dict__, aggregate.__dict__ = aggregate.__dict__, dict(aggregate.__dict__)
         return other
@@ -154,19 +150,17 @@ class DeciderModel(Model[S]):
         return Loaded(self.decider, id)
 
     def copy(self, root: Root) -> Loaded[S]:
-        loaded = cast("Loaded[S]", root)
-        other = Loaded.__new__(Loaded)
-        other._begin(root.id)
-        other.version, other._position, other._sealed = root.version, root._position, root._sealed
-        other.decider, other.state = self.decider, _copied(loaded.state)
+        other = self._with(root, _copied(self.state(root)))
+        other._sealed = root._sealed
         return other
 
     def released(self, root: Root) -> Root:
         # Not a copy of the state, which may be large: evolve gives a new one.
-        other = Loaded.__new__(Loaded)
-        other._begin(root.id)
-        other.version, other._position = root.version, root._position
-        other.decider, other.state = self.decider, self.state(root)
+        return self._with(root, self.state(root))
+
+    def _with(self, root: Root, state: S) -> Loaded[S]:
+        other = cast("Loaded[S]", root)._shell()
+        other.decider, other.state = self.decider, state
         return other
 
     def adopt(self, root: Root, other: Root) -> None:
@@ -181,11 +175,9 @@ class DeciderModel(Model[S]):
 
     def applied(self, type: str) -> tuple[Apply | None, type[Any]] | None:
         takes = self.decider.takes(type)
-        if takes is None or (not takes and type in OWN):
+        if takes is None or (type in OWN and type not in (self.decider.types or ())):
             return None, Plain
-        if not takes or (self.decider.types is None and type in OWN):
-            return (None, Plain) if type in OWN else None
-        return Loaded._evolve, self.decider.event_class(type)
+        return (Loaded._evolve, self.decider.event_class(type)) if takes else None
 
     @property
     def types(self) -> frozenset[str] | None:
@@ -217,13 +209,8 @@ def fields_of(state: Any) -> dict[str, Any]:
     """A state by names: attributes or fields where it has such, else ``state`` alone."""
     if isinstance(state, Mapping):
         return {str(name): value for name, value in state.items()}
-    if isinstance(state, msgspec.Struct):
-        return {name: getattr(state, name) for name in state.__struct_fields__}
-    if dataclasses.is_dataclass(state) and not isinstance(state, type):
-        return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    if hasattr(state, "__dict__"):
-        return dict(vars(state))
-    return {"state": state}
+    parts = parts_of(state)
+    return {"state": state} if parts is None else parts
 
 
 def _copied(state: Any) -> Any:
@@ -239,9 +226,6 @@ def _is_fixed(state: Any) -> bool:
         return True
     if isinstance(state, tuple | frozenset):
         return all(map(_is_fixed, state))
-    if isinstance(state, msgspec.Struct):
-        return state.__struct_config__.frozen and all(_is_fixed(getattr(state, n)) for n in state.__struct_fields__)
-    if dataclasses.is_dataclass(state):
-        frozen = getattr(type(state), "__dataclass_params__").frozen  # noqa: B009 - not known to type checkers
-        return frozen and all(_is_fixed(getattr(state, f.name)) for f in dataclasses.fields(state))
+    if is_frozen(state):
+        return all(map(_is_fixed, (parts_of(state) or {}).values()))
     return type(state).__module__ in ("decimal", "datetime", "uuid")

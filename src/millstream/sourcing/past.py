@@ -14,7 +14,7 @@ from ..log.reading import END
 from ..log.records import Recorded
 from ..time import Moment, to_micros
 from .codec import same
-from .kinds import apply_as_true, begun
+from .kinds import apply_as_true
 from .model import Model
 from .replay import Replay
 from .root import PAST, Root
@@ -98,7 +98,7 @@ def as_true(replay: Replay, root: Root, until: int, version: int | None, positio
 
 def history(model: Model[S], replay: Replay, id: str) -> Iterator[Step[S]]:
     """Each event, with the state after it."""
-    root = begun(model, id)
+    root = replay.begin(id)
     for recorded in replay.stepwise(root, replay.runs(root, None, None)):
         copy = model.copy(root)
         copy._sealed = PAST
@@ -122,7 +122,7 @@ def difference(log: Log, model: Model[Any], before: Root, after: Root) -> Differ
 
 def blame(model: Model[Any], replay: Replay, id: str, version: int | None, position: int | None) -> dict[str, Recorded]:
     """For each attribute that events have changed, the last event that did."""
-    root = begun(model, id)
+    root = replay.begin(id)
     before = model.fields(model.copy(root))
     found: dict[str, Recorded] = {}
     for recorded in replay.stepwise(root, replay.runs(root, version, position)):

@@ -39,6 +39,12 @@ class Replay:
         """By number: one look-up per event instead of three names'."""
         self._definitions = -1
 
+    def begin(self, id: str) -> Root:
+        """An aggregate before its first event, about to be carried forward."""
+        root = self._model.new(id)
+        root._sealed = REPLAY
+        return root
+
     def advance(
         self,
         root: Root,

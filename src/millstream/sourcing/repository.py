@@ -23,7 +23,7 @@ from ..time import Duration, seconds
 from .aggregate import Aggregate
 from .cache import Cache, Kept
 from .decider import Decider, Loaded
-from .kinds import as_of, begun
+from .kinds import as_of
 from .merge import NonConflicting, commuting
 from .model import Model, model_of
 from .past import (
@@ -347,7 +347,7 @@ class Repository(Generic[S, C, R]):
     def _at(self, id: str, at: At | None, known: At | None = None) -> Root:
         """A copy that is nobody else's, as the aggregate was at a point."""
         if known is not None:
-            root = begun(self._model, id)
+            root = self._replay.begin(id)
             as_true(self._replay, root, effective_bound(at), *resolve(self._log, known))
             return root
         if at is None:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from datetime import date, datetime, timedelta
-from decimal import Decimal
-from typing import Any, cast
-from uuid import UUID
+from typing import Any, Self, cast
 
 import msgspec
 
@@ -16,8 +13,8 @@ from ..events import Draft, Event, Plain, decoder, encode, type_name
 from ..log.staging import check_tags
 from ..time import Moment
 from .errors import CannotRecord
+from .values import UNCHANGING
 
-_UNCHANGING = frozenset({int, float, bool, str, bytes, Decimal, datetime, date, timedelta, UUID, type(None)})
 _EVENTS = (Event, Plain)
 
 Seal = tuple[str, str]
@@ -54,6 +51,13 @@ class Root:
         self._pending = []
         self._position = 0
         self._sealed = None
+
+    def _shell(self) -> Self:
+        """Another one at the same version, with nothing pending, and still without a state."""
+        other = type(self).__new__(type(self))
+        other._begin(self.id)
+        other.version, other._position = self.version, self._position
+        return other
 
     @property
     def pending(self) -> tuple[Event | Plain | Draft, ...]:
@@ -132,12 +136,12 @@ def _as_class(event: Event | Plain, cls: Any) -> Event | Plain:
         raise InvalidEvent(f"{event!r:.80} does not fit {cls.__qualname__}: {error}") from error
 
 
-def begun(defaults: Mapping[str, Any]) -> dict[str, Any]:
+def fresh(defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes as they begin, with values that can change copied: two that begin as one list have each its own."""
-    return {name: value if type(value) in _UNCHANGING else copy.deepcopy(value) for name, value in defaults.items()}
+    return {name: value if type(value) in UNCHANGING else copy.deepcopy(value) for name, value in defaults.items()}
 
 
 def copied(state: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes by name, with values that can change copied; what two of them share is shared by the copies too."""
     known: dict[int, Any] = {}
-    return {name: value if type(value) in _UNCHANGING else copy.deepcopy(value, known) for name, value in state.items()}
+    return {name: value if type(value) in UNCHANGING else copy.deepcopy(value, known) for name, value in state.items()}

@@ -17,6 +17,8 @@ from .database import Database
 
 PLAIN = "position, stream, version, kind, recorded, body, metadata"
 """What there is to know of a single event whose body stands inline and that has no effective time."""
+PLAIN_VALUES = PLAIN.count(",") + 1
+"""Headers of so few values are of such events."""
 COLUMNS = f"{PLAIN}, count, effective, format, body_ref, body_offset"
 """What there is to know of any run, but its hashes."""
 
@@ -183,6 +185,11 @@ class Kind(NamedTuple):
     schema: str
 
 
+def last_of(row: Sequence[Any]) -> int:
+    """The last position of a header, one of `PLAIN` or of `COLUMNS`."""
+    return int(row[0] + (row[PLAIN_VALUES] if len(row) > PLAIN_VALUES else 1) - 1)
+
+
 def category_of(stream: str) -> str:
     """The category of a stream: its name up to its first '-', the dash included; all of it when it has none."""
     head, dash, _ = stream.partition("-")
@@ -309,6 +316,7 @@ InlineHandler = Callable[[Database, StagedAppend, int], None]
 __all__ = [
     "COLUMNS",
     "PLAIN",
+    "PLAIN_VALUES",
     "AppendRow",
     "BodyInfo",
     "Clock",
@@ -326,5 +334,6 @@ __all__ = [
     "StreamInfo",
     "after_prefix",
     "category_of",
+    "last_of",
     "narrowed",
 ]

@@ -13,7 +13,7 @@ from ...frames import sealed_columns
 from ...storage.base import Request, Scope
 from ..checkpoints import TABLE
 from ..staging import PRIVACY, stage
-from .keys import SNAPSHOT, check_subject
+from .keys import SNAPSHOT, check_subject, sealed_types
 from .sealing import subjects_of
 
 if TYPE_CHECKING:
@@ -141,8 +141,7 @@ def sealed_runs(log: Reader, after: int, until: int) -> Iterator[Run]:
     """The runs of kinds with sealed fields after a position and up to another, as they are stored."""
     from ..records import Run
 
-    kinds = [log.store.kind(kind) for kind in log.store.kinds(Scope())]
-    types = frozenset(kind.type for kind in kinds if sealed_fields(kind.schema))
+    types = sealed_types(log.store)
     while types and (rows := log.store.page(Scope(types=types), after, until + 1, _PAGE)):
         runs = [Run(log, *row) for row in rows]
         after = runs[-1].last

@@ -17,6 +17,7 @@ from ..staging import PRIVACY, check_label
 from .keyfile import KEY_BYTES, KeyFile
 
 if TYPE_CHECKING:
+    from ...storage.contract import Store
     from ..reading import Reader
 
 SIDE = "-keys"
@@ -38,6 +39,12 @@ def check_subject(subject: object) -> str:
             f"{name!r:.80} is not a subject: keys of snapshots have such names", hint="Let ids begin otherwise"
         )
     return name
+
+
+def sealed_types(store: Store) -> frozenset[str]:
+    """The types, as they are stored, of which a log holds sealed events."""
+    kinds = map(store.kind, store.kinds(Scope()))
+    return frozenset(kind.type for kind in kinds if sealed_fields(kind.schema))
 
 
 @runtime_checkable
@@ -325,7 +332,7 @@ class Keys:
 
     def _holds_sealed(self) -> bool:
         """Whether anything in the log was sealed."""
-        return any(sealed_fields(self._store.kind(kind).schema) for kind in self._store.kinds(Scope()))
+        return bool(sealed_types(self._store))
 
     def _keep(self, known: dict[str, Cipher | None], subject: str, cipher: Cipher) -> Cipher:
         # Not in what has taken the place of what was looked into: the key may be of before that.

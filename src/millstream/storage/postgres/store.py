@@ -22,6 +22,7 @@ from ..base import (
     Scope,
     StreamInfo,
     after_prefix,
+    last_of,
 )
 from ..committer import Committer, Job
 from ..database import Database
@@ -270,8 +271,7 @@ class PostgresStore:
 
         rows = self._read(pages)
         if rows and not backwards:
-            last = rows[-1]
-            self._remember_end(last[0] + (last[7] if len(last) > 7 else 1) - 1)
+            self._remember_end(last_of(rows[-1]))
         return rows
 
     def stream_rows(self, stream: str, version: int, limit: int) -> list[tuple[int, int, int, int, str | None]]:
