@@ -13,7 +13,7 @@ demo: $(READY)  ## play January 2013 through all four patterns (DEMO="--follow -
 	@$(BIN)/millstream demo $(DEMO)
 
 test: $(READY)  ## run all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(READY)  ## lint, format, types, layers
 	@$(BIN)/ruff check .

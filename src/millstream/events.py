@@ -234,7 +234,7 @@ class Draft(msgspec.Struct, frozen=True):
 
 AnyEvent = Event | Plain
 
-_SEALED = " sealed "
+_SEALED = "sealed "
 
 
 def schema_version(text: str) -> int:
@@ -249,14 +249,15 @@ def sealed_fields(text: str) -> tuple[str, ...]:
         if '["sealed",' not in text:
             return ()
         return tuple(name for name, kind in _decode(text) if isinstance(kind, list) and kind[0] == "sealed")
-    return tuple(text.partition(_SEALED)[2].split()) if _SEALED in text else ()
+    rest = text.partition(" ")[2]
+    return tuple(rest.removeprefix(_SEALED).split()) if rest.startswith(_SEALED) else ()
 
 
 def schema_text(cls: type[Event]) -> str:
     """The schema text of a class: the version of its shape, and the names of its personal fields."""
     shape = shape_of(cls)
     version = str(cls.__event_schema__)
-    return version if shape is None else version + _SEALED + " ".join(shape.fields)
+    return version if shape is None else f"{version} {_SEALED}{' '.join(shape.fields)}"
 
 
 def type_name(event: AnyEvent | type[Event] | str) -> str:

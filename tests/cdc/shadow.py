@@ -6,13 +6,14 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable
 
-from millstream.cdc import Change, decoded
-from millstream.cdc.change import Row, text_of
+from millstream.cdc import Change
+from millstream.cdc.change import decode_change
 from millstream.cdc.source import Progress
 from millstream.cdc.sqlite import install
 from millstream.cdc.sqlite.decode import Decoder
 from millstream.cdc.sqlite.schema import quote
 from millstream.cdc.sqlite.triggers import CHANGES, STARTED
+from millstream.cdc.values import Row, text_of
 
 
 def cell(value: object) -> tuple[str, object]:
@@ -32,7 +33,7 @@ class Shadow:
 
     def apply(self, changes: Iterable[Change]) -> None:
         for change in changes:
-            change = decoded(change)
+            change = decode_change(change, "1")
             if change.operation == "TRUNCATE":
                 self.rows.clear()
                 continue
@@ -80,7 +81,7 @@ def changes_of(db: sqlite3.Connection, tables: list[str], after: int = 0) -> dic
     db.text_factory = str
     decoder = Decoder(install.layouts(db), tables, {table: Progress(done=True) for table in tables})
     decoder.add(rows)
-    return {t: [e for e in decoder.events.get(t, []) if isinstance(e, Change)] for t in tables}
+    return {t: [e for part in decoder.parts.get(t, []) for e in part.events if isinstance(e, Change)] for t in tables}
 
 
 __all__ = ["Shadow", "changes_of", "install_on", "rows_of", "started_anew"]

@@ -15,6 +15,7 @@ import pytest
 import millstream as ms
 from millstream.cdc import capture, table
 from millstream.cdc.capture import stream_of
+from millstream.cdc.shape import shape_of
 from millstream.cdc.sqlite import source as sqlite_source
 
 from .conftest import Shop
@@ -55,7 +56,11 @@ def test_each_run_carries_its_place_in_the_source_and_the_key(shop: Shop) -> Non
     first = users.metadata["changes"][0][0]
     assert users.metadata["changes"] == [[first, first], [first + 2, first + 2]]
     assert orders.metadata["changes"] == [[first + 1, first + 1]]
-    assert (users.metadata["key"], orders.metadata["key"]) == (["id"], ["b", "a"])
+    shapes = [shape_of(run.schema) for run in (users, orders)]
+    assert [shape and (shape.names, shape.key) for shape in shapes] == [
+        (("id", "email"), ("id",)),
+        (("a", "b"), ("b", "a")),
+    ]
     assert users.recorded == orders.recorded
 
 

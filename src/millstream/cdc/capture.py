@@ -8,18 +8,22 @@ came last goes on, and the other stops with `ConsumerFenced` before it has writt
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import msgspec
 
 from ..errors import CaptureError, UsageError
 from ..log.checkpoints import Checkpoint, advance, take
+from ..storage.base import Encoding, StagedAppend, StagedRun
+from ..time import from_micros, now_micros
 from .change import Change
-from .source import Batch, Session, Source, State
+from .source import Batch, Options, Piece, Session, Source, State, encode_lines
 from .sqlite import SQLiteSource
 
 if TYPE_CHECKING:
@@ -40,6 +44,9 @@ TABLES = {
     _STREAMS: "stream text primary key, capture text not null",
 }
 """The tables that captures keep in the log's database: their columns by their names."""
+
+
+_sha256 = hashlib.sha256
 
 
 def capture(
@@ -71,15 +78,23 @@ def capture(
         >>> capture("sqlite:///shop.sqlite", tables=["users"]).stream("users")
         'users'
     """
-    if not url.startswith("sqlite:///"):
-        scheme = url.partition(":")[0]
-        raise UsageError(f"databases of kind {scheme!r} cannot be captured", hint="Write sqlite:///shop.sqlite")
     if isinstance(tables, str):
         raise UsageError("tables= is one string", hint=f"Give a list: tables=[{tables!r}]")
-    chosen = list(dict.fromkeys(tables)) if tables is not None else None
-    if chosen == []:
+    chosen = tuple(dict.fromkeys(tables)) if tables is not None else None
+    if chosen == ():
         raise UsageError("tables= is empty", hint="Name the tables to capture, or leave it out to capture all")
-    return Capture(SQLiteSource(url, chosen, lock_timeout), name=name, prefix=prefix)
+    return Capture(_source(url, Options(tables=chosen, lock_timeout=lock_timeout)), name=name, prefix=prefix)
+
+
+def _source(url: str, options: Options) -> Source:
+    """The database at a URL, as a source. What a kind of database needs is imported when one of it is captured."""
+    match url.partition("://")[0]:
+        case "sqlite" if url.startswith("sqlite:///"):
+            return SQLiteSource(url, options)
+        case scheme:
+            raise UsageError(
+                f"databases of kind {scheme.partition(':')[0]!r} cannot be captured", hint="Write sqlite:///shop.sqlite"
+            )
 
 
 class Capture:
@@ -205,6 +220,7 @@ class _Worker:
         self.resync = resync
         self._owned: set[str] = set()
         """The streams that are known to be this capture's."""
+        self._committer = ThreadPoolExecutor(1, thread_name_prefix="millstream-capture-commit")
 
     def __enter__(self) -> None:
         source, log = self.capture.source, self.log
@@ -216,12 +232,13 @@ class _Worker:
         self.session, position, self.state = self._visit.__enter__()
         try:
             self.checkpoint = checkpoint
-            self._commit(Batch([], position, self.state, False))
+            self._commit(Batch([], position, self.state))
         except BaseException:
             self._visit.__exit__(None, None, None)
             raise
 
     def __exit__(self, *exc: object) -> None:
+        self._committer.shutdown()
         self._visit.__exit__(None, None, None)
 
     def _take(self, name: str) -> tuple[Checkpoint, State]:
@@ -244,45 +261,57 @@ class _Worker:
         return found[-1]
 
     def drain(self, stopping: threading.Event | None, ready: threading.Event | None = None) -> int:
-        """Take all there is; how many events that gave. Says ``ready`` when the snapshots have begun."""
+        """Take all there is; how many events that gave. Says ``ready`` when the snapshots have begun.
+
+        While a batch is committed, the next one is read already.
+        """
         count = 0
-        while stopping is None or not stopping.is_set():
-            if ready is not None and self.session.begun(self.state):
-                ready.set()
-            batch = self.session.poll(self.checkpoint.position, self.state)
-            if batch is None:
-                break
-            self._commit(batch)
-            count += sum(len(piece.events) for piece in batch.pieces)
-            self.session.acknowledge(self.checkpoint.position)
+        position, state = self.checkpoint.position, self.state
+        under_way: Future[int] | None = None
+        try:
+            while stopping is None or not stopping.is_set():
+                batch = self.session.poll(position, state)
+                if under_way is not None:
+                    count += self._settle(under_way)
+                    under_way = None
+                if ready is not None and self.session.begun(self.state):
+                    ready.set()
+                if batch is None:
+                    break
+                under_way = self._committer.submit(self._commit, batch)
+                position, state = batch.position, batch.state
+        finally:
+            if under_way is not None:
+                count += self._settle(under_way)
         self.session.acknowledge(self.checkpoint.position, now=stopping is None)
         return count
 
-    def _commit(self, batch: Batch) -> None:
-        """Events, checkpoint and state in one commit."""
-        streams = {self.capture.stream(piece.table): piece for piece in batch.pieces}
-        new = streams.keys() - self._owned
+    def _settle(self, commit: Future[int]) -> int:
+        count = commit.result()
+        self.session.acknowledge(self.checkpoint.position)
+        return count
+
+    def _commit(self, batch: Batch) -> int:
+        """Events, checkpoint and state in one commit; how many events there were."""
+        own = {self._stream(piece) for piece in batch.pieces if piece.stream is None}
+        new = own - self._owned
         taken = self._taken_over(new) if new and self.resync else set()
-        for stream in taken:
-            # What another capture has left there is gone from here on.
-            piece = streams[stream]
-            time = cast(Change, piece.events[0]).timestamp
-            piece.events.insert(
-                0, Change(operation="TRUNCATE", table=piece.table, before=None, after=None, timestamp=time)
-            )
-        appends = [
-            self.log.stage(
-                self.capture.stream(piece.table),
-                piece.events,
-                metadata={**piece.metadata, "partial": True} if batch.partial else piece.metadata,
-            )
-            for piece in batch.pieces
-        ]
+        appends: list[StagedAppend] = []
+        emptied = set(taken)
+        for piece in batch.pieces:
+            stream = self._stream(piece)
+            if not appends or appends[-1].stream != stream:
+                appends.append(StagedAppend(stream, []))
+            if stream in emptied:
+                # What another capture has left there is gone from here on.
+                emptied.remove(stream)
+                _add(appends[-1], _truncation(piece))
+            _add(appends[-1], piece)
         checkpoint = self.checkpoint
 
         def work(db: Database, receipt: Receipt) -> None:
             advance(db, checkpoint, batch.position)
-            for stream in streams:
+            for stream in new:
                 self._own(db, stream, stream in taken)
             _save(db, checkpoint.name, batch.state)
 
@@ -290,6 +319,10 @@ class _Worker:
         self.checkpoint = Checkpoint(checkpoint.name, batch.position, checkpoint.epoch)
         self.state = batch.state
         self._owned |= new
+        return sum(append.count for append in appends)
+
+    def _stream(self, piece: Piece) -> str:
+        return piece.stream if piece.stream is not None else self.capture.stream(piece.table)
 
     def _taken_over(self, streams: set[str]) -> set[str]:
         """Those of some streams that are another capture's."""
@@ -313,6 +346,22 @@ class _Worker:
                 hint="Give one of the two captures a prefix=, such as prefix='shop/'; or run this one with"
                 " resync=True, if it is to take the stream over",
             )
+
+
+def _add(append: StagedAppend, piece: Piece) -> None:
+    schema = piece.shape.text if piece.shape is not None else "1"
+    encoding = Encoding.JSON if piece.count == 1 else Encoding.NDJSON
+    digest = _sha256(piece.body).digest()
+    run = StagedRun(piece.type, schema, piece.count, encoding, piece.body, digest, (), piece.metadata, piece.effective)
+    append.runs.append(run)
+    append.count += piece.count
+
+
+def _truncation(piece: Piece) -> Piece:
+    """That all rows known before are gone."""
+    time = from_micros(piece.effective if piece.effective is not None else now_micros())
+    change = Change(operation="TRUNCATE", table=piece.table, before=None, after=None, timestamp=time)
+    return Piece(piece.table, encode_lines([change]), 1, piece.shape, metadata=piece.metadata)
 
 
 def _save(db: Database, name: str, state: State) -> None:

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import groupby
 from typing import Any, Protocol
 
 import msgspec
 
 from ..events import Event
+from ..log.staging import encode_metadata
+from .shape import Shape
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What a capture was told besides where its source is; see `millstream.cdc.capture`.
+
+    Attributes:
+        tables: The tables to capture; None for all.
+    """
+
+    tables: tuple[str, ...] | None = None
+    lock_timeout: float = 10.0
+    slot: str | None = None
+    publication: str | None = None
+    heartbeat: float = 10.0
+    slot_limit: int | None = None
+    server_id: int | None = None
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -44,39 +63,89 @@ class State(msgspec.Struct, kw_only=True):
         slot: Names this capture, out of this log, in the source; unique in the world.
         opened: The checkpoint is a position of the source, not only the zero that it began with.
         tables: The snapshot of each captured table.
+        source: What the kind of source needs besides.
     """
 
     slot: str
     opened: bool = False
     tables: dict[str, Progress] = {}
+    source: dict[str, Any] = {}
 
 
 class Piece(msgspec.Struct):
-    """Events of one table that go into the log together, in the source's order."""
+    """Events of one table that go into the log as one run, ready to be written.
+
+    Attributes:
+        table: The table's name as the capture gives it.
+        body: Each event as a JSON object, in the source's order, a line each, without a last newline.
+        count: How many there are, up to `MAX_EVENTS`.
+        shape: The shape that the rows have.
+        type: The events' type: ``Change`` mostly.
+        metadata: What the source says of them, as a JSON object with its keys in order.
+        effective: When they were committed at the source, in microseconds since 1970; None if it does not tell.
+        stream: Where they go, if not to the table's stream.
+    """
 
     table: str
-    events: list[Event]
-    metadata: dict[str, Any]
+    body: bytes
+    count: int
+    shape: Shape | None
+    type: str = "Change"
+    metadata: bytes | None = None
+    effective: int | None = None
+    stream: str | None = None
+
+
+MAX_EVENTS = 65_536
+"""The most events of a run."""
+
+
+def pieces_of(
+    table: str,
+    shape: Shape,
+    events: Sequence[Event],
+    metadata: Mapping[str, Any] | None = None,
+    effective: int | None = None,
+) -> list[Piece]:
+    """Events of one table as pieces: neighbours of one type together."""
+    about = encode_metadata(metadata)
+    found = []
+    for type, group in groupby(events, key=lambda event: event.__event_type__):
+        same = list(group)
+        for first in range(0, len(same), MAX_EVENTS):
+            some = same[first : first + MAX_EVENTS]
+            found.append(Piece(table, encode_lines(some), len(some), shape, type, about, effective))
+    return found
+
+
+def encode_lines(events: Sequence[Any]) -> bytes:
+    """Each as a JSON object in a line of its own, without a last newline."""
+    return _encoder.encode_lines(events)[:-1]
+
+
+_encoder = msgspec.json.Encoder()
 
 
 class Batch(msgspec.Struct):
     """What one look at the source has found.
 
     Attributes:
-        pieces: The events, by table.
+        pieces: The events, in the order in which they go into the log.
         position: The source's position after them.
         state: The capture's state after them.
-        partial: More is waiting that the source committed before this look.
     """
 
     pieces: list[Piece]
     position: int
     state: State
-    partial: bool
 
 
 class Session(Protocol):
-    """An open source, used by one thread."""
+    """An open source, used by one thread.
+
+    It is asked for the next batch while the one before is being committed: `poll` goes by the position and state
+    that it is given, which are those of the last batch, and only `acknowledge` tells what is durable.
+    """
 
     def poll(self, position: int, state: State) -> Batch | None:
         """What comes after a position, up to a page; None when there is nothing. Holds nothing open."""
@@ -111,6 +180,3 @@ class Source(Protocol):
 
     def uninstall(self) -> None:
         """Remove everything that captures made in it."""
-
-
-Opener = Callable[[str, list[str] | None, float], Source]

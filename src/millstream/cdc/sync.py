@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from ..errors import ConsumerFenced, UsageError
 from ..log.checkpoints import Checkpoint, advance, take
 from .capture import stream_of
-from .change import Change, decoded
+from .change import Change, decode_change
 
 if TYPE_CHECKING:
     from ..log import Log, Recorded, Run
@@ -261,7 +261,10 @@ class _Follower:
         return count
 
     def _apply(self, run: Run) -> None:
-        changes = [(decoded(event), recorded) for event, recorded in zip(run.events(Change), run, strict=True)]
+        changes = [
+            (decode_change(event, run.schema), recorded)
+            for event, recorded in zip(run.events(Change), run, strict=True)
+        ]
         if self.sink.transactional:
             self._advance(run.last, lambda db: self.sink.apply(changes, db))
             return

@@ -10,7 +10,9 @@ import polars as pl
 from ..errors import InvalidPosition, NotCapturedYet, StreamNotFound, UsageError
 from ..time import Moment, from_micros, iso, to_micros
 from .capture import captured_streams, stream_of
-from .change import Change, Row, SchemaChanged, SnapshotCompleted, Undecodable, decode_row
+from .change import Change, Row, SchemaChanged, SnapshotCompleted
+from .shape import Shape, shape_of
+from .values import Undecodable, decode_row
 
 if TYPE_CHECKING:
     from ..log import Log, Run
@@ -88,26 +90,27 @@ class _Image:
         self.complete = False
 
     def add(self, run: Run) -> None:
-        key = run.metadata.get("key") or []
+        shape = shape_of(run.schema)
+        key = list(shape.key) if shape else []
         for event in run.events():
             if isinstance(event, Change):
-                self._change(event, key)
+                self._change(event, key, shape)
             elif isinstance(event, SchemaChanged):
                 self.columns = event.columns
-                added = decode_row(event.added)
+                added = decode_row(event.added, shape)
                 for same in self.rows.values():
                     same[:] = [{**added, **row} for row in same]
                 self.rows = {_address(same[0], key): same for same in self.rows.values()}
             else:
                 self.complete, self.columns = True, event.columns
 
-    def _change(self, change: Change, key: list[str]) -> None:
+    def _change(self, change: Change, key: list[str], shape: Shape | None) -> None:
         if change.operation == "TRUNCATE":
             self.rows.clear()
             self.complete = False
             return
         if change.before is not None:
-            before = decode_row(change.before)
+            before = decode_row(change.before, shape)
             address = _address(before, key)
             same = self.rows.get(address)
             if same is not None:
@@ -115,7 +118,7 @@ class _Image:
                 if not same:
                     del self.rows[address]
         if change.after is not None:
-            after = decode_row(change.after)
+            after = decode_row(change.after, shape)
             address = _address(after, key)
             if _keyed(after, key):
                 self.rows[address] = [after]

@@ -11,9 +11,12 @@ import msgspec
 
 from ...events import Event
 from ...time import from_micros
-from ..change import Change, Operation, SchemaChanged, encode_row, row_encoder
-from ..source import Piece, Progress
+from ..change import Change, Operation, SchemaChanged
+from ..shape import Column, Shape
+from ..source import Piece, Progress, pieces_of
+from .encode import encode_row, row_encoder
 from .install import Layout
+from .schema import Table
 from .triggers import DELETE, INSERT, RESHAPED, STARTED, UPDATE
 
 _JULIAN_EPOCH = 2440587.5
@@ -24,6 +27,20 @@ _DAY_MS = 86_400_000
 def moment(julian: float) -> datetime:
     """The time that a trigger's clock showed: whole milliseconds, which a Julian day holds exactly."""
     return from_micros(round((julian - _JULIAN_EPOCH) * _DAY_MS) * 1_000)
+
+
+def shape_of(table: Table) -> Shape:
+    """A table's shape. A column of SQLite holds what it is given, whatever its type says."""
+    return Shape(tuple(Column(name) for name in table.columns), table.key)
+
+
+class _Part(msgspec.Struct):
+    """Neighbouring changes of one table and one layout."""
+
+    layout: int
+    shape: Shape
+    events: list[Event]
+    ranges: list[list[int]]
 
 
 class Decoder:
@@ -44,9 +61,7 @@ class Decoder:
         self.layouts = layouts
         self.tables = frozenset(tables)
         self.progress = progress
-        self.events: dict[str, list[Event]] = {}
-        self.ranges: dict[str, list[list[int]]] = {}
-        self.keys: dict[str, tuple[str, ...]] = {}
+        self.parts: dict[str, list[_Part]] = {}
 
     def add(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Take rows of the change table: id, layout, op, time, values."""
@@ -67,11 +82,12 @@ class Decoder:
                 n = len(columns)
                 events = None
                 if name in self.tables:
-                    events = self.events.setdefault(name, [])
-                    ranges = self.ranges.setdefault(name, [])
+                    parts = self.parts.setdefault(name, [])
+                    if not parts or parts[-1].layout != layout_id:
+                        parts.append(_Part(layout_id, shape_of(layout.table), [], []))
+                    events, ranges = parts[-1].events, parts[-1].ranges
                     progress = self.progress.setdefault(name, Progress())
                     keyless = not layout.table.key
-                    self.keys[name] = layout.table.key
             if events is None:
                 continue
             if op == STARTED:
@@ -119,11 +135,12 @@ class Decoder:
         )
 
     def pieces(self, metadata: dict[str, Any]) -> list[Piece]:
-        """What was found, one piece a table."""
+        """What was found, table by table."""
         return [
-            Piece(name, events, {**metadata, "key": list(self.keys[name]), "changes": self.ranges[name]})
-            for name, events in self.events.items()
-            if events
+            piece
+            for name, parts in self.parts.items()
+            for part in parts
+            for piece in pieces_of(name, part.shape, part.events, {**metadata, "changes": part.ranges})
         ]
 
 

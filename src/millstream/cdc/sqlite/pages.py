@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from ..change import decode_value, text_of
+from ..values import decode_any, text_of
 from .schema import Table, quote
 
 PAGE_BYTES = 8 << 20
@@ -48,7 +48,7 @@ def rows_after(table: Table, cursor: list[Any] | None) -> tuple[str, tuple[Any, 
     where = ""
     params: tuple[Any, ...] = ()
     if cursor is not None:
-        values = [decode_value(value) for value in cursor]
+        values = [decode_any(value) for value in cursor]
         marks = ["CAST(? AS TEXT)" if isinstance(v, bytes) and type(v) is not bytes else "?" for v in values]
         where = f" WHERE ({', '.join(address)}) > ({', '.join(marks)})"
         params = tuple(bytes(v) if isinstance(v, bytes) else v for v in values)

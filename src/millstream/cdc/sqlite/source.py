@@ -14,10 +14,12 @@ import msgspec
 
 from ...errors import CaptureError, UsageError
 from ...events import Event
-from ..change import Change, SnapshotCompleted, encode_value, row_encoder
-from ..source import Batch, Piece, Progress, State
+from ..change import Change, SnapshotCompleted
+from ..source import Batch, Options, Piece, Progress, State, pieces_of
+from ..values import encode_any
 from . import install
-from .decode import Decoder, copy_progress, moment
+from .decode import Decoder, copy_progress, moment, shape_of
+from .encode import row_encoder
 from .errors import source_errors
 from .install import Layout
 from .pages import fetch_page, rows_after
@@ -41,14 +43,14 @@ class SQLiteSource:
     would drop the locks of all connections.
     """
 
-    def __init__(self, url: str, tables: list[str] | None, lock_timeout: float) -> None:
+    def __init__(self, url: str, options: Options) -> None:
         path = url.removeprefix("sqlite:///")
         if not path or path.startswith(":memory:"):
             raise UsageError(f"{url!r} names no file", hint="Write sqlite:///shop.sqlite or sqlite:////abs/shop.sqlite")
         self.path = os.path.abspath(path)
         self.url = f"sqlite:///{self.path}"
-        self.tables = tables
-        self.lock_timeout = lock_timeout
+        self.tables = None if options.tables is None else list(options.tables)
+        self.lock_timeout = options.lock_timeout
 
     def connect(self) -> sqlite3.Connection:
         """A connection to the file, which must be there."""
@@ -215,17 +217,18 @@ class SQLiteSession:
         state = msgspec.structs.replace(state, tables=copy_progress(state.tables))
         decoder = Decoder(self.layouts, self.tables, state.tables)
         last = self._read_changes(position, newest, decoder)
-        pieces = decoder.pieces({"slot": self.slot})
+        partial = last < newest
+        pieces = decoder.pieces({"slot": self.slot, "partial": True} if partial else {"slot": self.slot})
         if last == newest:
             waiting = [name for name in self.tables if not state.tables[name].done]
             if waiting:
                 # All tables begin before any big one ends.
                 name = min(waiting, key=lambda name: state.tables[name].rows)
-                pieces.append(self._read_page(name, state.tables[name], last))
-                return Batch(pieces, last, state, partial=False)
+                pieces += self._read_page(name, state.tables[name], last)
+                return Batch(pieces, last, state)
         if last == position and not pieces:
             return None
-        return Batch(pieces, last, state, partial=last < newest)
+        return Batch(pieces, last, state)
 
     def _read_changes(self, position: int, newest: int, decoder: Decoder) -> int:
         """Give a page of changes to the decoder; the id of its last one."""
@@ -243,7 +246,7 @@ class SQLiteSession:
         decoder.add(rows)
         return int(rows[-1][0])
 
-    def _read_page(self, name: str, progress: Progress, position: int) -> Piece:
+    def _read_page(self, name: str, progress: Progress, position: int) -> list[Piece]:
         """The next page of a table's snapshot, as READ changes."""
         table = self._current(name).table
         (now,) = self.db.execute(f"SELECT {NOW}").fetchone()
@@ -266,14 +269,14 @@ class SQLiteSession:
         ]
         progress.rows += len(rows)
         if rows:
-            progress.cursor = [encode_value(value) for value in rows[-1][:address]]
+            progress.cursor = [encode_any(value) for value in rows[-1][:address]]
         # A page may also end early because it is large, so only an empty or a first short one is the last.
         if not rows or (len(rows) < PAGE_ROWS and not self._more(table, progress.cursor)):
             progress.done, progress.cursor, progress.again = True, None, False
             events.append(
                 SnapshotCompleted(table=name, columns=list(table.columns), rows=progress.rows, timestamp=time)
             )
-        return Piece(name, events, {"slot": self.slot, "key": list(table.key), "snapshot": True, "change": position})
+        return pieces_of(name, shape_of(table), events, {"slot": self.slot, "snapshot": True, "change": position})
 
     def _more(self, table: Table, cursor: list[Any] | None) -> bool:
         sql, params, _ = rows_after(table, cursor)
