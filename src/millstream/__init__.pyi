@@ -124,6 +124,7 @@ from .errors import ConstraintViolated as ConstraintViolated
 from .errors import InvalidQuery as InvalidQuery
 from .errors import CaptureError as CaptureError
 from .errors import NotCapturedYet as NotCapturedYet
+from .errors import SourceUnavailable as SourceUnavailable
 from .cqrs.errors import DuplicateHandler as DuplicateHandler
 from .cqrs.errors import ForeignReadModel as ForeignReadModel
 from .cqrs.errors import ProjectionFailed as ProjectionFailed

@@ -679,6 +679,13 @@ class CaptureError(MillstreamError):
     code = "capture"
 
 
+class SourceUnavailable(CaptureError):
+    """The captured database cannot be reached now; a running capture tries again, with pauses."""
+
+    code = "source-unavailable"
+    http_status = 503
+
+
 class NotCapturedYet(CaptureError):
     """A table is asked for at a moment before its capture began."""
 

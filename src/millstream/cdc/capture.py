@@ -18,7 +18,7 @@ from uuid import uuid4
 
 import msgspec
 
-from ..errors import CaptureError, UsageError
+from ..errors import CaptureError, MissingExtra, UsageError
 from ..log.checkpoints import Checkpoint, advance, take
 from ..storage.base import Encoding, StagedAppend, StagedRun
 from ..time import from_micros, now_micros
@@ -36,12 +36,16 @@ POLL = 0.01
 
 _STATES = "millstream_captures"
 
+_AHEAD = "millstream_ahead"
+"""The numbers of bodies that captures have put ahead, for transactions that are not in the log yet."""
+
 _STREAMS = "millstream_captured"
 """Which capture a stream's changes come from: two tables in one stream could not be told apart."""
 
 TABLES = {
     _STATES: "name text primary key, state text not null",
     _STREAMS: "stream text primary key, capture text not null",
+    _AHEAD: "ref bigint primary key, capture text not null",
 }
 """The tables that captures keep in the log's database: their columns by their names."""
 
@@ -56,6 +60,13 @@ def capture(
     name: str | None = None,
     prefix: str = "",
     lock_timeout: float = 10.0,
+    slot: str | None = None,
+    publication: str | None = None,
+    heartbeat: float = 10.0,
+    slot_limit: int | None = None,
+    failover: bool = False,
+    outbox: str | None = None,
+    chunk_rows: int = 50_000,
 ) -> Capture:
     """Capture the changes of a database.
 
@@ -83,7 +94,11 @@ def capture(
     chosen = tuple(dict.fromkeys(tables)) if tables is not None else None
     if chosen == ():
         raise UsageError("tables= is empty", hint="Name the tables to capture, or leave it out to capture all")
-    return Capture(_source(url, Options(tables=chosen, lock_timeout=lock_timeout)), name=name, prefix=prefix)
+    options = Options(
+        tables=chosen, lock_timeout=lock_timeout, slot=slot, publication=publication, heartbeat=heartbeat,
+        slot_limit=slot_limit, failover=failover, outbox=outbox, chunk_rows=chunk_rows,
+    )  # fmt: skip
+    return Capture(_source(url, options), name=name, prefix=prefix)
 
 
 def _source(url: str, options: Options) -> Source:
@@ -91,9 +106,16 @@ def _source(url: str, options: Options) -> Source:
     match url.partition("://")[0]:
         case "sqlite" if url.startswith("sqlite:///"):
             return SQLiteSource(url, options)
+        case "postgresql" | "postgres":
+            try:
+                from .postgres import PostgresSource
+            except ImportError as error:
+                raise MissingExtra("postgres", "psycopg") from error
+            return PostgresSource(url, options)
         case scheme:
             raise UsageError(
-                f"databases of kind {scheme.partition(':')[0]!r} cannot be captured", hint="Write sqlite:///shop.sqlite"
+                f"databases of kind {scheme.partition(':')[0]!r} cannot be captured",
+                hint="Write postgresql://user@host/shop, or sqlite:///shop.sqlite",
             )
 
 
@@ -258,7 +280,20 @@ class _Worker:
             found.append((checkpoint, state))
 
         self.log.commit(work=work)
+        self._drop_orphans(name)
         return found[-1]
+
+    def _drop_orphans(self, name: str) -> None:
+        """Remove what a visit has put ahead that died before it was published."""
+        with self.log.connect() as db:
+            rows = db.query(f"select ref from {db.own(_AHEAD)} where capture = ?", (name,))
+        refs = [row["ref"] for row in rows]
+
+        def forget(db: Database) -> None:
+            db.execute(f"delete from {db.own(_AHEAD)} where capture = ?", (name,))
+
+        if refs:
+            self.log.store.drop_bodies(refs, forget)
 
     def drain(self, stopping: threading.Event | None, ready: threading.Event | None = None) -> int:
         """Take all there is; how many events that gave. Says ``ready`` when the snapshots have begun.
@@ -270,7 +305,7 @@ class _Worker:
         under_way: Future[int] | None = None
         try:
             while stopping is None or not stopping.is_set():
-                batch = self.session.poll(position, state)
+                batch = self.session.poll(position, state, whole=stopping is None)
                 if under_way is not None:
                     count += self._settle(under_way)
                     under_way = None
@@ -291,8 +326,24 @@ class _Worker:
         self.session.acknowledge(self.checkpoint.position)
         return count
 
+    def _put_ahead(self, pieces: list[Piece]) -> None:
+        """Bodies of a transaction too large for one short commit, unseen until its headers come."""
+        name = self.checkpoint.name
+
+        def note(db: Database, ref: int) -> None:
+            db.execute(f"insert into {db.own(_AHEAD)} (ref, capture) values (?, ?)", (ref, name))
+
+        for piece in pieces:
+            piece.digest = _sha256(piece.body).digest()
+            run = StagedRun(piece.type, "1", piece.count, Encoding.NDJSON, piece.body, piece.digest)
+            piece.ref = self.log.store.put_body(run, note)
+            piece.body = b""
+
     def _commit(self, batch: Batch) -> int:
         """Events, checkpoint and state in one commit; how many events there were."""
+        if batch.ahead:
+            self._put_ahead(batch.ahead)
+            return 0
         own = {self._stream(piece) for piece in batch.pieces if piece.stream is None}
         new = own - self._owned
         taken = self._taken_over(new) if new and self.resync else set()
@@ -308,12 +359,15 @@ class _Worker:
                 _add(appends[-1], _truncation(piece))
             _add(appends[-1], piece)
         checkpoint = self.checkpoint
+        refs = [piece.ref for piece in batch.pieces if piece.ref is not None]
 
         def work(db: Database, receipt: Receipt) -> None:
             advance(db, checkpoint, batch.position)
             for stream in new:
                 self._own(db, stream, stream in taken)
             _save(db, checkpoint.name, batch.state)
+            for ref in refs:
+                db.execute(f"delete from {db.own(_AHEAD)} where ref = ?", (ref,))
 
         self.log.commit(appends, work=work)
         self.checkpoint = Checkpoint(checkpoint.name, batch.position, checkpoint.epoch)

@@ -27,6 +27,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     publication: str | None = None
     heartbeat: float = 10.0
     slot_limit: int | None = None
+    failover: bool = False
+    outbox: str | None = None
+    chunk_rows: int = 50_000
     server_id: int | None = None
 
 
@@ -94,6 +97,9 @@ class Piece(msgspec.Struct):
     metadata: bytes | None = None
     effective: int | None = None
     stream: str | None = None
+    digest: bytes = b""
+    ref: int | None = None
+    """The number of its body in the log, once that was put there ahead."""
 
 
 MAX_EVENTS = 65_536
@@ -133,11 +139,13 @@ class Batch(msgspec.Struct):
         pieces: The events, in the order in which they go into the log.
         position: The source's position after them.
         state: The capture's state after them.
+        ahead: Pieces whose bodies are to be put into the log ahead, unseen: those of a later batch of this visit.
     """
 
     pieces: list[Piece]
     position: int
     state: State
+    ahead: list[Piece] = []
 
 
 class Session(Protocol):
@@ -147,8 +155,12 @@ class Session(Protocol):
     that it is given, which are those of the last batch, and only `acknowledge` tells what is durable.
     """
 
-    def poll(self, position: int, state: State) -> Batch | None:
-        """What comes after a position, up to a page; None when there is nothing. Holds nothing open."""
+    def poll(self, position: int, state: State, *, whole: bool = False) -> Batch | None:
+        """What comes after a position, up to a page; None when there is nothing now.
+
+        Args:
+            whole: Say None only when all has come that was committed at the source before this was called.
+        """
 
     def begun(self, state: State) -> bool:
         """Whether the snapshot of every captured table has begun."""

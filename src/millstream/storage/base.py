@@ -114,7 +114,10 @@ class Matching(msgspec.Struct, frozen=True):
 
 
 class StagedRun(msgspec.Struct):
-    """A run that is ready to be written: all that does not depend on where it will stand."""
+    """A run that is ready to be written: all that does not depend on where it will stand.
+
+    ``ref`` is the number of its body when that was put ahead, in a commit of its own (see `Store.put_body`).
+    """
 
     type: str
     schema: str
@@ -126,6 +129,7 @@ class StagedRun(msgspec.Struct):
     metadata: bytes | None = None
     effective: int | None = None
     ranges: Sequence[tuple[str, int, int]] = ()
+    ref: int | None = None
 
 
 class StagedAppend(msgspec.Struct):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from .base import AppendRow, BodyInfo, Head, InlineHandler, Kind, Receipt, Request, Scope, StreamInfo
+from .base import AppendRow, BodyInfo, Head, InlineHandler, Kind, Receipt, Request, Scope, StagedRun, StreamInfo
 from .database import Database
 from .raw import RawSource, RawTarget, Role
 from .signal import Signal
@@ -60,6 +60,21 @@ class Store(RawSource, RawTarget, Protocol):
 
     def remove_inline(self, name: str) -> None:
         """Run it no longer."""
+
+    def put_body(self, run: StagedRun, work: Callable[[Database, int], None]) -> int:
+        """Put a run's body ahead of its header, in a commit of its own: unseen until a run with its ``ref`` is
+        appended. So an append of any size is written in short commits, and published by a last one.
+
+        Args:
+            work: Called with the database and the body's number, in the same commit: notes it, so that it can be
+                dropped if the append never comes.
+
+        Returns:
+            The number, for `StagedRun.ref`.
+        """
+
+    def drop_bodies(self, refs: Sequence[int], work: Callable[[Database], None]) -> None:
+        """Remove bodies that were put ahead and to which no header points, and do some work in the same commit."""
 
     def move_bodies(
         self,

@@ -177,7 +177,7 @@ class SQLiteSession:
         """Whether a page of every captured table was read."""
         return all(state.tables[name].begun for name in self.tables)
 
-    def poll(self, position: int, state: State) -> Batch | None:
+    def poll(self, position: int, state: State, *, whole: bool = False) -> Batch | None:
         """Changes after a position and, once there are none left, the next page of a snapshot.
 
         A page of a snapshot is read in the same read transaction that has just seen the last change: its rows

@@ -20,6 +20,7 @@ from ..base import (
     Receipt,
     Request,
     Scope,
+    StagedRun,
     StreamInfo,
     after_prefix,
     last_of,
@@ -157,6 +158,35 @@ class PostgresStore:
     def remove_inline(self, name: str) -> None:
         self._inline.pop(name, None)
 
+    def put_body(self, run: StagedRun, work: Callable[[Database, int], None]) -> int:
+        with self._beside() as writer:
+            ref = writer.put(run)
+            work(writer.session.database, ref)
+        return ref
+
+    def drop_bodies(self, refs: Sequence[int], work: Callable[[Database], None]) -> None:
+        s = self.place.quoted
+        with self._beside() as writer:
+            writer.session.connection.execute(
+                f"delete from {s}.bodies b where b.id = any($1::bigint[])"
+                f" and not exists (select 1 from {s}.runs r where r.body_ref = b.id and r.body_ref < 0)",
+                (list(refs),),
+            )
+            work(writer.session.database)
+
+    @contextmanager
+    def _beside(self) -> Iterator[Writer]:
+        """The writer in a transaction that does not wait for the lock of the appends: it places nothing."""
+        writer = self._writable()
+        with self.committer.exclusive(), translated(self.location, lock_timeout=self._patience):
+            writer.session.begin_unlocked()
+            try:
+                yield writer
+            except BaseException:
+                writer.session.undo()
+                raise
+            writer.session.commit()
+
     def move_bodies(
         self,
         encoding: int,
@@ -165,22 +195,16 @@ class PostgresStore:
         links: Sequence[tuple[int, int | None, int]],
         request: Request | None = None,
     ) -> bool:
-        writer = self._writable()
         try:
             if request is not None:
+                writer = self._writable()
                 with self.transaction() as opened:
                     self._move(writer.session.connection, encoding, rows, body, links)
                     opened.finish(request)
             else:
-                # Not behind the lock of the appends: headers are changed by compare-and-set, and nothing is placed.
-                with self.committer.exclusive(), translated(self.location, lock_timeout=self._patience):
-                    writer.session.begin_unlocked()
-                    try:
-                        self._move(writer.session.connection, encoding, rows, body, links)
-                    except BaseException:
-                        writer.session.undo()
-                        raise
-                    writer.session.commit()
+                # Headers are changed by compare-and-set.
+                with self._beside() as writer:
+                    self._move(writer.session.connection, encoding, rows, body, links)
         except _Moved:
             return False
         return True

@@ -156,7 +156,9 @@ class Batch:
         kind = _encode((run.type, run.schema))[1:-1].decode()
         format = FRAME_FORMAT if run.encoding is Encoding.ARROW else JSON_FORMAT
         wired = _Run(run.type, run.schema, kind, run.count, format, int(run.encoding), run.body_hash.hex())
-        if run.encoding is Encoding.JSON and len(run.body) <= INLINE_LIMIT:
+        if run.ref is not None:
+            wired.ref = run.ref
+        elif run.encoding is Encoding.JSON and len(run.body) <= INLINE_LIMIT:
             wired.body = run.body.decode()
         elif self._put is not None:
             wired.ref = self._put(run)
@@ -200,7 +202,8 @@ def is_plain(request: Request | None) -> bool:
         return False
     run = append.runs[0]
     return (
-        run.encoding is Encoding.JSON and not run.tags and run.effective is None and len(run.body) <= INLINE_LIMIT
+        run.encoding is Encoding.JSON and run.ref is None and not run.tags and run.effective is None
+        and len(run.body) <= INLINE_LIMIT
     )  # fmt: skip
 
 

@@ -153,7 +153,7 @@ class Writer:
                 answers = self._call(connection, sent, origins, Batch())
             else:
                 self.session.begin()
-                answers = self._call(connection, sent, origins, Batch(self._put))
+                answers = self._call(connection, sent, origins, Batch(self.put))
                 self.session.end()
             self._give(sent, answers)
 
@@ -277,7 +277,7 @@ class Writer:
         return good
 
     def _batch(self, requests: Sequence[Request]) -> Batch:
-        return Batch() if travels(requests) else Batch(self._put)
+        return Batch() if travels(requests) else Batch(self.put)
 
     def _call(
         self, connection: Connection, sent: list[tuple[Job, dict[str, int]]], origins: dict[int, int], batch: Batch
@@ -313,7 +313,8 @@ class Writer:
             self._head = receipt.position
             self._on_commit(receipt.position)
 
-    def _put(self, run: StagedRun) -> int:
+    def put(self, run: StagedRun) -> int:
+        """Put a run's body ahead of its header, inside the present transaction; its number."""
         row = self.session.connection.execute(
             f"select {self._place.quoted}.put_body($1::int, $2::bigint, $3)",
             (int(run.encoding), run.count, run.body),

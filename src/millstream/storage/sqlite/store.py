@@ -13,13 +13,25 @@ from typing import Any
 
 from ...errors import DamagedLog, LogClosed, NetworkFilesystem, NewerFormat, NotALog, NotFound, ReadOnlyLog
 from ...time import Clock
-from ..base import COLUMNS, AppendRow, BodyInfo, Head, InlineHandler, Kind, Receipt, Request, Scope, StreamInfo
+from ..base import (
+    COLUMNS,
+    AppendRow,
+    BodyInfo,
+    Head,
+    InlineHandler,
+    Kind,
+    Receipt,
+    Request,
+    Scope,
+    StagedRun,
+    StreamInfo,
+)
 from ..committer import Committer
 from ..database import Database
 from ..inline import Handlers
 from ..raw import PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role, State
 from ..signal import Signal
-from . import placing, raw, reader
+from . import ahead, placing, raw, reader
 from .database import SQLiteDatabase, connect, statements
 from .faults import translated
 from .lock import WriterLock, network_filesystem
@@ -414,6 +426,19 @@ class SQLiteStore:
                 return
             before = rows[-1][0]
 
+    def put_body(self, run: StagedRun, work: Callable[[Database, int], None]) -> int:
+        """See `Store.put_body`."""
+        with self.transaction() as writer:
+            ref = ahead.put(writer.connection, run)
+            work(writer.database, ref)
+        return ref
+
+    def drop_bodies(self, refs: Sequence[int], work: Callable[[Database], None]) -> None:
+        """See `Store.drop_bodies`."""
+        with self.transaction() as writer:
+            ahead.drop(writer.connection, refs)
+            work(writer.database)
+
     def move_bodies(
         self,
         encoding: int,
@@ -433,9 +458,7 @@ class SQLiteStore:
         """
         with self.transaction() as writer:
             connection = writer.connection
-            # Numbers of merged bodies count down from -1 and are never used twice: caches go by them.
-            ref = connection.execute("select value from meta where key = 'last_merged_body'").fetchone()
-            new = (ref[0] if ref else 0) - 1
+            new = ahead.next_number(connection)
             for position, old, offset in links:
                 changed = connection.execute(
                     "update runs set body_ref = ?, body_offset = ?, body = null where position = ? and body_ref is ?",
@@ -445,7 +468,6 @@ class SQLiteStore:
                     connection.execute("rollback")
                     connection.execute("begin immediate")
                     return False
-            connection.execute("insert or replace into meta values ('last_merged_body', ?)", (new,))
             connection.execute(
                 "insert into bodies (id, encoding, rows, bytes) values (?, ?, ?, ?)", (new, encoding, rows, body)
             )

@@ -389,7 +389,10 @@ class Writer:
                     digest, run.body_hash, at, run.count, name, version + 1, run.type, run.schema, recorded,
                     run.effective, run.tags, metadata, format,
                 )  # fmt: skip
-                if run.encoding is Encoding.JSON and len(run.body) <= INLINE_LIMIT:
+                ref: int | None
+                if run.ref is not None:
+                    ref, body = run.ref, None
+                elif run.encoding is Encoding.JSON and len(run.body) <= INLINE_LIMIT:
                     ref, body = None, run.body.decode()
                 else:
                     ref, body = at, None
