@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -122,12 +122,6 @@ class Catalog:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._types: dict[int, Type] = {}
-        self.encoded = self._one("show server_encoding")["server_encoding"] != "SQL_ASCII"
-
-    def _one(self, sql: str, params: Sequence[Any] = ()) -> dict[str, Any]:
-        row = self.connection.execute(sql, params).fetchone()
-        assert row is not None
-        return row
 
     def all_tables(self) -> list[SourceTable]:
         """Every ordinary and partitioned table of the users' schemas."""
@@ -159,8 +153,6 @@ class Catalog:
             self._types.update((oid, UNKNOWN) for oid in missing)
             for row in self.connection.execute(QUERY, (missing,)):
                 found = type_of(**row)
-                if not self.encoded and found.kind == "text":
-                    found = msgspec.structs.replace(found, kind="any")
                 self._types[found.oid] = found
         return {oid: self._types[oid] for oid in wanted}
 

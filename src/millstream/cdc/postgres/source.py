@@ -142,7 +142,8 @@ class _Opening:
     def _check_settings(self) -> None:
         row = self.connection.execute(
             "select current_setting('wal_level') as level, rolreplication or rolsuper as replicates, rolname as role,"
-            " current_setting('server_version_num')::int as version"
+            " current_setting('server_version_num')::int as version,"
+            " current_setting('server_encoding') as encoding"
             " from pg_roles where rolname = current_user"
         ).fetchone()
         assert row is not None
@@ -150,6 +151,11 @@ class _Opening:
         if row["version"] < 140_000:
             raise CaptureError(
                 f"{location} is PostgreSQL {row['version'] // 10_000}", hint="Captures need PostgreSQL 14 or later"
+            )
+        if row["encoding"] == "SQL_ASCII":
+            raise CaptureError(
+                f"{location} has the encoding SQL_ASCII, so nobody knows what its text says",
+                hint="Load it into a database of encoding UTF8, and capture that",
             )
         if row["level"] != "logical":
             raise CaptureError(

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from base64 import b64encode
 from binascii import a2b_hex
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import msgspec
-
-from ..values import encode_any, text_of
 
 Convert = Callable[[bytes], bytes]
 
@@ -133,11 +131,6 @@ def quoted(raw: bytes) -> bytes:
     return _encode_text(raw.decode())
 
 
-def any_text(raw: bytes) -> bytes:
-    """Text of a database whose encoding is not known."""
-    return _encode_text(encode_any(text_of(raw)))
-
-
 def _bool(raw: bytes) -> bytes:
     return b"true" if raw == b"t" else b"false"
 
@@ -162,7 +155,6 @@ def _timestamptz(raw: bytes) -> bytes:
 
 
 _CALLS: dict[str, Convert] = {
-    "any": any_text,
     "bool": _bool,
     "float": _float,
     "bytes": _bytes,
@@ -238,18 +230,10 @@ def as_json(quoted_name: str, kind: str, by_format: bool) -> str:
         return f"translate(encode({quoted_name}, 'base64'), E'\\n', '')"
     if kind in ("decimal", "json"):
         return f"{quoted_name}::text"
+    if kind == "int":
+        return f"{quoted_name}::int8"
     if kind == "decimal[]":
         return f"{quoted_name}::text[]"
     if by_format:
         return f"case when {quoted_name} is distinct from null then format('%s', {quoted_name}) end"
     return quoted_name
-
-
-def from_json(kind: str) -> str:
-    """A parameter, the text of a value in JSON, as a value of the kind; ``%s`` stands for it."""
-    return "decode(%s, 'base64')" if kind == "bytes" else "%s"
-
-
-def listed(values: Iterable[Any]) -> str:
-    """Values for a message: a, b and c."""
-    return ", ".join(str(value) for value in values)
