@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 import millstream as ms
-from millstream.cdc.capture import TABLES as CAPTURES
+from millstream.cdc.worker import TABLES as CAPTURES
 from millstream.cqrs.projection import TABLES as PROJECTIONS
 from millstream.log.checkpoints import TABLES as CHECKPOINTS
 from millstream.storage.postgres.place import parse_url

@@ -9,10 +9,11 @@ import polars as pl
 
 from ..errors import InvalidPosition, NotCapturedYet, StreamNotFound, UsageError
 from ..time import Moment, from_micros, iso, to_micros
-from .capture import captured_streams, stream_of
+from .capture import stream_of
 from .change import Change, Row, SchemaChanged, SnapshotCompleted
 from .shape import Shape, shape_of
 from .values import Undecodable, decode_row
+from .worker import captured_streams
 
 if TYPE_CHECKING:
     from ..log import Log, Run

@@ -41,7 +41,7 @@ def grants(
     if read + append + consume != 1:
         raise UsageError("one of --read, --append and --consume is needed", hint="Say what the role is to do")
     _check(url)
-    from ..cdc.capture import TABLES as CAPTURES
+    from ..cdc.worker import TABLES as CAPTURES
     from ..cqrs.projection import TABLES as PROJECTIONS
     from ..log.checkpoints import TABLES as CHECKPOINTS
     from ..sourcing.snapshots import TABLES as SNAPSHOTS

@@ -21,7 +21,6 @@ _REASONS = (
     ("permission denied to use replication slots", "ALTER ROLE … REPLICATION"),
     ("all replication slots are in use", "ALTER SYSTEM SET max_replication_slots = …, restart; or drop unused slots"),
     ("number of requested standby connections exceeds", "ALTER SYSTEM SET max_wal_senders = …, and restart"),
-    ("is active for PID", "End the other program that reads this slot, or give this capture a slot of its own: slot="),
     ("can no longer get changes from replication slot", _RESYNC),
     ("can no longer access replication slot", _RESYNC),
     ("has been invalidated", _RESYNC),
@@ -38,6 +37,12 @@ def fault(error: psycopg.Error, location: str) -> CaptureError:
     if error.sqlstate == "42501":
         return CaptureError(
             f"{location}: {said}", hint="Grant the role what it lacks, or give it the publication ready"
+        )
+    if isinstance(error, psycopg.errors.ObjectInUse):
+        # An earlier connection of this capture mostly, of which the server does not know yet that it is lost.
+        return SourceUnavailable(
+            f"{location}: {said}",
+            hint="End the other program that reads this slot, or give this capture a slot of its own: slot=",
         )
     if is_lost(error) or (error.sqlstate or "").startswith(("57", "53")):
         return SourceUnavailable(f"{location}: {said}", hint="Check that the server runs and is reachable")

@@ -9,8 +9,9 @@ import time
 from typing import Any
 
 import psycopg
+from psycopg import generators, waiting
 from psycopg.conninfo import make_conninfo
-from psycopg.pq import ConnStatus, ExecStatus, PGconn
+from psycopg.pq import ConnStatus, ExecStatus, PGconn, PollingStatus, abc
 
 from ...storage.postgres.place import Place
 from .types import SETTINGS
@@ -47,18 +48,14 @@ class Replication:
         own = {key: value for key, value in place.conninfo.items() if key != "options"}
         given = str(place.conninfo.get("options", ""))
         conninfo = make_conninfo(**own, options=f"{given} {settings}".strip(), replication="database")
-        self.pgconn = PGconn.connect(conninfo.encode())
-        if self.pgconn.status != ConnStatus.OK:
-            message = self.pgconn.get_error_message()
-            self.pgconn.finish()
-            raise psycopg.OperationalError(message)
+        self.pgconn = _connected(conninfo, float(place.conninfo["connect_timeout"]))
         self.get = self.pgconn.get_copy_data
         """``get(1)``: the size and bytes of the next message; size 0 when there is none yet, -1 at the end."""
         self._told = 0.0
 
     def command(self, text: str) -> list[dict[str, str | None]]:
         """Run a command of the replication protocol; its rows."""
-        result = self.pgconn.exec_(text.encode())
+        result = self._run(text)
         if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
             raise _error(result)
         names = [(result.fname(i) or b"").decode() for i in range(result.nfields)]
@@ -69,11 +66,13 @@ class Replication:
     def start(self, slot: str, position: int, options: dict[str, str]) -> None:
         """Begin to stream what was committed after a position."""
         chosen = ", ".join(f"{name} {_literal(value)}" for name, value in options.items())
-        result = self.pgconn.exec_(
-            f"START_REPLICATION SLOT {_identifier(slot)} LOGICAL {lsn_text(position)} ({chosen})".encode()
-        )
+        result = self._run(f"START_REPLICATION SLOT {_identifier(slot)} LOGICAL {lsn_text(position)} ({chosen})")
         if result.status != ExecStatus.COPY_BOTH:
             raise _error(result)
+
+    def _run(self, text: str) -> Any:
+        self.pgconn.send_query(text.encode())
+        return waiting.wait(generators.execute(self.pgconn), self.pgconn.socket, interval=0.1)[-1]
 
     def waiting(self, seconds: float) -> bool:
         """Whether there is something to read, within a time."""
@@ -113,6 +112,26 @@ class Replication:
     def close(self) -> None:
         """End the connection."""
         self.pgconn.finish()
+
+
+def _connected(conninfo: str, patience: float) -> abc.PGconn:
+    """A connection, made without the library's own waiting, during which no other thread of this process would run."""
+    pgconn: abc.PGconn = PGconn.connect_start(conninfo.encode())
+    deadline = time.monotonic() + patience
+    status = PollingStatus.WRITING
+    while pgconn.status != ConnStatus.BAD and time.monotonic() < deadline:
+        ends, none = [pgconn.socket], list[int]()
+        reads = status == PollingStatus.READING
+        select.select(ends if reads else none, none if reads else ends, none, 0.5)
+        status = PollingStatus(pgconn.connect_poll())
+        if status == PollingStatus.OK:
+            pgconn.nonblocking = 1
+            return pgconn
+        if status == PollingStatus.FAILED:
+            break
+    message = pgconn.get_error_message() or "the server does not answer"
+    pgconn.finish()
+    raise psycopg.OperationalError(message)
 
 
 def _error(result: Any) -> psycopg.Error:

@@ -12,6 +12,7 @@ import psycopg
 from ...errors import CaptureError, SourceUnavailable
 from ...time import from_micros
 from ..change import Change, SnapshotCompleted
+from ..points import reach
 from ..shape import Shape
 from ..source import Batch, Piece, Progress, State, pieces_of
 from .assemble import Assembler, Committed
@@ -167,7 +168,8 @@ class PostgresSession:
                 found = fault(error, self.source.url)
                 self._disconnect()
                 self._publishing = None
-                if not isinstance(found, SourceUnavailable) or time.monotonic() + pause > deadline:
+                lasting = isinstance(error, psycopg.errors.ObjectInUse) or time.monotonic() + pause > deadline
+                if not isinstance(found, SourceUnavailable) or lasting:
                     raise found from error
                 time.sleep(pause)
                 pause = min(2 * pause, 2.0)
@@ -403,6 +405,7 @@ class PostgresSession:
         page = whole.next(1.0)
         if page is None:
             return Batch([], position, self._copied())
+        reach("in-snapshot")
         progress = self.state.tables[page.table]
         pieces = self._page(page, progress)
         if page.last:
@@ -446,6 +449,7 @@ class PostgresSession:
             unseen = [(xid, lines) for xid, lines in touched if not page.visibility.sees(xid)]
             self._touched[name] = unseen
             chunks.take()
+            reach("in-chunk")
             kept = _without(page, unseen, chunks.relation)
             progress = self.state.tables[name]
             progress.cursor = chunks.cursor
