@@ -277,10 +277,17 @@ class Worker:
 
 def _add(append: StagedAppend, piece: Piece) -> None:
     schema = piece.shape.text if piece.shape is not None else "1"
-    encoding = Encoding.JSON if piece.count == 1 else Encoding.NDJSON
-    digest = _sha256(piece.body).digest()
-    run = StagedRun(piece.type, schema, piece.count, encoding, piece.body, digest, (), piece.metadata, piece.effective)
-    append.runs.append(run)
+    if piece.ref is not None:
+        encoding, digest = Encoding.NDJSON, piece.digest
+    else:
+        encoding = Encoding.JSON if piece.count == 1 else Encoding.NDJSON
+        digest = _sha256(piece.body).digest()
+    append.runs.append(
+        StagedRun(
+            piece.type, schema, piece.count, encoding, piece.body, digest, (), piece.metadata, piece.effective, (),
+            piece.ref,
+        )
+    )  # fmt: skip
     append.count += piece.count
 
 

@@ -1,6 +1,8 @@
-"""For tests of what is built on Millstream: given/when/then, a clock to set, and the contract that a log fulfils."""
+"""For tests of what is built on Millstream: given/when/then, a clock, crashes, servers, and what a log must fulfil."""
 
 from .clock import FakeClock
+from .crash import crash_at
+from .postgres import PostgresServer
 from .scenario import Outcome, Scenario, given
 
-__all__ = ["FakeClock", "Outcome", "Scenario", "given"]
+__all__ = ["FakeClock", "Outcome", "PostgresServer", "Scenario", "crash_at", "given"]

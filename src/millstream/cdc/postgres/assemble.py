@@ -120,13 +120,16 @@ class Assembler:
         self._streamed: dict[int, Open] = {}
         self.done: deque[Committed] = deque()
         self.server_position = 0
-        """How far the stream has come, by the server's word, when no transaction was open."""
+        """How far the stream has come, by the server's word."""
         self.wants_reply = False
 
     @property
     def idle(self) -> bool:
-        """Whether no transaction is under way."""
-        return self._current is None and not self._streamed
+        """Whether all that was committed before the server's position has been taken: no transaction is being told.
+
+        One that is streamed before its end does not count: it will be committed later, or never.
+        """
+        return self._current is None
 
     def close(self) -> None:
         """Forget what was not committed."""

@@ -16,7 +16,7 @@ from ..points import reach
 from ..shape import Shape
 from ..source import Batch, Piece, Progress, State, pieces_of
 from .assemble import Assembler, Committed
-from .catalog import Catalog, SourceTable
+from .catalog import Catalog, SourceTable, connect
 from .faults import fault
 from .publish import Publisher
 from .relation import Relation
@@ -89,12 +89,17 @@ class PostgresSession:
     def close(self) -> None:
         """End the visit."""
         self._disconnect()
+        self._end_snapshots()
+        self.catalog.connection.close()
+
+    def _end_snapshots(self) -> None:
         if self._whole is not None:
             self._whole.close()
             self._whole = None
         for chunks in self._chunks.values():
             chunks.close()
         self._chunks.clear()
+        self._touched.clear()
 
     def _disconnect(self) -> None:
         self.assembler.close()
@@ -177,28 +182,18 @@ class PostgresSession:
 
     def _renew(self) -> None:
         """The other connections, too, after one was lost."""
-        for chunks in self._chunks.values():
-            chunks.close()
-        self._chunks.clear()
-        self._touched.clear()
-        if self._whole is not None:
-            self._whole.close()
-            self._whole = None
+        whole = self._whole is not None
+        self._end_snapshots()
+        if whole:
             for name in self.tables:
                 progress = self.state.tables[name]
                 if not progress.done and progress.cursor is None:
                     progress.restart()
+        self.catalog.connection.close()
         try:
-            self.catalog.connection.execute("select 1")
+            self.publisher.catalog = self.catalog = Catalog(connect(self.source.place))
         except psycopg.Error:
-            try:
-                from .catalog import connect
-
-                self.catalog.connection.close()
-                self.catalog = Catalog(connect(self.source.place))
-                self.publisher.catalog = self.catalog
-            except psycopg.Error:
-                return
+            return  # the server is not back yet; whoever asks the closed connection learns it
 
     def _poll(self, position: int, state: State, whole: bool) -> Batch | None:
         if self._publishing is not None:

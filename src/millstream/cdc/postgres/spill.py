@@ -39,6 +39,7 @@ class Spill:
             subs: Where each stretch of one subtransaction begins, and the subtransaction.
         """
         found = []
+        self._file.seek(self._end)
         stretches = list(subs) or [(0, 0)]
         ends = [start for start, _ in stretches[1:]] + [len(lines)]
         for (start, sub), end in zip(stretches, ends, strict=True):
