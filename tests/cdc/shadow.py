@@ -6,11 +6,14 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable
 
+import msgspec
+
 from millstream.cdc import Change
 from millstream.cdc.change import decode_change
 from millstream.cdc.source import Progress
 from millstream.cdc.sqlite import install
 from millstream.cdc.sqlite.decode import Decoder
+from millstream.cdc.sqlite.encode import Line
 from millstream.cdc.sqlite.schema import quote
 from millstream.cdc.sqlite.triggers import CHANGES, STARTED
 from millstream.cdc.values import Row, text_of
@@ -81,7 +84,8 @@ def changes_of(db: sqlite3.Connection, tables: list[str], after: int = 0) -> dic
     db.text_factory = str
     decoder = Decoder(install.layouts(db), tables, {table: Progress(done=True) for table in tables})
     decoder.add(rows)
-    return {t: [e for part in decoder.parts.get(t, []) for e in part.events if isinstance(e, Change)] for t in tables}
+    lines = {t: [e for part in decoder.parts.get(t, []) for e in part.events if isinstance(e, Line)] for t in tables}
+    return {t: msgspec.json.decode(msgspec.json.encode(some), type=list[Change]) for t, some in lines.items()}
 
 
 __all__ = ["Shadow", "changes_of", "install_on", "rows_of", "started_anew"]

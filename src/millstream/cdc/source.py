@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ..events import Event
 from ..log.staging import encode_metadata
 from .shape import Shape
 
@@ -109,11 +108,11 @@ MAX_EVENTS = 65_536
 def pieces_of(
     table: str,
     shape: Shape,
-    events: Sequence[Event],
+    events: Sequence[Any],
     metadata: Mapping[str, Any] | None = None,
     effective: int | None = None,
 ) -> list[Piece]:
-    """Events of one table as pieces: neighbours of one type together."""
+    """Events of one table, or what is encoded like them and says its type, as pieces: neighbours of one type in one."""
     about = encode_metadata(metadata)
     found = []
     for type, group in groupby(events, key=lambda event: event.__event_type__):

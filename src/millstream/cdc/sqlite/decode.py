@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 
-from ...events import Event
 from ...time import from_micros
-from ..change import Change, Operation, SchemaChanged
+from ..change import SchemaChanged
 from ..shape import Column, Shape
 from ..source import Piece, Progress, pieces_of
-from .encode import encode_row, row_encoder
+from ..values import encode_any
+from .encode import Line, encoder, row_class
 from .install import Layout
 from .schema import Table
 from .triggers import DELETE, INSERT, RESHAPED, STARTED, UPDATE
@@ -39,7 +39,7 @@ class _Part(msgspec.Struct):
 
     layout: int
     shape: Shape
-    events: list[Event]
+    events: list[Line | SchemaChanged]
     ranges: list[list[int]]
 
 
@@ -65,10 +65,10 @@ class Decoder:
 
     def add(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Take rows of the change table: id, layout, op, time, values."""
-        encode = row_encoder(rows)
+        encode = encoder(rows, 4)
         name, n, w = "", 0, 0
-        columns: tuple[str, ...] = ()
-        events: list[Event] | None = None
+        make = row_class(())
+        events: list[Line | SchemaChanged] | None = None
         ranges: list[list[int]] = []
         progress = Progress(done=True)
         keyless = False
@@ -78,8 +78,8 @@ class Decoder:
             if layout_id != current:
                 current = layout_id
                 layout = self.layouts[layout_id]
-                name, columns, w = layout.name, layout.table.columns, layout.table.width
-                n = len(columns)
+                name, n, w = layout.name, len(layout.table.columns), layout.table.width
+                make = row_class(layout.table.columns)
                 events = None
                 if name in self.tables:
                     parts = self.parts.setdefault(name, [])
@@ -105,22 +105,16 @@ class Decoder:
             else:
                 ranges.append([id, id])
             time = moment(at)
-            before = after = None
             if op == UPDATE:
-                operation: Operation = "UPDATE"
-                before = encode(columns, row[4 : 4 + n])
-                after = encode(columns, row[4 + w : 4 + w + n])
+                before, after = make(*encode(row[4 : 4 + n])), make(*encode(row[4 + w : 4 + w + n]))
+                events.append(Line("UPDATE", name, before, after, time))
             elif op == INSERT:
-                operation = "INSERT"
-                after = encode(columns, row[4 : 4 + n])
+                events.append(Line("INSERT", name, None, make(*encode(row[4 : 4 + n])), time))
             elif op == DELETE:
-                operation = "DELETE"
-                before = encode(columns, row[4 : 4 + n])
+                events.append(Line("DELETE", name, make(*encode(row[4 : 4 + n])), None, time))
             else:
                 assert op == RESHAPED
                 events.append(self._reshaped(self.layouts[layout_id], row, time))
-                continue
-            events.append(Change(operation=operation, table=name, before=before, after=after, timestamp=time))
 
     def _reshaped(self, layout: Layout, row: tuple[Any, ...], time: datetime) -> SchemaChanged:
         """A RESHAPED mark: its values are the defaults of the columns that were added, which stand last."""
@@ -130,7 +124,7 @@ class Decoder:
         return SchemaChanged(
             table=layout.name,
             columns=list(layout.table.columns),
-            added=encode_row(added, row[4 + known : 4 + count]),
+            added={c: encode_any(v) for c, v in zip(added, row[4 + known : 4 + count], strict=True)},
             timestamp=time,
         )
 

@@ -1,35 +1,61 @@
-"""Rows of SQLite as JSON can hold them."""
+"""Rows of SQLite as changes that JSON can hold, made at the speed of the encoder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import cache
 from math import inf
 from typing import Any
 
-from ..values import Row, encode_any
+import msgspec
+
+from ..change import Change, Operation
+from ..values import encode_any
 
 _PLAIN = frozenset({int, str, float, type(None)})
 
 
-def encode_row(names: Iterable[str], values: tuple[Any, ...]) -> Row:
-    """A row as JSON can hold it."""
-    if _PLAIN.issuperset(map(type, values)) and inf not in values and -inf not in values:
-        return dict(zip(names, values, strict=True))
-    return {name: encode_any(value) for name, value in zip(names, values, strict=True)}
+class Line(msgspec.Struct, gc=False):
+    """A `Change` whose rows are structs made for their table: several times as fast to make and encode as a dict."""
+
+    operation: Operation
+    table: str
+    before: Any
+    after: Any
+    timestamp: datetime
+
+    __event_type__ = Change.__event_type__
 
 
-def row_encoder(rows: Sequence[tuple[Any, ...]]) -> Callable[[Iterable[str], tuple[Any, ...]], Row]:
-    """The cheapest function that does what `encode_row` does for all of these rows: mostly JSON has a word for
-    everything, which is found out faster for a page than for each row."""
-
-    def values() -> Iterator[Any]:
-        return chain.from_iterable(rows)
-
-    if _PLAIN.issuperset(map(type, values())) and inf not in values() and -inf not in values():
-        return _plain_row
-    return encode_row
+Values = tuple[Any, ...]
+MakeRow = Callable[..., Any]
 
 
-def _plain_row(names: Iterable[str], values: tuple[Any, ...]) -> Row:
-    return dict(zip(names, values, strict=True))
+@cache
+def row_class(columns: tuple[str, ...]) -> MakeRow:
+    """A struct with a field for each column, which it has the name of in JSON."""
+    fields = [f"c{i}" for i in range(len(columns))]
+    try:
+        rename = dict(zip(fields, columns, strict=True))
+        return msgspec.defstruct("Row", [(field, Any) for field in fields], rename=rename, gc=False)
+    except ValueError:  # names that a struct's fields cannot have: with quotes or backslashes
+        return lambda *values: dict(zip(columns, values, strict=True))
+
+
+def encoder(rows: Sequence[Values], first: int = 0) -> Callable[[Values], Values]:
+    """The cheapest function that gives these rows' values, from a place on, as JSON can hold them: mostly JSON has a
+    word for everything, which is found out faster for a page, column by column, than for each value."""
+    for column in list(zip(*rows, strict=True))[first:]:
+        kinds = set(map(type, column))
+        if not kinds <= _PLAIN or (float in kinds and (inf in column or -inf in column)):
+            return _encoded
+    return _same
+
+
+def _same(values: Values) -> Values:
+    return values
+
+
+def _encoded(values: Values) -> Values:
+    return tuple([encode_any(value) for value in values])

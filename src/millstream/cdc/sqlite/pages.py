@@ -30,11 +30,12 @@ def fetch_page(db: sqlite3.Connection, sql: str, params: tuple[Any, ...]) -> lis
 
 def _rows(db: sqlite3.Connection, sql: str, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:
     rows: list[tuple[Any, ...]] = []
-    size, cursor = 0, db.execute(sql, params)
-    while size < PAGE_BYTES and (some := cursor.fetchmany(64)):
+    size, many, cursor = 0, 64, db.execute(sql, params)
+    while size < PAGE_BYTES and (some := cursor.fetchmany(many)):
         rows += some
         # The length of every eighth row stands for all: to look at each costs as much as to read it.
         size += 8 * sum([len(v) for row in some[::8] for v in row if v.__class__ is str or v.__class__ is bytes])
+        many = 1_000 if size < 200 * len(rows) else 64
     return rows
 
 

@@ -14,12 +14,12 @@ import msgspec
 
 from ...errors import CaptureError, UsageError
 from ...events import Event
-from ..change import Change, SnapshotCompleted
+from ..change import SnapshotCompleted
 from ..source import Batch, Options, Piece, Progress, State, pieces_of
 from ..values import encode_any
 from . import install
 from .decode import Decoder, copy_progress, moment, shape_of
-from .encode import row_encoder
+from .encode import Line, encoder, row_class
 from .errors import source_errors
 from .install import Layout
 from .pages import fetch_page, rows_after
@@ -29,7 +29,7 @@ from .triggers import CHANGES, NOW, SLOTS
 PAGE_ROWS = 10_000
 """The most changes, or rows of a snapshot, that one look takes."""
 
-PRUNE_ROWS = 1_000
+PRUNE_ROWS = 2_000
 """The most changes that one transaction prunes: a few milliseconds in which writers wait."""
 
 PRUNE_EVERY = 1.0
@@ -251,22 +251,13 @@ class SQLiteSession:
         table = self._current(name).table
         (now,) = self.db.execute(f"SELECT {NOW}").fetchone()
         time = moment(now)
-        events: list[Event] = []
+        events: list[Event | Line] = []
         if progress.again and progress.cursor is None:
-            events.append(Change(operation="TRUNCATE", table=name, before=None, after=None, timestamp=time))
+            events.append(Line("TRUNCATE", name, None, None, time))
         sql, params, address = rows_after(table, progress.cursor)
         rows = fetch_page(self.db, sql, (*params, PAGE_ROWS))
-        encode = row_encoder(rows)
-        events += [
-            Change(
-                operation="READ",
-                table=name,
-                before=None,
-                after=encode(table.columns, row[address:]),
-                timestamp=time,
-            )
-            for row in rows
-        ]
+        encode, make = encoder(rows), row_class(table.columns)
+        events += [Line("READ", name, None, make(*encode(row[address:])), time) for row in rows]
         progress.rows += len(rows)
         if rows:
             progress.cursor = [encode_any(value) for value in rows[-1][:address]]
@@ -290,13 +281,13 @@ class SQLiteSession:
         A busy source is not waited for: it is pruned at a later time.
         """
         due = time.monotonic() - self._pruned_at >= PRUNE_EVERY
-        if position <= self._acknowledged or not (now or due or position - self._acknowledged >= 10 * PRUNE_ROWS):
+        if position <= self._acknowledged or not (now or due or position - self._acknowledged >= 50 * PRUNE_ROWS):
             return
         with source_errors(self.source.path):
             self.db.execute("PRAGMA busy_timeout = 0")
             try:
                 while self._prune(position):
-                    time.sleep(0.002)
+                    time.sleep(0.001)
                 self._acknowledged = position
             except sqlite3.OperationalError as error:
                 if "locked" not in str(error) and "busy" not in str(error):
