@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,9 @@ def workshop(tmp_path, environment):
     (tmp_path / "shop.ndjson").write_text('{"stream": "a", "type": "Login", "data": {"user": 7}}\n')
     with ms.open(str(tmp_path / "shop.db"), readonly=True) as log:
         (tmp_path / "kept-hash.txt").write_text(log.verify().hash)
+    with closing(sqlite3.connect(tmp_path / "shop.sqlite")) as db:
+        db.execute("create table users (id integer primary key, email text)")
+        db.execute("pragma journal_mode = wal")
     environment["PATH"] = f"{bin}{os.pathsep}{environment['PATH']}"
     return tmp_path
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import MissingExtra, SourceUnavailable, UsageError
-from .source import Options, Source
+from .source import Options, Progress, Source
 from .sqlite import SQLiteSource
 from .worker import Worker, ask_to_read_again
 
@@ -111,12 +111,33 @@ class Capture:
         self.given_name = name
         """The name that it was given."""
         self._stopping = threading.Event()
+        self._worker: Worker | None = None
         self._thread: threading.Thread | None = None
 
     @property
     def name(self) -> str:
         """The name that it was given, or where its source is."""
         return self.given_name or self.source.url
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs in the background."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def progress(self) -> dict[str, Progress]:
+        """How far the snapshot of each table is, while it runs."""
+        worker = self._worker
+        return {} if worker is None else dict(worker.state.tables)
+
+    @property
+    def checkpoint(self) -> str:
+        """The name of its checkpoint in the log.
+
+        Raises:
+            CaptureError: It has no name of its own, and its source, which tells it, cannot be reached.
+        """
+        return f"capture:{self.given_name or self.source.identity()}"
 
     def stream(self, table: str) -> str:
         """The stream of a table's changes: its name after the prefix, with characters that no stream name may
@@ -164,7 +185,7 @@ class Capture:
     def snapshot(self, log: Log, table: str) -> None:
         """Read a table again: its rows come as READs once more, after a TRUNCATE, and no other table is touched.
         A running capture does it within seconds, another one when it is run next."""
-        ask_to_read_again(log, f"capture:{self.given_name or self.source.identity()}", table)
+        ask_to_read_again(log, self.checkpoint, table)
 
     def start(self, log: Log, *, resync: bool = False) -> None:
         """Run in the background. When this returns, the snapshot of each table has begun: what a program does
@@ -173,7 +194,7 @@ class Capture:
         Raises:
             CaptureError: The source cannot be captured.
         """
-        if self._thread is not None and self._thread.is_alive():
+        if self.running:
             raise UsageError("this capture is running already", hint="Stop it first")
         self._stopping.clear()
         self.error = None
@@ -221,6 +242,7 @@ class Capture:
         pause = PAUSE
         try:
             worker.take()
+            self._worker = worker
             while not self._stopping.is_set():
                 try:
                     with worker.visit():

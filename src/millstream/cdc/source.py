@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from ..log.staging import encode_metadata
+from .findings import Backlog, Finding
 from .shape import Shape
 
 
@@ -40,12 +41,14 @@ class Progress(msgspec.Struct, kw_only=True):
         cursor: Where the next page begins: the last row's address; None before the first page.
         rows: Rows read so far.
         again: The log holds rows of this table that may be gone: say TRUNCATE before the first page.
+        expected: How many rows the source thinks there are; 0 if it does not say.
     """
 
     done: bool = False
     cursor: list[Any] | None = None
     rows: int = 0
     again: bool = False
+    expected: int = 0
 
     @property
     def begun(self) -> bool:
@@ -191,3 +194,15 @@ class Source(Protocol):
 
     def uninstall(self) -> None:
         """Remove everything that captures made in it."""
+
+    def check(self) -> list[Finding]:
+        """What in its settings a capture cannot live with, or had better not."""
+
+    def backlog(self, state: State | None, position: int, seconds: float, room: int | None) -> Backlog | None:
+        """What it keeps for a capture that has come to a position; None when it keeps nothing for it.
+
+        Args:
+            state: The capture's state; None for one that never ran.
+            seconds: How long to watch how fast the source grows.
+            room: Bytes that its disk has left, if that is known.
+        """

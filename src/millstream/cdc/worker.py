@@ -77,7 +77,7 @@ class Worker:
         source, log = self.capture.source, self.log
         if log.path and source.url == f"sqlite:///{os.path.abspath(log.path)}":
             raise UsageError("a log cannot capture its own file", hint="Keep the captured tables in another file")
-        self.name = f"capture:{self.capture.given_name or source.identity()}"
+        self.name = self.capture.checkpoint
         self.checkpoint, self.state = self._take(self.name)
 
     @contextmanager

@@ -16,6 +16,7 @@ from . import (
     append,
     archive,
     backup,
+    cdc,
     compact,
     copy,
     forget,
@@ -204,6 +205,11 @@ _add("forget", forget.forget)
 _add("retain", retain.retain)
 _add("trim", trim.trim)
 _add("archive", archive.archive)
+
+_cdc = typer.Typer(help="Capture the changes of a database, and look after that.", rich_markup_mode="rich")
+for _name in ("check", "run", "status", "doctor", "snapshot", "remove"):
+    _add(_name, getattr(cdc, _name), _cdc)
+app.add_typer(_cdc, name="cdc")
 
 _postgres = typer.Typer(help="Look after a log in PostgreSQL.", rich_markup_mode="rich")
 _add("grants", postgres.grants, _postgres)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .output import note
 
@@ -32,6 +32,77 @@ def moving(what: str, *, follow: bool = False) -> Iterator[Callable[[Progress], 
             yield show
     else:
         yield _Lines(what, follow)
+
+
+Snapshots = Mapping[str, Any]
+"""By table, how far its snapshot is: ``done``, ``rows`` and how many are ``expected``."""
+
+
+@contextmanager
+def reading() -> Iterator[Callable[[Snapshots, int, Exception | None], None]]:
+    """What to call now and then while a capture runs: shows each snapshot's rows, rate and time left, and then how
+    many events came."""
+    if not sys.stderr.isatty():
+        yield _Reading()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}")
+    rates = _Rates()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+        stream = bar.add_task("changes", total=None, said="")
+
+        def show(tables: Snapshots, events: int, trouble: Exception | None) -> None:
+            for name, each in tables.items():
+                if each.done and name not in tasks:
+                    continue
+                if name not in tasks:
+                    tasks[name] = bar.add_task(name, total=None, said="")
+                total = max(each.expected, each.rows) or None
+                bar.update(tasks[name], completed=each.rows, total=total, said=rates.way(name, each))
+            bar.update(stream, said=f"waiting: {trouble}" if trouble else f"{events:,} events")
+
+        yield show
+
+
+class _Rates:
+    def __init__(self) -> None:
+        self._began: dict[str, tuple[float, int]] = {}
+
+    def way(self, name: str, each: Any) -> str:
+        since, rows = self._began.setdefault(name, (time.monotonic(), each.rows))
+        rate = (each.rows - rows) / max(time.monotonic() - since, 0.001)
+        text = f"{each.rows:,} rows, {rate:,.0f}/s"
+        if each.done or not rate or each.expected <= each.rows:
+            return text
+        return f"{text}, {_clock((each.expected - each.rows) / rate)} left"
+
+
+class _Reading:
+    def __init__(self) -> None:
+        self._rates = _Rates()
+        self._said = time.monotonic()
+        self._done: set[str] | None = None
+        self._trouble = ""
+
+    def __call__(self, tables: Snapshots, events: int, trouble: Exception | None) -> None:
+        done = {name for name, each in tables.items() if each.done}
+        told = "" if trouble is None else str(trouble)
+        if told != self._trouble:
+            self._trouble = told
+            if told:
+                note(f"waiting: {told}")
+        for name in sorted(done - self._done) if self._done is not None else []:
+            note(f"{name}: snapshot done, {tables[name].rows:,} rows")
+        self._done = done
+        if time.monotonic() - self._said >= _LINES_EVERY:
+            self._said = time.monotonic()
+            for name in tables.keys() - done:
+                note(f"{name}: {self._rates.way(name, tables[name])}")
+            if tables and len(done) == len(tables):
+                note(f"{events:,} events")
 
 
 class _Bar(Protocol):

@@ -355,6 +355,7 @@ class PostgresSession:
         whole = []
         for name in left:
             table, progress = self.tables[name], self.state.tables[name]
+            progress.expected = table.rows
             if relations[name].shape.key and (table.size > WHOLE_BYTES or progress.cursor or name in self._again):
                 self._touched[name] = []
                 self._chunks[name] = Chunks(

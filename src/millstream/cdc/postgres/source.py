@@ -10,9 +10,10 @@ import msgspec
 
 from ...errors import CaptureError
 from ...storage.postgres.place import parse_url, quote_name
+from ..findings import Backlog, Finding
 from ..shape import Shape
 from ..source import Options, Progress, State
-from . import slots
+from . import health, slots
 from .catalog import Catalog, Connection, SourceTable, connect
 from .faults import source_errors
 from .replication import Replication, lsn_text, parse_lsn
@@ -58,6 +59,19 @@ class PostgresSource:
             sql = "select pubname from pg_publication where pubname ~ '^millstream_[0-9a-f]{12}(_inserts)?$'"
             for row in connection.execute(sql).fetchall():
                 connection.execute(f"drop publication if exists {quote_name(row['pubname'])}")
+
+    def check(self) -> list[Finding]:
+        """What in the server's settings, or about its tables, stands in a capture's way."""
+        with self.connected() as connection:
+            return health.check(connection, self.tables, self.options.publication)
+
+    def backlog(self, state: State | None, position: int, seconds: float, room: int | None) -> Backlog | None:
+        """What the capture's slot holds back."""
+        slot = self.options.slot or (state and state.source.get("slot"))
+        if slot is None:
+            return None
+        with self.connected() as connection:
+            return health.backlog(connection, str(slot), seconds, room)
 
     @contextmanager
     def session(self, position: int, state: State, *, resync: bool) -> Iterator[tuple[PostgresSession, int, State]]:

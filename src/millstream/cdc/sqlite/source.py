@@ -15,6 +15,7 @@ import msgspec
 from ...errors import CaptureError, UsageError
 from ...events import Event
 from ..change import SnapshotCompleted
+from ..findings import Backlog, Finding
 from ..source import Batch, Options, Piece, Progress, State, pieces_of
 from ..values import encode_any
 from . import install
@@ -84,6 +85,36 @@ class SQLiteSource:
         """Remove every trigger and table that captures made in the file."""
         with self._connected() as db:
             install.uninstall(db)
+
+    def check(self) -> list[Finding]:
+        """Whether the file can be captured."""
+        found = []
+        with self._connected() as db:
+            known = table_names(db)
+            (mode,) = db.execute("PRAGMA journal_mode").fetchone()
+        found += [
+            Finding("error", f"there is no table {name}", "Check its name")
+            for name in self.tables or ()
+            if name not in known
+        ]
+        if not os.access(self.path, os.W_OK):
+            found.append(Finding("error", "the file is read-only", "Let this user write it: a capture adds triggers"))
+        if mode != "wal":
+            about = f"journal_mode is {mode}: who reads and who writes wait for each other"
+            found.append(Finding("note", about, "PRAGMA journal_mode = WAL"))
+        return found
+
+    def backlog(self, state: State | None, position: int, seconds: float, room: int | None) -> Backlog | None:
+        """The changes that wait in the file."""
+        with self._connected() as db:
+            if not install.installed(db):
+                return None
+            kept = int(db.execute(f"SELECT count(*) FROM {CHANGES}").fetchone()[0])
+            before = install.newest(db)
+            time.sleep(seconds)
+            rate = (install.newest(db) - before) / seconds if seconds else 0.0
+        holder = state.slot if state is not None else CHANGES
+        return Backlog(holder, None, kept, max(before - position, 0), "changes", rate, None)
 
     @contextmanager
     def session(self, position: int, state: State, *, resync: bool) -> Iterator[tuple[SQLiteSession, int, State]]:
