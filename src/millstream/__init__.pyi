@@ -123,6 +123,7 @@ from .errors import DatabaseError as DatabaseError
 from .errors import ConstraintViolated as ConstraintViolated
 from .errors import InvalidQuery as InvalidQuery
 from .errors import CaptureError as CaptureError
+from .errors import CaptureWarning as CaptureWarning
 from .errors import NotCapturedYet as NotCapturedYet
 from .errors import SourceUnavailable as SourceUnavailable
 from .cqrs.errors import DuplicateHandler as DuplicateHandler

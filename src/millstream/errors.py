@@ -679,6 +679,10 @@ class CaptureError(MillstreamError):
     code = "capture"
 
 
+class CaptureWarning(UserWarning):
+    """A capture's source holds back more for it than it was told to accept."""
+
+
 class SourceUnavailable(CaptureError):
     """The captured database cannot be reached now; a running capture tries again, with pauses."""
 

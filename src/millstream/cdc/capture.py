@@ -36,10 +36,11 @@ def capture(
     lock_timeout: float = 10.0,
     slot: str | None = None,
     publication: str | None = None,
+    outbox: str | None = None,
     heartbeat: float = 10.0,
     slot_limit: int | None = None,
+    drop_slot: bool = False,
     failover: bool = False,
-    outbox: str | None = None,
     chunk_rows: int = 50_000,
 ) -> Capture:
     """Capture the changes of a database.
@@ -48,15 +49,28 @@ def capture(
     (operation READ), then every change with the row before and after.
 
     Args:
-        url: ``sqlite:///shop.sqlite`` (relative) or ``sqlite:////data/shop.sqlite`` (absolute).
-        tables: The tables to capture; None for all ordinary tables.
+        url: ``postgresql://user@host/shop``, ``sqlite:///shop.sqlite`` (relative) or ``sqlite:////data/shop.sqlite``
+            (absolute).
+        tables: The tables to capture; None for all ordinary tables. Outside of PostgreSQL's schema ``public``:
+            ``sales.orders``.
         name: Names the capture in the log; by default the source's own id, so that a source is captured once
-            in a log, wherever its file lies. Give one to capture one source twice, with other tables.
+            in a log, wherever it lies. Give one to capture one source twice, with other tables.
         prefix: What the streams' names begin with, when several databases have tables of one name.
-        lock_timeout: Seconds to wait for a source that another program holds locked.
+        lock_timeout: Seconds to wait for a source that another program holds locked, or that cannot be reached.
+        slot, publication: PostgreSQL: use these, which must be there, instead of making some.
+        outbox: PostgreSQL: a table whose inserted rows are events for other streams: its columns ``stream``, ``type``
+            and ``data`` (a JSON object) say which.
+        heartbeat: PostgreSQL: seconds after which the place that was reached is noted though nothing was captured, so
+            that an idle table does not hold back the server's log.
+        slot_limit: PostgreSQL: bytes of its log that the server may hold back for this capture; more is a
+            `CaptureWarning`.
+        drop_slot: When it is more, drop the slot: the server's disk is saved, and the capture needs a resync.
+        failover: PostgreSQL 17 and later: the slot is to be kept at standbys, too.
+        chunk_rows: PostgreSQL: how many rows of a big table are read at once.
 
     Raises:
         UsageError: The URL or the tables cannot be used.
+        MissingExtra: The source needs a package that is not installed.
 
     Example:
         >>> from millstream.cdc import capture
@@ -69,8 +83,8 @@ def capture(
     if chosen == ():
         raise UsageError("tables= is empty", hint="Name the tables to capture, or leave it out to capture all")
     options = Options(
-        tables=chosen, lock_timeout=lock_timeout, slot=slot, publication=publication, heartbeat=heartbeat,
-        slot_limit=slot_limit, failover=failover, outbox=outbox, chunk_rows=chunk_rows,
+        tables=chosen, lock_timeout=lock_timeout, slot=slot, publication=publication, outbox=outbox,
+        heartbeat=heartbeat, slot_limit=slot_limit, drop_slot=drop_slot, failover=failover, chunk_rows=chunk_rows,
     )  # fmt: skip
     return Capture(_source(url, options), name=name, prefix=prefix)
 

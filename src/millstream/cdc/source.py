@@ -27,6 +27,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     publication: str | None = None
     heartbeat: float = 10.0
     slot_limit: int | None = None
+    drop_slot: bool = False
     failover: bool = False
     outbox: str | None = None
     chunk_rows: int = 50_000

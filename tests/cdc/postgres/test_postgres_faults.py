@@ -79,6 +79,18 @@ def test_a_slot_that_the_server_has_given_up(own_server: Callable[..., PostgresS
         shop.close()
 
 
+def test_a_slot_that_holds_back_too_much_is_told_or_dropped(users: Database) -> None:
+    users.capture("users").catch_up(users.log)
+    users.sql("insert into users select g, 'e', 'n' from generate_series(1, 2000) g")
+    with pytest.warns(ms.CaptureWarning, match="holds back"):
+        users.capture("users", slot_limit=1000).catch_up(users.log)
+    with pytest.raises(ms.CaptureError, match="its slot was dropped"):
+        users.capture("users", slot_limit=1000, drop_slot=True).catch_up(users.log)
+    assert users.rows("select 1 from pg_replication_slots where database = current_database()") == []
+    users.sql("delete from users where id < 1000")
+    resynced(users, "is gone")
+
+
 def test_a_slot_of_another_kind_or_database(users: Database) -> None:
     users.sql("select pg_create_physical_replication_slot('physical')")
     try:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import psycopg
 
-from ...errors import CaptureError, SourceUnavailable
+from ...errors import CaptureError, CaptureWarning, SourceUnavailable
 from ...time import from_micros
 from ..change import Change, SnapshotCompleted
 from ..points import reach
 from ..shape import Shape
 from ..source import Batch, Piece, Progress, State, pieces_of
+from . import slots
 from .assemble import Assembler, Committed
 from .catalog import Catalog, SourceTable, connect
 from .faults import fault
@@ -71,6 +73,7 @@ class PostgresSession:
         """What was given to be committed."""
         self._durable = 0
         self._moved_at = time.monotonic()
+        self._watched_at = 0.0
         self._whole: WholeTables | None = None
         self._chunks: dict[str, Chunks] = {}
         self._touched: dict[str, list[tuple[int, list[bytes]]]] = {}
@@ -138,6 +141,28 @@ class PostgresSession:
         due = self.assembler.server_position > self._position and self._is_due()
         return due or replication.waiting(0)
 
+    def _watch(self) -> None:
+        """Look now and then at how much of its log the server holds back for the slot.
+
+        Raises:
+            CaptureError: It is more than the limit, and the slot was dropped, as was asked for.
+        """
+        limit, now = self.source.options.slot_limit, time.monotonic()
+        if limit is None or now - self._watched_at < self.source.options.heartbeat:
+            return
+        self._watched_at = now
+        slot = slots.find_slot(self.catalog.connection, self.about["slot"])
+        kept = int(slot["retained"] or 0) if slot is not None else 0
+        if kept <= limit:
+            return
+        about = f"{self.source.url}: the server holds back {kept:,} bytes for this capture, more than {limit:,}"
+        if not self.source.options.drop_slot:
+            warnings.warn(f"{about}. See what keeps it: millstream cdc doctor", CaptureWarning, stacklevel=2)
+            return
+        self._disconnect()
+        slots.drop_slot(self.catalog.connection, self.about["slot"])
+        raise CaptureError(f"{about}, so its slot was dropped", hint=slots.RESYNC)
+
     def _is_due(self) -> bool:
         return time.monotonic() - self._moved_at >= self.source.options.heartbeat
 
@@ -201,6 +226,7 @@ class PostgresSession:
             if batch is not None:
                 return batch
             self._publishing = None
+        self._watch()
         replication = self.replication or self._connect(position)
         if self._whole is None and not self._chunks:
             self._begin_snapshots(position)
