@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -14,11 +16,13 @@ from ..change import SchemaChanged
 from ..shape import Column, Shape
 from ..source import Piece, Progress, pieces_of
 from ..values import encode_any
-from .encode import Line, encoder, row_class
+from .encode import Line, Values, encoder, row_class
 from .install import Layout
 from .schema import Table
 from .triggers import DELETE, INSERT, RESHAPED, STARTED, UPDATE
 
+_LAYOUT_AND_OP = itemgetter(1, 2)
+_FIRST = itemgetter(0)
 _JULIAN_EPOCH = 2440587.5
 _DAY_MS = 86_400_000
 
@@ -66,55 +70,46 @@ class Decoder:
     def add(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Take rows of the change table: id, layout, op, time, values."""
         encode = encoder(rows, 4)
-        name, n, w = "", 0, 0
-        make = row_class(())
-        events: list[Line | SchemaChanged] | None = None
-        ranges: list[list[int]] = []
-        progress = Progress(done=True)
-        keyless = False
-        current = -1
-        for row in rows:
-            id, layout_id, op, at = row[:4]
-            if layout_id != current:
-                current = layout_id
-                layout = self.layouts[layout_id]
-                name, n, w = layout.name, len(layout.table.columns), layout.table.width
-                make = row_class(layout.table.columns)
-                events = None
-                if name in self.tables:
-                    parts = self.parts.setdefault(name, [])
-                    if not parts or parts[-1].layout != layout_id:
-                        parts.append(_Part(layout_id, shape_of(layout.table), [], []))
-                    events, ranges = parts[-1].events, parts[-1].ranges
-                    progress = self.progress.setdefault(name, Progress())
-                    keyless = not layout.table.key
-            if events is None:
+        for (layout_id, op), stretch in groupby(rows, key=_LAYOUT_AND_OP):
+            layout = self.layouts[layout_id]
+            name, table = layout.name, layout.table
+            if name not in self.tables:
                 continue
+            progress = self.progress.setdefault(name, Progress())
             if op == STARTED:
-                progress.restart()
+                for _ in stretch:
+                    progress.restart()
                 continue
             if not progress.begun and not progress.again:
                 continue  # the first page will show it
-            if keyless and not progress.done and op != RESHAPED:
-                found = _as_read(row, op, n, w, progress.cursor)
-                if found is None:
-                    continue
-                op, row = found
-            if ranges and ranges[-1][1] == id - 1:
-                ranges[-1][1] = id
+            if not table.key and not progress.done and op != RESHAPED:
+                changes = [_as_read(row, op, len(table.columns), table.width, progress.cursor) for row in stretch]
+                for op_seen, some in groupby([c for c in changes if c is not None], key=_FIRST):
+                    self._add(layout, op_seen, [row for _, row in some], encode)
             else:
-                ranges.append([id, id])
-            time = moment(at)
-            if op == UPDATE:
-                before, after = make(*encode(row[4 : 4 + n])), make(*encode(row[4 + w : 4 + w + n]))
-                events.append(Line("UPDATE", name, before, after, time))
-            elif op == INSERT:
-                events.append(Line("INSERT", name, None, make(*encode(row[4 : 4 + n])), time))
-            elif op == DELETE:
-                events.append(Line("DELETE", name, make(*encode(row[4 : 4 + n])), None, time))
-            else:
-                assert op == RESHAPED
-                events.append(self._reshaped(self.layouts[layout_id], row, time))
+                self._add(layout, op, list(stretch), encode)
+
+    def _add(self, layout: Layout, op: int, rows: list[tuple[Any, ...]], encode: Callable[[Values], Values]) -> None:
+        """Neighbouring rows of one layout that say the same of theirs."""
+        name, n, w = layout.name, len(layout.table.columns), layout.table.width
+        parts = self.parts.setdefault(name, [])
+        if not parts or parts[-1].layout != layout.id:
+            parts.append(_Part(layout.id, shape_of(layout.table), [], []))
+        part, make = parts[-1], row_class(layout.table.columns)
+        _note(part.ranges, rows)
+        before, after = slice(4, 4 + n), slice(4 + w, 4 + w + n)
+        if op == UPDATE:
+            part.events += [
+                Line("UPDATE", name, make(*encode(row[before])), make(*encode(row[after])), moment(row[3]))
+                for row in rows
+            ]
+        elif op == INSERT:
+            part.events += [Line("INSERT", name, None, make(*encode(row[before])), moment(row[3])) for row in rows]
+        elif op == DELETE:
+            part.events += [Line("DELETE", name, make(*encode(row[before])), None, moment(row[3])) for row in rows]
+        else:
+            assert op == RESHAPED
+            part.events += [self._reshaped(layout, row, moment(row[3])) for row in rows]
 
     def _reshaped(self, layout: Layout, row: tuple[Any, ...], time: datetime) -> SchemaChanged:
         """A RESHAPED mark: its values are the defaults of the columns that were added, which stand last."""
@@ -136,6 +131,17 @@ class Decoder:
             for part in parts
             for piece in pieces_of(name, part.shape, part.events, {**metadata, "changes": part.ranges})
         ]
+
+
+def _note(ranges: list[list[int]], rows: list[tuple[Any, ...]]) -> None:
+    """Add the numbers of some rows to ranges."""
+    first, last = rows[0][0], rows[-1][0]
+    numbers = [[first, last]] if last - first + 1 == len(rows) else [[row[0], row[0]] for row in rows]
+    for low, high in numbers:
+        if ranges and ranges[-1][1] == low - 1:
+            ranges[-1][1] = high
+        else:
+            ranges.append([low, high])
 
 
 def _as_read(

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote as url_quote
@@ -121,8 +122,11 @@ class SQLiteSource:
         """Open the file; see `Source`."""
         with self._connected() as db:
             session = SQLiteSession(self, db, state.slot)
-            position, state = session.open(position, state, resync=resync)
-            yield session, position, state
+            try:
+                position, state = session.open(position, state, resync=resync)
+                yield session, position, state
+            finally:
+                session.close()
 
 
 class SQLiteSession:
@@ -139,6 +143,8 @@ class SQLiteSession:
         self._data_version = -1
         self._acknowledged = 0
         self._pruned_at = 0.0
+        self._pruner = ThreadPoolExecutor(1, thread_name_prefix="millstream-prune")
+        self._pruning: Future[int] | None = None
         self._file = _file_id(source.path)
 
     # --- opening --------------------------------------------------------------------------------------
@@ -307,38 +313,57 @@ class SQLiteSession:
     # --- forgetting -----------------------------------------------------------------------------------
 
     def acknowledge(self, position: int, *, now: bool = False) -> None:
-        """Prune what the log holds, in steps that let writers in between.
+        """Prune what the log holds, in steps that let writers in between, beside what else is done here.
 
         A busy source is not waited for: it is pruned at a later time.
         """
-        due = time.monotonic() - self._pruned_at >= PRUNE_EVERY
-        if position <= self._acknowledged or not (now or due or position - self._acknowledged >= 50 * PRUNE_ROWS):
+        self._settle(wait=now)
+        due = now or time.monotonic() - self._pruned_at >= PRUNE_EVERY
+        if position <= self._acknowledged or self._pruning is not None:
             return
-        with source_errors(self.source.path):
-            self.db.execute("PRAGMA busy_timeout = 0")
-            try:
-                while self._prune(position):
-                    time.sleep(0.001)
-                self._acknowledged = position
-            except sqlite3.OperationalError as error:
-                if "locked" not in str(error) and "busy" not in str(error):
-                    raise
-            finally:
-                self.db.execute(f"PRAGMA busy_timeout = {int(self.source.lock_timeout * 1000)}")
-                self._pruned_at = time.monotonic()
+        if due or position - self._acknowledged >= 10 * PRUNE_ROWS:
+            self._pruned_at = time.monotonic()
+            self._pruning = self._pruner.submit(self._prune_all, position)
+            self._settle(wait=now)
 
-    def _prune(self, position: int) -> bool:
+    def _settle(self, *, wait: bool) -> None:
+        """Take note of how far the pruning has come, if it has ended."""
+        if self._pruning is not None and (wait or self._pruning.done()):
+            pruning, self._pruning = self._pruning, None
+            with source_errors(self.source.path):
+                self._acknowledged = max(self._acknowledged, pruning.result())
+
+    def close(self) -> None:
+        """End what goes on beside."""
+        self._pruner.shutdown()
+
+    def _prune_all(self, position: int) -> int:
+        """Prune up to a position; how far it came."""
+        db = self.source.connect()
+        try:
+            db.execute("PRAGMA busy_timeout = 0")
+            while self._prune(db, position):
+                time.sleep(0.001)
+            return position
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) and "busy" not in str(error):
+                raise
+            return 0
+        finally:
+            db.close()
+
+    def _prune(self, db: sqlite3.Connection, position: int) -> bool:
         """One step; whether there is more to do."""
-        with install.writing(self.db):
-            self.db.execute(f"UPDATE {SLOTS} SET acknowledged = ? WHERE name = ?", (position, self.slot))
-            (done,) = self.db.execute(f"SELECT min(acknowledged) FROM {SLOTS}").fetchone()
+        with install.writing(db):
+            db.execute(f"UPDATE {SLOTS} SET acknowledged = ? WHERE name = ?", (position, self.slot))
+            (done,) = db.execute(f"SELECT min(acknowledged) FROM {SLOTS}").fetchone()
             # The newest change stays, so that ids never start again from 1.
-            oldest, newest = self.db.execute(
+            oldest, newest = db.execute(
                 f"SELECT (SELECT min(id) FROM {CHANGES}), (SELECT max(id) FROM {CHANGES})"
             ).fetchone()
             upto = min(done, newest - 1, oldest + PRUNE_ROWS - 1)
             if upto >= oldest:
-                self.db.execute(f"DELETE FROM {CHANGES} WHERE id <= ?", (upto,))
+                db.execute(f"DELETE FROM {CHANGES} WHERE id <= ?", (upto,))
         return bool(upto < min(done, newest - 1))
 
 
