@@ -1,8 +1,9 @@
 """For tests of what is built on Millstream: given/when/then, a clock, crashes, servers, and what a log must fulfil."""
 
 from .clock import FakeClock
+from .converged import assert_converged
 from .crash import crash_at
 from .postgres import PostgresServer
 from .scenario import Outcome, Scenario, given
 
-__all__ = ["FakeClock", "Outcome", "PostgresServer", "Scenario", "crash_at", "given"]
+__all__ = ["FakeClock", "Outcome", "PostgresServer", "Scenario", "assert_converged", "crash_at", "given"]

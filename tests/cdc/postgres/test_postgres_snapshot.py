@@ -175,3 +175,68 @@ def test_all_tables_of_a_snapshot_show_one_moment(shop: Database) -> None:
         for t in "ab"
     }
     assert read["a"] == read["b"] != set()
+
+
+def test_columns_that_change_while_a_table_is_read_in_chunks(shop: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millstream.cdc.postgres.session.WHOLE_BYTES", 0)
+    shop.sql("create table t (id int primary key, a text, b text)")
+    shop.sql("insert into t select g, 'a' || g, 'b' from generate_series(1, 2000) g")
+    made = shop.capture("t", chunk_rows=50)
+    made.start(shop.log)
+    deadline = time.monotonic() + 20
+    while shop.log.version("t") < 200 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    shop.sql("alter table t drop b, add c int default 7", "update t set a = 'new' where id in (1, 1999)")
+    made.stop()
+    shop.capture("t", chunk_rows=50).catch_up(shop.log)
+    shop.capture("t", chunk_rows=50).catch_up(shop.log)
+    found = sorted((row["id"], row["a"], row.get("c", 7)) for row in replay(shop.log, "t", ("id",)))
+    assert found == shop.rows("select id, a, c from t order by id")
+    changed = [e for e in shop.events("t") if isinstance(e, ms.SchemaChanged)]
+    assert [(e.added, e.dropped) for e in changed] == [({"c": 7}, ["b"])]
+
+
+def test_a_publication_that_tells_some_columns_and_rows_is_the_snapshots_measure(shop: Database) -> None:
+    shop.sql("create table t (id int primary key, a int, secret text)")
+    shop.sql("insert into t values (1, 1, 'x'), (2, 5, 'y')")
+    shop.sql("create publication part for table t (id, a) where (id > 1)")
+    made = shop.capture("t", publication="part")
+    made.catch_up(shop.log)
+    shop.sql("insert into t values (3, 7, 'z')", "insert into t values (0, 0, '')")
+    made.catch_up(shop.log)
+    assert replay(shop.log, "t", ("id",)) == [{"id": 2, "a": 5}, {"id": 3, "a": 7}]
+    assert not [e for e in shop.events("t") if isinstance(e, ms.SchemaChanged)]
+
+
+def test_a_table_whose_identity_is_an_index_is_known_by_it(shop: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millstream.cdc.postgres.session.WHOLE_BYTES", 0)
+    shop.sql("create table t (id int primary key, email text not null)", "create unique index e on t (email)")
+    shop.sql("alter table t replica identity using index e", "insert into t values (1, 'a'), (2, 'b'), (3, 'c')")
+    made = shop.capture("t", chunk_rows=2)
+    made.catch_up(shop.log)
+    shop.sql("delete from t where id = 2", "update t set email = 'z' where id = 3", "update t set id = 9 where id = 1")
+    made.catch_up(shop.log)
+    found = sorted(replay(shop.log, "t", ("email",)), key=lambda row: row["id"])
+    assert found == [{"id": 3, "email": "z"}, {"id": 9, "email": "a"}]
+
+
+def test_a_table_with_a_new_name_is_read_again_in_its_stream(shop: Database) -> None:
+    shop.sql("create table t (id int primary key)", "insert into t values (1)")
+    made = shop.capture("t")
+    made.catch_up(shop.log)
+    shop.sql("alter table t rename to u", "insert into u values (2)")
+    made.snapshot(shop.log, "t")
+    made.catch_up(shop.log)
+    assert replay(shop.log, "t", ("id",)) == [{"id": 1}, {"id": 2}]
+    assert shop.log.version("u") == 0
+
+
+def test_a_capture_with_an_outbox_begins_in_the_background(shop: Database) -> None:
+    shop.sql("create table outbox (id int generated always as identity primary key, stream text, type text, data json)")
+    shop.sql("""insert into outbox (stream, type, data) values ('o-1', 'Before', '{}')""")
+    made = shop.capture("outbox", outbox="outbox")
+    made.start(shop.log)
+    shop.sql("""insert into outbox (stream, type, data) values ('o-1', 'Placed', '{"n": 1}')""")
+    placed = next(iter(shop.log.follow("o-1", timeout=10)))
+    made.stop()
+    assert (placed.type, placed.data) == ("Placed", {"n": 1})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -54,7 +54,7 @@ where i.indexrelid = (
     select indexrelid from pg_index where indrelid = $1 and indisunique and indpred is null and indimmediate
     and not exists (select from unnest(indkey::int2[]) n left join pg_attribute x
         on x.attrelid = indrelid and x.attnum = n where n = 0 or not x.attnotnull)
-    order by indisprimary desc, indisreplident desc, indexrelid limit 1)
+    order by indisreplident desc, indisprimary desc, indexrelid limit 1)
 and k.place <= i.indnkeyatts
 order by k.place
 """
@@ -62,6 +62,12 @@ order by k.place
 
 _NAMES = """
 select format_type(t, m) as name from unnest($1::oid[], $2::int4[]) with ordinality as x (t, m, n) order by n
+"""
+
+
+_PUBLISHED = """
+select attnames::text[] as names, rowfilter as condition from pg_publication_tables
+where pubname = any($1) and schemaname = $2 and tablename = $3 order by pubname
 """
 
 
@@ -85,10 +91,12 @@ class SourceTable(msgspec.Struct, frozen=True):
     keyed: bool
     persistent: bool
     readable: bool
+    captured: str | None = None
+    """The name that it was captured under, if it got another one since."""
 
     @property
     def name(self) -> str:
-        return table_name(self.schema, self.relname)
+        return self.captured or table_name(self.schema, self.relname)
 
     @property
     def quoted(self) -> str:
@@ -161,16 +169,19 @@ class Catalog:
         return self.connection.execute(_COLUMNS, (id,)).fetchall()
 
     def key(self, id: int) -> tuple[str, ...]:
-        """The columns of a table's primary key, or else of an index that is unique and without NULLs; or none."""
+        """The columns of a table's replica identity, if that is an index, or of its primary key, or else of an index
+        that is unique and without NULLs; or none."""
         return tuple(row["name"] for row in self.connection.execute(_KEY, (id,)))
 
-    def streamed_columns(self, table: SourceTable, *, generated: bool) -> list[dict[str, Any]]:
-        """The columns that the stream tells: all but those that are computed.
-
-        Args:
-            generated: The publication tells stored generated columns, too.
-        """
-        return [c for c in self.columns(table.id) if not c["generated"] or (generated and c["generated"] == "s")]
+    def published(self, table: SourceTable, publications: Sequence[str]) -> tuple[list[dict[str, Any]], str | None]:
+        """The columns that the stream tells of a table, and the condition on its rows, if there is one."""
+        columns = self.columns(table.id)
+        if self.connection.info.server_version >= 150_000:
+            rows = self.connection.execute(_PUBLISHED, (list(publications), table.schema, table.relname)).fetchall()
+            for row in rows[:1]:
+                told = set(row["names"] or ())
+                return [column for column in columns if column["name"] in told], row["condition"]
+        return [column for column in columns if not column["generated"]], None
 
     def relation(
         self, id: int, schema: str, name: str, table: str, identity: str, columns: list[tuple[str, int, int, bool]]
@@ -195,16 +206,18 @@ class Catalog:
         # The key was renamed meanwhile: the stream itself says what it was.
         return tuple(c.name for c in columns if c.in_identity) if identity in "di" else ()
 
-    def relation_of(self, table: SourceTable, *, generated: bool) -> Relation:
+    def relation_of(self, table: SourceTable, publications: Sequence[str]) -> Relation:
         """The relation that the stream will describe for a table, as it is now."""
-        columns = self.streamed_columns(table, generated=generated)
+        columns, condition = self.published(table, publications)
         types = self.types(column["type"] for column in columns)
         key = self.key(table.id)
         made = tuple(
             RelationColumn(c["name"], types[c["type"]], c["type_name"], table.identity == "f" or c["name"] in key)
             for c in columns
         )
-        return make_relation(table.id, table.schema, table.relname, table.name, table.identity, made, key)
+        relation = make_relation(table.id, table.schema, table.relname, table.name, table.identity, made, key)
+        relation.condition = condition
+        return relation
 
 
 def _table(row: dict[str, Any]) -> SourceTable:

@@ -15,6 +15,7 @@ from ..shape import Shape
 from ..source import MAX_EVENTS, Piece, encode_lines
 from .assemble import NO_TIME, Committed, Message, Part, time_text
 from .catalog import Catalog
+from .relation import Relation
 from .types import converter
 
 MESSAGE_PREFIX = "millstream"
@@ -112,18 +113,18 @@ class Publisher:
             return False
         if not wanted(relation.table, tx.xid):
             return False
-        known = self.shapes.get(relation.table)
-        if known != relation.shape:
-            if known is not None and known.columns != relation.shape.columns:
-                event = self._schema_change(part, known, tx)
-                found.append(
-                    Piece(
-                        relation.table, encode_lines([event]), 1, relation.shape, "SchemaChanged",
-                        self._about(tx, []), tx.micros,
-                    )
-                )  # fmt: skip
-            self.shapes[relation.table] = relation.shape
+        found += self.reshaped(relation, self._about(tx, []), tx.micros)
         return True
+
+    def reshaped(self, relation: Relation, about: bytes | None, micros: int) -> list[Piece]:
+        """What has become of a table's columns, if its rows have another shape from here on."""
+        known = self.shapes.get(relation.table)
+        self.shapes[relation.table] = relation.shape
+        if known is None or known.columns == relation.shape.columns:
+            return []
+        event = self._schema_change(relation, known, micros)
+        lines = encode_lines([event])
+        return [Piece(relation.table, lines, 1, relation.shape, "SchemaChanged", about, micros)]
 
     def _piece(self, part: Part, tx: Committed, body: bytes, count: int, ranges: list[list[int]]) -> Piece:
         if tx.parts and NO_TIME[:1] in body:
@@ -141,8 +142,7 @@ class Publisher:
 
     # --- columns ------------------------------------------------------------------------------------------
 
-    def _schema_change(self, part: Part, old: Shape, tx: Committed) -> SchemaChanged:
-        relation = part.relation
+    def _schema_change(self, relation: Relation, old: Shape, micros: int) -> SchemaChanged:
         new = relation.shape
         was = {column.name: column for column in old.columns}
         now = {column.name: column for column in new.columns}
@@ -167,7 +167,7 @@ class Publisher:
             table=relation.table,
             columns=list(new.names),
             added=values,
-            timestamp=from_micros(tx.micros),
+            timestamp=from_micros(micros),
             dropped=dropped,
             renamed=renamed,
             retyped=retyped,

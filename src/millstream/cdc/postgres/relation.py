@@ -54,10 +54,8 @@ class Relation(msgspec.Struct):
     insert: DecodeRow
     update: DecodeRow
     delete: DecodeRow
-
-    def same_columns(self, other: Relation) -> bool:
-        """Whether another relation decodes to rows of the same shape."""
-        return self.shape == other.shape
+    condition: str | None = None
+    """What the publication demands of rows that it tells, in SQL."""
 
 
 def make_relation(

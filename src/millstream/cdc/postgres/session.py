@@ -11,13 +11,14 @@ import msgspec
 import psycopg
 
 from ...errors import CaptureError, CaptureWarning, SourceUnavailable
+from ...log.staging import encode_metadata
 from ...time import from_micros
 from ..change import Change, SnapshotCompleted
 from ..points import reach
 from ..shape import Shape
 from ..source import Batch, Piece, Progress, State, pieces_of
 from . import slots
-from .assemble import Assembler, Committed
+from .assemble import NO_TIME, Assembler, Committed
 from .catalog import Catalog, SourceTable, connect
 from .faults import fault
 from .publish import Publisher
@@ -50,7 +51,6 @@ class PostgresSession:
         state: State,
         tables: dict[str, SourceTable],
         publications: list[str],
-        generated: bool,
     ) -> None:
         self.source = source
         self.catalog = catalog
@@ -58,7 +58,6 @@ class PostgresSession:
         self.state = state
         self.tables = tables
         self.publications = publications
-        self.generated = generated
         self.assembler = Assembler(self._describe, about["slot"])
         self.publisher = Publisher(
             catalog,
@@ -76,8 +75,8 @@ class PostgresSession:
         self._watched_at = 0.0
         self._whole: WholeTables | None = None
         self._chunks: dict[str, Chunks] = {}
-        self._touched: dict[str, list[tuple[int, list[bytes]]]] = {}
-        """By table that is read in chunks: the rows that each transaction changed since."""
+        self._touched: dict[str, list[tuple[int, list[bytes] | None]]] = {}
+        """By table that is read in chunks: the rows that each transaction changed since; None for too many to keep."""
         self._recent: dict[int, None] = {}
         """The last transactions that were taken."""
         self._seen: list[tuple[Visibility, frozenset[str]]] = [
@@ -185,7 +184,7 @@ class PostgresSession:
 
     def begun(self, state: State) -> bool:
         """Whether a row of every captured table was read, or the snapshot of what is left is being taken."""
-        return all(state.tables[name].begun or name in self._chunks for name in self.tables)
+        return self._whole is not None or all(state.tables[name].begun or name in self._chunks for name in self.tables)
 
     def poll(self, position: int, state: State, *, whole: bool = False) -> Batch | None:
         """What is there now, after a position; see `Source`."""
@@ -229,7 +228,7 @@ class PostgresSession:
         self._watch()
         replication = self.replication or self._connect(position)
         if self._whole is None and not self._chunks:
-            self._begin_snapshots(position)
+            self._begin_snapshots()
         if self._whole is not None:
             return self._whole_page(position)
         target = self._target() if whole else 0
@@ -276,7 +275,7 @@ class PostgresSession:
         pieces: list[Piece] = []
         while done:
             tx = done[0]
-            if tx.spill is not None:
+            if tx.spill is not None and tx.position > self._position:
                 if pieces:
                     break
                 done.popleft()
@@ -343,11 +342,10 @@ class PostgresSession:
         return self.catalog.relation(id, schema, name, table, identity, columns)
 
     def _wanted(self, table: str, xid: int) -> bool:
-        """Whether what a transaction did to a table belongs into the log: not before its snapshot, nor what a whole
-        table has shown."""
-        progress = self.state.tables[table]
-        if not progress.done and table not in self._chunks and progress.cursor is None:
-            return False
+        """Whether what a transaction did to a table belongs into the log: not if a whole table has shown it already.
+
+        (A table's snapshot has always begun: that comes before the stream is looked at.)
+        """
         return not any(table in names and seen.sees(xid) for seen, names in self._seen)
 
     def _note(self, tx: Committed) -> None:
@@ -358,11 +356,7 @@ class PostgresSession:
         for part in tx.parts:
             touched = self._touched.get(part.relation.table)
             if touched is not None:
-                lines = list(part.lines)
-                if tx.spill is not None:
-                    for chunk in part.chunks:
-                        lines += tx.spill.read(chunk).split(b"\n")
-                touched.append((tx.xid, lines))
+                touched.append((tx.xid, part.lines if tx.spill is None else None))
 
     def _read_again(self, table: str) -> None:
         """A table's old rows are not what the log says they are."""
@@ -373,32 +367,33 @@ class PostgresSession:
 
     # --- snapshots ----------------------------------------------------------------------------------------
 
-    def _begin_snapshots(self, position: int) -> None:
-        left = [name for name in self.tables if not self.state.tables[name].done and name != self.source.options.outbox]
-        if not left:
-            return
-        relations = {name: self.catalog.relation_of(self.tables[name], generated=self.generated) for name in left}
+    def _begin_snapshots(self) -> None:
+        outbox = self.source.options.outbox
+        if outbox in self.tables:
+            self.state.tables[outbox].done = True  # what was in it before is not told again
+        left = [name for name in self.tables if not self.state.tables[name].done]
         whole = []
         for name in left:
             table, progress = self.tables[name], self.state.tables[name]
             progress.expected = table.rows
-            if relations[name].shape.key and (table.size > WHOLE_BYTES or progress.cursor or name in self._again):
-                self._touched[name] = []
-                self._chunks[name] = Chunks(
-                    self.source.place, table, relations[name], progress.cursor, self.source.options.chunk_rows
-                )
+            if (table.size > WHOLE_BYTES or progress.cursor or name in self._again) and self.catalog.key(table.id):
+                self._begin_chunks(name, progress.cursor)
             else:
-                whole.append((table, relations[name]))
+                whole.append(table)
         if whole:
-            self._begin_whole(whole, relations)
-        for name in left:
-            self.publisher.shapes.setdefault(name, relations[name].shape)
+            self._begin_whole(whole)
 
-    def _begin_whole(self, tables: list[tuple[SourceTable, Relation]], relations: dict[str, Relation]) -> None:
+    def _begin_chunks(self, name: str, cursor: list[Any] | None) -> None:
+        self._touched.setdefault(name, [])
+        self._chunks[name] = Chunks(
+            self.source.place, self.tables[name], self.publications, cursor, self.source.options.chunk_rows
+        )
+
+    def _begin_whole(self, tables: list[SourceTable]) -> None:
         """Begin to read whole tables, under a snapshot that sees every transaction that was taken already."""
         deadline = time.monotonic() + self.source.options.lock_timeout
         while True:
-            found = WholeTables(self.source.place, tables)
+            found = WholeTables(self.source.place, tables, self.publications)
             # A transaction is told by the stream a moment before others can see what it did.
             if all(found.visibility.sees(xid) for xid in self._recent):
                 break
@@ -409,11 +404,7 @@ class PostgresSession:
                     hint="A synchronous standby may be down; run the capture again when it is back",
                 )
             time.sleep(0.01)
-        names = frozenset(table.name for table, _ in tables)
-        self._seen.append((found.visibility, frozenset(self._names[table.id] for table, _ in tables) | names))
-        for table, _ in tables:
-            name = self._names[table.id]
-            self.publisher.shapes[name] = relations[name].shape
+        self._seen.append((found.visibility, frozenset(table.name for table in tables)))
         self._whole = found
         found.start()
 
@@ -439,18 +430,19 @@ class PostgresSession:
 
     def _page(self, page: Page, progress: Progress) -> list[Piece]:
         """A page's rows; a TRUNCATE before the first one, if the log holds some that may be gone."""
-        shape = self.publisher.shapes[page.table]
+        relation = page.relation
+        assert relation is not None
+        shape = relation.shape
         about = {"database": self.about["database"], "slot": self.about["slot"], "snapshot": True}
         moment = from_micros(page.micros)
-        pieces: list[Piece] = []
+        pieces = self.publisher.reshaped(relation, encode_metadata(about), page.micros)
         if progress.again:
             progress.again = False
             change = Change(operation="TRUNCATE", table=page.table, before=None, after=None, timestamp=moment)
             pieces += pieces_of(page.table, shape, [change], about, page.micros)
         progress.rows += page.count
-        if page.count:
-            [sample] = pieces_of(page.table, shape, [_NOTHING], about, page.micros)
-            pieces.append(msgspec.structs.replace(sample, body=page.lines(), count=page.count, type="Change"))
+        for rows, count in page.runs():
+            pieces.append(Piece(page.table, rows, count, shape, "Change", encode_metadata(about), page.micros))
         if page.last:
             completed = SnapshotCompleted(
                 table=page.table, columns=list(shape.names), rows=progress.rows, timestamp=moment
@@ -470,12 +462,16 @@ class PostgresSession:
             touched = self._touched[name]
             unseen = [(xid, lines) for xid, lines in touched if not page.visibility.sees(xid)]
             self._touched[name] = unseen
+            progress = self.state.tables[name]
+            if any(lines is None for _, lines in unseen):
+                # A large transaction, whose rows are not kept here: read the chunk again, so that it shows them.
+                chunks.close()
+                self._begin_chunks(name, progress.cursor)
+                return None
             chunks.take()
             reach("in-chunk")
-            kept = _without(page, unseen, chunks.relation)
-            progress = self.state.tables[name]
+            kept = _without(page, [line for _, lines in unseen for line in lines or ()])
             progress.cursor = chunks.cursor
-            self.publisher.shapes[name] = chunks.relation.shape
             pieces = self._page(kept, progress)
             if page.last:
                 progress.done, progress.cursor = True, None
@@ -486,26 +482,28 @@ class PostgresSession:
         return None
 
 
-_NOTHING = Change(operation="READ", table="", before=None, after=None, timestamp=from_micros(0))
+def _without(page: Page, lines: list[bytes]) -> Page:
+    """A chunk without the rows that were changed by transactions which it has not seen: the log knows better of those.
 
-
-def _without(page: Page, unseen: list[tuple[int, list[bytes]]], relation: Relation) -> Page:
-    """A chunk without the rows that transactions changed which it has not seen: the log knows better of those."""
-    if not unseen or not page.count:
+    Args:
+        lines: Those changes.
+    """
+    if not lines or not page.count:
         return page
-    key = relation.shape.key
+    assert page.relation is not None
+    key = page.relation.shape.key
     changed = set()
-    for _, lines in unseen:
-        for line in lines:
-            change = msgspec.json.decode(line.replace(b"\0" * 27, b""))
-            if change["operation"] == "TRUNCATE":
-                return msgspec.structs.replace(page, rows=b"", count=0)
-            for row in (change["before"], change["after"]):
-                if row is not None:
-                    changed.add(tuple(row.get(name) for name in key))
-    kept = [
-        row
-        for row in page.rows.split(b"\n")
-        if tuple(msgspec.json.decode(row).get(name) for name in key) not in changed
-    ]
+    for line in lines:
+        change = msgspec.json.decode(line.replace(NO_TIME, b""))
+        if change["operation"] == "TRUNCATE":
+            return msgspec.structs.replace(page, rows=b"", count=0)
+        for row in (change["before"], change["after"]):
+            if row is not None:
+                changed.add(tuple(row.get(name) for name in key))
+
+    def key_of(row: bytes) -> tuple[Any, ...]:
+        values = msgspec.json.decode(row)
+        return tuple(values.get(name) for name in key)
+
+    kept = [row for row in page.rows.split(b"\n") if key_of(row) not in changed]
     return msgspec.structs.replace(page, rows=b"\n".join(kept), count=len(kept))

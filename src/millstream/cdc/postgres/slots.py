@@ -160,16 +160,7 @@ def check_publication(connection: Connection, name: str, location: str, tables: 
             )
 
 
-def publishes_generated(connection: Connection, names: Iterable[str]) -> bool:
-    """Whether publications tell stored generated columns."""
-    if connection.info.server_version < 180_000:
-        return False
-    sql = "select bool_and(pubgencols::text = 's') as stored from pg_publication where pubname = any($1)"
-    row = connection.execute(sql, (list(names),)).fetchone()
-    return bool(row and row["stored"])
-
-
-def drop_publications(connection: Connection, name: str) -> None:
-    """Remove the publications that a capture made."""
-    for each in (name, name + INSERTS):
-        connection.execute(f"drop publication if exists {quote_name(each)}")
+def own_publications(connection: Connection) -> list[str]:
+    """The publications that captures have made in this database."""
+    sql = "select pubname from pg_publication where pubname ~ '^millstream_[0-9a-f]{12}(_inserts)?$' order by 1"
+    return [row["pubname"] for row in connection.execute(sql)]

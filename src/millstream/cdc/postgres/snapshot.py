@@ -17,7 +17,7 @@ The server makes JSON of the rows itself: that costs it less than sending them a
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from queue import Full, Queue
 from typing import Any
@@ -27,9 +27,10 @@ import psycopg
 from psycopg import sql
 
 from ...storage.postgres.place import Place, quote_name
-from .catalog import Connection, SourceTable, connect
+from ..source import MAX_EVENTS
+from .assemble import time_text
+from .catalog import Catalog, Connection, SourceTable, connect
 from .relation import Relation
-from .replication import parse_lsn
 from .types import as_json
 from .visibility import Visibility, parse_snapshot
 
@@ -42,10 +43,11 @@ WHOLE_BYTES = 64 << 20
 
 WORKERS = 2
 
-_STATE = """
+STATE = """
 select pg_current_snapshot()::text as snapshot, pg_current_wal_insert_lsn()::text as high,
        (extract(epoch from clock_timestamp()) * 1000000)::int8 as micros
 """
+"""What the present transaction sees, where the server's log ends after that, and when it was."""
 
 
 class Page(msgspec.Struct):
@@ -62,27 +64,36 @@ class Page(msgspec.Struct):
     last: bool
     micros: int
     visibility: Visibility
+    relation: Relation | None = None
     error: Exception | None = None
 
-    def lines(self) -> bytes:
-        """As READ changes."""
-        if not self.count:
-            return b""
-        from .assemble import time_text
-
+    def runs(self) -> Iterator[tuple[bytes, int]]:
+        """As READ changes, a line each, as many at once as a run may have."""
         before = b'{"operation":"READ","table":%b,"before":null,"after":' % msgspec.json.encode(self.table)
         after = b',"timestamp":"%b"}' % time_text(self.micros)
-        return before + self.rows.replace(b"\n", after + b"\n" + before) + after
+        parts = [self.rows] if self.count <= MAX_EVENTS else _cut(self.rows)
+        for rows in parts if self.count else ():
+            yield before + rows.replace(b"\n", after + b"\n" + before) + after, rows.count(b"\n") + 1
 
 
-def row_query(table: SourceTable, relation: Relation, rest: str = "") -> str:
-    """A COPY that gives each row as a JSON object, as the stream's decoders write it."""
+def _cut(rows: bytes) -> list[bytes]:
+    lines = rows.split(b"\n")
+    return [b"\n".join(lines[first : first + MAX_EVENTS]) for first in range(0, len(lines), MAX_EVENTS)]
+
+
+def select_rows(table: SourceTable, relation: Relation, rest: str = "") -> str:
+    """A query for rows of which the server's own JSON is what the stream's decoders write."""
     columns = ", ".join(
         f"{as_json('t.' + quote_name(c.name), c.type.kind, c.type.by_format)} as {quote_name(c.name)}"
         for c in relation.columns
     )
-    # A table without a column that the stream tells still has rows.
-    return f"copy (select row_to_json(x) from (select {columns} from {table.quoted} t {rest}) x) to stdout"
+    source = f"(select * from {table.quoted} where {relation.condition})" if relation.condition else table.quoted
+    return f"select {columns} from {source} t {rest}"
+
+
+def row_query(table: SourceTable, relation: Relation, rest: str = "") -> str:
+    """A COPY that gives each row as a JSON object."""
+    return f"copy (select row_to_json(x) from ({select_rows(table, relation, rest)}) x) to stdout"
 
 
 def copied(connection: Connection, query: str) -> Iterator[tuple[bytes, int]]:
@@ -108,21 +119,22 @@ def _unescaped(rows: list[bytes]) -> bytes:
 class WholeTables:
     """Reads tables under one snapshot, on threads of its own; pages come out of `next`."""
 
-    def __init__(self, place: Place, tables: list[tuple[SourceTable, Relation]]) -> None:
+    def __init__(self, place: Place, tables: list[SourceTable], publications: Sequence[str]) -> None:
         self.place = place
         self._left = list(tables)
+        self._publications = publications
         self._mutex = threading.Lock()
         self._stopping = threading.Event()
         self._pages: Queue[Page] = Queue(maxsize=4)
-        self.waiting_for = {table.name for table, _ in tables}
+        self.waiting_for = {table.name for table in tables}
         self._holder = connect(place)
         try:
             self._holder.execute("begin isolation level repeatable read read only")
-            row = self._holder.execute(_STATE).fetchone()
+            row = self._holder.execute(STATE).fetchone()
             exported = self._holder.execute("select pg_export_snapshot() as id").fetchone()
             assert row is not None
             assert exported is not None
-            self.visibility = parse_snapshot(row["snapshot"], parse_lsn(row["high"]))
+            self.visibility = parse_snapshot(row)
             self.micros = row["micros"]
             self._id = exported["id"]
         except BaseException:
@@ -175,15 +187,16 @@ class WholeTables:
                     with self._mutex:
                         if not self._left:
                             return
-                        table, relation = self._left.pop(0)
+                        table = self._left.pop(0)
                     name = table.name
+                    relation = Catalog(connection).relation_of(table, self._publications)
                     for rows, count in copied(connection, row_query(table, relation)):
-                        self._put(Page(name, rows, count, False, self.micros, self.visibility))
+                        self._put(Page(name, rows, count, False, self.micros, self.visibility, relation))
                         if self._stopping.is_set():
                             return
-                    self._put(Page(name, b"", 0, True, self.micros, self.visibility))
+                    self._put(Page(name, b"", 0, True, self.micros, self.visibility, relation))
         except Exception as error:
-            self._put(Page(name, b"", 0, True, 0, self.visibility, error))
+            self._put(Page(name, b"", 0, True, 0, self.visibility, error=error))
 
     def _put(self, page: Page) -> None:
         while not self._stopping.is_set():
@@ -202,12 +215,12 @@ class Chunks:
     """
 
     def __init__(
-        self, place: Place, table: SourceTable, relation: Relation, cursor: list[Any] | None, rows: int
+        self, place: Place, table: SourceTable, publications: Sequence[str], cursor: list[Any] | None, rows: int
     ) -> None:
         self.place = place
         self.table = table
-        self.relation = relation
         self.rows = rows
+        self._publications = publications
         self._cursor = cursor
         self._stopping = threading.Event()
         self._ready: Queue[tuple[Page, list[Any] | None]] = Queue(maxsize=2)
@@ -255,11 +268,12 @@ class Chunks:
                     if page.last:
                         return
         except Exception as error:
-            self._put(Page(self.table.name, b"", 0, True, 0, nothing, error), None)
+            self._put(Page(self.table.name, b"", 0, True, 0, nothing, error=error), None)
 
     def _read(self, connection: Connection, cursor: list[Any] | None) -> tuple[Page, list[Any] | None]:
-        query = row_query(self.table, self.relation, self._rest(connection, cursor))
         with _snapshot(connection) as (visibility, micros):
+            relation = Catalog(connection).relation_of(self.table, self._publications)
+            query = row_query(self.table, relation, self._rest(connection, relation, cursor))
             pages = list(copied(connection, query))
         # What the snapshot saw is on the server's disk before its watermark is passed.
         connection.execute("select pg_logical_emit_message(true, 'millstream.watermark', '')")
@@ -267,15 +281,15 @@ class Chunks:
         rows = b"\n".join(rows for rows, _ in pages)
         if count:
             last = msgspec.json.decode(rows[rows.rfind(b"\n") + 1 :])
-            cursor = [last[name] for name in self.relation.shape.key]
-        return Page(self.table.name, rows, count, count < self.rows, micros, visibility), cursor
+            cursor = [last[name] for name in relation.shape.key]
+        return Page(self.table.name, rows, count, count < self.rows, micros, visibility, relation), cursor
 
-    def _rest(self, connection: Connection, cursor: list[Any] | None) -> str:
-        key = self.relation.shape.key
+    def _rest(self, connection: Connection, relation: Relation, cursor: list[Any] | None) -> str:
+        key = relation.shape.key
         names = ", ".join(f"t.{quote_name(name)}" for name in key)
         where = ""
         if cursor is not None:
-            kinds = {column.name: column for column in self.relation.columns}
+            kinds = {column.name: column for column in relation.columns}
             values = ", ".join(
                 _value(connection, kinds[name].type.kind, kinds[name].type_name, value)
                 for name, value in zip(key, cursor, strict=True)
@@ -297,9 +311,9 @@ def _snapshot(connection: Connection) -> Iterator[tuple[Visibility, int]]:
     """A transaction that sees one state of the database, what it sees, and when it was."""
     connection.execute("begin isolation level repeatable read read only")
     try:
-        row = connection.execute(_STATE).fetchone()
+        row = connection.execute(STATE).fetchone()
         assert row is not None
-        yield parse_snapshot(row["snapshot"], parse_lsn(row["high"])), row["micros"]
+        yield parse_snapshot(row), row["micros"]
     finally:
         if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             connection.execute("rollback")

@@ -16,6 +16,7 @@ from ..source import Options, Progress, State
 from . import health, slots
 from .catalog import Catalog, Connection, SourceTable, connect
 from .faults import source_errors
+from .reader import PostgresReader
 from .replication import Replication, lsn_text, parse_lsn
 from .session import PostgresSession
 
@@ -56,9 +57,16 @@ class PostgresSource:
             sql = "select slot_name from pg_replication_slots where slot_name ~ '^millstream_[0-9a-f]{12}$'"
             for row in connection.execute(f"{sql} and database = current_database()").fetchall():
                 slots.drop_slot(connection, row["slot_name"])
-            sql = "select pubname from pg_publication where pubname ~ '^millstream_[0-9a-f]{12}(_inserts)?$'"
-            for row in connection.execute(sql).fetchall():
-                connection.execute(f"drop publication if exists {quote_name(row['pubname'])}")
+            for name in slots.own_publications(connection):
+                connection.execute(f"drop publication if exists {quote_name(name)}")
+
+    @contextmanager
+    def reader(self) -> Iterator[PostgresReader]:
+        """The rows as they are now; see `Source`."""
+        with self.connected() as connection:
+            connection.execute("begin isolation level repeatable read read only")
+            given = self.options.publication
+            yield PostgresReader(connection, self.url, [given] if given else slots.own_publications(connection))
 
     def check(self) -> list[Finding]:
         """What in the server's settings, or about its tables, stands in a capture's way."""
@@ -80,9 +88,7 @@ class PostgresSource:
         with self.connected() as connection:
             opening = _Opening(self, connection, state)
             position = opening.open(position, resync=resync)
-            session = PostgresSession(
-                self, opening.catalog, opening.about, state, opening.tables, opening.publications, opening.generated
-            )
+            session = PostgresSession(self, opening.catalog, opening.about, state, opening.tables, opening.publications)
             try:
                 yield session, position, session.state
             finally:
@@ -104,7 +110,6 @@ class _Opening:
         self.publication = options.publication or own
         self.tables: dict[str, SourceTable] = {}
         self.publications: list[str] = []
-        self.generated = False
         self.about: dict[str, Any] = {}
 
     def open(self, position: int, *, resync: bool) -> int:
@@ -116,7 +121,6 @@ class _Opening:
         else:
             slots.check_publication(self.connection, self.publication, location, self.tables.values())
             self.publications = [self.publication]
-        self.generated = slots.publishes_generated(self.connection, self.publications)
         replication = Replication(self.source.place)
         try:
             [system] = replication.command("IDENTIFY_SYSTEM")
@@ -194,7 +198,9 @@ class _Opening:
             for name in self.source.tables:
                 table = self.catalog.find(name)
                 if table is None and name in renamed and self.catalog.by_id(renamed[name]) is not None:
-                    table = self.catalog.by_id(renamed[name])  # it has another name by now
+                    renamed_table = self.catalog.by_id(renamed[name])
+                    assert renamed_table is not None
+                    table = msgspec.structs.replace(renamed_table, captured=name)
                 if table is None:
                     raise CaptureError(
                         f"{location} has no table {name!r}", hint="Check its name; write schema.table outside of public"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
+
+from .replication import parse_lsn
 
 
 class Visibility(msgspec.Struct, frozen=True):
@@ -27,14 +31,14 @@ class Visibility(msgspec.Struct, frozen=True):
         return _before(xid, self.beyond) and xid not in self.running
 
 
-def parse_snapshot(text: str, high: int) -> Visibility:
-    """A snapshot from the server's text, ``10:20:10,14``."""
-    first, beyond, running = text.split(":")
+def parse_snapshot(row: dict[str, Any]) -> Visibility:
+    """What a row says whose ``snapshot`` is the server's text, ``10:20:10,14``, and ``high`` a place in its log."""
+    first, beyond, running = row["snapshot"].split(":")
     return Visibility(
         int(first) & 0xFFFFFFFF,
         int(beyond) & 0xFFFFFFFF,
         frozenset(int(xid) & 0xFFFFFFFF for xid in running.split(",") if xid),
-        high,
+        parse_lsn(row["high"]),
     )
 
 
