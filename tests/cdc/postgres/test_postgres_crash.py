@@ -43,8 +43,8 @@ while time.monotonic() < end:
 CAPTURES = """
 import os, random, signal, sys, time
 import millstream as ms
-from millstream.cdc.postgres import assemble, session, snapshot, spill
-session.WHOLE_BYTES = int(sys.argv[4])
+from millstream.cdc.postgres import assemble, backfill, session, snapshot, spill
+backfill.WHOLE_BYTES = int(sys.argv[4])
 assemble.SPILL_BYTES, spill.CHUNK_BYTES, session.STAGE_BYTES = 100_000, 50_000, 50_000
 snapshot.PAGE_ROWS = 50
 random.seed(3)

@@ -65,7 +65,7 @@ def same(shop: Database) -> None:
 def test_a_snapshot_meets_the_stream_while_writers_write(
     shop: Database, monkeypatch: pytest.MonkeyPatch, whole_bytes: int
 ) -> None:
-    monkeypatch.setattr("millstream.cdc.postgres.session.WHOLE_BYTES", whole_bytes)
+    monkeypatch.setattr("millstream.cdc.postgres.backfill.WHOLE_BYTES", whole_bytes)
     prepare(shop)
     stopping = threading.Event()
     writers = [threading.Thread(target=busy, args=(shop, stopping, seed)) for seed in (1, 2)]
@@ -90,7 +90,7 @@ def test_a_snapshot_meets_the_stream_while_writers_write(
 def test_a_snapshot_that_was_cut_short_goes_on_or_begins_again(
     shop: Database, monkeypatch: pytest.MonkeyPatch, whole_bytes: int
 ) -> None:
-    monkeypatch.setattr("millstream.cdc.postgres.session.WHOLE_BYTES", whole_bytes)
+    monkeypatch.setattr("millstream.cdc.postgres.backfill.WHOLE_BYTES", whole_bytes)
     monkeypatch.setattr(snapshot, "PAGE_ROWS", 100)
     prepare(shop)
     commits = 0
@@ -112,7 +112,7 @@ def test_a_snapshot_that_was_cut_short_goes_on_or_begins_again(
     with pytest.raises(KeyboardInterrupt):
         capture.catch_up(shop.log)
     monkeypatch.undo()
-    monkeypatch.setattr("millstream.cdc.postgres.session.WHOLE_BYTES", whole_bytes)
+    monkeypatch.setattr("millstream.cdc.postgres.backfill.WHOLE_BYTES", whole_bytes)
     before = shop.log.version("accounts")
     assert 0 < before < 2000
     shop.sql("update accounts set balance = balance + 1", "delete from accounts where id % 3 = 0", "delete from notes")
@@ -125,7 +125,7 @@ def test_a_snapshot_that_was_cut_short_goes_on_or_begins_again(
 
 
 def test_chunks_follow_any_key(shop: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("millstream.cdc.postgres.session.WHOLE_BYTES", 0)
+    monkeypatch.setattr("millstream.cdc.postgres.backfill.WHOLE_BYTES", 0)
     shop.sql(
         'create table t (a numeric, "b c" text, d bytea, e timestamptz, v int, primary key (a, "b c", d, e))',
         """insert into t select g % 3 + 0.5, chr(64 + g % 5) || '''"\\%', decode(lpad(to_hex(g % 256), 2, '0'), 'hex'),
@@ -178,7 +178,7 @@ def test_all_tables_of_a_snapshot_show_one_moment(shop: Database) -> None:
 
 
 def test_columns_that_change_while_a_table_is_read_in_chunks(shop: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("millstream.cdc.postgres.session.WHOLE_BYTES", 0)
+    monkeypatch.setattr("millstream.cdc.postgres.backfill.WHOLE_BYTES", 0)
     shop.sql("create table t (id int primary key, a text, b text)")
     shop.sql("insert into t select g, 'a' || g, 'b' from generate_series(1, 2000) g")
     made = shop.capture("t", chunk_rows=50)
@@ -209,7 +209,7 @@ def test_a_publication_that_tells_some_columns_and_rows_is_the_snapshots_measure
 
 
 def test_a_table_whose_identity_is_an_index_is_known_by_it(shop: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("millstream.cdc.postgres.session.WHOLE_BYTES", 0)
+    monkeypatch.setattr("millstream.cdc.postgres.backfill.WHOLE_BYTES", 0)
     shop.sql("create table t (id int primary key, email text not null)", "create unique index e on t (email)")
     shop.sql("alter table t replica identity using index e", "insert into t values (1, 'a'), (2, 'b'), (3, 'c')")
     made = shop.capture("t", chunk_rows=2)
