@@ -126,6 +126,10 @@ from .errors import CaptureError as CaptureError
 from .errors import CaptureWarning as CaptureWarning
 from .errors import NotCapturedYet as NotCapturedYet
 from .errors import SourceUnavailable as SourceUnavailable
+from .errors import SinkError as SinkError
+from .errors import SinkUnavailable as SinkUnavailable
+from .errors import SinkGone as SinkGone
+from .errors import InvalidWebhook as InvalidWebhook
 from .cqrs.errors import DuplicateHandler as DuplicateHandler
 from .cqrs.errors import ForeignReadModel as ForeignReadModel
 from .cqrs.errors import ProjectionFailed as ProjectionFailed

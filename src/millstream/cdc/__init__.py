@@ -3,7 +3,10 @@
 from .capture import Capture, capture
 from .change import Change, SchemaChanged, SnapshotCompleted, decoded
 from .shape import Column, Shape
-from .sync import Callback, Sink, Sync, sync
+from .parking import Parked, parked, retry, skip
+from .sinks.base import Sink, SinkBase
+from .sinks.callback import Callback
+from .sync import Sync, sync
 from .table import table
 from .values import Interval, Json, Range, Unchanged, Undecodable
 
@@ -14,16 +17,21 @@ __all__ = [
     "Column",
     "Interval",
     "Json",
+    "Parked",
     "Range",
     "SchemaChanged",
     "Shape",
     "Sink",
+    "SinkBase",
     "SnapshotCompleted",
     "Sync",
     "Unchanged",
     "Undecodable",
     "capture",
     "decoded",
+    "parked",
+    "retry",
+    "skip",
     "sync",
     "table",
 ]
