@@ -44,6 +44,7 @@ from .sourcing.snapshots import Snapshots as Snapshots
 from .cdc import Callback as Callback
 from .cdc import Capture as Capture
 from .cdc import Change as Change
+from .cdc import Replica as Replica
 from .cdc import SchemaChanged as SchemaChanged
 from .cdc import Sync as Sync
 from .cdc import capture as capture

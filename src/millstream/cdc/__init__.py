@@ -2,10 +2,11 @@
 
 from .capture import Capture, capture
 from .change import Change, SchemaChanged, SnapshotCompleted, decoded
-from .shape import Column, Shape
 from .parking import Parked, parked, retry, skip
+from .shape import Column, Shape
 from .sinks.base import Sink, SinkBase
 from .sinks.callback import Callback
+from .sinks.replica import Replica
 from .sync import Sync, sync
 from .table import table
 from .values import Interval, Json, Range, Unchanged, Undecodable
@@ -19,6 +20,7 @@ __all__ = [
     "Json",
     "Parked",
     "Range",
+    "Replica",
     "SchemaChanged",
     "Shape",
     "Sink",

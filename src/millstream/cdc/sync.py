@@ -2,10 +2,10 @@
 
 What a follower is promised. Every sink has its own checkpoint in the log, moved after the sink has done its work.
 A sink outside the log cannot be part of that commit, so it gets every change *at least once*: after a crash, the
-last few changes (at most `STEP`, or as many as it takes at once) come again, in the same order. Each change carries its
-position in the log, by which a sink tells a repeat from a new one. A callback that asks for ``db`` runs inside the
-commit that moves its checkpoint, and a sink that keeps its own position beside its data goes by that: what they write is
-there *exactly once*.
+last few changes (at most `STEP`, or as many as it takes at once) come again, in the same order. Each change carries
+its position in the log, by which a sink tells a repeat from a new one. A callback that asks for ``db`` runs inside
+the commit that moves its checkpoint, and a sink that keeps its own position beside its data goes by that: what they
+write is there *exactly once*.
 
 A change that a sink cannot take is tried again, with growing pauses, and then parked (`millstream.cdc.parking`): the
 changes of other rows go on. A sink that cannot be reached is waited for, and nothing is parked.
