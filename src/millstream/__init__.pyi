@@ -41,14 +41,18 @@ from .sourcing.repository import Repository as Repository
 from .sourcing.snapshots import Snapshots as Snapshots
 
 # 2 change data capture
+from .cdc import CacheInvalidation as CacheInvalidation
 from .cdc import Callback as Callback
 from .cdc import Capture as Capture
 from .cdc import Change as Change
 from .cdc import Replica as Replica
 from .cdc import SchemaChanged as SchemaChanged
+from .cdc import SearchIndex as SearchIndex
 from .cdc import Sync as Sync
+from .cdc import Webhook as Webhook
 from .cdc import capture as capture
 from .cdc import sync as sync
+from .cdc import verify_webhook as verify_webhook
 
 # 3 CQRS
 from .app.app import App as App

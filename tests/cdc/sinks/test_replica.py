@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock
 from decimal import Decimal
@@ -46,12 +45,6 @@ class Copy:
 @pytest.fixture(params=["sqlite", "postgres"])
 def copy(request: pytest.FixtureRequest, tmp_path: Path) -> Copy:
     return Copy(request.getfixturevalue("postgres") if request.param == "postgres" else f"sqlite:///{tmp_path}/copy.db")
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[ms.Log]:
-    with ms.open(str(tmp_path / "log.db")) as log:
-        yield log
 
 
 def source_of(folder: Path, create: str) -> Source:
