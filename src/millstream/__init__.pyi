@@ -49,6 +49,7 @@ from .cdc import Replica as Replica
 from .cdc import SchemaChanged as SchemaChanged
 from .cdc import SearchIndex as SearchIndex
 from .cdc import Sync as Sync
+from .cdc import Warehouse as Warehouse
 from .cdc import Webhook as Webhook
 from .cdc import capture as capture
 from .cdc import sync as sync

@@ -10,6 +10,7 @@ from .sinks.cache import CacheInvalidation
 from .sinks.callback import Callback
 from .sinks.replica import Replica
 from .sinks.search import Hit, SearchIndex
+from .sinks.warehouse import Warehouse
 from .sinks.webhook import Webhook, verify_webhook
 from .sync import Sync, sync
 from .table import table
@@ -36,6 +37,7 @@ __all__ = [
     "Sync",
     "Unchanged",
     "Undecodable",
+    "Warehouse",
     "Webhook",
     "capture",
     "debezium",

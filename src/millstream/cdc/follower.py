@@ -137,10 +137,12 @@ class Follower:
     def _catch_up(self, stopping: threading.Event | None) -> int:
         try:
             self._prepare()
-            count = self._take_up()
-            head = self.log.head
+            count, head = 0, self.log.head
             if self.position < head:
                 count += self._read(head, stopping)
+            # Then only: a sink that keeps its own position moves it past what it takes, and past all before that.
+            if self.position >= head:
+                count += self._take_up()
             settle = self._hooks["settle"]
             if settle is not None and not (stopping is not None and stopping.is_set()):
                 settle()

@@ -59,10 +59,12 @@ class Move(msgspec.Struct):
 
 
 class Exact(msgspec.Struct):
-    """Rows without a key, in order: each goes (one that equals it), or comes."""
+    """Rows without a key: some come, and of each that goes, one that equals it. First all come, then all go; which of
+    equal rows it is makes no difference.
+    """
 
-    rows: list[tuple[bool, Row]]
-    """True for one that comes."""
+    come: list[Row] = []
+    gone: list[Row] = []
 
 
 Step = Net | Move | Exact
@@ -91,16 +93,21 @@ def steps(changes: Iterable[Change], key: Sequence[str]) -> list[Step]:
         Rejected: A change does not tell which row it is about.
     """
     found: list[Step] = []
+    fold(found, changes, key)
+    return found
+
+
+def fold(found: list[Step], changes: Iterable[Change], key: Sequence[str]) -> None:
+    """Add what changes come to to what others before them came to; as in `steps`."""
     for change in changes:
         if change.operation == "TRUNCATE":
-            found = [Net(truncate=True)]
+            found[:] = [Net(truncate=True)]
             continue
         before, after = change.before, change.after
         if key and _keyed(before, key) and _keyed(after, key):
             _keyed_change(found, before, after, key)
         else:
             _exact_change(found, change)
-    return found
 
 
 def address_of(key: Key) -> Any:
@@ -194,14 +201,14 @@ def _exact_change(found: list[Step], change: Change) -> None:
     if before is None and change.operation in ("UPDATE", "DELETE"):
         raise Rejected("the change does not tell which row it is about: its table has no key, and sends no old rows")
     if not found or not isinstance(found[-1], Exact):
-        found.append(Exact([]))
-    rows = cast(Exact, found[-1]).rows
+        found.append(Exact())
+    step = cast(Exact, found[-1])
     if after is not None:
         if before is not None:
             after = {n: before.get(n, v) if v is Unchanged else v for n, v in after.items()}
         if any(value is Unchanged for value in after.values()):
             raise Rejected("the change leaves out a value, and its table has no key to find the row by")
     if before is not None:
-        rows.append((False, before))
+        step.gone.append(before)
     if after is not None:
-        rows.append((True, after))
+        step.come.append(after)

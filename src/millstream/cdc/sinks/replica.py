@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ...errors import UsageError
@@ -153,13 +152,9 @@ class Replica(SinkBase):
     def _step(self, step: Net | Move | Exact, shape: Shape) -> None:
         target = self._target
         if isinstance(step, Exact):
-            for comes, some in groupby(step.rows, key=lambda pair: pair[0]):
-                rows = [row for _, row in some]
-                if comes:
-                    target.insert(rows)
-                else:
-                    for row in rows:
-                        target.remove(row)
+            target.insert(step.come)
+            for row in step.gone:
+                target.remove(row)
         elif isinstance(step, Move):
             target.delete(shape.key, [step.new])
             target.update(shape.key, [(step.old, step.row)])
