@@ -124,3 +124,53 @@ class Pooler:
         self.process.send_signal(signal.SIGINT)
         self.process.wait(20)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class RedisServer:
+    """Redis or Valkey; from Debian's package of that name."""
+
+    program = shutil.which("redis-server") or shutil.which("valkey-server")
+
+    def __init__(self) -> None:
+        assert self.program is not None
+        self.folder = Path(tempfile.mkdtemp(prefix="millstream-redis-"))
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        options = ["--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no"]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(self.program), *options, "--dir", str(self.folder)], stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+                    connection.sendall(b"PING\r\n")
+                    if connection.recv(16).startswith(b"+PONG"):
+                        return
+            except OSError:
+                pass
+            assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
+            assert time.monotonic() < deadline, "Redis does not answer"
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Stop it; what it held is lost."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(20)
+            self.process = None
+
+    def close(self) -> None:
+        """Stop it and remove its folder."""
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)

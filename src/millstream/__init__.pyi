@@ -41,13 +41,19 @@ from .sourcing.repository import Repository as Repository
 from .sourcing.snapshots import Snapshots as Snapshots
 
 # 2 change data capture
+from .cdc import CacheInvalidation as CacheInvalidation
 from .cdc import Callback as Callback
 from .cdc import Capture as Capture
 from .cdc import Change as Change
+from .cdc import Replica as Replica
 from .cdc import SchemaChanged as SchemaChanged
+from .cdc import SearchIndex as SearchIndex
 from .cdc import Sync as Sync
+from .cdc import Warehouse as Warehouse
+from .cdc import Webhook as Webhook
 from .cdc import capture as capture
 from .cdc import sync as sync
+from .cdc import verify_webhook as verify_webhook
 
 # 3 CQRS
 from .app.app import App as App
@@ -126,6 +132,10 @@ from .errors import CaptureError as CaptureError
 from .errors import CaptureWarning as CaptureWarning
 from .errors import NotCapturedYet as NotCapturedYet
 from .errors import SourceUnavailable as SourceUnavailable
+from .errors import SinkError as SinkError
+from .errors import SinkUnavailable as SinkUnavailable
+from .errors import SinkGone as SinkGone
+from .errors import InvalidWebhook as InvalidWebhook
 from .cqrs.errors import DuplicateHandler as DuplicateHandler
 from .cqrs.errors import ForeignReadModel as ForeignReadModel
 from .cqrs.errors import ProjectionFailed as ProjectionFailed

@@ -696,3 +696,39 @@ class NotCapturedYet(CaptureError):
     code = "not-captured-yet"
     http_status = 404
     exit_code = 3
+
+
+class SinkError(MillstreamError):
+    """What follows a captured table cannot do its work."""
+
+    code = "sink"
+    http_status = 502
+
+
+class SinkUnavailable(SinkError):
+    """A sink cannot be reached, or is overloaded: it gets the same changes again later, as long as it takes.
+
+    Args:
+        after: The seconds that it asked to be left alone for.
+    """
+
+    code = "sink-unavailable"
+    http_status = 503
+
+    def __init__(self, message: str, *, hint: str = "", after: float | None = None) -> None:
+        super().__init__(message, hint=hint or "The follower tries again by itself, with pauses")
+        self.after = after
+
+
+class SinkGone(SinkError):
+    """A sink wants no more changes, ever: its follower has ended."""
+
+    code = "sink-gone"
+    http_status = 410
+
+
+class InvalidWebhook(MillstreamError):
+    """A request is not a webhook that was signed with the secret, or it is too old."""
+
+    code = "invalid-webhook"
+    http_status = 401

@@ -158,7 +158,7 @@ def encode_value(value: Any, kind: str) -> Any:
     match value:
         case float() if not isfinite(value):
             return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
-        case Decimal() | UUID():
+        case Decimal() | UUID() | Json():
             return str(value)
         case bytes():
             return b64encode(value).decode()

@@ -41,6 +41,7 @@ def grants(
     if read + append + consume != 1:
         raise UsageError("one of --read, --append and --consume is needed", hint="Say what the role is to do")
     _check(url)
+    from ..cdc.parking import TABLES as PARKED
     from ..cdc.worker import TABLES as CAPTURES
     from ..cqrs.projection import TABLES as PROJECTIONS
     from ..log.checkpoints import TABLES as CHECKPOINTS
@@ -50,7 +51,7 @@ def grants(
     from ..streams.store import TABLES as FLOWS
 
     ability = Ability.READ if read else Ability.APPEND if append else Ability.CONSUME
-    consumers = CHECKPOINTS | PROJECTIONS | FLOWS | CAPTURES | SNAPSHOTS
+    consumers = CHECKPOINTS | PROJECTIONS | FLOWS | CAPTURES | PARKED | SNAPSHOTS
     for statement in grants(parse_url(url), role, ability, consumers):
         typer.echo(f"{statement};")
 

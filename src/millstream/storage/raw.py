@@ -113,6 +113,20 @@ CARRIED = (
     Carried("millstream_captures", (("name", "text"), ("state", "text"))),
     Carried("millstream_captured", (("stream", "text"), ("capture", "text"))),
     Carried(
+        "millstream_parked",
+        (
+            ("stream", "text"),
+            ("sink", "text"),
+            ("position", "integer"),
+            ("keys", "text"),
+            ("error", "text"),
+            ("attempts", "integer"),
+            ("since", "integer"),
+            ("state", "text"),
+        ),
+        key=3,
+    ),
+    Carried(
         "flow_info",
         (("flow", "text"), ("shape", "text"), ("high", "integer"), ("late", "integer"), ("columns", "text")),
     ),

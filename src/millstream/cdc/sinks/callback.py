@@ -1,0 +1,69 @@
+"""A function as a follower of a table."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ...errors import UsageError
+from .base import RETRIES, Changes, SinkBase
+
+if TYPE_CHECKING:
+    from ...storage.database import Database
+
+
+class Callback(SinkBase):
+    """A function as a follower.
+
+    Args:
+        function: Called with each `Change`, in order, its values as the source holds them. It may also ask, by
+            the names of its parameters, for ``recorded`` (the envelope: ``recorded.position`` tells a repeat)
+            and for ``db`` (the log's database: the call then happens inside the checkpoint's commit, maybe
+            twice or on another thread, and must have no other effects).
+        name: Names its checkpoint; by default the function's module and qualified name.
+        retries: How often a change is given again for which it raises, before the change is parked; None: for ever.
+            If it raises `Rejected` the change is parked at once.
+
+    Example:
+        >>> import millstream as ms
+        >>> from millstream.cdc import Callback
+        >>> Callback(print, name="printer").name
+        'printer'
+    """
+
+    size = 1
+
+    def __init__(
+        self, function: Callable[..., object], *, name: str | None = None, retries: int | None = RETRIES
+    ) -> None:
+        if not callable(function):
+            raise UsageError(f"{function!r:.60} cannot be called", hint="Give a function of one change")
+        self.function = function
+        self.name = name or _name_of(function)
+        self.retries = retries
+        wants = _parameters(function)
+        self.transactional = "db" in wants
+        self._recorded = "recorded" in wants
+
+    def apply(self, changes: Changes, db: Database | None) -> None:
+        """Call the function for each change."""
+        for change, recorded in changes:
+            extra: dict[str, Any] = {}
+            if self._recorded:
+                extra["recorded"] = recorded
+            if self.transactional:
+                extra["db"] = db
+            self.function(change, **extra)
+
+
+def _name_of(function: Callable[..., object]) -> str:
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return f"{getattr(function, '__module__', None) or type(function).__module__}.{name}"
+
+
+def _parameters(function: Callable[..., object]) -> set[str]:
+    try:
+        return set(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # a builtin without a signature takes the change alone
+        return set()
