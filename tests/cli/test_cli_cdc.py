@@ -85,3 +85,28 @@ def test_check_and_doctor_name_what_is_wrong_with_the_statement_that_mends_it(ru
         assert db.execute(
             "select count(*) from pg_replication_slots where database = current_database()"
         ).fetchone() == (0,)
+
+
+def test_what_a_sink_refuses_is_shown_tried_again_and_given_up(run, shop, tmp_path):
+    run("cdc", "run", "log.db", "sqlite:///shop.sqlite", "--once")
+    shop.execute("insert into users values (2, 'b@x.org')")
+    run("cdc", "run", "log.db", "sqlite:///shop.sqlite", "--once")
+    working = False
+
+    def deliver(change):
+        if change.after["id"] == 2 and not working:
+            raise ms.SinkError("no such customer")
+
+    with ms.open(str(tmp_path / "log.db")) as log:
+        followers = ms.sync(log, "users", ms.Callback(deliver, name="mail"), start=False)
+        followers.catch_up()
+    [found] = answers(run("cdc", "parked", "log.db"))
+    assert (found["position"], found["sink"], found["state"]) == (3, "mail", "parked")
+    assert "no such customer" in found["error"]
+    assert answers(run("cdc", "parked", "log.db", "--table", "users", "--retry")) == [{"retried": 1}]
+    working = True
+    with ms.open(str(tmp_path / "log.db")) as log:
+        ms.sync(log, "users", ms.Callback(deliver, name="mail"), start=False).catch_up()
+    assert answers(run("cdc", "parked", "log.db")) == []
+    assert answers(run("cdc", "parked", "log.db", "--skip", "--position", "3")) == [{"skipped": 0}]
+    assert "no position" in run("cdc", "parked", "log.db", "--skip").stderr

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from ..errors import UsageError
 from .options import LogPath, OutputFormat, open_to_read, open_to_write
 from .output import chosen, note, write_record, write_rows
 from .progress import reading
@@ -174,6 +175,49 @@ def snapshot(
     """
     with open_to_write(log, create=False) as target:
         _capture(source, None, name).snapshot(target, table)
+
+
+def parked(
+    log: LogPath,
+    table: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--table", "-t", metavar="TABLE", help="Only of this table.", show_default=False),
+    ] = None,
+    sink: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--sink", metavar="NAME", help="Only of this sink.", show_default=False),
+    ] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Have them tried again.")] = False,
+    skip: Annotated[bool, typer.Option("--skip", help="Give them up: the sink will never see them.")] = False,
+    position: Annotated[
+        Optional[list[int]],  # noqa: UP045
+        typer.Option("--position", metavar="N", help="Only the change at it. Repeatable.", show_default=False),
+    ] = None,
+    output: OutputFormat = None,
+) -> None:
+    """Show the changes that sinks could not take; retry or skip them.
+
+    A change that a sink refuses waits aside, with the later ones of its row,
+    and the others go on. A retry is made by the sink's follower within
+    seconds, if it runs.
+
+    \bExamples:
+      $ millstream cdc parked shop.db
+      $ millstream cdc parked shop.db --table users --retry
+    """
+    from .. import cdc
+
+    if retry and skip:
+        raise UsageError("--retry and --skip exclude each other", hint="Give one of them")
+    if not (retry or skip):
+        with open_to_read(log) as source:
+            rows = cdc.parked(source, table, sink)
+        write_rows(rows, ("position", "stream", "sink", "state", "attempts", "since", "error"), chosen(output))
+        return
+    with open_to_write(log, create=False) as target:
+        act = cdc.retry if retry else cdc.skip
+        count = act(target, *(position or ()), table=table, sink=sink)
+    write_record({"retried" if retry else "skipped": count}, chosen(output))
 
 
 def remove(source: _Source, table: _Tables = None) -> None:
