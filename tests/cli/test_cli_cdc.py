@@ -95,7 +95,7 @@ def test_what_a_sink_refuses_is_shown_tried_again_and_given_up(run, shop, tmp_pa
 
     def deliver(change):
         if change.after["id"] == 2 and not working:
-            raise ms.SinkError("no such customer")
+            raise ms.Rejected("no such customer")
 
     with ms.open(str(tmp_path / "log.db")) as log:
         followers = ms.sync(log, "users", ms.Callback(deliver, name="mail"), start=False)

@@ -87,8 +87,8 @@ def run(
             write_record({"events": made.catch_up(target, resync=resync)}, chosen(output))
             return
         with reading() as show:
-            made.start(target, resync=resync)
             try:
+                made.start(target, resync=resync)
                 while made.running:
                     show(made.progress, target.head - before, made.trouble)
                     time.sleep(0.2)
