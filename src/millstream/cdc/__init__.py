@@ -4,7 +4,7 @@ from .capture import Capture, capture
 from .change import Change, SchemaChanged, SnapshotCompleted, decoded
 from .shape import Column, Shape
 from .sync import Callback, Sink, Sync, sync
-from .table import table
+from .table import image, table
 from .values import Interval, Json, Range, Unchanged, Undecodable
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Undecodable",
     "capture",
     "decoded",
+    "image",
     "sync",
     "table",
 ]
