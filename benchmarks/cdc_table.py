@@ -1,4 +1,4 @@
-"""A captured table at a moment of its past: `python benchmarks/cdc_table.py [changes] [keys] [changes per transaction]`.
+"""A captured table at a moment of its past: `python benchmarks/cdc_table.py [changes] [keys] [transaction's changes]`.
 
 By default 10 million changes of 1 million rows, 10,000 a transaction; the mark is for 50 million of 5 million. The log
 is written directly, as a capture of PostgreSQL would have written it; what is timed runs in processes of its own.
@@ -112,7 +112,7 @@ if what == "image":
     rows = ms.cdc.image(log, "users").rows
 else:
     given = {"at": at} if at else {}
-    rows = ms.cdc.table(log, "users", images=what == "with", **given).height
+    rows = ms.cdc.table(log, "users", use_images=what == "with", **given).height
 took = time.perf_counter() - begin
 print(json.dumps([took, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, rows]))
 """

@@ -9,10 +9,11 @@ came last goes on, and the other stops with `ConsumerFenced` before it has writt
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import MissingExtra, SourceUnavailable, UsageError
+from .filters import Filters, Mask, RowFilter
 from .source import Options, Source
 from .sqlite import SQLiteSource
 from .worker import Worker, ask_to_read_again
@@ -41,6 +42,10 @@ def capture(
     failover: bool = False,
     outbox: str | None = None,
     chunk_rows: int = 50_000,
+    columns: Mapping[str, Sequence[str]] | None = None,
+    rows: Mapping[str, RowFilter] | None = None,
+    mask: Mapping[str, Mask] | None = None,
+    mask_key: bytes | str | None = None,
 ) -> Capture:
     """Capture the changes of a database.
 
@@ -54,9 +59,16 @@ def capture(
             in a log, wherever its file lies. Give one to capture one source twice, with other tables.
         prefix: What the streams' names begin with, when several databases have tables of one name.
         lock_timeout: Seconds to wait for a source that another program holds locked.
+        columns: By table, the only columns that come into the log. The key's must be among them.
+        rows: By table, a function of a row (a dict, values as the source holds them) that says whether it is wanted.
+            An update that takes a row out of what is wanted comes as DELETE, one that brings it in as INSERT.
+        mask: By ``"table.column"``, what becomes of its values: ``"drop"`` leaves the column out, ``"redact"`` writes
+            ``***``, ``"hash"`` an HMAC-SHA256 under ``mask_key``, the same for the same value; or a function of a
+            value. NULL stays NULL.
+        mask_key: The secret of the hashes.
 
     Raises:
-        UsageError: The URL or the tables cannot be used.
+        UsageError: The URL, the tables or the filters cannot be used.
 
     Example:
         >>> from millstream.cdc import capture
@@ -72,7 +84,8 @@ def capture(
         tables=chosen, lock_timeout=lock_timeout, slot=slot, publication=publication, heartbeat=heartbeat,
         slot_limit=slot_limit, failover=failover, outbox=outbox, chunk_rows=chunk_rows,
     )  # fmt: skip
-    return Capture(_source(url, options), name=name, prefix=prefix)
+    filters = Filters(columns, rows, mask, mask_key, chosen)
+    return Capture(_source(url, options), name=name, prefix=prefix, filters=filters if filters else None)
 
 
 def _source(url: str, options: Options) -> Source:
@@ -101,8 +114,12 @@ class Capture:
     changes across tables. Rows are in the log before the capture removes them from the source.
     """
 
-    def __init__(self, source: Source, *, name: str | None = None, prefix: str = "") -> None:
+    def __init__(
+        self, source: Source, *, name: str | None = None, prefix: str = "", filters: Filters | None = None
+    ) -> None:
         self.source = source
+        self.filters = filters
+        """What is left out or masked on the way; None: nothing."""
         self.prefix = prefix
         self.error: Exception | None = None
         """What ended the background run, when something did."""
@@ -161,10 +178,18 @@ class Capture:
         finally:
             worker.close()
 
+    def checkpoint_name(self) -> str:
+        """What its checkpoint and its state go by in the log.
+
+        Raises:
+            CaptureError: The source cannot be reached to say who it is.
+        """
+        return f"capture:{self.given_name or self.source.identity()}"
+
     def snapshot(self, log: Log, table: str) -> None:
         """Read a table again: its rows come as READs once more, after a TRUNCATE, and no other table is touched.
         A running capture does it within seconds, another one when it is run next."""
-        ask_to_read_again(log, f"capture:{self.given_name or self.source.identity()}", table)
+        ask_to_read_again(log, self.checkpoint_name(), table)
 
     def start(self, log: Log, *, resync: bool = False) -> None:
         """Run in the background. When this returns, the snapshot of each table has begun: what a program does

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import polars as pl
 
@@ -13,6 +13,9 @@ from ..log.reading import END
 from ..time import Moment, iso, to_micros
 from .capture import stream_of
 from .past import images
+from .past.difference import difference
+from .past.history import RowChange
+from .past.history import row_history as _row_history
 from .past.moments import last_not_after
 from .past.state import TYPES, TableState
 from .worker import captured_streams
@@ -30,7 +33,7 @@ def table(
     at: Moment | None = None,
     position: int | None = None,
     prefix: str = "",
-    images: bool = True,
+    use_images: bool = True,
 ) -> pl.DataFrame:
     """A captured table as it stood at a moment of the source, or at a position of the log.
 
@@ -47,7 +50,7 @@ def table(
         at: The moment, inclusive; by default the present.
         position: Instead of a moment: up to and with this position of the log.
         prefix: As in `capture`.
-        images: Use images, and keep new ones. Without them, each change is replayed: the answer is the same.
+        use_images: Use images, and keep new ones. Without them, each change is replayed: the answer is the same.
 
     Returns:
         The rows, in the order of the key if there is one.
@@ -59,13 +62,8 @@ def table(
         Trimmed: Changes that make up the table were trimmed.
     """
     stream, until = moment_of(log, name, at, position, prefix)
-    state = state_at(log, stream, until, use_images=images)
-    if not state.about.complete:
-        when = f"at {iso(to_micros(at))}" if at is not None else f"at position {until}"
-        raise NotCapturedYet(
-            f"table {name!r} was not captured completely {when}",
-            hint="Ask for a later moment; a table can be seen from the end of its snapshot on",
-        )
+    state = state_at(log, stream, until, use_images=use_images)
+    _check_complete(state, name, at, until)
     return state.frame()
 
 
@@ -80,7 +78,8 @@ class Kept(NamedTuple):
 def image(log: Log, name: str, *, at: Moment | None = None, position: int | None = None, prefix: str = "") -> Kept:
     """Keep an image of a table in the log's own database, so that it is shown fast from there on.
 
-    On the way there further ones are kept, evenly over the past, up to `millstream.cdc.past.images.KEPT` in all. An image is only a cache: to lose one changes no answer.
+    On the way there further ones are kept, evenly over the past, up to `millstream.cdc.past.images.KEPT` in all.
+    An image is only a cache: to lose one changes no answer.
 
     Args:
         name, at, position, prefix: As in `table`.
@@ -96,6 +95,82 @@ def image(log: Log, name: str, *, at: Moment | None = None, position: int | None
     if all(known.position != until for known in images_of(log, stream)):
         images.keep(log, stream, until, state)
     return Kept(stream, until, state.height)
+
+
+def row_history(
+    log: Log,
+    name: str,
+    key: Any,
+    *,
+    at: Moment | None = None,
+    position: int | None = None,
+    prefix: str = "",
+) -> list[RowChange]:
+    """Every change of one row of a captured table, in order.
+
+    A row is followed through changes of its key: backwards from the key that is asked for to those that it had before,
+    and forwards to those that it has got since. Where several rows had the key, one after the other, all are told.
+
+    Args:
+        name: The table's name, as its capture gives it.
+        key: The key's value; of a key of several columns a tuple of them, or a dict by their names.
+        at, position: Only what had happened by then; see `table`.
+        prefix: As in `capture`.
+
+    Returns:
+        The changes, with the row before and after; none when there never was such a row.
+
+    Raises:
+        StreamNotFound, InvalidPosition, Trimmed: As in `table`.
+        UsageError: The table has no key, or this is not one.
+    """
+    stream, until = moment_of(log, name, at, position, prefix)
+    return _row_history(log, stream, key, until + 1)
+
+
+def diff(
+    log: Log,
+    name: str,
+    before: Moment | int,
+    after: Moment | int | None = None,
+    *,
+    prefix: str = "",
+) -> pl.DataFrame:
+    """What differs between a captured table at two moments, or positions of the log.
+
+    Args:
+        name: The table's name, as its capture gives it.
+        before, after: A moment, as in `table`, or a position; ``after`` is the present by default.
+        prefix: As in `capture`.
+
+    Returns:
+        A row for each row that was added, removed or changed: the key's columns (and in their order), ``_change``
+        (``added``, ``removed`` or ``changed``), ``_columns`` (a list of those that have another value), ``_before`` and
+        ``_after`` (the whole row, a struct; null where there is none). Rows without a key are only added and removed.
+
+    Raises:
+        StreamNotFound, InvalidPosition, NotCapturedYet, Trimmed: As in `table`.
+    """
+    first, second = (_complete(log, name, moment, prefix) for moment in (before, after))
+    return difference(first, second)
+
+
+def _complete(log: Log, name: str, moment: Moment | int | None, prefix: str) -> TableState:
+    position = moment if isinstance(moment, int) else None
+    at = None if isinstance(moment, int) else moment
+    stream, until = moment_of(log, name, at, position, prefix)
+    state = state_at(log, stream, until)
+    _check_complete(state, name, at, until)
+    return state
+
+
+def _check_complete(state: TableState, name: str, at: Moment | None, until: int) -> None:
+    if not state.about.complete:
+        when = f"at {iso(to_micros(at))}" if at is not None else f"at position {until}"
+        raise NotCapturedYet(
+            f"table {name!r} was not captured completely {when}",
+            hint="Ask for a later moment; a table can be seen from the end of its snapshot on",
+        )
 
 
 def drop_table_images(log: Log, name: str, *, prefix: str = "") -> int:

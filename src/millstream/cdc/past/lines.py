@@ -156,7 +156,7 @@ def decode_lines(text: bytes, layout: Layout) -> Lines:
     # Only columns at fault stay JSON, so that what was held of the others need not be made anew.
     rows = [row for event in events for row in (event.before, event.after) if row is not None]
     held = tuple(
-        _fits(rows, f"c{index}", wanted) and wanted or loose.held[index] for index, wanted in enumerate(layout.held)
+        (_fits(rows, f"c{index}", wanted) and wanted) or loose.held[index] for index, wanted in enumerate(layout.held)
     )
     if held == loose.held:
         return Lines(loose, events, some_left)
@@ -195,7 +195,7 @@ def _decoder(layout: Layout) -> msgspec.json.Decoder[Any]:
     before_type = msgspec.defstruct("Before", before, rename=names, gc=False)
     event = msgspec.defstruct(
         "Line",
-        [("operation", str), ("before", before_type | None), ("after", after_type | None)],  # type: ignore[operator]
+        [("operation", str), ("before", before_type | None), ("after", after_type | None)],
         gc=False,
     )
     return msgspec.json.Decoder(event)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import polars as pl
 
 from ...errors import DamagedLog
-from ..change import Change, SchemaChanged, SnapshotCompleted
+from ..change import Change, Row, SchemaChanged, SnapshotCompleted
 from ..shape import Column, Shape, shape_of
+from ..values import encode_value
 from .exact import ExactRows
 from .lines import Held, Layout, Left, Lines, decode_lines, held_of, layout_of
 from .rows import GONE, KeyedRows, KeyIsNull, MovedAndLeft, changes_of
@@ -84,6 +85,27 @@ class TableState:
             return frame.sort(key)
         return frame
 
+    @property
+    def is_keyed(self) -> bool:
+        """Whether a key tells each row from the others."""
+        return isinstance(self._rows, KeyedRows) and bool(self.about.key)
+
+    def json_rows(self, stored: pl.DataFrame) -> Iterator[Row]:
+        """Rows of `stored` in JSON, as in a `Change`: the columns of the last shape."""
+        names = self._shape.names if self._shape is not None else tuple(self.about.held)
+        columns = [_in_json(stored[name], self.about.held[name]) for name in names]
+        for values in zip(*columns, strict=True):
+            yield dict(zip(names, values, strict=True))
+
+    def held_as(self, rows: Sequence[Row], table: str) -> pl.DataFrame:
+        """Rows in JSON, of the last shape and with a key, as `stored` holds them, in their order. Where a value is
+        beyond what a column holds, `stored` is changed to hold it."""
+        assert self._shape is not None
+        head = b'{"operation":"READ","table":%b,"before":null,"after":' % msgspec.json.encode(table)
+        text = b"\n".join(head + msgspec.json.encode(row) + b"}" for row in rows)
+        lines = self._fitted(decode_lines(text, self._layout(layout_of(self._shape))))
+        return self._conformed(changes_of(lines, self._shape.key)).select(list(self.about.held))
+
     # --- applying ---------------------------------------------------------------------------------------
 
     def add(self, runs: Iterable[Run]) -> int:
@@ -139,7 +161,7 @@ class TableState:
         try:
             if shape is None:
                 shape = _shape_of_rows(text)
-            self._adopt(shape)
+            self.adopt(shape)
             if isinstance(self._rows, KeyedRows) and shape.key:
                 try:
                     self._keyed(text, shape)
@@ -228,7 +250,7 @@ class TableState:
             return changes.with_columns(own).select(names)
         return changes
 
-    def _adopt(self, shape: Shape) -> None:
+    def adopt(self, shape: Shape) -> None:
         """Make the rows hold the columns of a shape, by its key."""
         if shape is self._shape or shape == self._shape:
             return
@@ -276,9 +298,10 @@ class TableState:
     def _hold(self, name: str, held: Held) -> None:
         """Hold a column as JSON from now on."""
         frame, before = self.stored, self.about.held[name]
-        assert held.json and not before.json
+        assert held.json
+        assert not before.json
         self.about.held[name] = held
-        self._replace(frame.with_columns(_as_json(frame[name])))
+        self._replace(frame.with_columns(as_json(frame[name])))
 
     def _retype(self, name: str, before: Held, now: Held) -> None:
         """Rows that were there keep their values, as far as the new kind has them."""
@@ -288,7 +311,7 @@ class TableState:
         column = _recast(frame[name], before, now)
         if column is None:
             now = Held("any", True, now.type)
-            column = _as_json(frame[name]) if not before.json else frame[name]
+            column = as_json(frame[name]) if not before.json else frame[name]
         self.about.held[name] = now
         self._replace(frame.with_columns(column))
 
@@ -308,7 +331,7 @@ class TableState:
             for name, value in event.added.items():
                 if name not in about.held and name in kinds:
                     self._fill_added(name, held_of(kinds[name].kind, kinds[name].type), value)
-            self._adopt(shape)
+            self.adopt(shape)
 
     def _fill_added(self, name: str, held: Held, value: Any) -> None:
         if value is not None and held.json:
@@ -319,16 +342,35 @@ class TableState:
             self._add_column(name, msgspec.structs.replace(held, json=True), msgspec.json.encode(value).decode())
 
 
+def _in_json(column: pl.Series, held: Held) -> list[Any]:
+    if held.json:
+        return [None if text is None else _decode(text) for text in column]
+    if held.kind == "float":
+        return [None if value is None else encode_value(value, "float") for value in column]
+    return column.to_list()
+
+
+_decode = msgspec.json.Decoder().decode
+
+
 class _Operation(msgspec.Struct):
     operation: str
 
 
-def _as_json(column: pl.Series) -> pl.Series:
+def as_json(column: pl.Series) -> pl.Series:
+    """A column that was held plain, as JSON."""
     values = [None if value is None else msgspec.json.encode(value).decode() for value in column]
     return pl.Series(column.name, values, dtype=pl.String)
 
 
-_WIDER = {("int", "float"), ("uint", "float"), ("int", "decimal"), ("uint", "decimal"), ("uint", "int"), ("int", "uint")}
+_WIDER = {
+    ("int", "float"),
+    ("uint", "float"),
+    ("int", "decimal"),
+    ("uint", "decimal"),
+    ("uint", "int"),
+    ("int", "uint"),
+}
 
 
 def _recast(column: pl.Series, before: Held, now: Held) -> pl.Series | None:

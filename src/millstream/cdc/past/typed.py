@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ _DURATION = r"^(-?)(\d{1,7}):(\d\d):(\d\d)(?:\.(\d{1,6}))?$"
 _DECIMAL = r"^[+-]?\d+(\.\d+)?$"
 _WHOLE = r"^-?\d+$"
 _REAL = r"^-?\d+\.\d+(e[+-]?\d+)?$"
+_SCALE = re.compile(r"\(\d+,\s*(\d+)\)")
 _MOST_DIGITS = 38
 
 _decode = msgspec.json.Decoder().decode
@@ -60,13 +62,16 @@ def _decimal(column: pl.Series, held: Held) -> pl.Series | None:
     if not _fits(column, _DECIMAL):
         return None
     parts = column.str.strip_chars_start("+-").str.split_exact(".", 1).struct.unnest()
-    whole = parts["field_0"].str.strip_chars_start("0").str.len_bytes().max()
-    scale = parts["field_1"].str.len_bytes().max() or 0
-    said = held.type.partition(",")[2].rstrip(") unsigedzrofl").strip()
-    scale = max(scale, int(said) if said.isdigit() else 0)  # type: ignore[type-var, call-overload]
-    if whole + scale > _MOST_DIGITS:  # type: ignore[operator]
+    whole = _longest(parts["field_0"].str.strip_chars_start("0"))
+    said = _SCALE.search(held.type)
+    scale = max(_longest(parts["field_1"]), int(said[1]) if said else 0)
+    if whole + scale > _MOST_DIGITS:
         return None
     return column.str.strip_chars_start("+").cast(pl.Decimal(_MOST_DIGITS, scale), strict=False)
+
+
+def _longest(texts: pl.Series) -> int:
+    return max((length for length in texts.str.len_bytes().unique() if length is not None), default=0)
 
 
 def _date(column: pl.Series, held: Held) -> pl.Series | None:

@@ -23,6 +23,7 @@ from .encode import row_encoder
 from .errors import source_errors
 from .install import Layout
 from .pages import fetch_page, rows_after
+from .reader import SQLiteReader
 from .schema import Table, table_names
 from .triggers import CHANGES, NOW, SLOTS
 
@@ -84,6 +85,17 @@ class SQLiteSource:
         """Remove every trigger and table that captures made in the file."""
         with self._connected() as db:
             install.uninstall(db)
+
+    @contextmanager
+    def reader(self) -> Iterator[SQLiteReader]:
+        """The rows as they are now; see `Source`."""
+        with self._connected() as db:
+            db.execute("BEGIN")
+            try:
+                yield SQLiteReader(db, self.path)
+            finally:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
 
     @contextmanager
     def session(self, position: int, state: State, *, resync: bool) -> Iterator[tuple[SQLiteSession, int, State]]:
