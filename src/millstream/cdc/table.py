@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import polars as pl
 
-from ..errors import InvalidPosition, NotCapturedYet, ReadOnlyLog, StreamNotFound, UsageError
+from ..errors import InvalidPosition, MillstreamError, NotCapturedYet, ReadOnlyLog, StreamNotFound, UsageError
 from ..log.images import drop_images, images_of
 from ..log.reading import END
 from ..time import Moment, iso, to_micros
@@ -215,9 +215,17 @@ def state_at(log: Log, stream: str, until: int, *, use_images: bool = True, keep
         state.add(stretch)
         position = stretch.last
         if keeping and state.about.complete and images.is_due(stretch.count, state.height):
-            images.keep(log, stream, until if stretch.at_end else position, state)
+            _keep(log, stream, until if stretch.at_end else position, state, needed=keep == "all")
         if stretch.at_end:
             return state
+
+
+def _keep(log: Log, stream: str, position: int, state: TableState, *, needed: bool) -> None:
+    try:
+        images.keep(log, stream, position, state)
+    except MillstreamError:
+        if needed:
+            raise  # else who may only read, or a full disk, keeps nobody from an answer
 
 
 class _Stretch:

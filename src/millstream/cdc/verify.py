@@ -151,13 +151,14 @@ def verify(
     """
     if chunk < 1:
         raise UsageError(f"chunk={chunk} is no number of rows", hint="Give a whole number from 1 on")
-    known = captured_tables(log, capture.checkpoint_name())
-    if table is not None and table not in known:
-        raise CaptureError(
-            f"{table!r} is not captured into this log", hint=f"It has these tables: {', '.join(known) or 'none'}"
-        )
-    tables = known if table is None else [table]
     with reader_of(capture.source) as reader:
+        known = captured_tables(log, capture.checkpoint_name())
+        if not known or (table is not None and table not in known):
+            raise CaptureError(
+                f"{capture.source.url if table is None else repr(table)} is not captured into this log",
+                hint=f"The log has these tables of it: {', '.join(known) or 'none'}",
+            )
+        tables = known if table is None else [table]
         _wait(capture, log, reader.position, patience)
         return CaptureVerified(
             tuple(_Comparison(capture, log, reader, name, chunk, progress).run(repair) for name in tables)

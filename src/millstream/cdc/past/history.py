@@ -12,7 +12,7 @@ from ...errors import UsageError
 from ...log.reading import END
 from ..change import Change, Operation, Row
 from ..shape import Shape, shape_of
-from ..values import Unchanged, decode_row, decoder, encode_value
+from ..values import Unchanged, decode_row, encode_value
 from .state import TYPES
 
 if TYPE_CHECKING:
@@ -85,9 +85,8 @@ def _given(key: Any, shape: Shape) -> Key:
     names = shape.key
     if isinstance(key, Mapping):
         if set(key) != set(names):
-            raise UsageError(
-                f"the key {sorted(map(str, key))} is not {list(names)}", hint="Name each column of the key"
-            )
+            given = ", ".join(sorted(map(str, key)))
+            raise UsageError(f"the key has the columns {', '.join(names)}, not {given}", hint="Name each of them")
         return tuple(key[name] for name in names)
     values = tuple(key) if isinstance(key, tuple | list) else (key,)
     if len(values) != len(names):
@@ -194,8 +193,8 @@ def _lives(found: list[_Found], key: Key) -> list[RowChange]:
         known = alive.pop(was, None) if was is not None else None
         life = known or begin()
         before, after = _told(change.before, life.row), _told(change.after, life.row)
-        if change.operation in ("INSERT", "READ"):
-            before = life.row if change.operation == "READ" else None
+        if before is None and change.operation != "INSERT":
+            before = life.row
         life.found.append((each, before, after))
         life.row = after
         life.keys.update(k for k in (each.was, each.now) if k is not None)
@@ -218,8 +217,6 @@ def _told(row: Row | None, known: Row | None) -> Row | None:
 
 def _row_change(each: _Found, before: Row | None, after: Row | None) -> RowChange:
     change, run = each.change, each.run
-    if before is None and change.operation == "UPDATE":
-        before = change.before
     row = after or before or {}
     return RowChange(
         operation=change.operation,
@@ -232,6 +229,3 @@ def _row_change(each: _Found, before: Row | None, after: Row | None) -> RowChang
         recorded=run.time,
         metadata=run.metadata,
     )
-
-
-__all__ = ["RowChange", "decoder", "row_history"]

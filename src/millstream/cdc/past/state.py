@@ -174,9 +174,9 @@ class TableState:
             raise DamagedLog(run.position, f"its changes cannot be decoded ({error})") from error
 
     def _keyed(self, text: bytes, shape: Shape) -> None:
+        lines = self._fitted(decode_lines(text, self._layout(layout_of(shape))))
         rows = self._rows
         assert isinstance(rows, KeyedRows)
-        lines = self._fitted(decode_lines(text, self._layout(layout_of(shape))))
         while lines.events:
             try:
                 rows.apply(self._conformed(changes_of(lines, shape.key)))

@@ -186,7 +186,7 @@ def series_of_values(name: str, values: list[Any]) -> pl.Series:
         dtype, values = pl.String, [_text(value) for value in values]
     try:
         return pl.Series(name, values, dtype=dtype)
-    except (OverflowError, pl.exceptions.PolarsError):  # a whole number of more than 64 bits
+    except (TypeError, OverflowError, pl.exceptions.PolarsError):  # a whole number of more than 64 bits
         return pl.Series(name, [_text(value) for value in values], dtype=pl.String)
 
 
