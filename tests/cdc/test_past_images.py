@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,24 +17,26 @@ from .past import Made, shape
 ROWS = [{"id": n, "name": f"n{n}"} for n in range(10)]
 
 
-@pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Made:
+@pytest.fixture(params=["file", "postgres"])
+def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Made]:
     monkeypatch.setattr(images, "_PART_ROWS", 3)
-    made = Made(shape(("id", "int"), ("name", "text")), ms.open(str(tmp_path / "log.db")))
-    made.read(*ROWS)
-    return made
+    place = str(tmp_path / "log.db") if request.param == "file" else request.getfixturevalue("postgres")
+    with ms.open(place) as log:
+        made = Made(shape(("id", "int"), ("name", "text")), log)
+        made.read(*ROWS)
+        yield made
 
 
 def parts(made: Made) -> int:
     with made.log.connect() as db:
-        return int(db.one(f"select count(*) as n from {kept.PARTS}")["n"])  # type: ignore[index]
+        return int(db.one(f"select count(*) as n from {db.own(kept.PARTS)}")["n"])  # type: ignore[index]
 
 
 def test_an_image_is_read_in_place_of_the_changes_before_it(made: Made) -> None:
     assert image(made.log, "users").rows == 10
     # What no image would hold: were the log replayed, this row would be there.
     with made.log.transaction() as tx:
-        tx.db.execute(f"delete from {kept.PARTS} where part = 3")
+        tx.db.execute(f"delete from {tx.db.own(kept.PARTS)} where part = 3")
     assert table(made.log, "users").height == 10, "an image that lacks a part is not used"
     drop_table_images(made.log, "users")
     image(made.log, "users")
@@ -76,7 +79,7 @@ def test_what_a_dead_writer_left_is_removed_by_the_next_one(made: Made, monkeypa
     begin = kept.write_image(made.log, "users", 5, 1, b"{}", [b"left"])
     assert begin
     with made.log.transaction() as tx:
-        tx.db.execute(f"update {kept.TABLE} set whole = 0, began = 0")
+        tx.db.execute(f"update {tx.db.own(kept.TABLE)} set whole = 0, began = 0")
     image(made.log, "users")
     assert parts(made) == 4
     assert len(kept.images_of(made.log, "users")) == 1
@@ -119,7 +122,7 @@ def test_a_log_that_is_only_read_shows_its_tables_and_keeps_nothing(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(images, "AT_LEAST", 1)
-    with ms.open(made.log.path, readonly=True) as reader:
+    with ms.open(made.log.location, readonly=True) as reader:
         assert reader.table("users").height == 10
         with pytest.raises(ms.ReadOnlyLog):
             image(reader, "users")
@@ -138,3 +141,12 @@ def test_images_stay_spread_over_the_past(made: Made, monkeypatch: pytest.Monkey
     assert max(gaps) <= 3 * made.log.head // images.KEPT
     at = found[3] + 7
     assert table(made.log, "users", position=at).equals(table(made.log, "users", position=at, use_images=False))
+
+
+def test_a_compacted_stream_shows_the_same_tables(made: Made) -> None:
+    positions = [made.write(made.change("UPDATE", None, {"id": n, "name": "x"})) for n in range(9)]
+    before = [table(made.log, "users", position=position) for position in positions]
+    assert made.log.compact("users").runs > 1
+    for position, known in zip(positions, before, strict=True):
+        assert table(made.log, "users", position=position).equals(known)
+    assert [change.after for change in made.log.row_history("users", 3)][-1] == {"id": 3, "name": "x"}

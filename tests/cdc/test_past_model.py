@@ -152,8 +152,8 @@ def _plain(value: Any) -> Any:
 @given(histories())
 def test_a_table_at_every_position_is_what_a_plain_replay_gives(history: Any) -> None:
     made, seen = history
-    for position, names, rows in seen:
-        assert_shows(made, position, names, rows, use_images=False)
+    for position, names, known in seen:
+        assert_shows(made, position, names, known, use_images=False)
 
 
 @settings(max_examples=40, deadline=None)

@@ -135,28 +135,31 @@ _decode = msgspec.json.Decoder(Change).decode
 
 
 def _hits(text: bytes, keys: set[Key], shape: Shape) -> list[bytes]:
-    """What a line of one of the keys contains, of such texts as are there at all."""
-    return [needle for needle in {_needle(key, shape) for key in keys} if needle in text]
+    """What lines of one of the keys contain, of such texts as are there at all."""
+    return [needle for needle in {each for key in keys for each in _needles(key, shape)} if needle in text]
 
 
-def _needle(key: Key, shape: Shape) -> bytes:
-    """A piece of JSON that stands in every change of a row: a column of its key with the value, if that can be
-    written in one way only."""
+def _needles(key: Key, shape: Shape) -> list[bytes]:
+    """Pieces of JSON of which one stands in every change of a row: a column of its key, with the value where that can
+    be written in one way only."""
     kinds = {column.name: column.kind for column in shape.columns}
-    best = b""
+    found: list[list[bytes]] = []
     for name, value in zip(shape.key, key, strict=True):
-        head = msgspec.json.encode(name) + b":"
-        kind = kinds.get(name, "any")
-        text = b""
-        if isinstance(value, int) and not isinstance(value, bool) and kind in ("int", "uint"):
-            text = b"%d" % value
+        head, kind = msgspec.json.encode(name) + b":", kinds.get(name, "any")
+        if isinstance(value, int) and not isinstance(value, bool) and kind in ("int", "uint", "any"):
+            # In a column of any values, 1.0 is the same number.
+            ends = (b",", b"}", b".") if kind == "any" else (b",", b"}")
+            found.append([head + b"%d" % value + end for end in ends])
         elif isinstance(value, str) and kind in ("text", "any") and value.isascii() and value.isprintable():
-            text = b"" if set(value) & set('"\\/<>&') else b'"%b"' % value.encode()
+            if not set(value) & _ESCAPED:
+                found.append([head + b'"%b"' % value.encode()])
         elif kind == "uuid":
-            text = msgspec.json.encode(encode_value(value, kind))
-        if len(head + text) > len(best) or (text and not best.endswith((b'"', b"0"))):
-            best = head + text
-    return best
+            found.append([head + msgspec.json.encode(encode_value(value, kind))])
+    return max(found, key=lambda needles: len(needles[0]), default=[msgspec.json.encode(shape.key[0]) + b":"])
+
+
+_ESCAPED = frozenset("\"\\/<>&'")
+"""What may be written in JSON in more than one way, by whoever writes it."""
 
 
 def _key_of(row: Row | None, shape: Shape) -> Key | None:
