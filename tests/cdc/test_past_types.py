@@ -82,6 +82,16 @@ def test_a_retyped_column_keeps_the_values_of_the_rows_that_were_there() -> None
     assert table(made.log, "users")["v"].to_list() == ["7", "1.5", "x"]
 
 
+def test_a_value_beyond_its_kind_leaves_the_others_as_they_were() -> None:
+    made = Made(shape(("id", "int"), ("v", "float"), ("t", "text")))
+    made.read({"id": 1, "v": "NaN", "t": "a"}, {"id": 2, "v": 0.5, "t": None})
+    made.write(made.change("INSERT", None, {"id": 3, "v": [1], "t": 7}))
+    seen = table(made.log, "users")
+    assert seen["v"].to_list() == ["nan", "0.5", "[1]"]
+    assert seen["t"].to_list() == ["a", None, "7"]
+    assert seen["id"].to_list() == [1, 2, 3]
+
+
 def test_moments_go_by_the_commits_time_where_runs_have_it() -> None:
     made = Made(shape(("id", "int"), ("n", "int")))
     micros = 1_700_000_000_000_000

@@ -18,7 +18,8 @@ from ..storage.base import Encoding, StagedAppend, StagedRun
 from ..time import from_micros
 from .capture import Capture
 from .change import Change
-from .past.state import TYPES, TableState, as_json
+from .past.recast import as_json
+from .past.state import TYPES, TableState
 from .source import Piece, RowReader, pieces_of, reader_of
 from .table import state_at
 from .values import Row, decode_row

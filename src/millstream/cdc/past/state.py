@@ -10,10 +10,11 @@ import polars as pl
 
 from ...errors import DamagedLog
 from ..change import Change, Row, SchemaChanged, SnapshotCompleted
-from ..shape import Column, Shape, shape_of
-from ..values import encode_value
+from ..shape import Shape, shape_of
+from .ahead import with_texts
 from .exact import ExactRows
 from .lines import Held, Layout, Left, Lines, decode_lines, held_of, layout_of
+from .recast import as_json, in_json, recast, shape_of_rows
 from .rows import GONE, KeyedRows, KeyIsNull, MovedAndLeft, changes_of
 from .typed import typed_column
 
@@ -93,7 +94,7 @@ class TableState:
     def json_rows(self, stored: pl.DataFrame) -> Iterator[Row]:
         """Rows of `stored` in JSON, as in a `Change`: the columns of the last shape."""
         names = self._shape.names if self._shape is not None else tuple(self.about.held)
-        columns = [_in_json(stored[name], self.about.held[name]) for name in names]
+        columns = [in_json(stored[name], self.about.held[name]) for name in names]
         for values in zip(*columns, strict=True):
             yield dict(zip(names, values, strict=True))
 
@@ -113,8 +114,7 @@ class TableState:
         parts: list[bytes] = []
         first: Run | None = None
         size = count = 0
-        for run in runs:
-            text = run.text() if run.type == "Change" else b""
+        for run, text in with_texts(runs):
             count += run.count
             alone = not text or _TRUNCATE in text
             if first is not None and (alone or run.kind_id != first.kind_id or size >= BATCH_BYTES):
@@ -160,7 +160,7 @@ class TableState:
         text = parts[0] if len(parts) == 1 else b"\n".join(parts)
         try:
             if shape is None:
-                shape = _shape_of_rows(text)
+                shape = shape_of_rows(text)
             self.adopt(shape)
             if isinstance(self._rows, KeyedRows) and shape.key:
                 try:
@@ -308,7 +308,7 @@ class TableState:
         frame = self.stored
         if before.kind == now.kind:
             now = msgspec.structs.replace(now, json=before.json)
-        column = _recast(frame[name], before, now)
+        column = recast(frame[name], before, now)
         if column is None:
             now = Held("any", True, now.type)
             column = as_json(frame[name]) if not before.json else frame[name]
@@ -342,57 +342,5 @@ class TableState:
             self._add_column(name, msgspec.structs.replace(held, json=True), msgspec.json.encode(value).decode())
 
 
-def _in_json(column: pl.Series, held: Held) -> list[Any]:
-    if held.json:
-        return [None if text is None else _decode(text) for text in column]
-    if held.kind == "float":
-        return [None if value is None else encode_value(value, "float") for value in column]
-    return column.to_list()
-
-
-_decode = msgspec.json.Decoder().decode
-
-
 class _Operation(msgspec.Struct):
     operation: str
-
-
-def as_json(column: pl.Series) -> pl.Series:
-    """A column that was held plain, as JSON."""
-    values = [None if value is None else msgspec.json.encode(value).decode() for value in column]
-    return pl.Series(column.name, values, dtype=pl.String)
-
-
-_WIDER = {
-    ("int", "float"),
-    ("uint", "float"),
-    ("int", "decimal"),
-    ("uint", "decimal"),
-    ("uint", "int"),
-    ("int", "uint"),
-}
-
-
-def _recast(column: pl.Series, before: Held, now: Held) -> pl.Series | None:
-    """A column as another kind holds it; None when that cannot be said."""
-    if before.kind == now.kind or column.null_count() == len(column):
-        return column.cast(now.dtype)
-    if before.json or now.json or (before.kind, now.kind) not in _WIDER:
-        return None
-    try:
-        return column.cast(now.dtype, strict=True)
-    except pl.exceptions.PolarsError:
-        return None
-
-
-class _Names(msgspec.Struct):
-    before: dict[str, msgspec.Raw] | None
-    after: dict[str, msgspec.Raw] | None
-
-
-def _shape_of_rows(text: bytes) -> Shape:
-    """The shape of rows whose run does not tell one: columns of any values, and no key."""
-    names: dict[str, None] = {}
-    for line in msgspec.json.Decoder(_Names).decode_lines(text):
-        names.update(dict.fromkeys((*(line.before or ()), *(line.after or ()))))
-    return Shape(tuple(map(Column, names)))

@@ -51,7 +51,14 @@ def python_values(column: pl.Series, held: Held) -> list[Any]:
         values = [None if text is None else _decode(text) for text in values]
     if decode is None:
         return values
-    return [None if value is None else decode(value) for value in values]
+
+    def known(value: Any) -> Any:
+        try:
+            return None if value is None else decode(value)
+        except (TypeError, ValueError, ArithmeticError, AttributeError):
+            return value  # of another kind than its column
+
+    return list(map(known, values))
 
 
 def _fits(column: pl.Series, pattern: str) -> bool:
