@@ -9,10 +9,11 @@ came last goes on, and the other stops with `ConsumerFenced` before it has writt
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import MissingExtra, SourceUnavailable, UsageError
+from .filters import Filters, Mask, RowFilter
 from .source import Options, Progress, Source
 from .sqlite import SQLiteSource
 from .worker import Worker, ask_to_read_again
@@ -42,6 +43,10 @@ def capture(
     drop_slot: bool = False,
     failover: bool = False,
     chunk_rows: int = 50_000,
+    columns: Mapping[str, Sequence[str]] | None = None,
+    rows: Mapping[str, RowFilter] | None = None,
+    mask: Mapping[str, Mask] | None = None,
+    mask_key: bytes | str | None = None,
 ) -> Capture:
     """Capture the changes of a database.
 
@@ -67,9 +72,16 @@ def capture(
         drop_slot: When it is more, drop the slot: the server's disk is saved, and the capture needs a resync.
         failover: PostgreSQL 17 and later: the slot is to be kept at standbys, too.
         chunk_rows: PostgreSQL: how many rows of a big table are read at once.
+        columns: By table, the only columns that come into the log. The key's must be among them.
+        rows: By table, a function of a row (a dict, values as the source holds them) that says whether it is wanted.
+            An update that takes a row out of what is wanted comes as DELETE, one that brings it in as INSERT.
+        mask: By ``"table.column"``, what becomes of its values: ``"drop"`` leaves the column out, ``"redact"`` writes
+            ``***``, ``"hash"`` an HMAC-SHA256 under ``mask_key``, the same for the same value; or a function of a
+            value. NULL stays NULL.
+        mask_key: The secret of the hashes.
 
     Raises:
-        UsageError: The URL or the tables cannot be used.
+        UsageError: The URL, the tables or the filters cannot be used.
         MissingExtra: The source needs a package that is not installed.
 
     Example:
@@ -86,7 +98,8 @@ def capture(
         tables=chosen, lock_timeout=lock_timeout, slot=slot, publication=publication, outbox=outbox,
         heartbeat=heartbeat, slot_limit=slot_limit, drop_slot=drop_slot, failover=failover, chunk_rows=chunk_rows,
     )  # fmt: skip
-    return Capture(_source(url, options), name=name, prefix=prefix)
+    filters = Filters(columns, rows, mask, mask_key, chosen)
+    return Capture(_source(url, options), name=name, prefix=prefix, filters=filters if filters else None)
 
 
 def _source(url: str, options: Options) -> Source:
@@ -115,8 +128,12 @@ class Capture:
     changes across tables. Rows are in the log before the capture removes them from the source.
     """
 
-    def __init__(self, source: Source, *, name: str | None = None, prefix: str = "") -> None:
+    def __init__(
+        self, source: Source, *, name: str | None = None, prefix: str = "", filters: Filters | None = None
+    ) -> None:
         self.source = source
+        self.filters = filters
+        """What is left out or masked on the way; None: nothing."""
         self.prefix = prefix
         self.error: Exception | None = None
         """What ended the background run, when something did."""

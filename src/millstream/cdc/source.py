@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 
+from ..errors import CaptureError
 from ..log.staging import encode_metadata
 from .findings import Backlog, Finding
 from .shape import Shape
+
+if TYPE_CHECKING:
+    from ..log import Run
+
+Row = dict[str, Any]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,6 +181,38 @@ class Session(Protocol):
         """Whether there may be something new since it was last asked. Cheap enough for 100 times a second."""
 
 
+class RowReader(Protocol):
+    """The rows of a source as they were at one moment, to be compared with what the log has.
+
+    What every kind of source has to provide: all of `rows`, of all tables, is of one state of the source (a
+    transaction that stays open: REPEATABLE READ in PostgreSQL and MySQL), and `position` and `held` say exactly which.
+    """
+
+    position: int
+    """A capture whose checkpoint is here or beyond has taken in all that the rows show."""
+
+    def shape(self, table: str) -> Shape:
+        """The shape of a table, as its changes carry it.
+
+        Raises:
+            CaptureError: There is no such table.
+        """
+
+    def rows(self, table: str, after: Row | None, limit: int) -> list[Row]:
+        """The next rows of a table, in an order of the reader's own that does not change, in JSON as in `Change`.
+
+        Args:
+            after: The last row of the answer before; None for the first rows. The reader may keep its place itself.
+            limit: The most rows; an answer without any is the end.
+        """
+
+    def held(self, run: Run) -> int:
+        """How many of a run's events, from the first one on, tell what the rows show already.
+
+        All of a run that was committed at the source before the moment of the rows, none of one committed after it.
+        """
+
+
 class Source(Protocol):
     """A database to capture."""
 
@@ -207,3 +245,26 @@ class Source(Protocol):
             seconds: How long to watch how fast the source grows.
             room: Bytes that its disk has left, if that is known.
         """
+
+
+@runtime_checkable
+class ReadableSource(Protocol):
+    """A source whose rows can be compared with the log: each kind that has this can be verified."""
+
+    def reader(self) -> AbstractContextManager[RowReader]:
+        """The rows as they are now. Nothing is installed, no change is taken, and no capture is disturbed.
+
+        Raises:
+            CaptureError: The source cannot be read.
+        """
+
+
+def reader_of(source: Source) -> AbstractContextManager[RowReader]:
+    """The rows of a source.
+
+    Raises:
+        CaptureError: It cannot be read, or there is no reader for its kind.
+    """
+    if not isinstance(source, ReadableSource):
+        raise CaptureError(f"{source.url} cannot be read beside its capture", hint="SQLite sources can")
+    return source.reader()

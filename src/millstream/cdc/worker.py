@@ -210,6 +210,8 @@ class Worker:
 
     def _commit(self, batch: Batch, asked: Set[str] = frozenset()) -> int:
         """Events, checkpoint and state in one commit; how many events there were."""
+        if self.capture.filters is not None:
+            batch = self.capture.filters.batch(batch)
         if batch.ahead:
             self._put_ahead(batch.ahead)
             return 0
@@ -312,6 +314,15 @@ def captured_streams(log: Log) -> list[str]:
         if not db.has_table(_STREAMS):
             return []
         return [row["stream"] for row in db.query(f"select stream from {db.own(_STREAMS)} order by stream")]
+
+
+def captured_tables(log: Log, capture: str) -> list[str]:
+    """The tables that a capture takes, as far as it was run, by name."""
+    with log.connect() as db:
+        row = None
+        if db.has_table(_STATES):
+            row = db.one(f"select state from {db.own(_STATES)} where name = ?", (capture,))
+    return sorted(msgspec.json.decode(row["state"], type=State).tables) if row is not None else []
 
 
 def ask_to_read_again(log: Log, capture: str, table: str) -> None:

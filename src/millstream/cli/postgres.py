@@ -45,13 +45,14 @@ def grants(
     from ..cdc.worker import TABLES as CAPTURES
     from ..cqrs.projection import TABLES as PROJECTIONS
     from ..log.checkpoints import TABLES as CHECKPOINTS
+    from ..log.images import TABLES as IMAGES
     from ..sourcing.snapshots import TABLES as SNAPSHOTS
     from ..storage.postgres.place import parse_url
     from ..storage.postgres.roles import Ability, grants
     from ..streams.store import TABLES as FLOWS
 
     ability = Ability.READ if read else Ability.APPEND if append else Ability.CONSUME
-    consumers = CHECKPOINTS | PROJECTIONS | FLOWS | CAPTURES | PARKED | SNAPSHOTS
+    consumers = CHECKPOINTS | PROJECTIONS | FLOWS | CAPTURES | PARKED | SNAPSHOTS | IMAGES
     for statement in grants(parse_url(url), role, ability, consumers):
         typer.echo(f"{statement};")
 

@@ -15,6 +15,7 @@ from ..storage.contract import Store
 from ..storage.database import Database
 from ..storage.sqlite import SQLiteStore
 from ..time import Clock, Duration, Moment, duration_micros, from_micros
+from .captured import CapturedTables
 from .inline import staged_runs
 from .reading import Reader, Types, type_names
 from .records import Run
@@ -120,7 +121,7 @@ def _is_path(text: str) -> bool:
         return False
 
 
-class Log(Reader):
+class Log(Reader, CapturedTables):
     """One append-only log of events in streams. Made by `millstream.open`; safe to share between threads.
 
     Promises: positions are gapless and become visible in order; ``recorded`` never goes backwards; an append is

@@ -132,6 +132,18 @@ class Run(msgspec.Struct, eq=False, gc=False):
             raise DamagedLog(self.position, f"its body holds {len(found)} events, not {end}")
         return found if self.count == len(found) else found[self.body_offset : end]  # type: ignore[no-any-return]
 
+    def text(self) -> bytes:
+        """Each event's data as a JSON object, a line each, without a last newline. Not for frames."""
+        if type(self) is Run:
+            if self.body is not None:
+                return self.body.encode() if isinstance(self.body, str) else self.body
+            if self.body_offset == 0:
+                # The whole of a body, most likely: its lines need not be cut apart.
+                found = self._text()
+                if found.count(b"\n") + 1 == self.count:
+                    return found
+        return b"\n".join(line if isinstance(line, bytes) else line.encode() for line in self.lines())
+
     def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Its events as a frame, a column for each field, typed as far as the log knows.
 

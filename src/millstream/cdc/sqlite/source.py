@@ -25,6 +25,7 @@ from .encode import Line, encoder, row_class
 from .errors import source_errors
 from .install import Layout
 from .pages import fetch_page, rows_after
+from .reader import SQLiteReader
 from .schema import Table, table_names
 from .triggers import CHANGES, NOW, SLOTS
 
@@ -116,6 +117,17 @@ class SQLiteSource:
             rate = (install.newest(db) - before) / seconds if seconds else 0.0
         holder = state.slot if state is not None else CHANGES
         return Backlog(holder, None, kept, max(before - position, 0), "changes", rate, None)
+
+    @contextmanager
+    def reader(self) -> Iterator[SQLiteReader]:
+        """The rows as they are now; see `Source`."""
+        with self._connected() as db:
+            db.execute("BEGIN")
+            try:
+                yield SQLiteReader(db, self.path)
+            finally:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
 
     @contextmanager
     def session(self, position: int, state: State, *, resync: bool) -> Iterator[tuple[SQLiteSession, int, State]]:

@@ -12,6 +12,7 @@ from ...events import Event, sealed_fields
 from ...frames import sealed_columns
 from ...storage.base import Request, Scope
 from ..checkpoints import TABLE
+from ..images import drop_images
 from ..staging import PRIVACY, stage
 from .keys import SNAPSHOT, check_subject, sealed_types
 from .sealing import subjects_of
@@ -82,6 +83,7 @@ def forget(log: Log, subject: str) -> Forgotten:
     if unread is not None:
         unread.add_note(f"The key of {subject!r} is destroyed. What of theirs there was is told when asked again.")
         raise unread
+    drop_images(log, found)
     streams = [ForgottenStream(stream, *seen) for stream, seen in sorted(found.items())]
     first = min((each.first for each in streams), default=0)
     return Forgotten(

@@ -15,6 +15,7 @@ import msgspec
 from ...errors import InvalidRetention
 from ...storage.base import Encoding, Request
 from ..bodies import Trim
+from ..images import drop_images
 from ..records import Run
 from .ledger import STREAM, RunsTrimmed, TrimmedPart, told
 from .relink import headers, relink, sizes, steps
@@ -125,6 +126,8 @@ def trim(
                 _drop(log, list(same), who)
         for forget in tuple(log.store.on_stale):
             forget()
+        if gone := {task.stream for task, tally in done if tally.runs}:
+            drop_images(log, gone)  # they hold what was made of it
     if kept_elsewhere:
         from .archive import put_away
 
