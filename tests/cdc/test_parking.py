@@ -11,7 +11,7 @@ import pytest
 
 import millstream as ms
 from millstream.cdc import Callback, SinkBase, parked, retry, skip, sync
-from millstream.cdc.follower import pause
+from millstream.cdc.attempts import pause
 
 from .following import Source, change, put, shape, until
 

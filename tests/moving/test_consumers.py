@@ -70,6 +70,7 @@ def test_the_tables_that_are_carried_are_those_that_the_patterns_make(tmp_path):
     path = str(tmp_path / "log.db")
     with ms.open(path) as log:
         work(log, 0, str(tmp_path / "users.sqlite"))
+        ms.sync(log, "users", ms.Callback(lambda change: None, name="nothing"), start=False).catch_up()
     sqlite = {"text": "text", "integer": "bigint", "blob": "blob"}
     assert columns(path) == {table.name: [(name, sqlite[type]) for name, type in table.columns] for table in CARRIED}
 

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import (
-    ConsumerFenced,
-    DatabaseError,
-    Rejected,
-    SinkGone,
-    SinkUnavailable,
-    StorageError,
-    UsageError,
-)
+from ..errors import ConsumerFenced, Rejected, SinkGone
 from ..log.checkpoints import Checkpoint, advance, take
 from ..time import now_micros
-from .change import Change, SchemaChanged, SnapshotCompleted, decode_change
+from .attempts import is_about_changes, items_of, parts_of, pause
+from .change import Change, SchemaChanged, SnapshotCompleted
 from .parking import EVERY_ROW, TABLE, TABLES, Place, Shelf, error_text, keys_of
 from .shape import shape_of
 from .sinks.base import RETRIES, Sink
 
 if TYPE_CHECKING:
-    from ..log import Log, Recorded, Run
+    from ..log import Log, Run
     from ..storage.base import Receipt
     from ..storage.database import Database
-
-    Item = tuple[Change, Recorded]
+    from .attempts import Item
 
 STEP = 256
 """How many changes a sink that takes fewer at once handles between two commits of its checkpoint."""
@@ -37,22 +28,8 @@ STEP = 256
 _SOONER = 1.0
 """Seconds after which a slow sink's checkpoint is committed although the step is not complete."""
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0
-_LONGEST_ASKED = 600.0
-
 _LOOK = 0.5
 """Seconds between two looks at what is parked, which someone may want to be tried again."""
-
-_NOT_THE_CHANGE = (ConsumerFenced, SinkGone, SinkUnavailable, UsageError, StorageError)
-"""Failures that say nothing of the changes that were given (but a `DatabaseError` may)."""
-
-
-def pause(failures: int, error: Exception | None = None) -> float:
-    """Seconds to wait after so many failures in a row: they double up to a cap, and are spread, so that many
-    followers of one server do not come all at once. A server that says when to come again is believed."""
-    doubled = min(_FIRST_PAUSE * 2.0 ** min(failures - 1, 20), _LONGEST_PAUSE)
-    asked = error.after if isinstance(error, SinkUnavailable) and error.after else 0.0
-    return max(doubled * random.uniform(0.5, 1.0), min(asked, _LONGEST_ASKED))
 
 
 class Follower:
@@ -198,8 +175,8 @@ class Follower:
                 group = []
                 self._notice(run)
                 continue
-            for part in _parts(run, self._step):
-                group += _items(part)
+            for part in parts_of(run, self._step):
+                group += items_of(part)
                 if len(group) >= self._step:
                     count += self._group(group)
                     group = []
@@ -251,7 +228,7 @@ class Follower:
             try:
                 self._hand_over(free)
             except Exception as error:
-                if not _is_about_changes(error):
+                if not is_about_changes(error):
                     raise
                 if len(free) == 1:
                     self._fault(free[0], error)
@@ -358,7 +335,7 @@ class Follower:
         ):
             if wanted.isdisjoint(range(run.position, run.last + 1)):
                 continue
-            items += [item for item in _items(run) if item[1].position in wanted]
+            items += [item for item in items_of(run) if item[1].position in wanted]
         found = {recorded.position for _, recorded in items}
         for place in places:
             if place.position not in found:
@@ -388,7 +365,7 @@ class Follower:
                 self.sink.apply(free, None)
                 self._commit(checkpoint.position, None, positions)
         except Exception as error:
-            if not _is_about_changes(error):
+            if not is_about_changes(error):
                 raise
             if len(free) > 1:
                 half = len(free) // 2
@@ -404,18 +381,3 @@ class Follower:
         self._pending.append(place)
         assert self._checkpoint is not None
         self._commit(self._checkpoint.position)
-
-
-def _is_about_changes(error: Exception) -> bool:
-    return isinstance(error, DatabaseError) or not isinstance(error, _NOT_THE_CHANGE)
-
-
-def _parts(run: Run, step: int) -> list[Run]:
-    parts = (run.cut(run.position + first - 1, run.position + first + step) for first in range(0, run.count, step))
-    return [part for part in parts if part is not None]
-
-
-def _items(run: Run) -> list[Item]:
-    return [
-        (decode_change(event, run.schema), recorded) for event, recorded in zip(run.events(Change), run, strict=True)
-    ]

@@ -162,9 +162,9 @@ class FileIndex:
         if wanted is None:
             wanted = tuple(c.name for c in shape.columns if c.kind in _SEARCHED)
             wanted = (*(n for n in self._fields if n in wanted), *(n for n in wanted if n not in self._fields))
-        missing = [name for name in wanted if name not in shape.names]
-        if missing:
-            raise UsageError(f"the table has no column {missing[0]!r}", hint="Correct fields=")
+        # One that was added or renamed later is not in the older shapes.
+        if wanted and not set(wanted).intersection(shape.names):
+            raise UsageError(f"the table has no column {wanted[0]!r}", hint="Correct fields=")
         if wanted != self._fields or not self._there():
             self._rebuild(wanted)
         self.db.execute(f"insert into {_SHAPES} (shape) values (?) on conflict do nothing", (shape.text,))
@@ -237,15 +237,13 @@ class FileIndex:
     def _upsert(self, key: Key, row: Row, shape: Shape) -> None:
         text = _key_text(key)
         encoded = encode_row({name: row[name] for name in shape.names if name in row}, shape)
-        self.db.execute(
+        [(id,)] = self.db.execute(
             f"insert into {self._rows} (key, shape, row) values (?, ?, ?)"
-            " on conflict (key) do update set shape = excluded.shape, row = excluded.row",
+            " on conflict (key) do update set shape = excluded.shape, row = excluded.row returning id",
             (text, self._shape_id, msgspec.json.encode(encoded).decode()),
-        )
+        ).fetchall()
         if self._fields:
-            found = self.db.one(f"select id from {self._rows} where key = ?", (text,))
-            assert found is not None
-            self._put(found["id"], encoded)
+            self._put(id, encoded)
 
     # --- search -------------------------------------------------------------------------------------------
 
