@@ -66,6 +66,12 @@ class PostgresReader:
         found = self._open[table].fetchmany(limit)
         return [msgspec.json.decode(row["row"]) for row in found]
 
+    def close(self) -> None:
+        """End what is being read."""
+        for cursor in self._open.values():
+            cursor.close()
+        self._open.clear()
+
     def held(self, run: Run) -> int:
         """How many of a run's events tell what the rows show already: all of a transaction that is seen, or none."""
         xid = run.metadata.get("xid")

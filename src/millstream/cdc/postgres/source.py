@@ -66,7 +66,11 @@ class PostgresSource:
         with self.connected() as connection:
             connection.execute("begin isolation level repeatable read read only")
             given = self.options.publication
-            yield PostgresReader(connection, self.url, [given] if given else slots.own_publications(connection))
+            found = PostgresReader(connection, self.url, [given] if given else slots.own_publications(connection))
+            try:
+                yield found
+            finally:
+                found.close()
 
     def check(self) -> list[Finding]:
         """What in the server's settings, or about its tables, stands in a capture's way."""

@@ -1,0 +1,1 @@
+"""The users table of an ordinary PostgreSQL database, and four things that follow it."""
