@@ -6,6 +6,7 @@ import json
 import signal
 import sqlite3
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -110,3 +111,19 @@ def test_what_a_sink_refuses_is_shown_tried_again_and_given_up(run, shop, tmp_pa
     assert answers(run("cdc", "parked", "log.db")) == []
     assert answers(run("cdc", "parked", "log.db", "--skip", "--position", "3")) == [{"skipped": 0}]
     assert "no position" in run("cdc", "parked", "log.db", "--skip").stderr
+
+
+def test_what_differs_from_the_source_is_named_and_mended(run, shop, tmp_path):
+    run("cdc", "run", "log.db", "sqlite:///shop.sqlite", "--once")
+    [same] = answers(run("cdc", "verify", "log.db", "sqlite:///shop.sqlite"))
+    assert (same["table"], same["rows"], same["differ"]) == ("users", 1, 0)
+    with ms.open(str(tmp_path / "log.db")) as log:
+        row = {"id": 1, "email": "a@x.org"}
+        log.append(
+            "users", ms.Change(operation="DELETE", table="users", before=row, after=None, timestamp=datetime.now(UTC))
+        )
+    found = run("cdc", "verify", "log.db", "sqlite:///shop.sqlite")
+    assert found.returncode == 1
+    assert "users missing: id=1" in found.stderr
+    assert run("cdc", "verify", "log.db", "sqlite:///shop.sqlite", "--repair").returncode == 0
+    assert answers(run("cdc", "verify", "log.db", "sqlite:///shop.sqlite"))[0]["differ"] == 0

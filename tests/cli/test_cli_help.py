@@ -82,11 +82,13 @@ def workshop(tmp_path, environment):
     (tmp_path / "events.ndjson").write_text('{"type": "Login", "data": {"user": 7}}\n')
     pl.DataFrame({"page": ["a", "b"]}).write_parquet(tmp_path / "clicks.parquet")
     (tmp_path / "shop.ndjson").write_text('{"stream": "a", "type": "Login", "data": {"user": 7}}\n')
-    with ms.open(str(tmp_path / "shop.db"), readonly=True) as log:
-        (tmp_path / "kept-hash.txt").write_text(log.verify().hash)
     with closing(sqlite3.connect(tmp_path / "shop.sqlite")) as db:
         db.execute("create table users (id integer primary key, email text)")
         db.execute("pragma journal_mode = wal")
+    with ms.open(str(tmp_path / "shop.db")) as log:
+        ms.capture(f"sqlite:///{tmp_path}/shop.sqlite").catch_up(log)
+    with ms.open(str(tmp_path / "shop.db"), readonly=True) as log:
+        (tmp_path / "kept-hash.txt").write_text(log.verify().hash)
     environment["PATH"] = f"{bin}{os.pathsep}{environment['PATH']}"
     return tmp_path
 

@@ -207,7 +207,7 @@ _add("trim", trim.trim)
 _add("archive", archive.archive)
 
 _cdc = typer.Typer(help="Capture the changes of a database, and look after that.", rich_markup_mode="rich")
-for _name in ("check", "run", "status", "doctor", "snapshot", "parked", "remove"):
+for _name in ("check", "run", "status", "verify", "doctor", "snapshot", "parked", "remove"):
     _add(_name, getattr(cdc, _name), _cdc)
 app.add_typer(_cdc, name="cdc")
 
