@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import msgspec
 
-from ...errors import CaptureError
+from ...errors import CaptureError, SourceUnavailable
+from ..findings import Backlog, Finding
 from ..source import Options, State
 from .catalog import Catalog, End
 from .faults import RESYNC, source_errors
@@ -33,6 +35,49 @@ class MySQLSource:
 
     def uninstall(self) -> None:
         """Nothing: captures make nothing in the server."""
+
+    def check(self) -> list[Finding]:
+        """What in the server's settings, or about its tables, stands in a capture's way: the first thing that does."""
+        with source_errors(self.url):
+            catalog = Catalog(self.place)
+            try:
+                catalog.check_settings()
+                known = catalog.tables()
+                for name in self.options.tables or ():
+                    if name not in known:
+                        return [Finding("error", f"there is no table {name}", "Check its name")]
+                    catalog.check_readable(name)
+                found = [
+                    Finding(
+                        "note", f"table {name} has no key: its rows are told apart by all of their values", "Add one"
+                    )
+                    for name in self.options.tables or known
+                    if (layout := catalog.layout(name)) is not None and not layout.key
+                ]
+            except SourceUnavailable:
+                raise
+            except CaptureError as error:
+                return [Finding("error", str(error.args[0]), error.hint)]
+            finally:
+                catalog.close()
+        return found
+
+    def backlog(self, state: State | None, position: int, seconds: float, room: int | None) -> Backlog | None:
+        """How far a capture is behind; the server keeps its log by its own rules, and nothing for a capture."""
+        if state is None or "file" not in state.source:
+            return None
+        with source_errors(self.url):
+            catalog = Catalog(self.place)
+            try:
+                files = {row["log_name"]: int(row["file_size"]) for row in catalog.query("SHOW BINARY LOGS")}
+                before = catalog.end()
+                time.sleep(seconds)
+                grown = _bytes_between(files, before, catalog.end())
+            finally:
+                catalog.close()
+        file, offset = str(state.source["file"]), int(state.source.get("offset", 0))
+        behind = _bytes_between(files, End(file, offset), before)
+        return Backlog(file, None, behind, behind, "bytes", grown / seconds if seconds else 0.0, room)
 
     @contextmanager
     def session(self, position: int, state: State, *, resync: bool) -> Iterator[tuple[MySQLSession, int, State]]:
@@ -108,3 +153,11 @@ class MySQLSource:
                 f"{self.url} is another server, and lacks transactions that were captured from the one before",
                 hint="Run the capture with resync=True, which reads the tables again as they are now",
             )
+
+
+def _bytes_between(files: dict[str, int], start: End, end: End) -> int:
+    """How much of the server's log lies between two places, by the sizes of its files."""
+    if start.file == end.file:
+        return max(end.offset - start.offset, 0)
+    between = sum(size for name, size in files.items() if start.file < name < end.file)
+    return max(files.get(start.file, 0) - start.offset, 0) + between + end.offset
