@@ -43,6 +43,7 @@ def capture(
     drop_slot: bool = False,
     failover: bool = False,
     chunk_rows: int = 50_000,
+    server_id: int | None = None,
     columns: Mapping[str, Sequence[str]] | None = None,
     rows: Mapping[str, RowFilter] | None = None,
     mask: Mapping[str, Mask] | None = None,
@@ -97,6 +98,7 @@ def capture(
     options = Options(
         tables=chosen, lock_timeout=lock_timeout, slot=slot, publication=publication, outbox=outbox,
         heartbeat=heartbeat, slot_limit=slot_limit, drop_slot=drop_slot, failover=failover, chunk_rows=chunk_rows,
+        server_id=server_id,
     )  # fmt: skip
     filters = Filters(columns, rows, mask, mask_key, chosen)
     return Capture(_source(url, options), name=name, prefix=prefix, filters=filters if filters else None)
@@ -113,10 +115,16 @@ def _source(url: str, options: Options) -> Source:
             except ImportError as error:
                 raise MissingExtra("postgres", "psycopg") from error
             return PostgresSource(url, options)
+        case "mysql" | "mariadb":
+            try:
+                from .mysql import MySQLSource
+            except ImportError as error:
+                raise MissingExtra("mysql", "PyMySQL") from error
+            return MySQLSource(url, options)
         case scheme:
             raise UsageError(
                 f"databases of kind {scheme.partition(':')[0]!r} cannot be captured",
-                hint="Write postgresql://user@host/shop, or sqlite:///shop.sqlite",
+                hint="Write postgresql://user@host/shop, mysql://user@host/shop, or sqlite:///shop.sqlite",
             )
 
 

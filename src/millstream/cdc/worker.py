@@ -164,7 +164,16 @@ class Worker:
         under_way: Future[int] | None = None
         try:
             while stopping is None or not stopping.is_set():
-                batch = self._poll(position, state, stopping is None)
+                try:
+                    batch = self.session.poll(position, state, whole=stopping is None)
+                except CaptureError:
+                    # Who takes a capture over ends the connection of the one before: that is what should be said
+                    # then. But a commit of one's own is no takeover.
+                    if under_way is not None:
+                        count += self._settle(under_way)
+                        under_way = None
+                    self.check_fence()
+                    raise
                 if under_way is not None:
                     count += self._settle(under_way)
                     under_way = None
@@ -179,14 +188,6 @@ class Worker:
                 count += self._settle(under_way)
         self.session.acknowledge(self.checkpoint.position, now=stopping is None)
         return count
-
-    def _poll(self, position: int, state: State, whole: bool) -> Batch | None:
-        try:
-            return self.session.poll(position, state, whole=whole)
-        except CaptureError:
-            # Who takes a capture over ends the connection of the one before: that is what should be said then.
-            self.check_fence()
-            raise
 
     def _settle(self, commit: Future[int]) -> int:
         count = commit.result()

@@ -43,7 +43,8 @@ while time.monotonic() < end:
 CAPTURES = """
 import os, random, signal, sys, time
 import millstream as ms
-from millstream.cdc.postgres import assemble, backfill, session, snapshot, spill
+from millstream.cdc import spill
+from millstream.cdc.postgres import assemble, backfill, session, snapshot
 backfill.WHOLE_BYTES = int(sys.argv[4])
 assemble.SPILL_BYTES, spill.CHUNK_BYTES, session.STAGE_BYTES = 100_000, 50_000, 50_000
 snapshot.PAGE_ROWS = 50
@@ -149,7 +150,8 @@ def shop_key(table: str) -> str:
 
 
 def test_a_large_transaction_is_seen_whole_or_not_at_all(shop: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    from millstream.cdc.postgres import assemble, session, spill
+    from millstream.cdc import spill
+    from millstream.cdc.postgres import assemble, session
 
     monkeypatch.setattr(assemble, "SPILL_BYTES", 200_000)
     monkeypatch.setattr(spill, "CHUNK_BYTES", 100_000)

@@ -16,9 +16,9 @@ import msgspec
 import psycopg
 
 from ...time import from_micros
+from ..spill import Chunk, Spill
 from .relation import Relation
 from .replication import EPOCH, Replication
-from .spill import Chunk, Spill
 
 MAX_ROWS = 20_000
 """After so many rows, one look at the stream ends with the next commit."""

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..source import MAX_EVENTS
+from .source import MAX_EVENTS
 
 CHUNK_BYTES = 4 << 20
 """About how large a piece of a spilled transaction is: what one short commit of the log takes."""
@@ -32,7 +32,7 @@ class Spill:
         self._file = tempfile.TemporaryFile(prefix="millstream-transaction-")  # noqa: SIM115 - closed by `close`
         self._end = 0
 
-    def write(self, lines: Sequence[bytes], subs: Sequence[tuple[int, int]]) -> list[Chunk]:
+    def write(self, lines: Sequence[bytes], subs: Sequence[tuple[int, int]] = ()) -> list[Chunk]:
         """Add rows of one table.
 
         Args:
