@@ -81,6 +81,14 @@ class Shop:
         self.log.close()
         self.log = ms.open(self.log_path)
 
+    def log_position(self) -> int:
+        """How far the log has come in the source's."""
+        with self.log.connect() as db:
+            row = db.one(f"select state from {db.own('millstream_captures')}")
+        assert row is not None
+        source = msgspec.json.decode(row["state"])["source"]
+        return int(source["file"].rpartition(".")[2]) << 32 | int(source["offset"])
+
     def changes(self, table: str = "users") -> list[tuple[str, Row | None, Row | None]]:
         """Operation, before and after of every change but READs, with the values that the source had."""
         found = [decoded(e) for e in self.log.read(table, types=[Change])] if self.log.version(table) else []

@@ -8,10 +8,13 @@ from contextlib import contextmanager
 import msgspec
 
 from ...errors import CaptureError
+from ..findings import Backlog, Finding
 from ..source import Options, State
 from .catalog import Catalog, End
 from .faults import RESYNC, source_errors
+from .health import backlog, check, check_opening
 from .place import parse_url
+from .reader import MySQLReader
 from .session import MySQLSession
 
 
@@ -35,13 +38,38 @@ class MySQLSource:
         """Nothing: captures make nothing in the server."""
 
     @contextmanager
+    def _asking(self) -> Iterator[Catalog]:
+        with source_errors(self.url):
+            catalog = Catalog(self.place)
+            try:
+                yield catalog
+            finally:
+                catalog.close()
+
+    def check(self) -> list[Finding]:
+        """What in the server's settings, or about its tables, stands in a capture's way."""
+        with self._asking() as catalog:
+            return check(catalog, self.options.tables)
+
+    def backlog(self, state: State | None, position: int, seconds: float, room: int | None) -> Backlog | None:
+        """What the server's log holds, and how much of it was not captured yet."""
+        with self._asking() as catalog:
+            return backlog(catalog, position, seconds, room)
+
+    @contextmanager
+    def reader(self) -> Iterator[MySQLReader]:
+        """The rows as they are now; see `Source`."""
+        with self._asking() as catalog:
+            yield MySQLReader(catalog)
+
+    @contextmanager
     def session(self, position: int, state: State, *, resync: bool) -> Iterator[tuple[MySQLSession, int, State]]:
         """Open it; see `Source`."""
         state = msgspec.convert(msgspec.to_builtins(state), State)
         with source_errors(self.url):
             catalog = Catalog(self.place)
             try:
-                catalog.check_settings()
+                check_opening(catalog)
                 position = self._begin(catalog, position, state, resync=resync)
                 session = MySQLSession(self, catalog, state, position)
             except BaseException:
@@ -67,7 +95,7 @@ class MySQLSource:
                 each["known"] = each["since"] = 0
                 if not state.tables[name].done:
                     state.tables[name].restart()
-            known.update(server=server.id, file=end.file, offset=0)
+            known.update(server=server.id, file=end.file, offset=0, born=None)
             return 0
         for progress in state.tables.values():
             progress.restart()
