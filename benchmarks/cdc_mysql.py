@@ -1,4 +1,4 @@
-"""Change data capture from MariaDB beside `mysql-replication`. `make bench-cdc_mysql`.
+"""Change data capture from MariaDB beside `mysql-replication`: `python benchmarks/cdc_mysql.py`.
 
 300k inserts, then 300k updates, 10 rows a transaction, 8 columns. Both read the same binary log from the same place,
 once for the inserts and once for the updates. Ours writes every change into a log in SQLite, durable; the peer's rows

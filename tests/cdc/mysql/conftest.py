@@ -35,13 +35,6 @@ def make_server(*options: str) -> MariaDBServer:
     return MariaDBServer(*options, program=MYSQLD)
 
 
-@pytest.fixture(scope="session")
-def mysql_server() -> Iterator[MariaDBServer]:
-    gtids = ["gtid_mode=ON", "enforce_gtid_consistency=ON"] if MYSQLD else []
-    with make_server(*gtids) as server:
-        yield server
-
-
 class Shop:
     """A database to capture, with a connection of its own to write with, and a log to capture it into."""
 

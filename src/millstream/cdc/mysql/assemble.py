@@ -190,8 +190,10 @@ class Assembler:
     def _rows(self, kind: int, b: bytes, p: int, e: int) -> None:
         table = self._tables[b[p : p + 6]]
         tx = self._tx
-        if table is None or tx is None:
+        if table is None:
             return
+        if tx is None:
+            raise CaptureError(f"{self._location}: its log has rows that belong to no transaction", hint=RESYNC)
         q = p + 8
         if kind in _EXTRA:
             q += b[q] | b[q + 1] << 8
@@ -303,14 +305,9 @@ class Assembler:
 
     def _mariadb_gtid(self, b: bytes, p: int, e: int, when: int, server: int) -> None:
         number, domain, flags = _u64(b, p)[0], _u32(b, p + 8)[0], b[p + 12]
-        p += 13
-        if flags & 2:  # a number of commits that came together
-            p += 8
-        else:
-            p += 6 if e - p >= 6 and not flags & 0xC0 else 0
-        ignored = False
-        if flags & 1 and p < e:
-            ignored = bool(b[p] & (2 | 8))
+        p += 13 + (8 if flags & 2 else 0)  # with a number, of commits that came together
+        # An ALTER TABLE may be told when it begins, and again when it is done or taken back.
+        ignored = bool(flags & 1 and not flags & 0xC0 and p < e and b[p] & (2 | 8))
         self._begin(f"{domain}-{server}-{number}", when * 1_000_000, not flags & 1, ignored)
 
     def _mysql_gtid(self, kind: int, b: bytes, p: int, e: int, when: int) -> None:
@@ -332,7 +329,7 @@ class Assembler:
             raw = _inflated(raw)
         text = raw.decode("utf-8", "replace")
         tx = self._tx
-        if text == "BEGIN":
+        if text == "BEGIN" or text.startswith(("XA START", "XA BEGIN")):
             if tx is None or tx.begun:
                 self._begin(None, when * 1_000_000, True)
             else:

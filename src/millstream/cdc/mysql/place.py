@@ -16,7 +16,6 @@ Connection = Any
 """A connection of PyMySQL. Its stubs leave out the parts that a binary log is read by."""
 
 PATIENCE = 60.0
-"""Seconds that a server may be silent while it owes an answer."""
 
 _HINT = "Write mysql://user:password@host:3306/database, and in a password @ as %40, / as %2F, : as %3A"
 _OPTIONS = {"ssl", "ssl_ca", "ssl_cert", "ssl_key", "ssl_verify", "connect_timeout", "unix_socket"}
@@ -97,8 +96,11 @@ def _tls(options: dict[str, str]) -> ssl.SSLContext:
     return context
 
 
-def connect(place: Place) -> Connection:
+def connect(place: Place, *, patience: float = PATIENCE) -> Connection:
     """A connection whose queries give all values as text, times in UTC.
+
+    Args:
+        patience: Seconds that the server may be silent while it owes an answer.
 
     Raises:
         pymysql.MySQLError: The server does not let it in.
@@ -107,7 +109,7 @@ def connect(place: Place) -> Connection:
         **place.arguments,
         charset="utf8mb4",
         autocommit=True,
-        read_timeout=PATIENCE,
+        read_timeout=patience,
         write_timeout=PATIENCE,
         conv={},
         init_command=f"SET SESSION {', '.join(_SETTINGS)}",

@@ -159,7 +159,7 @@ class Reader:
                 self._put(Page(job, [], 0, 0, True, error=error))
 
     def _read(self, job: Job) -> None:
-        connection = connect(self.place)
+        connection = connect(self.place, patience=3600)
         try:
             if not job.keyed:
                 self._stretch(connection, job, "", 0)
