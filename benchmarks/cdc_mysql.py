@@ -22,7 +22,7 @@ from timing import Report, folder
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from servers import MariaDBServer
 
-ROWS, PEER_ROWS, PER_TRANSACTION, ROUNDS = 300_000, 30_000, 10, 3
+ROWS, PEER_ROWS, PER_TRANSACTION, ROUNDS = 300_000, 100_000, 10, 3
 
 TABLE = """
 create table users (id bigint primary key, email varchar(100), name varchar(60), age int, balance decimal(12,2),
