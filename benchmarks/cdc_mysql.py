@@ -1,4 +1,4 @@
-"""Change data capture from MariaDB beside `mysql-replication`. `make bench-cdc_mysql`.
+"""Change data capture from MariaDB beside `mysql-replication`: `python benchmarks/cdc_mysql.py`.
 
 300k inserts, then 300k updates, 10 rows a transaction, 8 columns. Both read the same binary log from the same place,
 once for the inserts and once for the updates. Ours writes every change into a log in SQLite, durable; the peer's rows
@@ -22,7 +22,7 @@ from timing import Report, folder
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from servers import MariaDBServer
 
-ROWS, PEER_ROWS, PER_TRANSACTION, ROUNDS = 300_000, 30_000, 10, 3
+ROWS, PEER_ROWS, PER_TRANSACTION, ROUNDS = 300_000, 100_000, 10, 3
 
 TABLE = """
 create table users (id bigint primary key, email varchar(100), name varchar(60), age int, balance decimal(12,2),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
 import psycopg
+import pymysql
 import pytest
 
 from buckets import ObjectStore
-from servers import PostgresServer
+from servers import MariaDBServer, PostgresServer
 
 _numbers = count(1)
 
@@ -31,6 +33,29 @@ def postgres(postgres_server: PostgresServer) -> Iterator[str]:
     yield postgres_server.url(name)
     with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
         connection.execute(f"drop database {name} with (force)")
+
+
+@pytest.fixture(scope="session")
+def mysql_server() -> Iterator[MariaDBServer]:
+    """A MariaDB; or, with ``MILLSTREAM_MYSQLD=/path/to/mysqld`` in the environment, a MySQL."""
+    program = os.environ.get("MILLSTREAM_MYSQLD")
+    if program is None and MariaDBServer.program is None:
+        pytest.skip("there is no mariadbd: install Debian's package mariadb-server")
+    with MariaDBServer(
+        *(["gtid_mode=ON", "enforce_gtid_consistency=ON"] if program else []), program=program
+    ) as server:
+        yield server
+
+
+@pytest.fixture
+def mysql(mysql_server: MariaDBServer) -> Iterator[str]:
+    """The URL of a new database, which is gone after the test."""
+    name = f"test_{next(_numbers)}"
+    with pymysql.connect(host="127.0.0.1", port=mysql_server.port, user="root") as connection:
+        connection.cursor().execute(f"create database {name}")
+    yield mysql_server.url(name)
+    with pymysql.connect(host="127.0.0.1", port=mysql_server.port, user="root") as connection:
+        connection.cursor().execute(f"drop database {name}")
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from pages import blocks, run_page
@@ -30,6 +31,10 @@ WITH_CODE = [page for page in PAGES if blocks(page)]
 
 SERVER = "postgresql://app@db.example/shop"
 """Stands in the pages for a database of PostgreSQL."""
+
+MYSQL = "mysql://app@db.example/shop"
+MYSQL_ARGUMENTS = 'host="db.example", user="app", database="shop"'
+"""Stand in the pages for a database of MySQL, and for what its driver connects with."""
 
 SKIPPED_MODULES: dict[str, str] = {
     "millstream.demo": "runs the whole demo; it has tests of its own",
@@ -87,8 +92,15 @@ def _is_ours(made: Any) -> bool:
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_code_of_a_page_runs_and_gives_what_the_page_shows(page: Path, request: pytest.FixtureRequest) -> None:
-    needs_server = any(SERVER in block.source for block in blocks(page))
-    run_page(page, {SERVER: request.getfixturevalue("postgres")} if needs_server else None)
+    places: dict[str, str] = {}
+    if any(SERVER in block.source for block in blocks(page)):
+        places[SERVER] = request.getfixturevalue("postgres")
+    if any(MYSQL in block.source for block in blocks(page)):
+        places[MYSQL] = url = request.getfixturevalue("mysql")
+        parts = urlsplit(url)
+        place = {"host": parts.hostname, "port": parts.port, "user": parts.username, "database": parts.path[1:]}
+        places[MYSQL_ARGUMENTS] = ", ".join(f"{name}={value!r}" for name, value in place.items())
+    run_page(page, places)
 
 
 @pytest.mark.parametrize(

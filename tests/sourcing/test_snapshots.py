@@ -317,7 +317,7 @@ def test_a_role_that_may_only_read_uses_them_and_makes_none(postgres, postgres_s
     with ms.open(postgres) as log:
         fill(log, 30)
         ms.Repository(log, Account, snapshot_every=10, snapshot_after=None).get("account-1")
-        corrupt(log, "update {table} set state = convert_to('{{\"owner\":\"from a snapshot\",\"entries\":[]}}', 'UTF8')")
+        corrupt(log, 'update {table} set state = convert_to(\'{{"owner":"from a snapshot","entries":[]}}\', \'UTF8\')')
     with psycopg.connect(postgres, autocommit=True) as connection:
         for sql in (
             "create role snapshots_reader login",

@@ -55,8 +55,8 @@ def capture(
     (operation READ), then every change with the row before and after.
 
     Args:
-        url: ``postgresql://user@host/shop``, ``sqlite:///shop.sqlite`` (relative) or ``sqlite:////data/shop.sqlite``
-            (absolute).
+        url: ``postgresql://user@host/shop``, ``mysql://user@host/shop`` (MariaDB, too), ``sqlite:///shop.sqlite``
+            (relative) or ``sqlite:////data/shop.sqlite`` (absolute).
         tables: The tables to capture; None for all ordinary tables. Outside of PostgreSQL's schema ``public``:
             ``sales.orders``.
         name: Names the capture in the log; by default the source's own id, so that a source is captured once
@@ -72,7 +72,9 @@ def capture(
             `CaptureWarning`.
         drop_slot: When it is more, drop the slot: the server's disk is saved, and the capture needs a resync.
         failover: PostgreSQL 17 and later: the slot is to be kept at standbys, too.
-        chunk_rows: PostgreSQL: how many rows of a big table are read at once.
+        chunk_rows: PostgreSQL and MySQL: how many rows of a big table are read at once.
+        server_id: MySQL: the number by which the server knows the capture among its replicas, as no other one of
+            them has; by default another one for each connection.
         columns: By table, the only columns that come into the log. The key's must be among them.
         rows: By table, a function of a row (a dict, values as the source holds them) that says whether it is wanted.
             An update that takes a row out of what is wanted comes as DELETE, one that brings it in as INSERT.

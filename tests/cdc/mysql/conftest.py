@@ -35,13 +35,6 @@ def make_server(*options: str) -> MariaDBServer:
     return MariaDBServer(*options, program=MYSQLD)
 
 
-@pytest.fixture(scope="session")
-def mysql_server() -> Iterator[MariaDBServer]:
-    gtids = ["gtid_mode=ON", "enforce_gtid_consistency=ON"] if MYSQLD else []
-    with make_server(*gtids) as server:
-        yield server
-
-
 class Shop:
     """A database to capture, with a connection of its own to write with, and a log to capture it into."""
 
@@ -80,6 +73,14 @@ class Shop:
     def reopen(self) -> None:
         self.log.close()
         self.log = ms.open(self.log_path)
+
+    def log_position(self) -> int:
+        """How far the log has come in the source's."""
+        with self.log.connect() as db:
+            row = db.one(f"select state from {db.own('millstream_captures')}")
+        assert row is not None
+        source = msgspec.json.decode(row["state"])["source"]
+        return int(source["file"].rpartition(".")[2]) << 32 | int(source["offset"])
 
     def changes(self, table: str = "users") -> list[tuple[str, Row | None, Row | None]]:
         """Operation, before and after of every change but READs, with the values that the source had."""

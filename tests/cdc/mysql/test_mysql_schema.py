@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pymysql
 import pytest
 
 import millstream as ms
@@ -14,7 +15,7 @@ from millstream.cdc.mysql.layout import Layout, LayoutColumn
 from millstream.cdc.mysql.statement import altered, understand
 from servers import MariaDBServer
 
-from .conftest import Shop, kept, replay
+from .conftest import Shop, kept, only_mariadb, replay
 
 
 @contextmanager
@@ -255,6 +256,21 @@ def test_a_memory_table_that_a_restart_has_emptied(own_server: Callable[..., Mar
     shop.capture("users").catch_up(shop.log)
     kept(shop)
     shop.log.close()
+
+
+@only_mariadb
+def test_an_alter_table_that_is_told_in_two_parts_counts_once_and_only_if_it_is_done(users: Shop) -> None:
+    users.sql("insert into users values (1, 'a', 'A')")
+    capture = users.capture("users")
+    capture.catch_up(users.log)
+    users.sql("set session binlog_alter_two_phase = on", "alter table users add column b int default 3")
+    users.sql("insert into users values (2, 'b', 'B', 2)")
+    with pytest.raises(pymysql.MySQLError):
+        users.sql("alter table users drop column name, add constraint c check (id > 1), algorithm = copy")
+    users.sql("insert into users values (3, 'c', 'C', 3)")
+    assert capture.catch_up(users.log) == 3
+    kept(users)
+    assert [change.columns for change in schema_changes(users)] == [["id", "email", "name", "b"]]
 
 
 # --- what is understood of statements --------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -172,9 +171,9 @@ def test_a_large_transaction_goes_ahead_unseen_and_is_published_at_once(
     users: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from millstream.cdc import spill
-    from millstream.cdc.mysql import assemble, session
+    from millstream.cdc.mysql import session, transaction
 
-    monkeypatch.setattr(assemble, "SPILL_BYTES", 200_000)
+    monkeypatch.setattr(transaction, "SPILL_BYTES", 200_000)
     monkeypatch.setattr(spill, "CHUNK_BYTES", 100_000)
     monkeypatch.setattr(session, "STAGE_BYTES", 100_000)
     users.sql("create table other (id int primary key)")
@@ -297,13 +296,7 @@ def test_an_empty_transaction_and_other_tables_move_the_checkpoint_on(users: Sho
     capture = users.capture("users")
     capture.catch_up(users.log)
 
-    def position() -> int:
-        with users.log.connect() as db:
-            row = db.one(f"select state from {db.own('millstream_captures')}")
-        assert row is not None
-        return int(json.loads(row["state"])["source"]["offset"])
-
-    before = position()
+    before = users.log_position()
     users.sql("insert into other values (1)")
     assert capture.catch_up(users.log) == 0
-    assert position() > before
+    assert users.log_position() > before

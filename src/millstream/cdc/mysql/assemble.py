@@ -11,25 +11,19 @@ import zlib
 from collections import deque
 from collections.abc import Callable
 from struct import Struct
-from typing import Any
-
-import msgspec
 
 from ...errors import CaptureError
-from ..spill import Chunk, Spill
+from . import transaction
 from .faults import RESYNC
-from .layout import Layout
 from .rows import NotWhole, Table
 from .stream import Stream
 from .tablemap import Misfit
-from .values import EPOCH_DAYS, SECONDS
+from .transaction import Committed, Note, Open, Part, position_of, spill, time_text, undo
 from .wire import FULL, error_of, length, lost
 
 MAX_ROWS = 5_000
 """After so many rows, one look at the stream ends with the next commit."""
 
-SPILL_BYTES = 16 << 20
-"""What a transaction may hold in memory; beyond, its rows go to a file."""
 
 _head = Struct("<BIBIIIH").unpack_from
 _u32 = Struct("<I").unpack_from
@@ -48,76 +42,6 @@ _FORMAT = 15
 _XA_PREPARE, _PARTIAL_UPDATE, _PAYLOAD, _GTID_TAGGED, _LOAD = 38, 39, 40, 42, 18
 _MARIADB_GTID, _QUERY_COMPRESSED = 162, 165
 _NO_TABLE = b"\xff\xff\xff\0\0\0"
-
-
-class Part(msgspec.Struct):
-    """Rows of one table in one transaction."""
-
-    table: Table
-    lines: list[bytes] = []
-    ranges: list[list[int]] = []
-    """The rows' numbers within the transaction."""
-    chunks: list[Chunk] = []
-    """What went to the file before."""
-
-
-class Note(msgspec.Struct):
-    """What a statement did to a table.
-
-    Attributes:
-        layout: Its columns from here on; None when it was emptied or is gone.
-        renamed: Old names of columns with the new ones.
-    """
-
-    table: str
-    layout: Layout | None
-    renamed: dict[str, str] = {}
-
-
-class Open(msgspec.Struct):
-    """A transaction whose end has not come yet.
-
-    Attributes:
-        begun: It ends with a commit; otherwise, with its only statement.
-        ignored: Its statement is one half of an ALTER that is told in two.
-    """
-
-    gtid: str | None
-    micros: int
-    time: bytes
-    begun: bool
-    ignored: bool = False
-    parts: dict[str, Part] = {}
-    order: list[Part | Note] = []
-    rows: int = 0
-    size: int = 0
-    last: Any = None
-    spill: Spill | None = None
-    marks: dict[str, int] = {}
-    """Savepoints: how many rows there were."""
-
-
-class Committed(msgspec.Struct):
-    """A transaction that was committed.
-
-    Attributes:
-        position: Where it ends, as one number: the log file's and the offset.
-        order: Its rows by table, and what its statements did to tables.
-    """
-
-    file: str
-    offset: int
-    position: int
-    gtid: str | None
-    micros: int
-    order: list[Part | Note]
-    rows: int
-    spill: Spill | None
-
-
-def position_of(file: str, offset: int) -> int:
-    """A place in the binary log as one number, in the order of the log."""
-    return int(file.rpartition(".")[2]) << 32 | min(offset, 0xFFFFFFFF)
 
 
 class Assembler:
@@ -139,6 +63,7 @@ class Assembler:
         stated: Callable[[str, str, int], list[Note]],
         doubted: Callable[[str], None],
         location: str,
+        born: tuple[str, int] | None = None,
     ) -> None:
         self._describe = describe
         self._stated = stated
@@ -155,6 +80,10 @@ class Assembler:
         self._base = position_of(file, 0)
         self._changed = False
         """A statement has changed what is known of tables."""
+        self.born = born
+        """A file of the log, and when it was begun."""
+        self.begun = False
+        """The stream has said of what format it is, as it does first."""
         self._floor = self._base | min(offset, 0xFFFFFFFF)
 
     @property
@@ -261,8 +190,10 @@ class Assembler:
     def _rows(self, kind: int, b: bytes, p: int, e: int) -> None:
         table = self._tables[b[p : p + 6]]
         tx = self._tx
-        if table is None or tx is None:
+        if table is None:
             return
+        if tx is None:
+            raise CaptureError(f"{self._location}: its log has rows that belong to no transaction", hint=RESYNC)
         q = p + 8
         if kind in _EXTRA:
             q += b[q] | b[q + 1] << 8
@@ -286,8 +217,8 @@ class Assembler:
         part.lines += lines
         tx.rows += len(lines)
         tx.size += e - q
-        if tx.size > SPILL_BYTES:
-            _spill(tx)
+        if tx.size > transaction.SPILL_BYTES:
+            spill(tx)
 
     def _switch(self, tx: Open, table: Table) -> Part:
         """From here on rows are of another table."""
@@ -313,6 +244,7 @@ class Assembler:
         elif kind in (_GTID, _ANONYMOUS):
             self._mysql_gtid(kind, b, p, e, when)
         elif kind == _FORMAT:
+            self._check_born(when)
             self._checksum = 4 if b[e + self._checksum - 5] == 1 else 0
         elif kind == _ROTATE:
             e = _without_checksum(b, p, e + self._checksum)
@@ -349,6 +281,13 @@ class Assembler:
         elif kind == _LOAD:
             self._tell_statement("", "LOAD DATA", offset, when * 1_000_000)
 
+    def _check_born(self, when: int) -> None:
+        """See that a file of the log is still the one that it was: after RESET MASTER its name comes again."""
+        if self.born is not None and self.born[0] == self.file and self.born[1] != when:
+            raise CaptureError(f"{self._location}: the server's log was begun anew", hint=RESYNC)
+        self.born = (self.file, when)
+        self.begun = True
+
     def _begin(self, gtid: str | None, micros: int, begun: bool, ignored: bool = False) -> Open:
         self._tx = tx = Open(gtid, micros, time_text(micros), begun, ignored)
         return tx
@@ -366,14 +305,9 @@ class Assembler:
 
     def _mariadb_gtid(self, b: bytes, p: int, e: int, when: int, server: int) -> None:
         number, domain, flags = _u64(b, p)[0], _u32(b, p + 8)[0], b[p + 12]
-        p += 13
-        if flags & 2:  # a number of commits that came together
-            p += 8
-        else:
-            p += 6 if e - p >= 6 and not flags & 0xC0 else 0
-        ignored = False
-        if flags & 1 and p < e:
-            ignored = bool(b[p] & (2 | 8))
+        p += 13 + (8 if flags & 2 else 0)  # with a number, of commits that came together
+        # An ALTER TABLE may be told when it begins, and again when it is done or taken back.
+        ignored = bool(flags & 1 and not flags & 0xC0 and p < e and b[p] & (2 | 8))
         self._begin(f"{domain}-{server}-{number}", when * 1_000_000, not flags & 1, ignored)
 
     def _mysql_gtid(self, kind: int, b: bytes, p: int, e: int, when: int) -> None:
@@ -395,7 +329,7 @@ class Assembler:
             raw = _inflated(raw)
         text = raw.decode("utf-8", "replace")
         tx = self._tx
-        if text == "BEGIN":
+        if text == "BEGIN" or text.startswith(("XA START", "XA BEGIN")):
             if tx is None or tx.begun:
                 self._begin(None, when * 1_000_000, True)
             else:
@@ -426,9 +360,9 @@ class Assembler:
             tx.marks[" ".join(words[1:])] = tx.rows
         elif verb == "ROLLBACK" and len(words) > 1 and words[1].upper() == "TO":
             name = " ".join(word for word in words[2:] if word.upper() != "SAVEPOINT")
-            _undo(tx, tx.marks.get(name, 0), self._location)
+            undo(tx, tx.marks.get(name, 0), self._location)
         elif verb == "ROLLBACK":
-            _undo(tx, 0, self._location)
+            undo(tx, 0, self._location)
             self._commit(offset)
 
     # --- compressed transactions --------------------------------------------------------------------------------
@@ -494,34 +428,3 @@ def _inflated_rows(b: bytes, q: int, e: int, bitmaps: int) -> tuple[bytes, int, 
     p += bitmaps * ((width + 7) // 8)
     found = b[q:p] + _inflated(b[p:e])
     return found, 0, len(found)
-
-
-def _spill(tx: Open) -> None:
-    """Write what a transaction holds to its file."""
-    if tx.spill is None:
-        tx.spill = Spill()
-    for part in tx.order:
-        if isinstance(part, Part) and part.lines:
-            part.chunks += tx.spill.write(part.lines)
-            part.lines = []
-    tx.size = 0
-
-
-def _undo(tx: Open, rows: int, location: str) -> None:
-    """Take back the rows of a transaction from a number on."""
-    if tx.last is not None:
-        tx.last.ranges[-1][1] = tx.rows - 1
-    if tx.spill is not None and rows < tx.rows:
-        raise CaptureError(f"{location}: a large transaction was taken back in part", hint=RESYNC)
-    for part in tx.order:
-        if isinstance(part, Part):
-            part.ranges = [[low, min(high, rows - 1)] for low, high in part.ranges if low < rows]
-            del part.lines[sum(high - low + 1 for low, high in part.ranges) :]
-    tx.order = [part for part in tx.order if not isinstance(part, Part) or part.lines]
-    tx.parts, tx.last, tx.rows = {}, None, rows
-
-
-def time_text(micros: int) -> bytes:
-    """A time as lines have it, always of one width."""
-    seconds, micros = divmod(micros, 1_000_000)
-    return b"%b%b.%06dZ" % (EPOCH_DAYS[seconds // 86_400], SECONDS[seconds % 86_400], micros)

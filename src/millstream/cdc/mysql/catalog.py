@@ -9,10 +9,10 @@ import msgspec
 import pymysql
 
 from ...errors import CaptureError
-from .assemble import position_of
 from .faults import RESYNC
 from .layout import Layout, LayoutColumn
 from .place import Connection, Place, connect, query, quote_name, quote_text, value
+from .transaction import position_of
 
 
 class Server(msgspec.Struct, frozen=True):
@@ -93,52 +93,25 @@ class Catalog:
             return end, self.value(f"BINLOG_GTID_POS({quote_text(end.file)}, {end.offset})") or ""
         return end, (row.get("executed_gtid_set") or "").replace("\n", "")
 
-    def check_settings(self) -> None:
-        """See that the server tells changes in the way that is needed.
-
-        Raises:
-            CaptureError: It does not; the hint has the statement that mends it.
-        """
-        location = self.place.location
-        if self.server.version < ((10, 2) if self.server.mariadb else (5, 7)):
-            raise CaptureError(
-                f"{location} is version {'.'.join(map(str, self.server.version))}",
-                hint="Captures need MySQL 5.7 or MariaDB 10.2, or later",
-            )
-        reconnect = "and reconnect the programs that write"
-        if self.value("@@log_bin") != "1":
-            raise CaptureError(
-                f"{location} keeps no binary log, and changes are told there alone",
-                hint="Put log_bin = binlog and server_id = 1 under [mysqld] in the server's my.cnf, and restart it",
-            )
-        for name, wanted in (("binlog_format", "ROW"), ("binlog_row_image", "FULL")):
-            found = self.value(f"@@global.{name}")
-            if found != wanted:
-                raise CaptureError(
-                    f"{location}: {name} is {found!r}, and rows are only told whole at {wanted!r}",
-                    hint=f"SET GLOBAL {name} = '{wanted}'; put it into my.cnf, too, {reconnect}",
-                )
-        if self.value("@@global.binlog_row_value_options"):
-            raise CaptureError(
-                f"{location}: binlog_row_value_options is set, and JSON documents are only told in parts",
-                hint=f"SET GLOBAL binlog_row_value_options = ''; {reconnect}",
-            )
+    def leaves_out(self) -> bool:
+        """Whether the server is set to keep nothing of the database in its log."""
         [row] = self._status()
         database = self.place.database
         only = [name.strip() for name in (row.get("binlog_do_db") or "").split(",") if name.strip()]
         never = [name.strip() for name in (row.get("binlog_ignore_db") or "").split(",")]
-        if (only and database not in only) or database in never:
-            raise CaptureError(
-                f"{location}: the server is set to leave this database out of its log",
-                hint="Change binlog_do_db or binlog_ignore_db in my.cnf, and restart the server",
-            )
+        return bool(only and database not in only) or database in never
 
     def _status(self) -> list[dict[str, Any]]:
         return _status_of(self.connection, self.server, self.place.location)
 
     def has_file(self, file: str) -> bool:
         """Whether the server still has a file of its log."""
-        return file in (row["log_name"] for row in self.query("SHOW BINARY LOGS"))
+        return position_of(file, 0) >> 32 in self.log_files()
+
+    def log_files(self) -> dict[int, int]:
+        """The bytes of each file of the server's log, by its number."""
+        rows = self.query("SHOW BINARY LOGS")
+        return {position_of(row["log_name"], 0) >> 32: int(row["file_size"]) for row in rows}
 
     # --- tables -------------------------------------------------------------------------------------------
 
@@ -199,11 +172,18 @@ class Catalog:
 
     def average_row(self, table: str) -> int:
         """About how many bytes a row has."""
+        return self._estimate(table, "AVG_ROW_LENGTH")
+
+    def expected_rows(self, table: str) -> int:
+        """About how many rows there are."""
+        return self._estimate(table, "TABLE_ROWS")
+
+    def _estimate(self, table: str, what: str) -> int:
         rows = self.query(
-            "SELECT AVG_ROW_LENGTH AS size FROM INFORMATION_SCHEMA.TABLES WHERE TABLE_SCHEMA ="
+            f"SELECT {what} AS found FROM INFORMATION_SCHEMA.TABLES WHERE TABLE_SCHEMA ="
             f" {quote_text(self.place.database)} AND TABLE_NAME = {quote_text(table)}"
         )
-        return int(rows[0]["size"] or 0) if rows else 0
+        return int(rows[0]["found"] or 0) if rows else 0
 
     def check_readable(self, table: str) -> None:
         """See that a table's rows may be read.

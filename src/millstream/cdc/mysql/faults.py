@@ -17,7 +17,7 @@ LOST = OSError, pymysql.err.OperationalError, pymysql.err.InterfaceError, pymysq
 
 _UNAVAILABLE = {1040, 1053, 1077, 1078, 1079, 1152, 1153, 1158, 1159, 1160, 1161, 1203, 1205, 1213, 1927, 3024}
 _HINTS = {
-    1044: "Check the database's name, and GRANT SELECT on it to the user",
+    1044: "Check the database's name; GRANT SELECT, LOCK TABLES ON it TO the user",
     1045: "Check the user and the password",
     1049: "Check the database's name",
     1142: "GRANT SELECT ON the table TO the user",

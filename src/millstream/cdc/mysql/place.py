@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
+from functools import cache
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -16,7 +17,6 @@ Connection = Any
 """A connection of PyMySQL. Its stubs leave out the parts that a binary log is read by."""
 
 PATIENCE = 60.0
-"""Seconds that a server may be silent while it owes an answer."""
 
 _HINT = "Write mysql://user:password@host:3306/database, and in a password @ as %40, / as %2F, : as %3A"
 _OPTIONS = {"ssl", "ssl_ca", "ssl_cert", "ssl_key", "ssl_verify", "connect_timeout", "unix_socket"}
@@ -97,21 +97,40 @@ def _tls(options: dict[str, str]) -> ssl.SSLContext:
     return context
 
 
-def connect(place: Place) -> Connection:
+def connect(place: Place, *, patience: float = PATIENCE) -> Connection:
     """A connection whose queries give all values as text, times in UTC.
+
+    Args:
+        patience: Seconds that the server may be silent while it owes an answer.
 
     Raises:
         pymysql.MySQLError: The server does not let it in.
     """
-    return pymysql.connect(
+    return _Connection(
         **place.arguments,
         charset="utf8mb4",
         autocommit=True,
-        read_timeout=PATIENCE,
+        read_timeout=patience,
         write_timeout=PATIENCE,
         conv={},
         init_command=f"SET SESSION {', '.join(_SETTINGS)}",
     )
+
+
+class _Connection(pymysql.connections.Connection):
+    """One that does not read all of the machine's certificates where none is checked: TLS that is taken when it is
+    offered, and not asked for."""
+
+    def _create_ssl_ctx(self, sslp: Any) -> ssl.SSLContext:
+        return sslp if isinstance(sslp, ssl.SSLContext) else _unchecked()
+
+
+@cache
+def _unchecked() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def query(connection: Connection, statement: str) -> list[dict[str, Any]]:

@@ -12,8 +12,8 @@ from ...time import from_micros
 from ..change import Change, SchemaChanged
 from ..shape import Shape
 from ..source import MAX_EVENTS, Piece, encode_lines, pieces_of
-from .assemble import Committed, Note, Part
 from .layout import Layout, default_of
+from .transaction import Committed, Note, Part
 from .values import quoted
 
 

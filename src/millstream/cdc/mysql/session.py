@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,14 +15,15 @@ from ...time import from_micros
 from ..change import SnapshotCompleted
 from ..points import reach
 from ..source import Batch, Piece, Progress, State, pieces_of
-from .assemble import Assembler, Committed, Part
+from .assemble import Assembler
 from .catalog import Catalog
-from .faults import LOST, fault
+from .faults import LOST, RESYNC, fault
 from .gtid import Domains, Intervals
 from .publish import Publisher, keys_of
 from .snapshot import SCHEMA_ERRORS, Page, Reader
 from .stream import Stream
 from .tables import Tables
+from .transaction import Committed, Part, position_of
 
 if TYPE_CHECKING:
     from .source import MySQLSource
@@ -47,6 +49,8 @@ class MySQLSession:
         self._position = self.tables.taken = position
         """What was given to be committed."""
         self._given = position
+        self._moved_house = position == 0
+        """Positions were those of another server."""
         self._moved_at = time.monotonic()
         self._touched: dict[str, list[tuple[int, set[tuple[Any, ...]]]]] = {}
         """By table that is read in chunks: the keys of rows that each transaction changed since."""
@@ -62,9 +66,11 @@ class MySQLSession:
         return Domains.parse(text) if server.mariadb else Intervals.parse(text)
 
     def _assembler(self) -> Assembler:
+        tables, born = self.tables, self.state.source.get("born")
         made = Assembler(
-            self._file, self._offset, self.tables.describe, self.tables.stated, self.tables.doubted, self.source.url
-        )
+            self._file, self._offset, tables.describe, tables.stated, tables.doubted, self.source.url,
+            (born[0], born[1]) if born else None,
+        )  # fmt: skip
         self.tables.forget = made.forget
         return made
 
@@ -78,6 +84,11 @@ class MySQLSession:
 
     def close(self) -> None:
         """End the visit."""
+        stream = self.stream
+        if stream is not None:
+            with suppress(pymysql.err.MySQLError, OSError):
+                # The server itself notices only when it has something to say.
+                self.catalog.query(f"KILL {stream.connection.thread_id()}")
         self._disconnect()
         self.reader.close()
         self.catalog.close()
@@ -92,6 +103,10 @@ class MySQLSession:
         self.assembler.close()
         self.assembler = self._assembler()
         self.stream = Stream(self.source.place, self._file, self._offset, self._gtids, self.source.options.server_id)
+        self.assembler.read(self.stream)
+        while not self.assembler.begun:
+            self.stream.ready(0.1)
+            self.assembler.read(self.stream)
         return self.stream
 
     def _renew(self) -> None:
@@ -169,6 +184,7 @@ class MySQLSession:
             if not whole:
                 return None
             if not self.tables.jobs and self.assembler.idle and self.assembler.reached >= target:
+                self._reach()
                 return self._moved() if self._position != self._given else None
             stream.ready(0.01)
 
@@ -195,11 +211,16 @@ class MySQLSession:
                 pieces += self.publisher.pieces(tx)
             self._take(tx)
         due = time.monotonic() - self._moved_at >= self.source.options.heartbeat
+        if due and not pieces:
+            self._reach()
         if pieces or (due and self._position != self._given):
             return self._moved(pieces)
         return None
 
     def _take(self, tx: Committed) -> None:
+        if tx.position <= self._position and not self._moved_house:
+            raise CaptureError(f"{self.source.url}: the server's log was begun anew", hint=RESYNC)
+        self._moved_house = False
         self._file, self._offset = tx.file, tx.offset
         self._position = self.tables.taken = tx.position
         if tx.gtid is not None:
@@ -207,6 +228,14 @@ class MySQLSession:
                 self._gtids = self._parse(tx.gtid)
             elif self._gtids is not None:
                 self._gtids.add(tx.gtid)
+
+    def _reach(self) -> None:
+        """Count what the stream has passed without a transaction, such as the beginning of another file."""
+        made = self.assembler
+        position = position_of(made.file, made.offset)
+        if made.idle and not made.done and position > self._position:
+            self._file, self._offset = made.file, made.offset
+            self._position = self.tables.taken = position
 
     def _moved(self, pieces: list[Piece] | None = None) -> Batch:
         self._moved_at = time.monotonic()
@@ -217,8 +246,9 @@ class MySQLSession:
         """The state as it is now, to be committed while this one moves on."""
         state = self.state
         state.source.update(
-            file=self._file, offset=self._offset, gtids=str(self._gtids or ""), tables=self.tables.saved()
-        )
+            file=self._file, offset=self._offset, gtids=str(self._gtids or ""), tables=self.tables.saved(),
+            born=self.assembler.born,
+        )  # fmt: skip
         return State(
             slot=state.slot,
             opened=state.opened,

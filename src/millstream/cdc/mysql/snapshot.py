@@ -30,11 +30,11 @@ from typing import Any
 import msgspec
 import pymysql
 
-from .assemble import position_of, time_text
 from .catalog import Catalog, Server, end_of
 from .layout import Layout, LayoutColumn
 from .place import Connection, Place, connect, query, quote_name, quote_text
 from .textrows import make_reader, select_list
+from .transaction import position_of, time_text
 from .values import quoted
 from .wire import text_rows
 
@@ -159,7 +159,7 @@ class Reader:
                 self._put(Page(job, [], 0, 0, True, error=error))
 
     def _read(self, job: Job) -> None:
-        connection = connect(self.place)
+        connection = connect(self.place, patience=3600)
         try:
             if not job.keyed:
                 self._stretch(connection, job, "", 0)
@@ -230,21 +230,25 @@ class Reader:
                 continue
 
 
-def view(connection: Connection, place: Place, server: Server, table: str) -> int:
-    """Begin a transaction on a connection, and say at which position of the log its view of a table is."""
+def view(connection: Connection, place: Place, server: Server, table: str | None) -> int:
+    """Begin a transaction on a connection, and say at which position of the log its view of a table is; of all
+    tables, if none is named."""
     query(connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
     if server.mariadb:
         query(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT")
         rows = query(connection, "SHOW STATUS LIKE 'binlog_snapshot_%'")
         found = {row["variable_name"].lower(): row["value"] for row in rows}
         return position_of(found["binlog_snapshot_file"], int(found["binlog_snapshot_position"]))
+    lock = "FLUSH TABLES WITH READ LOCK"
+    if table is not None:
+        lock = f"LOCK TABLES {quote_name(place.database)}.{quote_name(table)} READ"
     locking = connect(place)
     try:
         deadline = time.monotonic() + 60
         query(locking, "SET SESSION lock_wait_timeout = 2")
         while True:
             try:
-                query(locking, f"LOCK TABLES {quote_name(place.database)}.{quote_name(table)} READ")
+                query(locking, lock)
                 break
             except pymysql.err.OperationalError as error:
                 # A long transaction holds the table: let the others by, and try again.

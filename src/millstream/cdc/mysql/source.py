@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import msgspec
 
-from ...errors import CaptureError, SourceUnavailable
+from ...errors import CaptureError
 from ..findings import Backlog, Finding
 from ..source import Options, State
 from .catalog import Catalog, End
 from .faults import RESYNC, source_errors
+from .health import backlog, check, check_opening
 from .place import parse_url
+from .reader import MySQLReader
 from .session import MySQLSession
 
 
@@ -36,48 +37,30 @@ class MySQLSource:
     def uninstall(self) -> None:
         """Nothing: captures make nothing in the server."""
 
-    def check(self) -> list[Finding]:
-        """What in the server's settings, or about its tables, stands in a capture's way: the first thing that does."""
+    @contextmanager
+    def _asking(self) -> Iterator[Catalog]:
         with source_errors(self.url):
             catalog = Catalog(self.place)
             try:
-                catalog.check_settings()
-                known = catalog.tables()
-                for name in self.options.tables or ():
-                    if name not in known:
-                        return [Finding("error", f"there is no table {name}", "Check its name")]
-                    catalog.check_readable(name)
-                found = [
-                    Finding(
-                        "note", f"table {name} has no key: its rows are told apart by all of their values", "Add one"
-                    )
-                    for name in self.options.tables or known
-                    if (layout := catalog.layout(name)) is not None and not layout.key
-                ]
-            except SourceUnavailable:
-                raise
-            except CaptureError as error:
-                return [Finding("error", str(error.args[0]), error.hint)]
+                yield catalog
             finally:
                 catalog.close()
-        return found
+
+    def check(self) -> list[Finding]:
+        """What in the server's settings, or about its tables, stands in a capture's way."""
+        with self._asking() as catalog:
+            return check(catalog, self.options.tables)
 
     def backlog(self, state: State | None, position: int, seconds: float, room: int | None) -> Backlog | None:
-        """How far a capture is behind; the server keeps its log by its own rules, and nothing for a capture."""
-        if state is None or "file" not in state.source:
-            return None
-        with source_errors(self.url):
-            catalog = Catalog(self.place)
-            try:
-                files = {row["log_name"]: int(row["file_size"]) for row in catalog.query("SHOW BINARY LOGS")}
-                before = catalog.end()
-                time.sleep(seconds)
-                grown = _bytes_between(files, before, catalog.end())
-            finally:
-                catalog.close()
-        file, offset = str(state.source["file"]), int(state.source.get("offset", 0))
-        behind = _bytes_between(files, End(file, offset), before)
-        return Backlog(file, None, behind, behind, "bytes", grown / seconds if seconds else 0.0, room)
+        """What the server's log holds, and how much of it was not captured yet."""
+        with self._asking() as catalog:
+            return backlog(catalog, position, seconds, room)
+
+    @contextmanager
+    def reader(self) -> Iterator[MySQLReader]:
+        """The rows as they are now; see `Source`."""
+        with self._asking() as catalog:
+            yield MySQLReader(catalog)
 
     @contextmanager
     def session(self, position: int, state: State, *, resync: bool) -> Iterator[tuple[MySQLSession, int, State]]:
@@ -86,7 +69,7 @@ class MySQLSource:
         with source_errors(self.url):
             catalog = Catalog(self.place)
             try:
-                catalog.check_settings()
+                check_opening(catalog)
                 position = self._begin(catalog, position, state, resync=resync)
                 session = MySQLSession(self, catalog, state, position)
             except BaseException:
@@ -112,7 +95,7 @@ class MySQLSource:
                 each["known"] = each["since"] = 0
                 if not state.tables[name].done:
                     state.tables[name].restart()
-            known.update(server=server.id, file=end.file, offset=0)
+            known.update(server=server.id, file=end.file, offset=0, born=None)
             return 0
         for progress in state.tables.values():
             progress.restart()
@@ -153,11 +136,3 @@ class MySQLSource:
                 f"{self.url} is another server, and lacks transactions that were captured from the one before",
                 hint="Run the capture with resync=True, which reads the tables again as they are now",
             )
-
-
-def _bytes_between(files: dict[str, int], start: End, end: End) -> int:
-    """How much of the server's log lies between two places, by the sizes of its files."""
-    if start.file == end.file:
-        return max(end.offset - start.offset, 0)
-    between = sum(size for name, size in files.items() if start.file < name < end.file)
-    return max(files.get(start.file, 0) - start.offset, 0) + between + end.offset

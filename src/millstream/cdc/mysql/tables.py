@@ -17,7 +17,6 @@ import msgspec
 from ...errors import CaptureError
 from ..shape import Shape
 from ..source import Progress, State
-from .assemble import Note
 from .catalog import Catalog, End
 from .faults import RESYNC
 from .layout import Layout, default_of, keeps_values
@@ -25,6 +24,7 @@ from .rows import Table, make_table
 from .snapshot import Job, Reader
 from .statement import Name, Statement, altered, renames_of, understand
 from .tablemap import Misfit, TableMap, parse_table_map, schema_and_name
+from .transaction import Note
 
 
 class Followed(msgspec.Struct):
@@ -96,7 +96,7 @@ class Tables:
         for name in names:
             mine = progress.setdefault(name, Progress())
             known = self.followed.get(name)
-            if known is None or (not mine.done and (mine.cursor is None or known.layout is None)):
+            if known is None or (not mine.done and (known.layout is None or not known.layout.orderable)):
                 mine.restart()
                 self.begin(name)
             elif not mine.done and known.layout is not None:
@@ -148,6 +148,7 @@ class Tables:
             progress.done, progress.again = True, False
             return
         layout.check(name)
+        progress.expected = self.catalog.expected_rows(name)
         self._read(name, layout)
 
     def cancel(self, name: str) -> None:
