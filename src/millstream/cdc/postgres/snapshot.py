@@ -130,6 +130,7 @@ class WholeTables:
         self._holder = connect(place)
         try:
             self._holder.execute("begin isolation level repeatable read read only")
+            _hold(self._holder, tables)
             row = self._holder.execute(STATE).fetchone()
             exported = self._holder.execute("select pg_export_snapshot() as id").fetchone()
             assert row is not None
@@ -271,7 +272,7 @@ class Chunks:
             self._put(Page(self.table.name, b"", 0, True, 0, nothing, error=error), None)
 
     def _read(self, connection: Connection, cursor: list[Any] | None) -> tuple[Page, list[Any] | None]:
-        with _snapshot(connection) as (visibility, micros):
+        with _snapshot(connection, self.table) as (visibility, micros):
             relation = Catalog(connection).relation_of(self.table, self._publications)
             query = row_query(self.table, relation, self._rest(connection, relation, cursor))
             pages = list(copied(connection, query))
@@ -306,11 +307,19 @@ class Chunks:
                 continue
 
 
+def _hold(connection: Connection, tables: Sequence[SourceTable]) -> None:
+    """Keep tables' columns as they are until the transaction ends, from before its snapshot is taken: a query's columns
+    are looked up as of now, whatever the snapshot sees."""
+    for table in tables:
+        connection.execute(f"lock table only {table.quoted} in access share mode")
+
+
 @contextmanager
-def _snapshot(connection: Connection) -> Iterator[tuple[Visibility, int]]:
+def _snapshot(connection: Connection, table: SourceTable) -> Iterator[tuple[Visibility, int]]:
     """A transaction that sees one state of the database, what it sees, and when it was."""
     connection.execute("begin isolation level repeatable read read only")
     try:
+        _hold(connection, [table])
         row = connection.execute(STATE).fetchone()
         assert row is not None
         yield parse_snapshot(row), row["micros"]
