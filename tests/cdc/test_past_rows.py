@@ -58,6 +58,9 @@ def test_keys_of_any_kind_are_found() -> None:
     for text in ('"q"/\u00e9', "plain"):
         assert told(row_history(made.log, "users", (id, text))) == [("READ", None, 7)]
         assert told(row_history(made.log, "users", {"t": text, "u": id})) == [("READ", None, 7)]
+        assert told(row_history(made.log, "users", (str(id), text))) == [("READ", None, 7)]
+    with pytest.raises(ms.UsageError, match="'seven' is no value of kind uuid"):
+        row_history(made.log, "users", ("seven", "plain"))
     for wrong in (7, (id,), {"u": id}):
         with pytest.raises(ms.UsageError, match="key has"):
             row_history(made.log, "users", wrong)

@@ -266,5 +266,7 @@ def reader_of(source: Source) -> AbstractContextManager[RowReader]:
         CaptureError: It cannot be read, or there is no reader for its kind.
     """
     if not isinstance(source, ReadableSource):
-        raise CaptureError(f"{source.url} cannot be read beside its capture", hint="SQLite sources can")
+        raise CaptureError(
+            f"{source.url} cannot be read beside its capture", hint="Sources in SQLite and PostgreSQL can"
+        )
     return source.reader()

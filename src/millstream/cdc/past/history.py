@@ -12,7 +12,7 @@ from ...errors import UsageError
 from ...log.reading import END
 from ..change import Change, Operation, Row
 from ..shape import Shape, shape_of
-from ..values import Unchanged, decode_row, encode_value
+from ..values import Unchanged, decode_row, decoder, encode_value
 from .state import TYPES
 
 if TYPE_CHECKING:
@@ -87,14 +87,32 @@ def _given(key: Any, shape: Shape) -> Key:
         if set(key) != set(names):
             given = ", ".join(sorted(map(str, key)))
             raise UsageError(f"the key has the columns {', '.join(names)}, not {given}", hint="Name each of them")
-        return tuple(key[name] for name in names)
+        return _known(tuple(key[name] for name in names), shape)
     values = tuple(key) if isinstance(key, tuple | list) else (key,)
     if len(values) != len(names):
         raise UsageError(
             f"the key has {len(names)} columns ({', '.join(names)}), not {len(values)}",
             hint="Give a tuple of their values, or a dict",
         )
-    return values
+    return _known(values, shape)
+
+
+def _known(values: Key, shape: Shape) -> Key:
+    """A key whose values may be given as text, such as a UUID's, with the values that rows have."""
+    kinds = {column.name: column.kind for column in shape.columns}
+    return tuple(_value(value, kinds.get(name, "any")) for name, value in zip(shape.key, values, strict=True))
+
+
+def _value(value: Any, kind: str) -> Any:
+    decode = int if kind in ("int", "uint") else decoder(kind)
+    if not isinstance(value, str) or decode is None or kind in ("text", "any"):
+        return value
+    try:
+        return decode(value)
+    except ValueError as error:
+        raise UsageError(
+            f"{value!r:.60} is no value of kind {kind}", hint="Give the key's value as rows have it"
+        ) from error
 
 
 def _newest_shape(log: Log, stream: str) -> Shape:
