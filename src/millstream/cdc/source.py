@@ -267,6 +267,6 @@ def reader_of(source: Source) -> AbstractContextManager[RowReader]:
     """
     if not isinstance(source, ReadableSource):
         raise CaptureError(
-            f"{source.url} cannot be read beside its capture", hint="Sources in SQLite and PostgreSQL can"
+            f"{source.url} cannot be read beside its capture", hint="Sources in SQLite, PostgreSQL and MySQL can"
         )
     return source.reader()
