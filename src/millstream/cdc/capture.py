@@ -12,7 +12,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import MissingExtra, SourceUnavailable, UsageError
+import msgspec
+
+from ..errors import CaptureError, MissingExtra, SourceUnavailable, UsageError
 from .filters import Filters, Mask, RowFilter
 from .source import Options, Progress, Source
 from .sqlite import SQLiteSource
@@ -152,6 +154,8 @@ class Capture:
         self.given_name = name
         """The name that it was given."""
         self._stopping = threading.Event()
+        self.grown = threading.Event()
+        """Set when a table was added that the run at hand does not know of."""
         self._worker: Worker | None = None
         self._thread: threading.Thread | None = None
 
@@ -227,6 +231,28 @@ class Capture:
         """Read a table again: its rows come as READs once more, after a TRUNCATE, and no other table is touched.
         A running capture does it within seconds, another one when it is run next."""
         ask_to_read_again(log, self.checkpoint, table)
+
+    def add(self, *tables: str) -> None:
+        """Capture more tables. A running capture begins with them within seconds, and the others are not read again.
+        What is captured when the program starts the next time is for its `capture` to say: name them there, too.
+
+        Raises:
+            UsageError: All tables of the source are captured anyway.
+            CaptureError: One is not there, or cannot be captured; nothing has changed then.
+        """
+        source, before = self.source, self.source.options
+        if before.tables is None:
+            raise UsageError("this capture takes all tables of its source", hint="A new one is taken when it is run")
+        known = {finding.about for finding in source.check() if finding.level == "error"}
+        source.options = msgspec.structs.replace(before, tables=tuple(dict.fromkeys((*before.tables, *tables))))
+        try:
+            for finding in source.check():
+                if finding.level == "error" and finding.about not in known:
+                    raise CaptureError(f"{source.url}: {finding.about}", hint=finding.mend)
+        except BaseException:
+            source.options = before
+            raise
+        self.grown.set()
 
     def start(self, log: Log, *, resync: bool = False) -> None:
         """Run in the background. When this returns, the snapshot of each table has begun: what a program does
@@ -308,8 +334,8 @@ class Capture:
                 worker.drain(self._stopping)
             else:
                 worker.session.acknowledge(worker.checkpoint.position)
-                if worker.asked():
-                    return
+            if worker.asked():
+                return
 
 
 def stream_of(table: str) -> str:
