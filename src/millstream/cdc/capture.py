@@ -50,6 +50,7 @@ def capture(
     rows: Mapping[str, RowFilter] | None = None,
     mask: Mapping[str, Mask] | None = None,
     mask_key: bytes | str | None = None,
+    subjects: Mapping[str, str] | None = None,
 ) -> Capture:
     """Capture the changes of a database.
 
@@ -81,9 +82,10 @@ def capture(
         rows: By table, a function of a row (a dict, values as the source holds them) that says whether it is wanted.
             An update that takes a row out of what is wanted comes as DELETE, one that brings it in as INSERT.
         mask: By ``"table.column"``, what becomes of its values: ``"drop"`` leaves the column out, ``"redact"`` writes
-            ``***``, ``"hash"`` an HMAC-SHA256 under ``mask_key``, the same for the same value; or a function of a
-            value. NULL stays NULL.
+            ``***``, ``"hash"`` an HMAC-SHA256 under ``mask_key``, the same for the same value; ``"personal"``
+            encrypts it, until its subject is forgotten (`Log.forget`); or a function of a value. NULL stays NULL.
         mask_key: The secret of the hashes.
+        subjects: By table, whose its personal values are, by columns of the row: ``{"users": "customer-{id}"}``.
 
     Raises:
         UsageError: The URL, the tables or the filters cannot be used.
@@ -104,7 +106,7 @@ def capture(
         heartbeat=heartbeat, slot_limit=slot_limit, drop_slot=drop_slot, failover=failover, chunk_rows=chunk_rows,
         server_id=server_id,
     )  # fmt: skip
-    filters = Filters(columns, rows, mask, mask_key, chosen)
+    filters = Filters(columns, rows, mask, mask_key, chosen, subjects)
     return Capture(_source(url, options), name=name, prefix=prefix, filters=filters if filters else None)
 
 

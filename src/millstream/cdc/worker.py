@@ -223,7 +223,7 @@ class Worker:
     def _commit(self, batch: Batch, asked: Set[str] = frozenset()) -> int:
         """Events, checkpoint and state in one commit; how many events there were."""
         if self.capture.filters is not None:
-            batch = self.capture.filters.batch(batch)
+            batch = self.capture.filters.batch(batch, self.log.keys)
         if batch.ahead:
             self._put_ahead(batch.ahead)
             return 0
