@@ -19,9 +19,11 @@ from .alerts import Alert
 from .errors import FlowError
 from .expressions import aggregation, check_rowwise
 from .match import Match
+from .merging import Merge
 from .pattern import Automaton, parse
 from .shaping import Filter, Select, WithColumns
 from .trailing import SlidingWindows, check_sliding
+from .tree import Meeting, Source, order_of, sources_of
 from .windows import Hopping, PaneWindows, Sliding, check_name, check_names
 
 if TYPE_CHECKING:
@@ -29,16 +31,6 @@ if TYPE_CHECKING:
 
 Stage = Filter | Select | WithColumns | PaneWindows | SlidingWindows | Match | Alert
 IntoExpr = pl.Expr | str
-
-
-class Source(msgspec.Struct, frozen=True):
-    """Where a flow's rows come from, and what their time is."""
-
-    stream: str
-    time: str | None
-    lateness: int
-    types: frozenset[str] | None = None
-    """The types of its events that are rows; None for all but the log's own."""
 
 
 class Sink(msgspec.Struct, frozen=True):
@@ -52,7 +44,8 @@ class Sink(msgspec.Struct, frozen=True):
 class Flow(msgspec.Struct, frozen=True, eq=False):
     """Rows of a stream, and what is made of them. Begin with `stream`."""
 
-    source: Source
+    source: Source | Meeting
+    """Its source, or where several flows meet."""
     stages: tuple[Stage, ...] = ()
     keys: tuple[str, ...] = ()
     """The columns that rows were last grouped by."""
@@ -86,6 +79,38 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
             UnsupportedExpression: An expression depends on other rows.
         """
         return self._with(WithColumns(tuple(_expressions("with_columns", columns, named))))
+
+    # --- several flows ----------------------------------------------------------------------------
+
+    def merge(self, *others: Flow) -> Flow:
+        """The rows of this flow and of others, as of one.
+
+        Rows that are still in the order of the log stay in it. Where a flow has left it (after a window, pattern
+        or join), all come in order of time, then of the flows, once the watermark has passed them. The watermark
+        is the least of all sources'; a source that has had no row yet holds it back. Columns that a flow lacks are
+        null, and types become one that holds all values.
+
+        Example:
+            >>> import millstream as ms
+            >>> import polars as pl
+            >>> web, app = ms.stream("web", time="ts"), ms.stream("app", time="at")
+            >>> visits = web.merge(app).group_by("user").window(ms.tumbling("1h")).agg(visits=pl.len())
+        """
+        flows = (self, *others)
+        if not others:
+            raise UsageError("merge needs another flow", hint="Write a.merge(b)")
+        for flow in flows:
+            refuse_ended(flow)
+        keys = self.keys if all(flow.keys == self.keys for flow in flows) else ()
+        return Flow(Merge(flows, len(keys), any(flow._ordered for flow in flows)), keys=keys)
+
+    def split(self, condition: pl.Expr) -> tuple[Flow, Flow]:
+        """Two flows: of the rows that meet a condition, and of all others (null is not met).
+
+        Raises:
+            UnsupportedExpression: The condition depends on other rows.
+        """
+        return self.filter(condition), self.filter(~condition.fill_null(False))
 
     # --- grouping -------------------------------------------------------------------------------------
 
@@ -186,12 +211,11 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
 
     def _reads(self, stream: str) -> bool:
         """Whether a stream is the source, or in the category that is."""
-        source = self.source.stream
-        return stream.startswith(source[:-1]) if source.endswith("*") else stream == source
+        return any(source.reads(stream) for source in sources_of(self))
 
     @property
     def _ordered(self) -> bool:
-        return any(isinstance(stage, PaneWindows | SlidingWindows | Match) for stage in self.stages)
+        return order_of(self) != "log"
 
     def _with(self, stage: Stage, **changes: Any) -> Flow:
         if self.sink is not None:
@@ -306,6 +330,14 @@ def stream(name: str, *, time: str | None = None, lateness: Duration = "0s", typ
         >>> counts = clicks.group_by("user").window(ms.tumbling("5m")).agg(clicks=pl.len())
     """
     return Flow(Source(name, time, duration_micros(lateness), type_names(types)))
+
+
+def refuse_ended(flow: Flow) -> None:
+    """Refuse a flow that others cannot go on from."""
+    if not isinstance(flow, Flow):
+        raise UsageError(f"{flow!r:.80} is no flow", hint="Give a flow, such as ms.stream('payments', time='at')")
+    if flow.sink is not None or flow.late is not None:
+        raise FlowError("a flow that has ended cannot meet others", hint="Put to() and late_to() after they have met")
 
 
 def _expressions(where: str, columns: Iterable[IntoExpr], named: Mapping[str, IntoExpr]) -> list[pl.Expr]:

@@ -23,8 +23,7 @@ from ..storage.base import StagedAppend
 from .errors import FlowError
 from .flow import Flow
 from .pipeline import FlowState, Pipeline
-from .replay import batches, source_runs
-from .rows import frames_of
+from .replay import batches, frames, labelled
 from .state import concat
 from .store import change, load
 
@@ -87,15 +86,15 @@ class Worker:
         outputs: list[pl.DataFrame] = []
         late: list[pl.DataFrame] = []
         began = time.monotonic()
-        runs = source_runs(self.log, self.flow, position, head + 1)
+        runs = labelled(self.log, self.pipeline.sources, position, head + 1)
         for group in batches(runs, self._rows):
-            for frame in frames_of(group, state.columns, self.pipeline.needs.wanted):
+            for frame in frames(self.pipeline, state, group):
                 state, output, aside = self.pipeline.step(state, frame, fill=True)
                 if output.height:
                     outputs.append(output)
                 if aside is not None:
                     late.append(aside)
-            position = group[-1].last
+            position = group[-1][1].last
             enough = time.monotonic() - began >= self._commit_every or sum(o.height for o in outputs) >= _ROWS
             if enough and self.pipeline.absent(state) is None:
                 done = False

@@ -10,16 +10,23 @@ watermark.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
+import numpy as np
 import polars as pl
 
 from ..frames import Columns
 from ..log.objects import fitted, union
+from .keys import Ints
 
 FAN_IN = 8
 """So many parts of one order of magnitude become one."""
+
+
+Order = Literal["log", "settled", "time"]
+"""How rows leave a part of a flow: as they stand in the log; in order of time from batch to batch, but not yet
+within one; in the order that is promised of the output."""
 
 
 class Part(msgspec.Struct, frozen=True, eq=False):
@@ -100,6 +107,28 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
         return sum(part.frame.height for part in self.items)
 
 
+class Timeline(msgspec.Struct, frozen=True, eq=False):
+    """A watermark on its way through a batch.
+
+    Attributes:
+        before: Where it stood before.
+        positions: The positions of the log that had a say in it, each once, in order.
+        watermarks: Where it stood once each of them was taken in.
+    """
+
+    before: int
+    positions: Ints
+    watermarks: Ints
+
+    def before_positions(self, positions: Ints) -> Ints:
+        """Where it stood before each of some positions."""
+        if not len(self.positions):
+            return np.full(len(positions), self.before, np.int64)
+        known = self.positions.searchsorted(positions) - 1
+        found: Ints = np.where(known < 0, self.before, self.watermarks[np.maximum(known, 0)])
+        return found
+
+
 class Batch(msgspec.Struct, frozen=True, eq=False):
     """Rows on their way through a flow, and the watermark before and after them."""
 
@@ -108,6 +137,8 @@ class Batch(msgspec.Struct, frozen=True, eq=False):
     after: int
     reshaped: bool = False
     """Whether it says only what columns the rows to come have: it has none, and no time passes."""
+    timeline: Timeline | None = None
+    """How the watermark moved in between; only where flows meet."""
 
 
 class Step(msgspec.Struct, frozen=True, eq=False):

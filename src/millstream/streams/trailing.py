@@ -7,6 +7,8 @@ the lateness), and are final.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 import numpy as np
 import polars as pl
@@ -16,7 +18,7 @@ from .errors import MissingColumn, UnsupportedExpression
 from .expressions import Aggregation, Partial, apply, is_rowwise
 from .history import Index, Pending, Sorted, stretches
 from .keys import Ints, KeyIds
-from .state import Batch, OperatorState, Parts, Step, concat
+from .state import Batch, OperatorState, Order, Parts, Step, concat
 from .windows import Sliding, split_late
 
 
@@ -37,6 +39,8 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
     window: Sliding
     keys: tuple[str, ...]
     aggregation: Aggregation
+
+    order: ClassVar[Order] = "settled"
 
     @property
     def reads(self) -> set[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import msgspec
 import polars as pl
@@ -21,7 +21,7 @@ from ..time import Duration, duration_micros
 from .columns import AT, ENVELOPE, LATE, SEQUENCE, is_hidden, key_column, utc
 from .errors import FlowError, MissingColumn
 from .expressions import Aggregation, apply
-from .state import Batch, OperatorState, Parts, Step, concat
+from .state import Batch, OperatorState, Order, Parts, Step, concat
 
 PANE = "__pane"
 _WINDOW = "__window"
@@ -97,6 +97,8 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
     window: Hopping
     keys: tuple[str, ...]
     aggregation: Aggregation
+
+    order: ClassVar[Order] = "time"
 
     @property
     def pane(self) -> int:
