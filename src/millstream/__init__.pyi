@@ -19,6 +19,7 @@ from .log import open as open
 from .log.check import Checked as Checked
 from .log.check import check_schema as check_schema
 from .log.handlers import on as on
+from .log.handlers import on_batch as on_batch
 from .log.positions import Position as Position
 from .log.personal.forget import Forgotten as Forgotten
 from .log.personal.keys import KeyStore as KeyStore

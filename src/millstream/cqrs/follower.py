@@ -7,17 +7,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from itertools import islice
 from typing import Protocol
 
 from ..errors import ConsumerFenced, DatabaseError, MillstreamError, NotALog, ReadOnlyLog, StorageError, UsageError
 from ..log import Log
 from ..log.checkpoints import Checkpoint, advance, peek, take
+from ..log.reading import scope_of
 from ..storage.database import Database
 from ..storage.sqlite.database import open_database
 from .errors import ForeignReadModel, ProjectionFailed, ReadModelChanged
-from .inline import HOLD
-from .projection import Piece, Placement
+from .inline import BATCH, HOLD
+from .projection import ROWS, Batch, Piece, Placement
 
 _QUIET = 1.0
 """How long, in seconds, a checkpoint may lag behind the log when nothing of the projection's came by."""
@@ -34,6 +34,8 @@ class Target(Protocol):
 
     pieces: int
     """How many events to decode ahead."""
+    rows: int
+    """The most events for one batch."""
     hold: float
     """The longest time, in seconds, for one transaction."""
 
@@ -48,6 +50,7 @@ class OwnFile:
     """A read model's own file. A power cut may undo its last moments, of rows and checkpoint alike."""
 
     pieces = 5_000
+    rows = ROWS
     hold = 0.25
 
     def __init__(self, path: str) -> None:
@@ -92,6 +95,7 @@ class OwnFile:
 
 class _OpenFile:
     pieces = OwnFile.pieces
+    rows = OwnFile.rows
     hold = OwnFile.hold
 
     def __init__(self, db: Database) -> None:
@@ -110,6 +114,7 @@ class InLog:
     """A read model in the log's own database, written through the log's committer, a little at a time."""
 
     pieces = 500
+    rows = BATCH
     hold = HOLD
 
     def __init__(self, log: Log) -> None:
@@ -268,19 +273,26 @@ class _Run:
         return taken[-1]
 
     def _catch_up(self, head: int, stop: threading.Event) -> None:
-        runs = self._log.runs(types=self._placement.types, after=self._seen, until_position=head + 1)
-        pieces = self._placement.pieces(runs)
-        ahead: list[Piece] = []
+        pages = self._log.pages(scope_of(None, self._placement.types), self._seen, head + 1, False, None)
+        pieces = self._placement.pieces(pages, rows=self._target.rows)
+        ahead: list[Piece | Batch] = []
         while not stop.is_set():
-            ahead += islice(pieces, self._target.pieces - len(ahead))
+            count = sum(piece.count for piece in ahead)
+            last = False
+            while count < self._target.pieces and not last:
+                piece = next(pieces, None)
+                if piece is None:
+                    last = True
+                else:
+                    ahead.append(piece)
+                    count += piece.count
             if not ahead:
                 self._moved(head)
                 return
-            last = len(ahead) < self._target.pieces
             done = self._commit(ahead, head if last else 0)
             del ahead[:done]
 
-    def _commit(self, pieces: list[Piece], end: int) -> int:
+    def _commit(self, pieces: list[Piece | Batch], end: int) -> int:
         """Apply as many pieces as the time for one transaction allows, and move the checkpoint with them.
 
         Args:
@@ -300,6 +312,10 @@ class _Run:
             good, failed = pieces[: step.done], pieces[step.done]
             while good:
                 del good[: self._commit(good, 0)]
+            if parts := failed.halves():
+                for part in parts:
+                    self._commit([part], 0)
+                return step.done + 1
             raise ProjectionFailed(
                 self._placement.name, failed.position, failed.type, f"{type(error).__name__}: {error}"
             ) from error
@@ -316,7 +332,7 @@ class _Run:
 class _Step:
     """The work of one transaction; it may be run again, and then starts afresh."""
 
-    def __init__(self, checkpoint: Checkpoint, pieces: list[Piece], end: int, hold: float) -> None:
+    def __init__(self, checkpoint: Checkpoint, pieces: list[Piece | Batch], end: int, hold: float) -> None:
         self._before = checkpoint
         self._pieces = pieces
         self._end = end
@@ -347,7 +363,7 @@ class _Step:
             if time.monotonic() >= deadline:
                 break
         if self.done == len(self._pieces):
-            position = self._end or (self._pieces[-1].position if self._pieces else self._before.position)
+            position = self._end or (self._pieces[-1].last if self._pieces else self._before.position)
         else:
-            position = self._pieces[self.done - 1].position
+            position = self._pieces[self.done - 1].last
         self.checkpoint = advance(db, self._before, position)

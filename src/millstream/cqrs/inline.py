@@ -7,14 +7,18 @@ import time
 from ..errors import DatabaseError, ReadOnlyLog, StorageError
 from ..log import Log
 from ..log.checkpoints import TABLE, Checkpoint, advance, peek, take
+from ..log.reading import scope_of
 from ..log.records import Run
 from ..storage.base import Receipt
 from ..storage.database import Database
 from .errors import ProjectionFailed
-from .projection import Piece, Placement
+from .projection import Batch, Piece, Placement
 
 HOLD = 0.003
 """The longest time, in seconds, that catching up holds the log's writer at a stretch."""
+
+BATCH = 4_096
+"""The most events that one batch in a commit of the log holds."""
 
 _PAGE = 500
 
@@ -63,12 +67,15 @@ class InlineProjection:
             checkpoint = peek(db, self.placement.consumer)
         assert checkpoint is not None
         head = self._log.head
-        pieces = []
+        pieces: list[Piece | Batch] = []
+        count = 0
         for piece in self.placement.pieces(
-            self._log.runs(types=self.placement.types, after=checkpoint.position, until_position=head + 1)
+            self._log.pages(scope_of(None, self.placement.types), checkpoint.position, head + 1, False, None),
+            rows=BATCH,
         ):
             pieces.append(piece)
-            if len(pieces) == _PAGE:
+            count += piece.count
+            if count >= _PAGE:
                 break
         if not pieces:
             return False
@@ -76,14 +83,30 @@ class InlineProjection:
         try:
             self._commit(pieces)
         except ProjectionFailed as error:
-            good = [piece for piece in pieces if piece.position < error.position]
-            while good:
-                done = self._commit(good)
-                good = [piece for piece in good if piece.position > done]
+            at = next(index for index, piece in enumerate(pieces) if piece.position == error.position)
+            if halves := pieces[at].halves():
+                # Which of them fails will be seen when it comes alone.
+                for part in (*pieces[:at], *halves):
+                    self._commit_all([part])
+                return True
+            good = [piece for piece in pieces if piece.last < error.position]
+            self._commit_all(good)
             raise
         return True
 
-    def _commit(self, pieces: list[Piece]) -> int:
+    def _commit_all(self, pieces: list[Piece | Batch]) -> None:
+        while pieces:
+            try:
+                done = self._commit(pieces)
+            except ProjectionFailed:
+                if len(pieces) > 1 or not (halves := pieces[0].halves()):
+                    raise
+                for part in halves:
+                    self._commit_all([part])
+                return
+            pieces = [piece for piece in pieces if piece.position > done]
+
+    def _commit(self, pieces: list[Piece | Batch]) -> int:
         """Apply pieces for as long as the log's writer may be held, and say up to which position."""
         reached = 0
 
@@ -96,9 +119,9 @@ class InlineProjection:
                     self._make_up(piece, db)
                     if time.monotonic() >= deadline:
                         break
-            if piece.position > now.position:
-                advance(db, now, piece.position)
-            reached = piece.position
+            if piece.last > now.position:
+                advance(db, now, piece.last)
+            reached = piece.last
 
         self._log.commit(work=work)
         return reached
@@ -117,8 +140,8 @@ class InlineProjection:
         checkpoint = self._checkpoint(db)
         if checkpoint.position < runs[0].position - 1:
             # Most of the time this finds nothing: the events between are of types that are not ours.
-            between = self._log.runs(
-                types=self.placement.types, after=checkpoint.position, until_position=runs[0].position
+            between = self._log.pages(
+                scope_of(None, self.placement.types), checkpoint.position, runs[0].position, False, None
             )
             try:
                 for piece in self.placement.pieces(between):
@@ -128,11 +151,11 @@ class InlineProjection:
                 raise
             self.failure = None
         if runs[-1].last > checkpoint.position:
-            for piece in self.placement.pieces(runs):
+            for piece in self.placement.pieces([runs]):
                 piece.to(db)
             advance(db, checkpoint, runs[-1].last)
 
-    def _make_up(self, piece: Piece, db: Database) -> None:
+    def _make_up(self, piece: Piece | Batch, db: Database) -> None:
         """Apply an event that is in the log already: whoever appends now has no part in a fault of its handler."""
         try:
             piece.to(db)

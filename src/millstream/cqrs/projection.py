@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 import msgspec
+import polars as pl
 
-from ..errors import DatabaseError, InvalidEvent
+from ..errors import DatabaseError, InvalidEvent, SchemaConflict
 from ..events import Plain
 from ..log import Log
 from ..log.checkpoints import peek
@@ -17,10 +18,14 @@ from ..log.handlers import Handler, InvalidHandler, handler_table
 from ..log.present import together
 from ..log.records import Recorded, Run
 from ..storage.database import Database
+from .batches import cut, frame_of_runs, shape
 from .binding import named
 from .errors import ForeignReadModel, ReadModelChanged
 
 Apply = Callable[[Any, Database, Recorded | None], object]
+
+ROWS = 131_072
+"""The most events for one batch, where nothing else asks for fewer."""
 
 
 class Projection:
@@ -29,7 +34,7 @@ class Projection:
     Handlers, marked ``@ms.on``, take the event and, by annotation or name, ``db: ms.Database`` (in the
     transaction that also moves the projection's checkpoint, so each event takes effect exactly once) and
     ``recorded: ms.Recorded``, the event's envelope. They may run again after a rollback, so they must have no
-    effects but through ``db``.
+    effects but through ``db``. Those marked ``@ms.on_batch`` take a frame of many events instead, and ``db``.
 
     Attributes:
         schema: SQL that creates the read model's tables; runs once.
@@ -91,8 +96,15 @@ class Placement:
         self.inline = inline
         self.path = path
         self.name = projection.name
-        self._applies = _bound(projection)
-        self.types = tuple(self._applies)
+        self._bound = _bound(projection)
+        self._batched = any(bound.batch for bound in self._bound.values())
+        self._classes = {name: bound.event for name, bound in self._bound.items()}
+        self._shapes = {name: shape(bound.event) if bound.batch else None for name, bound in self._bound.items()}
+        self.types = tuple(self._bound)
+
+    def handler_of(self, type: str) -> Apply:
+        """What applies events of a type."""
+        return self._bound[type].apply
 
     @property
     def consumer(self) -> str:
@@ -131,25 +143,80 @@ class Placement:
                     self.name, f"it shows position {checkpoint.position}, and the log ends at {log.head}"
                 )
 
-    def pieces(self, runs: Iterable[Run]) -> Iterator[Piece]:
-        """The events of runs, decoded, each with what applies it.
+    def pieces(self, pages: Iterable[list[Run]], *, rows: int = ROWS) -> Iterator[Piece | Batch]:
+        """The events of runs, decoded, each with what applies it; those of a handler of batches together.
 
         What was made of one stored event is one piece: it shares a position, so no checkpoint can come between.
-        """
-        for group in together(runs):
-            if len(group) == 1:
-                yield from self._of(group[0])
-                continue
-            parts = [piece for run in group for piece in self._of(run)]
-            yield Piece(parts[0].position, parts[0].type, _all, parts, None)
 
-    def _of(self, run: Run) -> Iterator[Piece]:
-        found = self._applies.get(run.type)
+        Args:
+            pages: The runs, in lists; what was made of one stored event is in one of them.
+            rows: The most events for one batch.
+        """
+        kinds: dict[int, str] = {}
+        gathered: list[Run] = []
+        method = ""
+        count = 0
+        for page in pages:
+            for kind, run in {run.kind_id: run for run in page}.items():
+                if kind not in kinds:
+                    bound = self._bound.get(run.type)
+                    kinds[kind] = bound.batch if bound is not None else ""
+            plain = {type(run) for run in page} == {Run}
+            wanted = {kinds[run.kind_id] for run in page}
+            if plain and wanted == {""}:
+                if gathered:
+                    yield self.batch(gathered)
+                    gathered, count = [], 0
+                for run in page:
+                    yield from self._of(run)
+                continue
+            if plain and wanted == {method} and (more := sum([run.count for run in page])) + count <= rows:
+                # A page of nothing but events of the batch: its runs need not be looked at one by one.
+                gathered += page
+                count += more
+                continue
+            for found in together(page):
+                run = found[0]
+                handler = kinds[run.kind_id] if len(found) == 1 else ""
+                for part in found[:1] if run.count <= rows else cut(run, rows):
+                    if gathered and (handler != method or count + part.count > rows):
+                        yield self.batch(gathered)
+                        gathered, count = [], 0
+                    if handler:
+                        method = handler
+                        gathered.append(part)
+                        count += part.count
+                if len(found) > 1:
+                    yield self._one_of(found)
+                elif not handler:
+                    yield from self._of(run)
+        if gathered:
+            yield self.batch(gathered)
+
+    def batch(self, runs: list[Run]) -> Batch:
+        """Runs that one handler takes as a frame."""
+        made = self._shapes
+        frame: pl.DataFrame | Exception
+        try:
+            frame = frame_of_runs(runs, self._classes, made)
+        except (InvalidEvent, SchemaConflict) as error:
+            frame = error
+        return Batch(self, runs, sum(run.count for run in runs), frame)
+
+    def _one_of(self, group: list[Run]) -> Piece:
+        parts = [piece for run in group for piece in self._of(run)]
+        return Piece(group[0].position, group[0].type, _all, parts, None)
+
+    def _of(self, run: Run) -> Iterator[Piece | Batch]:
+        found = self._bound.get(run.type)
         if found is None:
             # It would perhaps be of a type that is handled, but cannot be read.
             yield from self._one_by_one(run, _refuse, Plain)
             return
-        apply, cls, wants_recorded = found
+        if found.batch:
+            yield self.batch([run])
+            return
+        apply, cls, wants_recorded = found.apply, found.event, found.wants_recorded
         try:
             events = [Plain(run.type, data) for data in run.data()] if cls is Plain else run.events(cls)
         except InvalidEvent:
@@ -186,8 +253,65 @@ class Piece(msgspec.Struct, gc=False):
         """Apply it."""
         self.apply(self.event, db, self.recorded)
 
+    @property
+    def last(self) -> int:
+        """The position of its last event, which is its only one."""
+        return self.position
 
-def _all(pieces: list[Piece], db: Database, recorded: Recorded | None) -> None:
+    @property
+    def count(self) -> int:
+        """How many events it holds."""
+        return 1
+
+    def halves(self) -> list[Batch]:
+        """Itself in two; nothing, where it is one event."""
+        return []
+
+
+class Batch(msgspec.Struct, gc=False):
+    """Neighbouring events that one handler takes as a frame."""
+
+    placement: Placement
+    runs: list[Run]
+    count: int
+    frame: pl.DataFrame | Exception
+
+    @property
+    def position(self) -> int:
+        """The position of its first event."""
+        return self.runs[0].position
+
+    @property
+    def last(self) -> int:
+        """The position of its last event."""
+        return self.runs[-1].last
+
+    @property
+    def type(self) -> str:
+        """The type of its first event."""
+        return self.runs[0].type
+
+    def to(self, db: Database) -> None:
+        """Apply it."""
+        if isinstance(self.frame, Exception):
+            raise self.frame
+        # Polars holds a lock on a frame that it writes to Python: another thread gets one of its own.
+        self.placement.handler_of(self.type)(self.frame.clone(), db, None)
+
+    def halves(self) -> list[Batch]:
+        """Itself in two; nothing, where it is one event."""
+        if self.count == 1:
+            return []
+        if len(self.runs) > 1:
+            middle = len(self.runs) // 2
+            parts = [self.runs[:middle], self.runs[middle:]]
+        else:
+            run = self.runs[0]
+            parts = [[part] for part in cut(run, (run.count + 1) // 2)]
+        return [self.placement.batch(part) for part in parts]
+
+
+def _all(pieces: list[Piece | Batch], db: Database, recorded: Recorded | None) -> None:
     for piece in pieces:
         piece.to(db)
 
@@ -201,33 +325,55 @@ TABLES = {_TABLE: "name text primary key, schema_hash text not null, log_id text
 """The tables that projections keep beside their own: their columns by their names."""
 
 
-def _bound(projection: type[Projection]) -> dict[str, tuple[Apply, type[Any], bool]]:
-    """For each type: what applies an event, the class to decode it as, whether it wants the envelope."""
+class Bound(msgspec.Struct, frozen=True):
+    """What is done with the events of one type.
+
+    Attributes:
+        apply: Applies an event, or the frame of a batch.
+        event: The class to decode as.
+        wants_recorded: Whether the envelope is asked for.
+        batch: The name of the method, if it takes frames.
+    """
+
+    apply: Apply
+    event: type[Any]
+    wants_recorded: bool
+    batch: str
+
+
+def _bound(projection: type[Projection]) -> dict[str, Bound]:
     instance = projection()
-    table = handler_table(projection)
+    table = handler_table(projection, batches=True)
     if not table:
         raise InvalidHandler(projection.__qualname__, "it handles no event", hint="Mark its handlers with @ms.on")
     return {name: _apply(projection, instance, handler) for name, handler in table.items()}
 
 
-def _apply(projection: type[Projection], instance: Projection, handler: Handler) -> tuple[Apply, type[Any], bool]:
+def _apply(projection: type[Projection], instance: Projection, handler: Handler) -> Bound:
     database = envelope = ""
     for parameter in handler.parameters:
         if named(parameter.annotation, "Database") or (parameter.annotation is None and parameter.name == "db"):
             database = parameter.name
-        elif named(parameter.annotation, "Recorded") or (parameter.annotation is None and parameter.name == "recorded"):
+        elif not handler.batch and (
+            named(parameter.annotation, "Recorded") or (parameter.annotation is None and parameter.name == "recorded")
+        ):
             envelope = parameter.name
         elif parameter.required:
             raise InvalidHandler(
                 f"{projection.__qualname__}.{handler.method}",
                 f"it asks for {parameter.name!r}, which a projection cannot give",
-                hint="Ask for the event, db: ms.Database and recorded: ms.Recorded",
+                hint="Ask for the frame and db: ms.Database; the envelope is in the frame's columns"
+                if handler.batch
+                else "Ask for the event, db: ms.Database and recorded: ms.Recorded",
             )
     method = getattr(instance, handler.method)
+    apply: Apply
     if database and envelope:
-        return lambda e, db, r: method(e, **{database: db, envelope: r}), handler.event, True
-    if database:
-        return lambda e, db, r: method(e, **{database: db}), handler.event, False
-    if envelope:
-        return lambda e, db, r: method(e, **{envelope: r}), handler.event, True
-    return lambda e, db, r: method(e), handler.event, False
+        apply = lambda e, db, r: method(e, **{database: db, envelope: r})  # noqa: E731
+    elif database:
+        apply = lambda e, db, r: method(e, **{database: db})  # noqa: E731
+    elif envelope:
+        apply = lambda e, db, r: method(e, **{envelope: r})  # noqa: E731
+    else:
+        apply = lambda e, db, r: method(e)  # noqa: E731
+    return Bound(apply, handler.event, bool(envelope), handler.method if handler.batch else "")

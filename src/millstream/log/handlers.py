@@ -56,6 +56,7 @@ class Handler(msgspec.Struct, frozen=True):
         method: The method's name; looked up on the class, so that a subclass may override it.
         function: The function that the class has under that name.
         parameters: What it takes after the event.
+        batch: Whether it takes a frame of many events.
     """
 
     handles: str
@@ -63,11 +64,13 @@ class Handler(msgspec.Struct, frozen=True):
     method: str
     function: Callable[..., Any]
     parameters: tuple[Parameter, ...]
+    batch: bool = False
 
 
 class _Mark(msgspec.Struct):
     given: tuple[Any, ...]
     annotations: dict[str, Any]
+    batch: bool = False
 
 
 @overload
@@ -104,19 +107,54 @@ def on(*given: Any) -> Any:
     body = sys._getframe(1)
     if len(given) == 1 and isinstance(given[0], types.FunctionType):
         return _mark(given[0], (), body)
-    for item in given:
-        if not isinstance(item, str) and not (isinstance(item, type) and issubclass(item, Event)):
-            raise InvalidHandler(
-                f"@on({item!r:.60})",
-                "it is neither an event class nor a type's name",
-                hint="Write @on(SomeEvent)",
-            )
-    if not given:
-        raise InvalidHandler("@on()", "it names no type", hint="Write @on, or @on(SomeEvent)")
+    _check_given("on", given)
     return lambda function: _mark(function, given, body)
 
 
-def _mark(function: Any, given: tuple[Any, ...], body: types.FrameType) -> Any:
+def on_batch(*given: type[Event] | str) -> Callable[[Method], Method]:
+    """Mark a projection's method that takes many events at once, as a Polars frame: ``@ms.on_batch(OrderPlaced)``.
+
+    The frame has a column for each field, and ``_position``, ``_stream``, ``_version``, ``_type``, ``_time`` (UTC). It
+    holds neighbouring events of the types named, in the order of the log; an event of a type that another handler takes
+    ends it, so that the order between types is kept. One method that names several types gets them in one frame, null
+    where a type lacks a field. Nothing is promised of how many events a frame holds: at least one.
+
+    Args:
+        given: The types of event that it handles: classes, or type names.
+
+    Raises:
+        InvalidHandler: It names no type, or (when the table is first used) it is not a projection's.
+
+    Example:
+        >>> import millstream as ms
+        >>> import polars as pl
+        >>> class Clicked(ms.Event):
+        ...     user: int
+        >>> class ClicksPerUser(ms.Projection):
+        ...     schema = "create table clicks (user integer primary key, n integer not null)"
+        ...
+        ...     @ms.on_batch(Clicked)
+        ...     def clicked(self, frame: pl.DataFrame, db: ms.Database) -> None:
+        ...         db.upsert("clicks", frame.group_by("user").agg(n=pl.len()), key="user", add=["n"])
+    """
+    body = sys._getframe(1)
+    _check_given("on_batch", given)
+    return lambda function: _mark(function, given, body, batch=True)
+
+
+def _check_given(decorator: str, given: tuple[Any, ...]) -> None:
+    for item in given:
+        if not isinstance(item, str) and not (isinstance(item, type) and issubclass(item, Event)):
+            raise InvalidHandler(
+                f"@{decorator}({item!r:.60})",
+                "it is neither an event class nor a type's name",
+                hint=f"Write @{decorator}(SomeEvent)",
+            )
+    if not given:
+        raise InvalidHandler(f"@{decorator}()", "it names no type", hint=f"Write @{decorator}(SomeEvent)")
+
+
+def _mark(function: Any, given: tuple[Any, ...], body: types.FrameType, *, batch: bool = False) -> Any:
     name = getattr(function, "__qualname__", repr(function))
     if not isinstance(function, types.FunctionType):
         raise InvalidHandler(name, "it is not a plain method", hint="Put @on directly above the def")
@@ -127,7 +165,7 @@ def _mark(function: Any, given: tuple[Any, ...], body: types.FrameType) -> Any:
     around = body.f_back
     names = {**(around.f_locals if around else {}), **body.f_locals}
     found = {key: resolve(value, function.__globals__, names) for key, value in function.__annotations__.items()}
-    setattr(function, _MARK, _Mark(given, found))
+    setattr(function, _MARK, _Mark(given, found, batch))
     return function
 
 
@@ -151,8 +189,11 @@ def alternatives(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
-def handler_table(cls: type) -> dict[str, Handler]:
+def handler_table(cls: type, *, batches: bool = False) -> dict[str, Handler]:
     """The handlers of a class by type name, its bases' included; what a subclass defines wins.
+
+    Args:
+        batches: Whether handlers may take frames.
 
     Raises:
         InvalidHandler: The type of a handler cannot be told, or one class handles a type twice.
@@ -164,6 +205,12 @@ def handler_table(cls: type) -> dict[str, Handler]:
             mark = getattr(function, _MARK, None)
             if mark is None:
                 continue
+            if mark.batch and not batches:
+                raise InvalidHandler(
+                    f"{cls.__qualname__}.{name}",
+                    "only projections take events by the frame",
+                    hint="Write @on for one event at a time",
+                )
             # A method defined anew handles what it says now, not what its namesake in a base handled.
             table = {type: handler for type, handler in table.items() if handler.method != name}
             for handler in _handlers(cls, name, function, mark):
@@ -187,7 +234,7 @@ def _handlers(cls: type, name: str, function: types.FunctionType, mark: _Mark) -
     )
     annotated = resolve(mark.annotations.get(event.name), function.__globals__, {})
     return [
-        Handler(type, decode_as, name, getattr(cls, name), parameters)
+        Handler(type, decode_as, name, getattr(cls, name), parameters, mark.batch)
         for type, decode_as in _types(function.__qualname__, annotated, mark.given)
     ]
 

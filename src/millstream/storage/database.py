@@ -96,6 +96,51 @@ class Database(ABC):
         if not self.has_table(name):
             self.execute(f"create table if not exists {self.own(name)} ({columns.format(blob=self.blob)})")
 
+    def insert(self, table: str, frame: pl.DataFrame) -> None:
+        """Insert all rows of a frame: its columns into those of the same names.
+
+        In SQLite, decimals and times become text, durations microseconds, lists and structs JSON.
+
+        Raises:
+            ConstraintViolated: A constraint rejects a row.
+            DatabaseError: The table, or a column, is not there.
+        """
+        from .frames import insert_sql, plain_rows
+
+        if frame.height:
+            self.executemany(insert_sql(table, frame.columns, "?"), plain_rows(frame))
+
+    def upsert(self, table: str, frame: pl.DataFrame, *, key: str | Sequence[str], add: Sequence[str] = ()) -> None:
+        """Insert the rows of a frame; where a row with the same key is there, change that one.
+
+        Args:
+            key: The column or columns that a unique constraint of the table is on. Where several rows of the frame have
+                one key, they take effect one after the other.
+            add: Columns whose values are added to what is there; the others replace it.
+
+        Raises:
+            UsageError: The frame lacks a named column, or a column to add is no number.
+            ConstraintViolated: A constraint rejects a row.
+            DatabaseError: The table, a column or the unique constraint is not there.
+
+        Example:
+            >>> import millstream as ms
+            >>> import polars as pl
+            >>> log = ms.open()
+            >>> with log.transaction() as tx:
+            ...     tx.db.execute("create table stock (sku text primary key, n integer)").rowcount < 0
+            ...     tx.db.upsert("stock", pl.DataFrame({"sku": ["a", "b"], "n": [3, 4]}), key="sku", add=["n"])
+            ...     tx.db.upsert("stock", pl.DataFrame({"sku": ["b"], "n": [1]}), key="sku", add=["n"])
+            ...     tx.db.query("select * from stock order by sku")
+            True
+            [{'sku': 'a', 'n': 3}, {'sku': 'b', 'n': 5}]
+        """
+        from .frames import check_upsert, plain_rows, upsert_sql
+
+        keys = check_upsert(frame, key, add, exact=self.dialect != "sqlite")
+        if frame.height:
+            self.executemany(upsert_sql(table, frame.columns, keys, add, "?"), plain_rows(frame))
+
     def query(self, sql: str, params: Params = ()) -> list[dict[str, Any]]:
         """All rows of a query, as dicts."""
         cursor = self.execute(sql, params)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 
 from ..database import Database, Params
+from ..frames import check_upsert, insert_sql, on_conflict, quoted, quoted_column, upsert_sql
 from .faults import translated
 from .place import quote_name
 from .sql import Guard, bind, parse
 
+if TYPE_CHECKING:
+    import polars as pl
+
 Connection = psycopg.Connection[tuple[Any, ...]]
+
+_FEW = 20
+"""Fewer rows than these are changed one by one: a table for them would take longer."""
 
 
 class PostgresDatabase(Database):
@@ -37,6 +44,47 @@ class PostgresDatabase(Database):
         statement = parse(sql)
         with translated(self.location), self.connection.cursor() as cursor:
             cursor.executemany(statement.text, [bind(statement, row) for row in rows])
+
+    def insert(self, table: str, frame: pl.DataFrame) -> None:
+        if frame.height:
+            self._may(insert_sql(table, frame.columns, "?"))
+            self._copy(quoted(table), frame)
+
+    def upsert(self, table: str, frame: pl.DataFrame, *, key: str | Sequence[str], add: Sequence[str] = ()) -> None:
+        keys = check_upsert(frame, key, add, exact=True)
+        if not frame.height:
+            return
+        one = upsert_sql(table, frame.columns, keys, add, "?")
+        self._may(one)
+        if frame.height < _FEW or frame.select(keys).is_duplicated().any():
+            # One statement changes a row once only.
+            self.executemany(one, frame.rows())
+            return
+        names = ", ".join(quoted_column(name) for name in frame.columns)
+        with translated(self.location):
+            self.connection.execute(
+                f"create temp table millstream_upsert as select {names} from {quoted(table)} with no data"
+            )
+        self._copy("pg_temp.millstream_upsert", frame)
+        with translated(self.location):
+            self.connection.execute(
+                f"insert into {quoted(table)} ({names}) select {names} from pg_temp.millstream_upsert"
+                + on_conflict(table, frame.columns, keys, add)
+            )
+            self.connection.execute("drop table pg_temp.millstream_upsert")
+
+    def _copy(self, target: str, frame: pl.DataFrame) -> None:
+        names = ", ".join(quoted_column(name) for name in frame.columns)
+        with (
+            translated(self.location),
+            self.connection.cursor() as cursor,
+            cursor.copy(f"copy {target} ({names}) from stdin") as copy,
+        ):
+            for row in frame.iter_rows():
+                copy.write_row(row)
+
+    def _may(self, sql: str) -> None:
+        """Refuse a statement that users may not run here."""
 
     def executescript(self, sql: str) -> None:
         if parse(sql).first_words:
@@ -120,6 +168,9 @@ class GuardedDatabase(PostgresDatabase):
     def __init__(self, connection: Connection, schema: str, location: str) -> None:
         super().__init__(connection, schema, location)
         self._guard = Guard(schema)
+
+    def _may(self, sql: str) -> None:
+        self._guard.check(parse(sql))
 
     def execute(self, sql: str, params: Params = ()) -> Any:
         self._guard.check(parse(sql))

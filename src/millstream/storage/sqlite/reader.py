@@ -12,6 +12,8 @@ from .matching import EVERYTHING, of_kinds, of_stream, positions, tagged
 from .names import Names
 
 _NEVER = 1 << 62
+_DENSE = 3
+"""Headers are walked to, not searched for, where at least one of so many positions is wanted."""
 
 
 def _headers(connection: sqlite3.Connection, rest: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -200,6 +202,16 @@ def _headers_at(connection: sqlite3.Connection, begins: list[int], backwards: bo
     if not begins:
         return []
     order = "desc" if backwards else "asc"
+    low, high = (begins[-1], begins[0]) if backwards else (begins[0], begins[-1])
+    if high - low < _DENSE * len(begins):
+        # Most of what lies between is wanted: one walk costs a third of as many searches.
+        rows = _headers(
+            connection, f"from runs where position >= ? and position <= ? order by position {order}", (low, high)
+        )
+        if len(rows) == len(begins):
+            return rows
+        wanted = set(begins)
+        return [row for row in rows if row[0] in wanted]
     return _headers(connection, f"from runs where position in ({','.join(map(str, begins))}) order by position {order}")
 
 
