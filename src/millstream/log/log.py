@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
-from ..errors import MissingExtra, StreamNotFound, UsageError
+from ..errors import MillstreamError, MissingExtra, StreamNotFound, UsageError
 from ..events import Event
 from ..evolution import stored_names
 from ..storage.base import Matching, Receipt, Request, StagedAppend
@@ -250,10 +250,22 @@ class Log(Reader, CapturedTables):
         """
         return self.store.commit(_request([each for each in appends if each is not None], id, digest, work))
 
-    def transaction(self, *, id: str | None = None) -> Transaction:
+    def commit_all(self, requests: Sequence[Request]) -> list[Receipt | MillstreamError]:
+        """Make several commits at once, on disk together: each of them happens, or is refused, by itself.
+
+        Returns:
+            For each request its receipt, or why it was refused.
+        """
+        return self.store.commit_all(requests)
+
+    def transaction(self, *, id: str | None = None, digest: bytes | None = None) -> Transaction:
         """Several appends, and SQL on the log's database, in one commit.
 
         Appends are buffered; the writer lock is taken at the first SQL statement, or at the end.
+
+        Args:
+            id: As in `append`.
+            digest: What the id stands for; by default, the content of the appends.
 
         Example:
             >>> import millstream as ms
@@ -264,7 +276,7 @@ class Log(Reader, CapturedTables):
             >>> tx.receipt.count
             2
         """
-        return Transaction(self, id)
+        return Transaction(self, id, digest)
 
     def close_stream(self, stream: str, *, reason: str = "", expect: int | None = None) -> Receipt:
         """Close a stream for good: a last ``StreamClosed`` event, and no append after it. Its past stays.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from ..errors import MillstreamError
 from .base import AppendRow, BodyInfo, Head, InlineHandler, Kind, Receipt, Request, Scope, StagedRun, StreamInfo
 from .database import Database
 from .raw import RawSource, RawTarget, Role
@@ -48,6 +49,9 @@ class Store(RawSource, RawTarget, Protocol):
 
     def commit(self, request: Request) -> Receipt:
         """Commit a request; on disk when this returns."""
+
+    def commit_all(self, requests: Sequence[Request]) -> list[Receipt | MillstreamError]:
+        """Commit several requests in this order, together: each its receipt, or why it alone was refused."""
 
     def commit_soon(self, request: Request, loop: Any) -> Any:
         """Queue a request for a coroutine: an asyncio future of the receipt."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from ...errors import DamagedLog, LogClosed, NotFound, ReadOnlyLog
+from ...errors import DamagedLog, LogClosed, MillstreamError, NotFound, ReadOnlyLog
 from ...time import Clock, to_micros
 from ..base import (
     COLUMNS,
@@ -124,6 +124,11 @@ class PostgresStore:
     def commit(self, request: Request) -> Receipt:
         self._writable()
         return self.committer.submit(request)
+
+    def commit_all(self, requests: Sequence[Request]) -> list[Receipt | MillstreamError]:
+        """Commit several requests together; see `Store.commit_all`."""
+        self._writable()
+        return [job.outcome() for job in self.committer.submit_all(requests)] if requests else []
 
     def commit_soon(self, request: Request, loop: Any) -> Any:
         self._writable()

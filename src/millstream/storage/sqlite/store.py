@@ -11,7 +11,16 @@ from contextlib import contextmanager
 from importlib import resources
 from typing import Any
 
-from ...errors import DamagedLog, LogClosed, NetworkFilesystem, NewerFormat, NotALog, NotFound, ReadOnlyLog
+from ...errors import (
+    DamagedLog,
+    LogClosed,
+    MillstreamError,
+    NetworkFilesystem,
+    NewerFormat,
+    NotALog,
+    NotFound,
+    ReadOnlyLog,
+)
 from ...time import Clock
 from ..base import (
     COLUMNS,
@@ -191,6 +200,12 @@ class SQLiteStore:
         self._renew()
         self.writer  # noqa: B018 - raises when there is none
         return self.committer.submit(request)
+
+    def commit_all(self, requests: Sequence[Request]) -> list[Receipt | MillstreamError]:
+        """Commit several requests together; see `Store.commit_all`."""
+        self._renew()
+        self.writer  # noqa: B018
+        return [job.outcome() for job in self.committer.submit_all(requests)] if requests else []
 
     def commit_soon(self, request: Request, loop: Any) -> Any:
         """Queue a request for a coroutine: an asyncio future of the receipt."""
