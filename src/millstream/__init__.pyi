@@ -117,6 +117,7 @@ from .errors import LogLocked as LogLocked
 from .errors import LogClosed as LogClosed
 from .errors import ReplicaLog as ReplicaLog
 from .errors import LogMoved as LogMoved
+from .errors import InlineMissing as InlineMissing
 from .errors import NotAPrefix as NotAPrefix
 from .errors import DepotError as DepotError
 from .errors import DepotUnavailable as DepotUnavailable

@@ -540,6 +540,25 @@ class LogMoved(StorageError):
         self.target = target
 
 
+class InlineMissing(StorageError):
+    """This process lacks an inline projection that everyone who appends events of the type must have."""
+
+    code = "inline-missing"
+    http_status = 409
+    exit_code = 4
+
+    def __init__(self, projection: str, type: str) -> None:
+        projection = projection.removeprefix("projection:")
+        super().__init__(
+            f"events of type {type!r} are appended with the inline projection {projection!r} only, and this process has"
+            " none of that name and schema",
+            hint="Append through the app that has it (app.execute, `millstream command send`); if it is used no more,"
+            " retire it: log.retire_inline(name), `millstream inline retire`",
+        )
+        self.projection = projection
+        self.type = type
+
+
 class NotAPrefix(StorageError):
     """A copy cannot go on in this target: what is there is not the beginning of the source."""
 
