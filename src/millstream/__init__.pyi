@@ -62,6 +62,7 @@ from .app.supervisor import State as State
 from .app.supervisor import WorkerStatus as WorkerStatus
 from .cqrs.command import Command as Command
 from .cqrs.command import Ref as Ref
+from .cqrs.context import Context as Context
 from .cqrs.projection import Placement as Placement
 from .cqrs.projection import Projection as Projection
 from .cqrs.query import Query as Query
@@ -117,6 +118,7 @@ from .errors import LogLocked as LogLocked
 from .errors import LogClosed as LogClosed
 from .errors import ReplicaLog as ReplicaLog
 from .errors import LogMoved as LogMoved
+from .errors import InlineMissing as InlineMissing
 from .errors import NotAPrefix as NotAPrefix
 from .errors import DepotError as DepotError
 from .errors import DepotUnavailable as DepotUnavailable
@@ -137,6 +139,7 @@ from .errors import SinkError as SinkError
 from .errors import SinkUnavailable as SinkUnavailable
 from .errors import SinkGone as SinkGone
 from .errors import InvalidWebhook as InvalidWebhook
+from .cqrs.middleware import Forbidden as Forbidden
 from .cqrs.errors import DuplicateHandler as DuplicateHandler
 from .cqrs.errors import ForeignReadModel as ForeignReadModel
 from .cqrs.errors import ProjectionFailed as ProjectionFailed

@@ -79,6 +79,8 @@ def workshop(tmp_path, environment):
             "account-1", [ms.Plain("AccountCreated", {"owner": "Ann"}), ms.Plain("MoneyDeposited", {"amount": 5})]
         )
         log.append("clicks", pl.DataFrame({"page": ["a", "b"]}), type="Click")
+        for name in ("Customers", "Emails"):
+            log.inline(f"projection:{name}", ["OrderPlaced"], lambda db, runs: None, fingerprint="1")
     (tmp_path / "events.ndjson").write_text('{"type": "Login", "data": {"user": 7}}\n')
     pl.DataFrame({"page": ["a", "b"]}).write_parquet(tmp_path / "clicks.parquet")
     (tmp_path / "shop.ndjson").write_text('{"stream": "a", "type": "Login", "data": {"user": 7}}\n')

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self, TypeVar, overload
 
-from ..cqrs.command import Command, Commands
 from ..cqrs.errors import DuplicateHandler
 from ..cqrs.follower import Follower
 from ..cqrs.inline import InlineProjection
@@ -19,9 +18,9 @@ from ..errors import ConsumerFenced, UsageError
 from ..log import Log
 from ..storage.base import Receipt
 from ..streams.flow import Flow
-from .aggregates import LoadedAggregates
 from .flows import LiveFlow
 from .supervisor import Background, State, Worker, WorkerStatus, supervised
+from .write import WriteSide
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Result = TypeVar("Result")
@@ -29,7 +28,7 @@ Result = TypeVar("Result")
 _LOOK_UP = 0.5
 
 
-class App:
+class App(WriteSide):
     """Commands, queries, projections, captures and flows on one log.
 
     Inline projections are level with the log, and the tables of all of them exist, when this returns. The
@@ -41,6 +40,7 @@ class App:
         projections: Where each projection is kept: ``Orders.inline()``, ``OrderSummary.into("read.db")``.
         captures: Objects with ``start(log)`` and ``stop()``, such as those that ``ms.capture`` makes.
         flows: Flows of ``ms.stream``, each ended with ``.to(…)``.
+        services: Objects that handlers of commands ask for by their types, `Decision`s among them.
 
     Raises:
         DuplicateHandler: Two projections have one name.
@@ -81,8 +81,9 @@ class App:
         projections: Sequence[Placement] = (),
         captures: Sequence[Background] = (),
         flows: Sequence[Flow | Background] = (),
+        services: Sequence[object] = (),
     ) -> None:
-        self.log = log
+        super().__init__(log, _listed("services", services, "[mailer, registration]"))
         projections = _listed("projections", projections, "[Orders.inline(), OrderSummary.into('read.db')]")
         for placement in projections:
             if not isinstance(placement, Placement):
@@ -97,7 +98,6 @@ class App:
         self._placements = _distinct(projections)
         self._inline = [InlineProjection(log, p) for p in projections if p.inline]
         self._followers = {p.name: Follower(log, p) for p in projections if not p.inline}
-        self._commands = Commands(log, LoadedAggregates(log))
         self._queries = Queries(log, self._placements, self._followers)
         self._workers = [Worker(f.placement.name, "projection", f.run) for f in self._followers.values()]
         for number, capture in enumerate(captures, start=1):
@@ -113,44 +113,6 @@ class App:
             follower.prepare()
         for inline in self._inline:
             inline.attach()
-
-    # --- the write side -------------------------------------------------------------------------------
-
-    def command(self, function: Function) -> Function:
-        """Have a function decide a command: ``@app.command``.
-
-        Its parameters are filled by type: the command, and aggregates, each loaded from the stream that the
-        command's ``ms.Ref`` field of the same name (or the only one of that class) holds. What they record is
-        appended in one commit. The function may run again after a conflict: no other effects in it.
-
-        Raises:
-            InvalidHandler: A parameter cannot be filled.
-            DuplicateHandler: The command has a handler already.
-        """
-        self._commands.register(function, sys._getframe(1))
-        return function
-
-    def execute(self, command: Command, *, id: str | None = None) -> Receipt:
-        """Have a command decided, and what it leads to written, all of it or nothing.
-
-        When another writer came first, the command is decided again on what is there then.
-
-        Args:
-            command: The command.
-            id: Names this request. The same command with the same id takes effect once, and gives the same
-                receipt, also from another process, after a crash, or when nothing was recorded.
-
-        Returns:
-            Where the events stand; give it to a query as ``after=``. ``count`` is 0 when there are none.
-
-        Raises:
-            UnknownCommand: It has no handler.
-            Rejected: The handler refused it. Nothing is left, and the id may be used again.
-            ConstraintViolated: An inline projection's table refused it. Nothing is left.
-            IdReused: The id stands for another command.
-            Contended: Others changed the aggregate first, again and again.
-        """
-        return self._commands.execute(command, id=id)
 
     # --- the read side --------------------------------------------------------------------------------
 

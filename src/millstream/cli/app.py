@@ -20,6 +20,7 @@ from . import (
     compact,
     copy,
     forget,
+    inline,
     postgres,
     read,
     restore,
@@ -215,6 +216,11 @@ _postgres = typer.Typer(help="Look after a log in PostgreSQL.", rich_markup_mode
 _add("grants", postgres.grants, _postgres)
 _add("status", postgres.status, _postgres)
 app.add_typer(_postgres, name="postgres")
+
+_inline = typer.Typer(help="The inline projections that everyone who appends must have.", rich_markup_mode="rich")
+_add("ls", inline.ls, _inline)
+_add("retire", inline.retire, _inline)
+app.add_typer(_inline, name="inline")
 
 _schema = typer.Typer(help="How the shapes of stored events agree with today's classes.", rich_markup_mode="rich")
 _add("check", schema.check, _schema)

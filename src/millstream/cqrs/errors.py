@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..errors import MillstreamError, UsageError
 
 
@@ -10,10 +12,12 @@ class UnknownCommand(UsageError):
 
     code = "unknown-command"
 
-    def __init__(self, command: str) -> None:
+    def __init__(self, command: str, known: Sequence[str] = ()) -> None:
         super().__init__(
             f"there is no handler for the command {command}",
-            hint="Register one with @app.command; its first parameter has the command's type",
+            hint="Register one with @app.command; its first parameter has the command's type"
+            if not known
+            else f"Those that there are: {', '.join(sorted(known))}",
         )
         self.command = command
 

@@ -28,7 +28,7 @@ from .faults import translate
 from .guard import GuardedDatabase
 from .lock import WriterLock
 from .names import Names
-from .raw import read_role
+from .raw import read_inline, read_role
 
 INLINE_LIMIT = 8_192
 """Bodies of one event up to so many bytes stand in the header's row."""
@@ -136,6 +136,7 @@ class Writer:
         self._now: int | None = None
         """The clock as read for the present transaction: all of it is recorded at one time."""
         self.inline: inline.Handlers = {}
+        self.register = inline.Register(self.inline)
 
     # --- a batch, a transaction -----------------------------------------------------------------------
 
@@ -213,6 +214,7 @@ class Writer:
             if self._head is None:
                 self._head = read_head(self.connection)
                 self.role = read_role(self.connection)
+                self.register.load(read_inline(self.connection))
             if self.role is not None and not moving:
                 raise self.role.refusal(self._path)
         except BaseException:
@@ -318,6 +320,9 @@ class Writer:
     def append(self, request: Request, rows: _Rows) -> Receipt:
         """Check all conditions of a request, then place its runs. Nothing is placed when a check fails."""
         appends = request.appends
+        if self.register.refused:
+            for append in appends:
+                self.register.check(append)
         if len(appends) == 1:
             self._check(appends[0], None, rows)
         else:
