@@ -68,6 +68,7 @@ from .cqrs.projection import Projection as Projection
 from .cqrs.query import Query as Query
 
 # 4 stream processing
+from .streams import matched as matched
 from .streams.flow import Flow as Flow
 from .streams.flow import stream as stream
 from .streams.runner import Running as Running

@@ -19,8 +19,9 @@ from .alerts import Alert
 from .errors import FlowError
 from .expressions import aggregation, check_rowwise
 from .match import Match
+from .matching import matching
 from .merging import Merge
-from .pattern import Automaton, parse
+from .sequences import Sequences
 from .shaping import Filter, Select, WithColumns
 from .trailing import SlidingWindows, check_sliding
 from .tree import Meeting, Source, order_of, sources_of
@@ -29,7 +30,8 @@ from .windows import Hopping, PaneWindows, Sliding, check_name, check_names
 if TYPE_CHECKING:
     from ..log.log import Log
 
-Stage = Filter | Select | WithColumns | PaneWindows | SlidingWindows | Match | Alert
+Stage = Filter | Select | WithColumns | PaneWindows | SlidingWindows | Match | Sequences | Alert
+Contiguity = Literal["strict", "relaxed"]
 IntoExpr = pl.Expr | str
 
 
@@ -131,10 +133,14 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
         *,
         within: Duration | None = None,
         define: Mapping[str, pl.Expr],
-        contiguity: Literal["strict", "relaxed"] = "strict",
+        contiguity: Contiguity = "strict",
+        measures: Mapping[str, pl.Expr] | None = None,
+        skip: str = "past last row",
     ) -> Flow:
         """Sequences over all rows together; see `Grouped.match`."""
-        return Grouped(self, ()).match(pattern, within=within, define=define, contiguity=contiguity)
+        return Grouped(self, ()).match(
+            pattern, within=within, define=define, contiguity=contiguity, measures=measures, skip=skip
+        )
 
     # --- alerts ---------------------------------------------------------------------------------------
 
@@ -241,43 +247,42 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
         *,
         within: Duration | None = None,
         define: Mapping[str, pl.Expr],
-        contiguity: Literal["strict", "relaxed"] = "strict",
+        contiguity: Contiguity = "strict",
+        measures: Mapping[str, pl.Expr] | None = None,
+        skip: str = "past last row",
     ) -> Flow:
         """Sequences of rows of a key, read in order of time (ties in order of the log).
 
-        A match begins as early as it can and is greedy from left to right; the next begins after its last
-        row. It is given once no later row could change it. Columns: the keys, ``match_start`` and
-        ``match_end`` (time of its first and last row), ``events`` (how many rows).
+        A match begins as early as it can. Where it may go on in several ways, the first that leads to an end is
+        taken: quantifiers take as many rows as they can (with ``?`` behind them, as few), of alternatives the first
+        is preferred. It is given once no later row could change it. Columns: the keys, ``match_start`` and
+        ``match_end`` (time of its first and last row), ``events`` (how many rows), and the measures.
 
         Args:
-            pattern: Variables in sequence, with quantifiers: ``"click{3,} purchase"``, ``"a b? c+ d{2,5}"``.
+            pattern: Variables in sequence, with quantifiers, groups and alternatives: ``"click{3,} purchase"``,
+                ``"start fall+? (rise | jump){2,5}"``. ``!paid`` at the end: no row of that kind comes within the
+                time, which time alone decides; between two, no such row stands between them (both under
+                ``"relaxed"``).
             within: The longest time from the first row of a match to its last.
-            define: For each variable, the condition of a row that fits it. A row may fit several.
-            contiguity: ``"strict"``: the rows of a match follow one another without a gap. ``"relaxed"``:
-                rows that fit no variable are skipped first.
+            define: For each variable, the condition of a row that fits it. A row may fit several. A condition may
+                look back at the rows that the match has taken so far: see `millstream.streams.matched`.
+            contiguity: ``"strict"``: the rows of a match follow one another without a gap. ``"relaxed"``: rows that
+                fit no variable are passed over (of a condition that looks back, what it says of the row alone).
+            measures: Further columns, of the values of matched rows: ``{"low": ms.matched.min("fall.price")}``.
+            skip: Where the next match may begin: ``"past last row"``, ``"to next row"``, ``"to first x"`` or
+                ``"to last x"`` with a variable of the pattern (but at least one row on).
 
         Raises:
             UnsupportedPattern: The pattern cannot be used; the error names the part.
             UnsupportedExpression: A condition depends on other rows.
         """
-        from .errors import UnsupportedPattern
-
         if contiguity not in ("strict", "relaxed"):
             raise UsageError(f"contiguity={contiguity!r} is not known", hint="Use 'strict' or 'relaxed'")
         check_rowwise(define.values(), "match")
-        elements = parse(pattern, define)
-        if within is None:
-            endless = any(element.most is None for element in elements)
-            raise UnsupportedPattern(
-                pattern,
-                "no within=",
-                "its quantifiers let a match grow without end" if endless else "it is not supported without",
-                hint="Say how long a match may take: within='10m'",
-            )
-        check_names(self.keys, ("match_start", "match_end", "events"))
-        automaton = Automaton(elements, tuple(define))
-        stage = Match(self.keys, automaton, tuple(define.values()), duration_micros(within), contiguity == "relaxed")
-        return self.flow._with(stage, keys=self.keys)
+        check_names(self.keys, ("match_start", "match_end", "events", *(measures or {})))
+        return self.flow._with(
+            matching(self.keys, pattern, within, define, contiguity == "relaxed", measures or {}, skip), keys=self.keys
+        )
 
 
 class Windowed(msgspec.Struct, frozen=True, eq=False):
