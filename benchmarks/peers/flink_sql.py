@@ -19,7 +19,8 @@ WORKS = {
     "w2": """select `user`, window_start, count(*) as clicks from table(hop(table clicks, descriptor(ts),
         interval '1' minutes, interval '5' minutes)) where kind = 'click' group by `user`, window_start, window_end""",
     "w3": """select * from (select `user`, ts, count(*) over (partition by `user` order by ts range between
-        interval '5' minutes preceding and current row) as clicks from clicks where kind = 'click') where clicks >= 50""",
+        interval '5' minutes preceding and current row) as clicks from clicks where kind = 'click')
+        where clicks >= 50""",
     "w4": """select `user`, ts, clicks from (select `user`, ts, kind, sum(case when kind = 'click' then 1 else 0 end)
         over (partition by `user` order by ts range between interval '10' minutes preceding and current row) as clicks
         from clicks) where kind = 'purchase' and clicks >= 3""",
