@@ -21,6 +21,7 @@ from . import (
     copy,
     forget,
     inline,
+    outbox,
     postgres,
     read,
     restore,
@@ -221,6 +222,11 @@ _inline = typer.Typer(help="The inline projections that everyone who appends mus
 _add("ls", inline.ls, _inline)
 _add("retire", inline.retire, _inline)
 app.add_typer(_inline, name="inline")
+
+_outbox = typer.Typer(help="Messages to the outside that could not be sent.", rich_markup_mode="rich")
+for _name in ("ls", "retry", "skip"):
+    _add(_name, getattr(outbox, _name), _outbox)
+app.add_typer(_outbox, name="outbox")
 
 _schema = typer.Typer(help="How the shapes of stored events agree with today's classes.", rich_markup_mode="rich")
 _add("check", schema.check, _schema)
