@@ -200,17 +200,25 @@ class App(WriteSide):
             worker.join()
         self._queries.close()
 
-    def run(self) -> None:
+    def run(self, *, on_failure: Callable[[str, str], object] | None = None) -> None:
         """Run the workers until `stop` is called from another thread, or Ctrl-C or SIGTERM comes.
+
+        Args:
+            on_failure: Called with the kind and name of a worker, and what went wrong, when it has failed for good.
 
         Raises:
             ConsumerFenced: Every worker was taken over by another process: there is nothing left to do here.
         """
+        told: set[Worker] = set()
         with _sigterm_as_interrupt():
             try:
                 self.start()
                 # A signal that comes just before the wait does not end it: look up now and then.
                 while not self._ended.wait(_LOOK_UP):
+                    for worker in self._workers if on_failure is not None else ():
+                        if worker.state in (State.FAILED, State.FENCED) and worker not in told:
+                            told.add(worker)
+                            on_failure(f"{worker.kind} {worker.name}", worker.describe() or "")  # type: ignore[misc]
                     if self._workers and all(worker.state is State.FENCED for worker in self._workers):
                         raise self._workers[0].error or ConsumerFenced(self._workers[0].name)
             except KeyboardInterrupt:

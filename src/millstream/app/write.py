@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+import msgspec
+
 from ..cqrs.command import Command
 from ..cqrs.delivery import Delivery
 from ..cqrs.errors import DuplicateHandler
@@ -215,6 +217,15 @@ class WriteSide:
             except MillstreamError as error:
                 begun.append(error)
         return self._execution.run_all(begun)
+
+    def commands(self) -> dict[str, tuple[str, ...]]:
+        """The commands that have handlers: by name, their fields; those that may be left out have a ``?``."""
+        return {
+            command.__name__: tuple(
+                field.name if field.required else f"{field.name}?" for field in msgspec.structs.fields(command)
+            )
+            for command in self._handlers.known()
+        }
 
     def parse(self, name: str, data: bytes | str | dict[str, Any]) -> Command:
         """A command by the name of its class, from JSON or a dict, checked.
