@@ -64,9 +64,7 @@ class Orders(ms.Projection):
         write_rows(db.execute, recorded.stream, event.customer, str(event.total), event.articles)
 
 
-def write_rows(
-    execute: Callable[..., object], order: str, customer: str, total: str, articles: list[int]
-) -> None:
+def write_rows(execute: Callable[..., object], order: str, customer: str, total: str, articles: list[int]) -> None:
     execute("insert into orders values (?, ?, ?)", (order, customer, total))
     for line, article in enumerate(articles):
         execute("insert into order_lines values (?, ?, ?, ?)", (order, line, article, 1))
@@ -97,8 +95,7 @@ class Raw:
     def __init__(self, path: Path) -> None:
         self.db = raw(path)
         self.db.executescript(
-            SCHEMA
-            + "create table checkpoints (name text primary key, position integer, epoch integer);"
+            SCHEMA + "create table checkpoints (name text primary key, position integer, epoch integer);"
         )
         self.db.executemany("insert into stock values (?, ?)", [(n, 10**9) for n in range(ARTICLES)])
         self.db.execute("insert into checkpoints values ('orders', 0, 1)")
@@ -107,7 +104,7 @@ class Raw:
     def place(self, command: PlaceOrder) -> None:
         self.number += 1
         n = self.number
-        body = '{"customer":"%s","total":"19.90","articles":[%d,%d]}' % (command.customer, *command.articles)
+        body = f'{{"customer":"{command.customer}","total":"19.90","articles":{command.articles}}}'
         metadata = '{"causation":"0123456789abcdef","correlation":"0123456789abcdef"}'
         execute = self.db.execute
         execute("begin immediate")
