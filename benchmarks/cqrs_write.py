@@ -1,6 +1,6 @@
 """The write side: a command, its event and its rows beside a raw SQLite transaction, at synchronous=FULL.
 
-`make bench-cqrs-write`. Give names of sections to run only those: one many.
+`make bench-cqrs_write`. Give names of sections to run only those: one many.
 """
 
 from __future__ import annotations
