@@ -63,6 +63,8 @@ class WriteSide:
         if not log.store.readonly:
             for reactor in self._reactors.values():
                 reactor.prepare()
+            for delivery in self._deliveries.values():
+                delivery.prepare()
 
     def command(self, function: Function) -> Function:
         """Have a function decide a command: ``@app.command``.

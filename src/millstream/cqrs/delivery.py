@@ -136,6 +136,13 @@ class Delivery:
         """The name of its checkpoint."""
         return f"outbox:{self.name}"
 
+    def prepare(self) -> None:
+        """Make its table, so that who looks finds it."""
+        with self._log.connect() as db:
+            if db.has_table(TABLE):
+                return
+        self._log.commit(work=lambda db, receipt: db.ensure_table(TABLE, TABLES[TABLE]))
+
     def position(self) -> int:
         """How far it has come; whichever process keeps it."""
         with self._log.connect() as db:

@@ -178,6 +178,8 @@ class Process:
         self.id = id
         self.ended = False
         self._begin(0)
+        self._last = 0
+        """The position of the event that it reacted to last: what comes before that is done."""
         self._open: dict[str, tuple[str, int]] = {}
         self._undoable: list[Sent] = []
         self.__dict__.update(msgspec.structs.asdict(type(self)._shape()()))
@@ -273,7 +275,7 @@ class Process:
 
     def _react(self, recorded: Recorded) -> Reaction | None:
         """Handle an event; None when there is nothing to be done about it."""
-        if self.ended:
+        if self.ended or recorded.position <= self._last:
             return None
         timer = recorded.metadata.get("timer")
         if timer is not None and self._open.pop(timer, None) is None:
@@ -283,6 +285,7 @@ class Process:
         event = Plain(recorded.type, recorded.data) if handler.event is Plain else recorded.decode(handler.event)
         more = {p.name: recorded for p in handler.parameters if _wants_envelope(p)}
         handler.function(self, event, **more)
+        self._last = recorded.position
         state = {name: getattr(self, name) for name in self.__fields}
         # Timers that were stopped in the very reaction that set them never come to be.
         timers = [timer for timer in self._timers if timer.id in self._open]
@@ -298,7 +301,7 @@ class Process:
         shape = msgspec.convert(reaction.state, cls._shape(), strict=False)
         found.__dict__.update(msgspec.structs.asdict(shape))
         found._open, found._undoable = dict(reaction.open), list(reaction.undoable)
-        found.ended = reaction.ended
+        found.ended, found._last = reaction.ended, reaction.position
         return found
 
     @classmethod

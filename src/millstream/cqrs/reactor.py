@@ -60,12 +60,16 @@ class Reactor:
         with self._log.connect() as db:
             if peek(db, self.consumer) is not None:
                 return
+        # In a copy without its state, it goes on after the last event that it has reacted to.
+        reacted = next(self._log.read(f"{self._prefix}*", types=[REACTED], backwards=True, limit=1), None)
+        last = reacted.data["position"] if reacted is not None else None
 
         def work(db: Database, receipt: Receipt) -> None:
             for table, columns in timers.TABLES.items():
                 db.ensure_table(table, columns)
             if peek(db, self.consumer) is None:
-                take(db, self.consumer, start=0 if self.process.history else receipt.position)
+                start = 0 if self.process.history else receipt.position
+                take(db, self.consumer, start=start if last is None else last)
                 take(db, self._sending, start=0)
 
         self._log.commit(work=work)
