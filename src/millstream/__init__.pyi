@@ -63,6 +63,10 @@ from .app.supervisor import WorkerStatus as WorkerStatus
 from .cqrs.command import Command as Command
 from .cqrs.command import Ref as Ref
 from .cqrs.context import Context as Context
+from .cqrs.outbox import Message as Message
+from .cqrs.outbox import Outbox as Outbox
+from .cqrs.process import CommandRejected as CommandRejected
+from .cqrs.process import Process as Process
 from .cqrs.projection import Placement as Placement
 from .cqrs.projection import Projection as Projection
 from .cqrs.query import Query as Query
@@ -143,6 +147,7 @@ from .errors import InvalidWebhook as InvalidWebhook
 from .cqrs.middleware import Forbidden as Forbidden
 from .cqrs.errors import DuplicateHandler as DuplicateHandler
 from .cqrs.errors import ForeignReadModel as ForeignReadModel
+from .cqrs.errors import ProcessFailed as ProcessFailed
 from .cqrs.errors import ProjectionFailed as ProjectionFailed
 from .cqrs.errors import ReadModelChanged as ReadModelChanged
 from .cqrs.errors import UnknownCommand as UnknownCommand

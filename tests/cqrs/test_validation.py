@@ -137,10 +137,13 @@ def test_a_command_is_read_from_json_by_its_name(app):
     with pytest.raises(ms.Rejected) as caught:
         app.parse("Write", {"note": "note-1", "text": "x", "day": "soon"})
     assert caught.value.field == "day"
-    with pytest.raises(ms.Rejected, match="missing required field `text`"):
-        app.parse("Write", b'{"note": "note-1"}')
-    with pytest.raises(ms.Rejected):
+    with pytest.raises(ms.Rejected) as caught:
+        app.parse("Write", b'{"note": 7}')
+    assert caught.value.problems == {"note": "Expected `str`, got `int`", "text": "it is missing"}
+    with pytest.raises(ms.Rejected, match="no JSON"):
         app.parse("Write", "{")
+    with pytest.raises(ms.Rejected, match="Expected `object`"):
+        app.parse("Write", "[]")
     with pytest.raises(ms.UnknownCommand) as unknown:
         app.parse("Wrote", "{}")
     assert "Write" in unknown.value.hint

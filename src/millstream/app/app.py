@@ -12,6 +12,8 @@ from typing import Any, Self, TypeVar, overload
 from ..cqrs.errors import DuplicateHandler
 from ..cqrs.follower import Follower
 from ..cqrs.inline import InlineProjection
+from ..cqrs.outbox import Outbox
+from ..cqrs.process import Process
 from ..cqrs.projection import Placement, Projection
 from ..cqrs.query import Queries, Query
 from ..errors import ConsumerFenced, UsageError
@@ -41,6 +43,8 @@ class App(WriteSide):
         captures: Objects with ``start(log)`` and ``stop()``, such as those that ``ms.capture`` makes.
         flows: Flows of ``ms.stream``, each ended with ``.to(…)``.
         services: Objects that handlers of commands ask for by their types, `Decision`s among them.
+        processes: Classes of process managers.
+        outboxes: Where messages to the outside are posted; handlers ask for them as ``mail: ms.Outbox``.
 
     Raises:
         DuplicateHandler: Two projections have one name.
@@ -82,8 +86,15 @@ class App(WriteSide):
         captures: Sequence[Background] = (),
         flows: Sequence[Flow | Background] = (),
         services: Sequence[object] = (),
+        processes: Sequence[type[Process]] = (),
+        outboxes: Sequence[Outbox] = (),
     ) -> None:
-        super().__init__(log, _listed("services", services, "[mailer, registration]"))
+        super().__init__(
+            log,
+            _listed("services", services, "[mailer, registration]"),
+            _listed("processes", processes, "[Fulfilment]"),
+            _listed("outboxes", outboxes, "[ms.Outbox('mail', send)]"),
+        )
         projections = _listed("projections", projections, "[Orders.inline(), OrderSummary.into('read.db')]")
         for placement in projections:
             if not isinstance(placement, Placement):
@@ -107,6 +118,7 @@ class App(WriteSide):
         for number, flow in enumerate(live, start=1):
             name = getattr(flow, "name", "") or f"flow-{number}"
             self._workers.append(Worker(name, "flow", supervised(flow, log)))
+        self._workers += self._write_workers()
         self._flows = {flow.name: flow for flow in live if isinstance(flow, LiveFlow)}
         self._ended = threading.Event()
         for follower in self._followers.values():
@@ -188,17 +200,25 @@ class App(WriteSide):
             worker.join()
         self._queries.close()
 
-    def run(self) -> None:
+    def run(self, *, on_failure: Callable[[str, str], object] | None = None) -> None:
         """Run the workers until `stop` is called from another thread, or Ctrl-C or SIGTERM comes.
+
+        Args:
+            on_failure: Called with the kind and name of a worker, and what went wrong, when it has failed for good.
 
         Raises:
             ConsumerFenced: Every worker was taken over by another process: there is nothing left to do here.
         """
+        told: set[Worker] = set()
         with _sigterm_as_interrupt():
             try:
                 self.start()
                 # A signal that comes just before the wait does not end it: look up now and then.
                 while not self._ended.wait(_LOOK_UP):
+                    for worker in self._workers if on_failure is not None else ():
+                        if worker.state in (State.FAILED, State.FENCED) and worker not in told:
+                            told.add(worker)
+                            on_failure(f"{worker.kind} {worker.name}", worker.describe() or "")  # type: ignore[misc]
                     if self._workers and all(worker.state is State.FENCED for worker in self._workers):
                         raise self._workers[0].error or ConsumerFenced(self._workers[0].name)
             except KeyboardInterrupt:
@@ -224,6 +244,8 @@ class App(WriteSide):
             reached = follower.position() if follower is not None else None
             if worker.kind == "flow" and worker.name in self._flows:
                 reached = self._flows[worker.name].position(self.log)
+            elif reached is None:
+                reached = self._write_position(worker)
             error = worker.describe() or (str(follower.failure) if follower and follower.failure else None)
             found.append(
                 WorkerStatus(

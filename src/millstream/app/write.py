@@ -12,9 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+import msgspec
+
 from ..cqrs.command import Command
+from ..cqrs.delivery import Delivery
+from ..cqrs.errors import DuplicateHandler
 from ..cqrs.execution import Execution, Middleware, Outcome
 from ..cqrs.handling import Handlers
+from ..cqrs.outbox import Outbox
+from ..cqrs.process import Process
+from ..cqrs.reactor import Reactor
 from ..cqrs.services import Services
 from ..cqrs.validation import parsed
 from ..errors import MillstreamError, UsageError
@@ -22,6 +29,7 @@ from ..log import Log
 from ..log.handlers import InvalidHandler
 from ..storage.base import Receipt
 from .aggregates import LoadedAggregates
+from .supervisor import Worker
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -32,14 +40,31 @@ _THREADS = 64
 class WriteSide:
     """What an `App` does with commands."""
 
-    def __init__(self, log: Log, services: Iterable[object] = ()) -> None:
+    def __init__(
+        self,
+        log: Log,
+        services: Iterable[object] = (),
+        processes: Iterable[type[Process]] = (),
+        outboxes: Iterable[Outbox] = (),
+    ) -> None:
         self.log = log
+        outboxes = [_checked("outboxes", each, isinstance(each, Outbox)) for each in outboxes]
+        processes = [
+            _checked("processes", each, isinstance(each, type) and issubclass(each, Process)) for each in processes
+        ]
         aggregates = LoadedAggregates(log)
-        self._services = Services(services)
+        self._services = Services([*services, *outboxes])
         self._handlers = Handlers(log, aggregates, self._services)
         self._execution = Execution(log, aggregates, self._handlers)
         self._threads: ThreadPoolExecutor | None = None
         self._making = threading.Lock()
+        self._reactors = _by_name("process", [Reactor(log, each, self._by_process) for each in processes])
+        self._deliveries = _by_name("outbox", [Delivery(log, each) for each in outboxes])
+        if not log.store.readonly:
+            for reactor in self._reactors.values():
+                reactor.prepare()
+            for delivery in self._deliveries.values():
+                delivery.prepare()
 
     def command(self, function: Function) -> Function:
         """Have a function decide a command: ``@app.command``.
@@ -195,6 +220,15 @@ class WriteSide:
                 begun.append(error)
         return self._execution.run_all(begun)
 
+    def commands(self) -> dict[str, tuple[str, ...]]:
+        """The commands that have handlers: by name, their fields; those that may be left out have a ``?``."""
+        return {
+            command.__name__: tuple(
+                field.name if field.required else f"{field.name}?" for field in msgspec.structs.fields(command)
+            )
+            for command in self._handlers.known()
+        }
+
     def parse(self, name: str, data: bytes | str | dict[str, Any]) -> Command:
         """A command by the name of its class, from JSON or a dict, checked.
 
@@ -205,8 +239,40 @@ class WriteSide:
         command: Command = parsed(self._handlers.named(name), data)
         return command
 
+    def _by_process(self, name: str, data: dict[str, Any], id: str, correlation: str) -> Receipt:
+        return self.execute(self.parse(name, data), id=id, correlation=correlation or None)
+
+    def _write_workers(self) -> list[Worker]:
+        """The workers of processes and outboxes."""
+        workers = [Worker(name, "process", reactor.run) for name, reactor in self._reactors.items()]
+        return workers + [Worker(name, "outbox", delivery.run) for name, delivery in self._deliveries.items()]
+
+    def _write_position(self, worker: Worker) -> int | None:
+        """How far a process or an outbox has come; None for other workers."""
+        if worker.kind == "process":
+            return self._reactors[worker.name].position()
+        return self._deliveries[worker.name].position() if worker.kind == "outbox" else None
+
     def _beside(self) -> ThreadPoolExecutor:
         with self._making:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="millstream-command")
             return self._threads
+
+
+Kept = TypeVar("Kept", Reactor, Delivery)
+
+
+def _checked(what: str, given: Any, fits: bool) -> Any:
+    if not fits:
+        raise UsageError(f"{given!r:.60} is nothing that {what}= takes", hint=f"See ms.App: {what}=[…]")
+    return given
+
+
+def _by_name(kind: str, workers: Iterable[Kept]) -> dict[str, Kept]:
+    found: dict[str, Kept] = {}
+    for worker in workers:
+        if worker.name in found:
+            raise DuplicateHandler(f"the name {worker.name!r}", f"another {kind}")
+        found[worker.name] = worker
+    return found

@@ -65,6 +65,25 @@ class ProjectionFailed(MillstreamError):
         self.error = error
 
 
+class ProcessFailed(MillstreamError):
+    """A process stands still: its handler raised, or a command that it sent failed for no reason of the domain's.
+
+    All before it is kept. The error itself is the ``__cause__``.
+    """
+
+    code = "process-failed"
+
+    def __init__(self, process: str, position: int, type: str, error: str) -> None:
+        super().__init__(
+            f"process {process!r} stopped at position {position} ({type}): {error}",
+            hint="Mend its handler, or the command's, and start the app again; it goes on there",
+        )
+        self.process = process
+        self.position = position
+        self.type = type
+        self.error = error
+
+
 class ReadModelChanged(MillstreamError):
     """The tables of a read model were made by another version of its schema."""
 

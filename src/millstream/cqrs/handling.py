@@ -83,6 +83,10 @@ class Handlers:
             raise UnknownCommand(type(command).__name__)
         return handler
 
+    def known(self) -> list[type[Command]]:
+        """The commands that have handlers, in the order of their names."""
+        return sorted(self._handlers, key=lambda command: command.__name__)
+
     def named(self, name: str) -> type[Command]:
         """The command's class of that name.
 

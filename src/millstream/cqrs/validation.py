@@ -26,7 +26,7 @@ def checked(command: Any) -> Any:
     try:
         found = msgspec.convert(_plain(command), type(command), dec_hook=_same)
     except msgspec.ValidationError as error:
-        raise _rejected(command, error) from error
+        raise _rejected(type(command), _plain(command), error, strict=True) from error
     except (NameError, TypeError) as error:
         raise UsageError(
             f"the fields of {type(command).__qualname__} cannot be checked: {error}",
@@ -43,13 +43,12 @@ def parsed(cls: type[Any], data: bytes | str | dict[str, Any]) -> Any:
         Rejected: It is no JSON object, or does not fit the class.
     """
     try:
-        if isinstance(data, dict):
-            found = msgspec.convert(data, cls, strict=False)
-        else:
-            found = msgspec.json.decode(data, type=cls, strict=False)
-    except msgspec.DecodeError as error:  # a ValidationError is one
-        field, reason = _where(str(error))
-        raise Rejected(reason, field=field, problems={field: reason} if field else None) from error
+        plain = data if isinstance(data, dict) else msgspec.json.decode(data)
+        found = msgspec.convert(plain, cls, strict=False)
+    except msgspec.ValidationError as error:
+        raise _rejected(cls, plain, error, strict=False) from error
+    except msgspec.DecodeError as error:
+        raise Rejected(f"it is no JSON: {error}") from error
     found.check()
     return found
 
@@ -70,15 +69,16 @@ def _same(declared: Any, value: Any) -> Any:
     raise ValueError(f"Expected `{declared.__name__}`, got `{type(value).__name__}`")
 
 
-def _rejected(command: Any, first: msgspec.ValidationError) -> Rejected:
+def _rejected(cls: type[Any], plain: Any, first: msgspec.ValidationError, *, strict: bool) -> Rejected:
     """All that is wrong, field by field: who fills a form wants to know at once."""
     problems: dict[str, str] = {}
-    plain = _plain(command)
-    for field in msgspec.structs.fields(type(command)):
-        if not isinstance(plain, dict) or field.encode_name not in plain:
+    for field in msgspec.structs.fields(cls) if isinstance(plain, dict) else ():
+        if field.encode_name not in plain:
+            if field.required:
+                problems[field.name] = "it is missing"
             continue
         try:
-            msgspec.convert(plain[field.encode_name], field.type, dec_hook=_same)
+            msgspec.convert(plain[field.encode_name], field.type, strict=strict, dec_hook=_same)
         except msgspec.ValidationError as error:
             path, reason = _where(str(error))
             inside = "" if path is None else path if path.startswith("[") else f".{path}"
