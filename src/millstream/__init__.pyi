@@ -77,7 +77,10 @@ from .streams.flow import Flow as Flow
 from .streams.flow import stream as stream
 from .streams.runner import Running as Running
 from .streams.runner import run as run
+from .streams.windows import calendar as calendar
+from .streams.windows import count as count
 from .streams.windows import hopping as hopping
+from .streams.windows import session as session
 from .streams.windows import sliding as sliding
 from .streams.windows import tumbling as tumbling
 

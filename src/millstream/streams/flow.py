@@ -15,22 +15,38 @@ import polars as pl
 from ..errors import UsageError
 from ..log.reading import Types, type_names
 from ..time import Duration, Moment, duration_micros
+from .aggregates import aggregation
 from .alerts import Alert
+from .calendars import CalendarWindows
+from .counted import CountWindows
 from .errors import FlowError
-from .expressions import aggregation, check_rowwise
+from .expressions import check_rowwise
 from .match import Match
 from .matching import matching
 from .merging import Merge
 from .sequences import Sequences
+from .sessions import SessionWindows
 from .shaping import Filter, Select, WithColumns
 from .trailing import SlidingWindows, check_sliding
 from .tree import Meeting, Source, order_of, sources_of
-from .windows import Hopping, PaneWindows, Sliding, check_name, check_names
+from .windows import Calendar, Count, Hopping, PaneWindows, Session, Window, check_name, check_names
 
 if TYPE_CHECKING:
     from ..log.log import Log
 
-Stage = Filter | Select | WithColumns | PaneWindows | SlidingWindows | Match | Sequences | Alert
+Stage = (
+    Filter
+    | Select
+    | WithColumns
+    | PaneWindows
+    | SessionWindows
+    | CountWindows
+    | CalendarWindows
+    | SlidingWindows
+    | Match
+    | Sequences
+    | Alert
+)
 Contiguity = Literal["strict", "relaxed"]
 IntoExpr = pl.Expr | str
 
@@ -123,7 +139,7 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
         check_names(keys, ())
         return Grouped(self, keys)
 
-    def window(self, window: Hopping | Sliding) -> Windowed:
+    def window(self, window: Window) -> Windowed:
         """Windows over all rows together; see `Grouped.window`."""
         return Grouped(self, ()).window(window)
 
@@ -235,10 +251,12 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
     flow: Flow
     keys: tuple[str, ...]
 
-    def window(self, window: Hopping | Sliding) -> Windowed:
-        """Cut each key's time into windows: `tumbling`, `hopping` or `sliding`."""
-        if not isinstance(window, Hopping | Sliding):
-            raise UsageError(f"{window!r:.80} is not a window", hint="Use tumbling, hopping or sliding")
+    def window(self, window: Window) -> Windowed:
+        """Cut each key's rows into windows: `tumbling`, `hopping`, `sliding`, `session`, `count` or `calendar`."""
+        if not isinstance(window, Window):
+            raise UsageError(
+                f"{window!r:.80} is not a window", hint="Use tumbling, hopping, sliding, session, count or calendar"
+            )
         return Windowed(self.flow, self.keys, window)
 
     def match(
@@ -290,7 +308,7 @@ class Windowed(msgspec.Struct, frozen=True, eq=False):
 
     flow: Flow
     keys: tuple[str, ...]
-    spec: Hopping | Sliding
+    spec: Window
 
     def agg(self, **aggregates: pl.Expr) -> Flow:
         """Aggregate each window. Columns: the keys, ``window_start``, ``window_end``, the aggregates.
@@ -309,6 +327,12 @@ class Windowed(msgspec.Struct, frozen=True, eq=False):
         parts = aggregation(aggregates)
         if isinstance(self.spec, Hopping):
             return self.flow._with(PaneWindows(self.spec, self.keys, parts), keys=self.keys)
+        if isinstance(self.spec, Session):
+            return self.flow._with(SessionWindows(self.spec, self.keys, parts), keys=self.keys)
+        if isinstance(self.spec, Count):
+            return self.flow._with(CountWindows(self.spec, self.keys, parts), keys=self.keys)
+        if isinstance(self.spec, Calendar):
+            return self.flow._with(CalendarWindows(self.spec, self.keys, parts), keys=self.keys)
         check_sliding(parts)
         return self.flow._with(SlidingWindows(self.spec, self.keys, parts), keys=self.keys)
 

@@ -96,6 +96,23 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
         held = merge(concat(part.frame for part in self.items))
         return Parts((), self.next).add(merge(fitted(held, dict(like.schema))), low, high)
 
+    @staticmethod
+    def side_by_side(*several: Parts) -> Parts:
+        """Parts of several kinds as those of one operator; `apart` tells them apart again, by their ids."""
+        items = tuple(
+            Part(part.id * len(several) + kind, part.low, part.high, part.frame)
+            for kind, parts in enumerate(several)
+            for part in parts.items
+        )
+        return Parts(items, max(parts.next for parts in several) * len(several))
+
+    def apart(self, kinds: int) -> tuple[Parts, ...]:
+        """The parts of each kind."""
+        found: list[list[Part]] = [[] for _ in range(kinds)]
+        for part in sorted(self.items, key=lambda part: part.id):
+            found[part.id % kinds].append(Part(part.id // kinds, part.low, part.high, part.frame))
+        return tuple(Parts(tuple(items), max((p.id for p in items), default=0) + 1) for items in found)
+
     @property
     def low(self) -> int | None:
         """The least value of all parts; None when there is none."""
