@@ -169,7 +169,7 @@ CARRIED = (
         key=3,
     ),
 )
-"""What captures, syncs, flows, processes and outboxes keep in the log's database, in the transaction of their output."""
+"""What consumers (but projections) keep in the log's database, in the transaction of their output."""
 
 State = dict[str, list[tuple[Any, ...]]]
 """Rows of the carried tables that there are, by table."""

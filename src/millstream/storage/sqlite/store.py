@@ -43,6 +43,7 @@ from ..signal import Signal
 from . import ahead, placing, raw, reader
 from .database import SQLiteDatabase, connect, statements
 from .faults import translated
+from .guard import GuardedDatabase
 from .lock import WriterLock, network_filesystem
 from .names import Names
 from .pool import ReaderPool, SharedReader, abandon
@@ -432,6 +433,13 @@ class SQLiteStore:
 
     def placed(self, database: Database, first: int, until: int) -> list[tuple[Any, ...]]:
         """Headers from a position up to before another, as a transaction under way sees them."""
+        known = database.placed if isinstance(database, GuardedDatabase) else ()
+        if known and known[0][0] <= first and known[-1][0] + known[-1][1] >= until:
+            return [
+                (at, stream, version, kind, recorded, body, metadata, count, effective, format, ref, 0)
+                for at, count, stream, version, kind, recorded, effective, format, _, _, metadata, ref, body in known
+                if first <= at < until
+            ]
         return database.execute(
             f"select {COLUMNS} from runs where position >= ? and position < ? order by position", (first, until)
         ).fetchall()
