@@ -139,8 +139,6 @@ def test_an_aggregate_of_kept_rows_does_not_depend_on_the_batches() -> None:
 
 @pytest.mark.parametrize("window", [session("2m"), count(20), calendar("1h", time_zone="UTC"), tumbling("5m")])
 def test_a_type_that_widens_on_the_way_changes_nothing_that_was_held(window: ms.Flow) -> None:
-    v = pl.col("v")
-
     def flow() -> Flow:
         return (
             stream("s", time="ts")

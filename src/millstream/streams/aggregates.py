@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 import polars as pl
@@ -263,10 +264,8 @@ def _is_mergeable(inner: pl.Expr) -> bool:
 def _from_rows(node: pl.Expr, whole: pl.Expr, kept: list[pl.Expr]) -> pl.Expr:
     """A value that only the rows of a group give."""
     single = not _is_plural(node)
-    try:
+    with suppress(PolarsError):  # of a Python function, which Polars cannot look into
         single = single and node.meta.is_scalar()
-    except PolarsError:
-        pass  # A Python function, which Polars cannot look into.
     if not single:
         raise UnsupportedExpression(
             str(whole),
