@@ -199,3 +199,9 @@ def test_a_flow_can_read_a_category_and_types_by_name() -> None:
             .agg(n=pl.len())
         )
         assert flow.over(log).select("shop", "n").rows() == [("visits-a", 3), ("visits-b", 3)]
+
+
+def test_flows_that_were_started_may_be_used_as_a_block_that_stops_them(tmp_path: Path) -> None:
+    with ms.open(str(tmp_path / "log.db")) as log, ms.streams.start(log, FLOWS[1]) as running:
+        assert running.wait(log.head, 10)
+    assert running.error is None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -86,6 +87,8 @@ class Worker:
             self.state, self._stored = load(tx.db, self.name, self.pipeline)
         self._seen = self.checkpoint.position
         self._ahead: _Ahead | None = None
+        self._committer = ThreadPoolExecutor(1, thread_name_prefix="millstream-flow-commit")
+        self._under_way: Future[None] | None = None
 
     @property
     def position(self) -> int:
@@ -94,7 +97,7 @@ class Worker:
 
     def advance(self, head: int) -> bool:
         """Take in what the log holds up to a position: for a while. What was done is committed at the end, or when it
-        has become much.
+        has become much; then beside the work that follows.
 
         Returns:
             Whether there may be more up to there.
@@ -103,10 +106,16 @@ class Worker:
             ConsumerFenced: Another worker has taken the flow over.
         """
         ahead = self._ahead or _Ahead(self.state, self._seen)
-        if ahead.position >= head and ahead.state is self.state:
+        if ahead.position >= head and self._ahead is None:
             return False
         self._ahead = None  # what fails is done anew
-        done = self._work(ahead, head)
+        try:
+            done = self._work(ahead, head)
+        except BaseException:
+            self._settle()
+            raise
+        if done:
+            self._settle()
         if done and ahead.state is self.state:
             # Nothing was for this flow. The checkpoint need not follow each step of others.
             self._seen = head
@@ -117,8 +126,23 @@ class Worker:
             self._ahead = ahead
             return True
         self.pipeline.check(ahead.state)
-        self._commit(ahead.state, head if done else ahead.position, ahead.outputs, ahead.late)
-        return not done
+        if done or not self._commit_every:
+            self._commit(ahead.state, head if done else ahead.position, ahead.outputs, ahead.late)
+            return not done
+        self._settle()
+        self._under_way = self._committer.submit(self._commit, ahead.state, ahead.position, ahead.outputs, ahead.late)
+        self._ahead = _Ahead(ahead.state, ahead.position)
+        return True
+
+    def _settle(self) -> None:
+        """Wait for the commit that is under way."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            under_way.result()
+
+    def close(self) -> None:
+        """End the thread that commits; what was not committed is done anew by whoever goes on."""
+        self._committer.shutdown()
 
     def _work(self, ahead: _Ahead, head: int) -> bool:
         """Take in rows for a while; whether all up to a position were."""
@@ -143,8 +167,11 @@ class Worker:
 
     def flush(self) -> None:
         """Commit what was done, and the checkpoint where it lags behind what was seen."""
+        self._settle()
         ahead, self._ahead = self._ahead, None
-        if ahead is not None and self.pipeline.absent(ahead.state) is None:
+        if ahead is not None and ahead.state is self.state:
+            self._seen = max(self._seen, ahead.position)
+        elif ahead is not None and self.pipeline.absent(ahead.state) is None:
             self._commit(ahead.state, ahead.position, ahead.outputs, ahead.late)
         if self._seen > self.checkpoint.position:
             self._commit(self.state, self._seen, [], [])
@@ -218,6 +245,15 @@ class Running:
     def run(self, *, until: Literal["head"] | None = None) -> None:
         """Work in this thread: until stopped, or until the present head of the log."""
         self._workers = [Worker(self._log, flow) for flow in self.flows.values()]
+        try:
+            self._work(until)
+            for worker in self._workers:
+                worker.flush()
+        finally:
+            for worker in self._workers:
+                worker.close()
+
+    def _work(self, until: Literal["head"] | None) -> None:
         head = self._log.head
         while not self._stop.is_set():
             if until is None:
@@ -230,8 +266,6 @@ class Running:
                 break
             if not self._log.wait(head, _TICK) and self._log.head == head:
                 self._lag()
-        for worker in self._workers:
-            worker.flush()
 
     def _lag(self) -> None:
         for worker in self._workers:
@@ -283,7 +317,7 @@ class Running:
         return True
 
     def __enter__(self) -> Self:
-        return self.start()
+        return self if self._thread is not None else self.start()
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
