@@ -13,6 +13,7 @@ from ..cqrs.command import Command, Commands
 from ..cqrs.errors import DuplicateHandler
 from ..cqrs.follower import Follower
 from ..cqrs.inline import InlineProjection
+from ..cqrs.lease import Leases
 from ..cqrs.projection import Placement, Projection
 from ..cqrs.query import Queries, Query
 from ..errors import ConsumerFenced, UsageError
@@ -21,6 +22,7 @@ from ..storage.base import Receipt
 from ..streams.flow import Flow
 from .aggregates import LoadedAggregates
 from .flows import LiveFlow
+from .read_side import ReadSide
 from .supervisor import Background, State, Worker, WorkerStatus, supervised
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -29,7 +31,7 @@ Result = TypeVar("Result")
 _LOOK_UP = 0.5
 
 
-class App:
+class App(ReadSide):
     """Commands, queries, projections, captures and flows on one log.
 
     Inline projections are level with the log, and the tables of all of them exist, when this returns. The
@@ -95,11 +97,14 @@ class App:
         live = _live(_backgrounds("flows", flows, "[ms.stream('clicks').….to('counts', type='Counted')]"))
         _check_names("flows", live, "Give each once; name one: .to(stream, type=…, name='…')")
         self._placements = _distinct(projections)
+        leases = self._leases = Leases(log)
         self._inline = [InlineProjection(log, p) for p in projections if p.inline]
-        self._followers = {p.name: Follower(log, p) for p in projections if not p.inline}
+        self._followers = {p.name: Follower(log, p, leases) for p in projections if not p.inline}
         self._commands = Commands(log, LoadedAggregates(log))
         self._queries = Queries(log, self._placements, self._followers)
-        self._workers = [Worker(f.placement.name, "projection", f.run) for f in self._followers.values()]
+        self._workers = [
+            Worker(f.placement.name, "projection", f.run, settled=f.settled) for f in self._followers.values()
+        ]
         for number, capture in enumerate(captures, start=1):
             begun = threading.Event()
             name = getattr(capture, "name", "") or f"capture-{number}"
@@ -212,6 +217,8 @@ class App:
         Returns when each capture has begun, as ``Capture.start`` promises it, or has failed to.
         """
         self._ended.clear()
+        for follower in self._followers.values():
+            follower.try_again()
         for worker in self._workers:
             worker.start()
         for worker in self._workers:
@@ -262,10 +269,13 @@ class App:
             reached = follower.position() if follower is not None else None
             if worker.kind == "flow" and worker.name in self._flows:
                 reached = self._flows[worker.name].position(self.log)
+            state = worker.state
+            if follower is not None and state is State.RUNNING:
+                state = State(follower.mode) if follower.failure is None else State.FAILED
             error = worker.describe() or (str(follower.failure) if follower and follower.failure else None)
             found.append(
                 WorkerStatus(
-                    worker.name, worker.kind, worker.state, worker.restarts, error, reached,
+                    worker.name, worker.kind, state, worker.restarts, error, reached,
                     None if reached is None else max(0, head - reached),
                 )
             )  # fmt: skip

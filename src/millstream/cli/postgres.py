@@ -43,7 +43,10 @@ def grants(
     _check(url)
     from ..cdc.parking import TABLES as PARKED
     from ..cdc.worker import TABLES as CAPTURES
+    from ..cqrs.failures import TABLES as FAILURES
+    from ..cqrs.lease import TABLES as LEASES
     from ..cqrs.projection import TABLES as PROJECTIONS
+    from ..cqrs.versions import TABLES as VERSIONS
     from ..log.checkpoints import TABLES as CHECKPOINTS
     from ..log.images import TABLES as IMAGES
     from ..sourcing.snapshots import TABLES as SNAPSHOTS
@@ -52,7 +55,8 @@ def grants(
     from ..streams.store import TABLES as FLOWS
 
     ability = Ability.READ if read else Ability.APPEND if append else Ability.CONSUME
-    consumers = CHECKPOINTS | PROJECTIONS | FLOWS | CAPTURES | PARKED | SNAPSHOTS | IMAGES
+    consumers = CHECKPOINTS | PROJECTIONS | VERSIONS | FAILURES | LEASES
+    consumers |= FLOWS | CAPTURES | PARKED | SNAPSHOTS | IMAGES
     for statement in grants(parse_url(url), role, ability, consumers):
         typer.echo(f"{statement};")
 

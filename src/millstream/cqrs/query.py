@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from ..errors import DatabaseError, InvalidPosition, ReadOnlyLog, TimedOut, UsageError
+from ..errors import DatabaseError, InvalidPosition, ReadOnlyLog, StorageError, TimedOut, UsageError
 from ..log import Log
 from ..log.handlers import InvalidHandler
 from ..storage.base import Receipt
@@ -121,7 +121,7 @@ class Queries:
         handler = self._handlers.get(type(query))
         if handler is None:
             raise UnknownQuery(type(query).__name__)
-        for placement in self._placements if handler.reads is None else handler.reads:
+        for placement in self._wanted(handler):
             follower = self._followers.get(placement.name)
             if follower is not None and isinstance(follower.failure, (ForeignReadModel, ReadModelChanged)):
                 raise follower.failure
@@ -129,6 +129,27 @@ class Queries:
             self._await(handler, self._position(after), timeout)
         if not handler.database:
             return handler.function(**{handler.query: query})  # type: ignore[no-any-return]
+        before = self._versions(handler)
+        try:
+            return self._ask(handler, query)
+        except StorageError:
+            # Another version may have taken the place of the one that was asked, in that very moment.
+            for placement in self._wanted(handler):
+                if (follower := self._followers.get(placement.name)) is not None:
+                    follower.look()
+            if self._versions(handler) == before:
+                raise
+            return self._ask(handler, query)
+
+    def _wanted(self, handler: _Handler) -> Sequence[Placement]:
+        return self._placements if handler.reads is None else handler.reads
+
+    def _versions(self, handler: _Handler) -> list[int]:
+        """The versions of the read models that the handler is shown."""
+        followers = (self._followers.get(placement.name) for placement in self._wanted(handler))
+        return [follower.number for follower in followers if follower is not None]
+
+    def _ask(self, handler: _Handler, query: Query[Result]) -> Result:
         try:
             with self._database(handler) as db:
                 return handler.function(**{handler.query: query, handler.database: db})  # type: ignore[no-any-return]
@@ -158,7 +179,7 @@ class Queries:
 
     def _await(self, handler: _Handler, position: int, timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        for placement in self._placements if handler.reads is None else handler.reads:
+        for placement in self._wanted(handler):
             follower = self._followers.get(placement.name)
             if follower is None or follower.wait(position, max(0.0, deadline - time.monotonic())):
                 continue
@@ -168,18 +189,24 @@ class Queries:
             )
 
     def _database(self, handler: _Handler) -> AbstractContextManager[Database]:
-        wanted = self._placements if handler.reads is None else handler.reads
-        # Read models first: they are what queries are for; the tables of the log's own database come after.
-        paths = list(dict.fromkeys(os.path.abspath(p.path) for p in wanted if p.path is not None))
+        wanted = self._wanted(handler)
+        # Read models first: they are what queries are for; the tables of the log's own database come after. It is the
+        # versions that answer now which are shown.
+        found = [self._path(placement) for placement in wanted]
+        paths = list(dict.fromkeys(os.path.abspath(path) for path in found if path is not None))
         if not paths:
             return self._log_alone()
-        if self._log.path and (handler.reads is None or any(p.path is None for p in wanted)):
+        if self._log.path and (handler.reads is None or any(path is None for path in found)):
             paths.append(os.path.abspath(self._log.path))
         key = tuple(paths)
         view = self._views.get(key)
         if view is None:
             view = self._views[key] = _View(paths)
         return view.reading()
+
+    def _path(self, placement: Placement) -> str | None:
+        follower = self._followers.get(placement.name)
+        return placement.path if follower is None else follower.path()
 
     @contextmanager
     def _log_alone(self) -> Iterator[Database]:
