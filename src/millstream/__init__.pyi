@@ -68,6 +68,7 @@ from .cqrs.comparing import Comparison as Comparison
 from .cqrs.failures import Failure as Failure
 from .cqrs.projection import Placement as Placement
 from .cqrs.projection import Projection as Projection
+from .cqrs.query import Answer as Answer
 from .cqrs.query import Query as Query
 from .cqrs.versions import Version as Version
 
@@ -145,6 +146,7 @@ from .errors import InvalidWebhook as InvalidWebhook
 from .cqrs.errors import DuplicateHandler as DuplicateHandler
 from .cqrs.errors import ForeignReadModel as ForeignReadModel
 from .cqrs.errors import ProjectionFailed as ProjectionFailed
+from .cqrs.errors import ReadModelBehind as ReadModelBehind
 from .cqrs.errors import ReadModelChanged as ReadModelChanged
 from .cqrs.errors import UnknownCommand as UnknownCommand
 from .cqrs.errors import UnknownProjection as UnknownProjection

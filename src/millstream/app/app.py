@@ -14,12 +14,14 @@ from ..cqrs.errors import DuplicateHandler
 from ..cqrs.follower import Follower
 from ..cqrs.inline import InlineProjection
 from ..cqrs.lease import Leases
+from ..cqrs.past import At
 from ..cqrs.projection import Placement, Projection
-from ..cqrs.query import Queries, Query
+from ..cqrs.query import Answer, Asked, Behind, Queries, Query
 from ..errors import ConsumerFenced, UsageError
 from ..log import Log
 from ..storage.base import Receipt
 from ..streams.flow import Flow
+from ..time import Duration, seconds
 from .aggregates import LoadedAggregates
 from .flows import LiveFlow
 from .read_side import ReadSide
@@ -98,10 +100,11 @@ class App(ReadSide):
         _check_names("flows", live, "Give each once; name one: .to(stream, type=…, name='…')")
         self._placements = _distinct(projections)
         leases = self._leases = Leases(log)
+        moved = threading.Condition()
         self._inline = [InlineProjection(log, p) for p in projections if p.inline]
-        self._followers = {p.name: Follower(log, p, leases) for p in projections if not p.inline}
+        self._followers = {p.name: Follower(log, p, leases, moved) for p in projections if not p.inline}
         self._commands = Commands(log, LoadedAggregates(log))
-        self._queries = Queries(log, self._placements, self._followers)
+        self._queries = Queries(log, self._placements, self._followers, moved)
         self._workers = [
             Worker(f.placement.name, "projection", f.run, settled=f.settled) for f in self._followers.values()
         ]
@@ -161,7 +164,15 @@ class App(ReadSide):
 
     @overload
     def query(
-        self, query: Query[Result], /, *, after: Receipt | int | None = None, timeout: float = 10.0
+        self,
+        query: Query[Result],
+        /,
+        *,
+        after: Receipt | int | None = None,
+        fresh: bool = False,
+        timeout: float = 10.0,
+        behind: Behind = "answer",
+        at: At | None = None,
     ) -> Result: ...
     @overload
     def query(self, function: Function, /) -> Function: ...
@@ -174,7 +185,10 @@ class App(ReadSide):
         /,
         *,
         after: Receipt | int | None = None,
+        fresh: bool = False,
         timeout: float = 10.0,
+        behind: Behind = "answer",
+        at: At | None = None,
         reads: Sequence[type[Projection]] | None = None,
     ) -> Any:
         """Answer a query, ``app.query(GetOrder("o-1"))``; or have a function answer it, ``@app.query``.
@@ -186,21 +200,29 @@ class App(ReadSide):
             given: The query; or the function.
             after: A receipt (or position): wait until the read models show it. Those that ``reads`` names
                 for the handler, or all.
+            fresh: Wait until they show all that is in the log now.
             timeout: The longest wait, in seconds.
+            behind: When a read model has stopped, lacks parked events, is paused, or is of an older version of its
+                code: ``"answer"`` with what is there, or ``"raise"``.
+            at: A time, ``ms.Position(…)`` or a receipt: answer from the read models as they stood after it, replayed
+                by today's code from the nearest image that was kept.
             reads: The projections whose tables the function reads, and is shown:
                 ``@app.query(reads=[OrderSummary])``; by default all of the app.
 
         Raises:
             UnknownQuery: It has no handler.
-            InvalidPosition: ``after`` is no receipt or position of this log.
+            InvalidPosition: ``after`` or ``at`` is no receipt or position of this log.
             UsageError: The handler writes to the read models.
             TimedOut: A read model did not come to the position in time.
             ProjectionFailed: A read model will not: its projection has stopped.
+            ReadModelBehind: A read model is behind, and ``behind="raise"``.
             ForeignReadModel, ReadModelChanged: A read model is of another log, or of another version.
             InvalidHandler, DuplicateHandler: The function cannot answer the query, or another one does.
         """
         if isinstance(given, Query):
-            return self._queries.answer(given, after=after, timeout=timeout)
+            if after is None and not fresh and behind == "answer" and at is None:
+                return self._queries.answer(given)
+            return self._queries.answer(given, _asked(after, fresh, timeout, behind, at))
         frame = sys._getframe(1)
 
         def register(function: Function) -> Function:
@@ -208,6 +230,34 @@ class App(ReadSide):
             return function
 
         return register if given is None else register(given)
+
+    def answer(
+        self,
+        query: Query[Result],
+        *,
+        after: Receipt | int | None = None,
+        fresh: bool = False,
+        timeout: float = 10.0,
+        behind: Behind = "answer",
+        at: At | None = None,
+    ) -> Answer[Result]:
+        """Answer a query, and say how fresh the answer is; the arguments and errors are those of `query`."""
+        return self._queries.told(query, _asked(after, fresh, timeout, behind, at))
+
+    def subscribe(self, query: Query[Result], *, timeout: Duration | float | None = None) -> Iterator[Result]:
+        """The answer to a query now, and then each answer that differs from the one before, as the read models move.
+
+        Changes that follow each other closely may be seen as one: the last answer is always seen. Ends when the log is
+        closed.
+
+        Args:
+            query: The query.
+            timeout: End when no other answer came for so long.
+
+        Raises:
+            UnknownQuery: It has no handler.
+        """
+        return self._queries.subscribe(query, seconds(timeout))
 
     # --- running --------------------------------------------------------------------------------------
 
@@ -287,6 +337,14 @@ class App(ReadSide):
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+
+
+def _asked(after: Receipt | int | None, fresh: bool, timeout: float, behind: Behind, at: At | None) -> Asked:
+    if behind not in ("answer", "raise"):
+        raise UsageError(f"behind={behind!r:.40}", hint='Write "answer" or "raise"')
+    if at is not None and (after is not None or fresh):
+        raise UsageError("a query is asked of the past or of the present", hint="Leave out at=, or after= and fresh=")
+    return Asked(after, fresh, timeout, behind, at)
 
 
 def _listed(what: str, given: Any, example: str) -> list[Any]:

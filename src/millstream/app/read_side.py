@@ -19,6 +19,7 @@ from ..cqrs.settling import retry, skip
 from ..cqrs.versions import Version
 from ..errors import UsageError
 from ..log import Log
+from ..log.reading import IfTrimmed
 
 Which = type[Projection] | str
 """A projection: its class, or its name."""
@@ -90,7 +91,13 @@ class ReadSide:
             )
         return found
 
-    def rebuild(self, projection: Which, *, progress: Callable[[Progress], None] | None = None) -> Version:
+    def rebuild(
+        self,
+        projection: Which,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        trimmed: IfTrimmed = "raise",
+    ) -> Version:
         """Build a read model anew beside the one that answers, and put it in its place when it is level.
 
         Queries are answered by the old one until then, and whoever keeps it goes on. The swap is one transaction. The
@@ -99,6 +106,8 @@ class ReadSide:
         Args:
             projection: The projection.
             progress: Called now and then with how far it has come: rate, and time left.
+            trimmed: What to do about events that retention has trimmed: ``"raise"``, or ``"skip"`` them, so that the
+                new version lacks what the old one may have of them.
 
         Returns:
             The version that answers now.
@@ -106,9 +115,10 @@ class ReadSide:
         Raises:
             UsageError: It is kept inline, or in a log that is not a file.
             ProjectionFailed: A handler raised. The old one answers as before.
+            Trimmed: Events that it is made of were trimmed.
             ConsumerFenced: Another process began the same after this one.
         """
-        return self._follower(projection).rebuild(progress)
+        return self._follower(projection).rebuild(progress, trimmed)
 
     def rollback(self, projection: Which) -> Version:
         """Have the version of a read model that answered before answer again: one transaction.

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from ..cqrs.errors import ForeignReadModel, ProjectionFailed, ReadModelChanged
-from ..errors import ConsumerFenced, MillstreamError, StreamClosed, UsageError
+from ..errors import ConsumerFenced, MillstreamError, StreamClosed, Trimmed, UsageError
 from ..log import Log
 from ..streams.errors import FlowChanged
 
@@ -20,7 +20,7 @@ _LONGEST_PAUSE = 30.0
 _STEADY = 60.0
 """After so many seconds without a crash, the next one is taken as the first again."""
 
-_FINAL = (ProjectionFailed, ReadModelChanged, ForeignReadModel, UsageError, FlowChanged, StreamClosed)
+_FINAL = (ProjectionFailed, ReadModelChanged, ForeignReadModel, Trimmed, UsageError, FlowChanged, StreamClosed)
 """What another start would not change."""
 
 _LOOK = 0.2

@@ -11,6 +11,7 @@ import msgspec
 from ..errors import UsageError
 from ..log import Log
 from ..log.checkpoints import peek, take
+from ..log.reading import IfTrimmed
 from ..storage.database import Database
 from . import versions
 from .keeping import Keeper
@@ -55,13 +56,19 @@ class Build:
         self.progress: Progress | None = None
 
     def run(
-        self, stop: Stop, *, afresh: bool = False, told: Callable[[Progress], None] | None = None
+        self,
+        stop: Stop,
+        *,
+        afresh: bool = False,
+        told: Callable[[Progress], None] | None = None,
+        trimmed: IfTrimmed = "raise",
     ) -> Version | None:
         """Build it, and have it answer.
 
         Args:
             afresh: Begin anew, even if one of the same code was begun before.
             told: Called now and then with how far it has come.
+            trimmed: What to do about events that retention has trimmed: the old version may have seen them.
 
         Returns:
             The version that answers now; None when it was time to stop.
@@ -69,6 +76,7 @@ class Build:
         Raises:
             ProjectionFailed: A handler raised. The version that answers still does.
             ConsumerFenced: Another process builds it.
+            Trimmed: Events that it is made of were trimmed.
         """
         if not self._home.has_room:
             raise UsageError(
@@ -92,7 +100,7 @@ class Build:
                 self._told(self.progress)
 
         with self._home.at(new.place).kept_open() as target:
-            keeper = Keeper(self._log, self._placement, target, moved)
+            keeper = Keeper(self._log, self._placement, target, moved, trimmed)
             moved(keeper.take())
             while not stop.is_set():
                 keeper.catch_up(self._log.head, stop)

@@ -80,7 +80,7 @@ def compare(log: Log, placement: Placement, target: Target) -> Comparison:
 def replay(log: Log, placement: Placement, target: OwnFile, position: int) -> None:
     """Make the read model in a file of its own, or carry it on there, up to a position."""
     with target.kept_open() as kept:
-        keeper = Keeper(log, placement, kept, lambda _: None)
+        keeper = Keeper(log, placement, kept, lambda _: None, trimmed="raise")
         keeper.take()
         keeper.catch_up(position, NEVER)
         keeper.commit()

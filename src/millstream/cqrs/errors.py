@@ -74,6 +74,17 @@ class ProjectionFailed(MillstreamError):
         self.error = error
 
 
+class ReadModelBehind(MillstreamError):
+    """A read model that a query uses is behind the log for more than a moment, and the query is not to answer then."""
+
+    code = "read-model-behind"
+    http_status = 503
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems), hint='Settle it: millstream projection show; or ask with behind="answer"')
+        self.problems = problems
+
+
 class ReadModelChanged(MillstreamError):
     """The tables of a read model are of another version of its projection, and no new version is to be built."""
 

@@ -8,13 +8,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
 
-from ..errors import ConsumerFenced, MillstreamError, ReadOnlyLog, StorageError
+from ..errors import ConsumerFenced, MillstreamError, ReadOnlyLog, StorageError, Trimmed
 from ..log import Log
 from ..log.checkpoints import peek
+from ..log.reading import IfTrimmed
 from ..storage.database import Database
 from . import failures, versions
 from .building import NEVER, Build, Progress, roll_back
 from .errors import ForeignReadModel, ProjectionFailed, ReadModelChanged
+from .failures import FailureState
 from .keeping import Keeper
 from .lease import Lease, Leases, Stop
 from .places import Home, InLog, OwnFile
@@ -46,12 +48,15 @@ class Follower:
     One holder at a time, by a lease in the log's database, and by the epoch of the checkpoint, which each new holder
     raises. When the code or the schema is not what the read model was made by, a new version is built beside it first.
 
+    Args:
+        moved: Told whenever a read model of the app has moved.
+
     Attributes:
         failure: Why the projection has stopped, if a handler raised or its tables do not fit.
         mode: What the worker does.
     """
 
-    def __init__(self, log: Log, placement: Placement, leases: Leases) -> None:
+    def __init__(self, log: Log, placement: Placement, leases: Leases, moved: threading.Condition) -> None:
         self.placement = placement
         self.failure: MillstreamError | None = None
         self.mode = Mode.RUNNING
@@ -60,7 +65,7 @@ class Follower:
         self.building: Progress | None = None
         self._log = log
         self._leases = leases
-        self._moved = threading.Condition()
+        self._moved = moved
         self._seen = 0
         self._running = False
         self._live = Version(placement.name, 1, self.made_by, "", VersionState.LIVE)
@@ -166,7 +171,7 @@ class Follower:
                 if self._log.store.readonly:
                     raise
                 stop.wait(_POLL)
-            except (ProjectionFailed, ReadModelChanged, ForeignReadModel) as error:
+            except (ProjectionFailed, ReadModelChanged, ForeignReadModel, Trimmed) as error:
                 self.failure = error
                 raise
             finally:
@@ -195,20 +200,28 @@ class Follower:
             self._announce(taken)
             keeper.follow(_Until(stop, lease, self._again, self))
 
-    def rebuild(self, told: Callable[[Progress], None] | None) -> Version:
+    def rebuild(self, told: Callable[[Progress], None] | None, trimmed: IfTrimmed) -> Version:
         """Build a new version beside the one that answers, and have it answer; in this thread."""
-        found = self._build(NEVER, afresh=True, told=told)
+        found = self._build(NEVER, afresh=True, told=told, trimmed=trimmed)
         assert found is not None
         return found
 
-    def _build(self, stop: Stop, *, afresh: bool, told: Callable[[Progress], None] | None) -> Version | None:
+    def _build(
+        self,
+        stop: Stop,
+        *,
+        afresh: bool,
+        told: Callable[[Progress], None] | None,
+        trimmed: IfTrimmed = "raise",
+    ) -> Version | None:
         def tell(progress: Progress) -> None:
             self.building = progress
             if told is not None:
                 told(progress)
 
         try:
-            made = Build(self._log, self.placement, self.home, self.made_by).run(stop, afresh=afresh, told=tell)
+            build = Build(self._log, self.placement, self.home, self.made_by)
+            made = build.run(stop, afresh=afresh, told=tell, trimmed=trimmed)
         finally:
             self.building = None
         if made is not None:
@@ -263,6 +276,34 @@ class Follower:
                     if failures.stopped_at(db, self.placement.name) is not None:
                         return target
         return None
+
+    def problem(self) -> str | None:
+        """Why the read model is behind, in words, if that is more than the moment that a worker takes."""
+        if self.failure is not None:
+            return str(self.failure)
+        name = self.placement.name
+        if self.look().fingerprint != self.made_by:
+            return (
+                f"read model {name!r} is of an older version of its projection; a new one is being built, or is to be"
+            )
+        with (self.stopped() or self.target).reading() as db:
+            found = [each for each in failures.all_of(db, name) if each.state is not FailureState.SKIPPED]
+        if found and found[0].state is FailureState.STOPPED:
+            return f"projection {name!r} stands before position {found[0].position}: {found[0].error}"
+        if found:
+            return f"read model {name!r} lacks {len(found)} parked events, the first at position {found[0].position}"
+        lease = self._leases.row(name)
+        return f"projection {name!r} is paused" if lease is not None and lease.paused else None
+
+    def mark(self) -> tuple[int, int]:
+        """What tells one state of the read model from another: the version, and how far it has come."""
+        self.path()
+        return self.number, self.position()
+
+    @property
+    def is_kept_here(self) -> bool:
+        """Whether this process keeps it, and tells when it moves."""
+        return self._running
 
     # --- waiting for it -------------------------------------------------------------------------------
 

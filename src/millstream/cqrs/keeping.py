@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import ConsumerFenced, DatabaseError, StorageError
 from ..log import Log
 from ..log.checkpoints import Checkpoint, advance, peek, take
-from ..log.reading import scope_of
+from ..log.reading import IfTrimmed, scope_of
 from ..storage.database import Database
 from . import failures
 from .errors import ProjectionFailed
@@ -30,15 +30,24 @@ class Keeper:
 
     Args:
         moved: Called with each position that it has come to.
+        trimmed: Pass over events that retention has trimmed, or raise `Trimmed`.
 
     Attributes:
         seen: The position up to which the read model shows the log.
     """
 
-    def __init__(self, log: Log, placement: Placement, target: Target, moved: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        log: Log,
+        placement: Placement,
+        target: Target,
+        moved: Callable[[int], None],
+        trimmed: IfTrimmed = "skip",
+    ) -> None:
         self._log = log
         self._placement = placement
         self._target = target
+        self._trimmed: IfTrimmed = trimmed
         self._tell = moved
         self._written = time.monotonic()
         self._blocked: set[str] = set()
@@ -86,7 +95,7 @@ class Keeper:
 
     def _stretch(self, head: int, stop: Stop) -> None:
         """The same, up to the next event that is parked at most: from there on its stream is apart."""
-        pages = self._log.pages(scope_of(None, self._placement.types), self.seen, head + 1, False, None)
+        pages = self._log.pages(scope_of(None, self._placement.types), self.seen, head + 1, False, None, self._trimmed)
         blocked = self._blocked
         pieces = self._placement.pieces(pages, rows=self._target.rows, apart=blocked)
         ahead: list[Piece | Batch] = []

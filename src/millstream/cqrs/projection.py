@@ -113,6 +113,11 @@ class Placement:
         self._shapes = {name: shape(bound.event) if bound.batch else None for name, bound in self._bound.items()}
         self.types = tuple(self._bound)
 
+    @property
+    def events(self) -> list[type[Any]]:
+        """The classes of the events that it handles."""
+        return list(self._classes.values())
+
     def handler_of(self, type: str) -> Apply:
         """What applies events of a type."""
         return self._bound[type].apply
