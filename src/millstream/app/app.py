@@ -244,6 +244,10 @@ class App(ReadSide):
         """Answer a query, and say how fresh the answer is; the arguments and errors are those of `query`."""
         return self._queries.told(query, _asked(after, fresh, timeout, behind, at))
 
+    def queries(self) -> list[type[Query[Any]]]:
+        """The classes of the queries that have a handler."""
+        return self._queries.known()
+
     def subscribe(self, query: Query[Result], *, timeout: Duration | float | None = None) -> Iterator[Result]:
         """The answer to a query now, and then each answer that differs from the one before, as the read models move.
 

@@ -150,6 +150,10 @@ class Queries:
         followed = tuple(placement for placement in wanted if placement.name in self._followers)
         self._handlers[query] = _Handler(function, query, name, database, declared, followed)
 
+    def known(self) -> list[type[Any]]:
+        """The queries that have a handler."""
+        return list(self._handlers)
+
     def _declared(self, reads: Sequence[type[Projection]] | None) -> tuple[Placement, ...] | None:
         if reads is None:
             return None
