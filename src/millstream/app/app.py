@@ -17,6 +17,7 @@ from ..cqrs.lease import Leases
 from ..cqrs.past import At
 from ..cqrs.projection import Placement, Projection
 from ..cqrs.query import Answer, Asked, Behind, Queries, Query
+from ..cqrs.watch import Watch
 from ..errors import ConsumerFenced, UsageError
 from ..log import Log
 from ..storage.base import Receipt
@@ -101,8 +102,9 @@ class App(ReadSide):
         self._placements = _distinct(projections)
         leases = self._leases = Leases(log)
         moved = threading.Condition()
+        watch = Watch(log, moved)
         self._inline = [InlineProjection(log, p) for p in projections if p.inline]
-        self._followers = {p.name: Follower(log, p, leases, moved) for p in projections if not p.inline}
+        self._followers = {p.name: Follower(log, p, leases, moved, watch) for p in projections if not p.inline}
         self._commands = Commands(log, LoadedAggregates(log))
         self._queries = Queries(log, self._placements, self._followers, moved)
         self._workers = [

@@ -22,6 +22,7 @@ from .lease import Lease, Leases, Stop
 from .places import Home, InLog, OwnFile
 from .projection import Placement
 from .versions import Version, VersionState
+from .watch import Watch
 
 _POLL = 0.01
 """How often, in seconds, to look at the checkpoint of a projection that another process keeps."""
@@ -50,13 +51,16 @@ class Follower:
 
     Args:
         moved: Told whenever a read model of the app has moved.
+        watch: Says when something has come that it handles.
 
     Attributes:
         failure: Why the projection has stopped, if a handler raised or its tables do not fit.
         mode: What the worker does.
     """
 
-    def __init__(self, log: Log, placement: Placement, leases: Leases, moved: threading.Condition) -> None:
+    def __init__(
+        self, log: Log, placement: Placement, leases: Leases, moved: threading.Condition, watch: Watch
+    ) -> None:
         self.placement = placement
         self.failure: MillstreamError | None = None
         self.mode = Mode.RUNNING
@@ -66,6 +70,7 @@ class Follower:
         self._log = log
         self._leases = leases
         self._moved = moved
+        self._watch = watch
         self._seen = 0
         self._running = False
         self._live = Version(placement.name, 1, self.made_by, "", VersionState.LIVE)
@@ -198,7 +203,8 @@ class Follower:
             self.failure = None
             self._running = True
             self._announce(taken)
-            keeper.follow(_Until(stop, lease, self._again, self))
+            with self._log.tail.joined():
+                keeper.follow(_Until(stop, lease, self._again, self), self._watch)
 
     def rebuild(self, told: Callable[[Progress], None] | None, trimmed: IfTrimmed) -> Version:
         """Build a new version beside the one that answers, and have it answer; in this thread."""
@@ -319,8 +325,10 @@ class Follower:
                 raise self.failure
             left = deadline - time.monotonic()
             if self._running:
+                if self._watch.passed(self.placement.types, self._seen) >= position:
+                    return True  # nothing of its types lies between
                 with self._moved:
-                    self._moved.wait_for(lambda: self._seen >= position or not self._running, max(left, 0))
+                    self._moved.wait_for(lambda: self._reached(position), max(left, 0))
             elif self._level(position):
                 return True
             elif left > 0:
@@ -329,6 +337,11 @@ class Follower:
             if left <= 0:
                 return self._seen >= position
         return True
+
+    def _reached(self, position: int) -> bool:
+        if self._seen >= position or not self._running:
+            return True
+        return self._watch.passed(self.placement.types, self._seen) >= position
 
     def _level(self, position: int) -> bool:
         """Whether the stored checkpoint is there, or nothing of the projection's lies between."""

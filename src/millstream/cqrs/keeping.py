@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import ConsumerFenced, DatabaseError, StorageError
 from ..log import Log
 from ..log.checkpoints import Checkpoint, advance, peek, take
+from ..log.present import is_wanted
 from ..log.reading import IfTrimmed, scope_of
 from ..storage.database import Database
 from . import failures
@@ -17,11 +18,12 @@ from .failures import Failure, FailureState
 from .lease import Stop
 from .places import Target
 from .projection import Batch, Piece, Placement
+from .watch import Watch
 
 _QUIET = 1.0
 """How long, in seconds, a checkpoint may lag behind the log when nothing of the projection's came by."""
 
-_LOOK = 0.25
+_LOOK = 0.5
 """How soon, in seconds, a worker that waits for events notices that it is to stop."""
 
 
@@ -51,6 +53,7 @@ class Keeper:
         self._tell = moved
         self._written = time.monotonic()
         self._blocked: set[str] = set()
+        self._types = frozenset(placement.types)
         self.seen = 0
 
     def take(self) -> int:
@@ -70,17 +73,20 @@ class Keeper:
         self.seen = self._checkpoint.position
         return self.seen
 
-    def follow(self, stop: Stop) -> None:
+    def follow(self, stop: Stop, watch: Watch) -> None:
         """Follow the log until it is time to stop."""
         while not stop.is_set():
             # The head first: what is appended after it is for the next round.
             head = self._log.head
-            if head > self.seen:
+            if head > self.seen and not self._from_tail():
                 self.catch_up(head, stop)
             if self.seen > self._checkpoint.position and time.monotonic() - self._written >= _QUIET:
                 self.commit()
-            if not stop.is_set():
-                self._log.wait(head, _LOOK)
+            if stop.is_set():
+                break
+            passed = watch.wait(self._placement.types, self.seen, _LOOK)
+            if passed > self.seen:
+                self._moved(passed)
         self.commit()
 
     def commit(self) -> None:
@@ -92,6 +98,24 @@ class Keeper:
         """Apply what the log has up to a position."""
         while self.seen < head and not stop.is_set():
             self._stretch(head, stop)
+
+    def _from_tail(self) -> bool:
+        """Apply what has just come, of which one read serves all workers; False when it is to be read by itself."""
+        found = None if self._blocked else self._log.tail.after(self.seen)
+        if found is None:
+            return False
+        seen, head = found
+        runs = [each.run for each in seen if is_wanted(each.run, self._types)]
+        pieces = list(self._placement.pieces([runs] if runs else [], rows=self._target.rows))
+        if not pieces:
+            self._moved(head)
+            return True
+        while pieces:
+            blocked = self._blocked
+            del pieces[: self._commit(pieces, head)]
+            if self._blocked is not blocked:
+                break
+        return True
 
     def _stretch(self, head: int, stop: Stop) -> None:
         """The same, up to the next event that is parked at most: from there on its stream is apart."""
