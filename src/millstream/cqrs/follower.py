@@ -65,6 +65,7 @@ class Follower:
         self.failure: MillstreamError | None = None
         self.mode = Mode.RUNNING
         self.home = Home(log, placement)
+        self._has_room = self.home.has_room
         self.made_by = versions.fingerprint(placement.projection)
         self.building: Progress | None = None
         self._log = log
@@ -92,9 +93,14 @@ class Follower:
 
     def path(self) -> str | None:
         """The file of the version that answers; None for the log's own database."""
-        if time.monotonic() - self._looked > _FRESH and self.home.has_room:
-            self.look()
+        self.current()
         return self.home.path(self._live.place)
+
+    def current(self) -> int:
+        """The number of the version that answers; others may have swapped it some hundredths of a second ago."""
+        if self._has_room and time.monotonic() - self._looked > _FRESH:
+            self.look()
+        return self._live.number
 
     def look(self) -> Version:
         """The version that answers now."""

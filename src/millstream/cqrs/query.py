@@ -58,7 +58,7 @@ class _Handler(msgspec.Struct, frozen=True):
     """The name of the parameter that takes the database; empty without one."""
     reads: tuple[Placement, ...] | None
     """The read models that it declares to use; None: any."""
-    followed: tuple[Placement, ...]
+    followers: tuple[Follower, ...]
     """Those of what it may use that workers keep."""
 
 
@@ -147,8 +147,8 @@ class Queries:
                 hint="Keep them in one place, such as OrderSummary.into(); or answer it with two queries",
             )
         wanted = self._placements if declared is None else declared
-        followed = tuple(placement for placement in wanted if placement.name in self._followers)
-        self._handlers[query] = _Handler(function, query, name, database, declared, followed)
+        followers = tuple(self._followers[each.name] for each in wanted if each.name in self._followers)
+        self._handlers[query] = _Handler(function, query, name, database, declared, followers)
 
     def known(self) -> list[type[Any]]:
         """The queries that have a handler."""
@@ -173,25 +173,35 @@ class Queries:
 
     def answer(self, query: Query[Result], asked: Asked = NOW) -> Result:
         """Answer a query; see ``App.query``."""
-        handler = self._handler(query)
+        handler = self._handlers.get(type(query)) or self._handler(query)
         if asked.at is not None:
             return self._answer_at(handler, query, asked.at)
-        for placement in handler.followed:
-            follower = self._followers[placement.name]
+        for follower in handler.followers:
             if follower.failure is not None and isinstance(follower.failure, (ForeignReadModel, ReadModelChanged)):
                 raise follower.failure
         if asked is not NOW:
             self._prepare(handler, asked)
         if not handler.database:
             return handler.function(**{handler.query: query})  # type: ignore[no-any-return]
-        before = self._versions(handler)
+        before = [follower.current() for follower in handler.followers]
+        shown = self._shown.get(handler.query_type)
         try:
-            return self._ask(handler, query)
+            if shown is None or shown[0] != before:
+                return self._ask(handler, query)
+            # The way of most queries: all that is needed is at hand.
+            view = shown[1]
+            db = view.take()
+            try:
+                return handler.function(**{handler.query: query, handler.database: db})  # type: ignore[no-any-return]
+            finally:
+                view.give_back(db)
+        except ReadOnlyLog as error:
+            raise _writes(query) from error
         except StorageError:
             # Another version may have taken the place of the one that was asked, in that very moment.
-            for placement in handler.followed:
-                self._followers[placement.name].look()
-            if self._versions(handler) == before:
+            for follower in handler.followers:
+                follower.look()
+            if self._versions(handler) == before and not self._apart(self._placements):
                 raise
             return self._ask(handler, query)
 
@@ -203,7 +213,7 @@ class Queries:
             return Answer(self.answer(query, asked), position, self._log.head - position, [])
         self._prepare(handler, asked)
         # Before the answer: it is at least of that position.
-        positions = [self._followers[placement.name].position() for placement in handler.followed]
+        positions = [follower.position() for follower in handler.followers]
         head = self._log.head
         position = min(positions, default=head)
         result = self.answer(query)
@@ -212,7 +222,7 @@ class Queries:
     def subscribe(self, query: Query[Result], timeout: float | None) -> Iterator[Result]:
         """The answer, and each that differs from the one before; see ``App.subscribe``."""
         handler = self._handler(query)
-        followers = [self._followers[placement.name] for placement in handler.followed]
+        followers = handler.followers
         # What is kept in the commits of the log, or written by others, moves with its head.
         by_head = len(followers) < len(self._wanted(handler)) or not followers
 
@@ -261,7 +271,7 @@ class Queries:
             self._await(handler, position, asked.timeout)
 
     def _problems(self, handler: _Handler) -> list[str]:
-        found = (self._followers[placement.name].problem() for placement in handler.followed)
+        found = (follower.problem() for follower in handler.followers)
         return [problem for problem in found if problem is not None]
 
     def _answer_at(self, handler: _Handler, query: Query[Result], at: object) -> Result:
@@ -291,17 +301,14 @@ class Queries:
 
     def _versions(self, handler: _Handler) -> list[int]:
         """The versions of the read models that the handler is shown."""
-        return [self._followers[placement.name].number for placement in handler.followed]
+        return [follower.number for follower in handler.followers]
 
     def _ask(self, handler: _Handler, query: Query[Result]) -> Result:
         try:
             with self._database(handler) as db:
                 return handler.function(**{handler.query: query, handler.database: db})  # type: ignore[no-any-return]
         except ReadOnlyLog as error:
-            raise UsageError(
-                f"the handler of {type(query).__name__} writes, and queries only read",
-                hint="Write in a command's aggregates, or in the handlers of a projection",
-            ) from error
+            raise _writes(query) from error
         except DatabaseError as error:
             if "no such table" not in error.message or not self._apart(self._placements):
                 raise
@@ -333,10 +340,8 @@ class Queries:
             )
 
     def _database(self, handler: _Handler) -> AbstractContextManager[Database]:
-        for placement in handler.followed:
-            self._followers[placement.name].path()
+        versions = [follower.current() for follower in handler.followers]
         shown = self._shown.get(handler.query_type)
-        versions = self._versions(handler)
         if shown is not None and shown[0] == versions:
             return shown[1].reading()
         wanted = self._wanted(handler)
@@ -375,6 +380,13 @@ class Queries:
         if self._images is not None:
             self._images.close()
             self._images = None
+
+
+def _writes(query: Query[Any]) -> UsageError:
+    return UsageError(
+        f"the handler of {type(query).__name__} writes, and queries only read",
+        hint="Write in a command's aggregates, or in the handlers of a projection",
+    )
 
 
 def _kind(log: Log) -> str:
