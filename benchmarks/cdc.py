@@ -44,6 +44,7 @@ def server(identity: str = "full") -> Iterator[tuple[ms.testing.PostgresServer, 
         with psycopg.connect(made.url(), autocommit=True) as db:
             db.execute(TABLE)
             db.execute(f"alter table users replica identity {identity}")
+            db.execute("alter table users alter note set storage external")
             yield made, db
 
 
@@ -147,7 +148,7 @@ def stream(report: Report) -> None:
 def toast(report: Report) -> None:
     """The same, with a column that is stored apart and not changed."""
     what = f"the same, REPLICA IDENTITY DEFAULT with a TOASTed column, {2 * ROWS:,} changes"
-    note = "(select string_agg(md5((i*g)::text), '') from generate_series(1,100) x)"
+    note = "(select string_agg(md5((i*g+x)::text), '') from generate_series(1,100) x)"
     streaming(report, what, "default", note, {"java": 2.0})
 
 
@@ -166,6 +167,7 @@ def snapshot(report: Report) -> None:
         ours = rows / (time.perf_counter() - begin)
         # Debezium's rate does not depend on how many there are, and it would take minutes.
         db.execute(f"delete from users where id > {ROWS}")  # type: ignore[arg-type]
+        db.execute("vacuum full users")
         rates = {other.kind: other.rate(ROWS, "initial_only") for other in peers(made, here, "java", "embedded")}
         capture.uninstall()
     shown = ", ".join(f"{ours / rate:.1f} × {kind} ({rate:,.0f}/s)" for kind, rate in rates.items())

@@ -66,6 +66,11 @@ from .cqrs.command import Command as Command
 from .cqrs.command import Ref as Ref
 from .cqrs.comparing import Comparison as Comparison
 from .cqrs.failures import Failure as Failure
+from .cqrs.context import Context as Context
+from .cqrs.outbox import Message as Message
+from .cqrs.outbox import Outbox as Outbox
+from .cqrs.process import CommandRejected as CommandRejected
+from .cqrs.process import Process as Process
 from .cqrs.projection import Placement as Placement
 from .cqrs.projection import Projection as Projection
 from .cqrs.query import Answer as Answer
@@ -73,11 +78,15 @@ from .cqrs.query import Query as Query
 from .cqrs.versions import Version as Version
 
 # 4 stream processing
+from .streams import matched as matched
 from .streams.flow import Flow as Flow
 from .streams.flow import stream as stream
 from .streams.runner import Running as Running
 from .streams.runner import run as run
+from .streams.windows import calendar as calendar
+from .streams.windows import count as count
 from .streams.windows import hopping as hopping
+from .streams.windows import session as session
 from .streams.windows import sliding as sliding
 from .streams.windows import tumbling as tumbling
 
@@ -123,6 +132,7 @@ from .errors import LogLocked as LogLocked
 from .errors import LogClosed as LogClosed
 from .errors import ReplicaLog as ReplicaLog
 from .errors import LogMoved as LogMoved
+from .errors import InlineMissing as InlineMissing
 from .errors import NotAPrefix as NotAPrefix
 from .errors import DepotError as DepotError
 from .errors import DepotUnavailable as DepotUnavailable
@@ -143,8 +153,10 @@ from .errors import SinkError as SinkError
 from .errors import SinkUnavailable as SinkUnavailable
 from .errors import SinkGone as SinkGone
 from .errors import InvalidWebhook as InvalidWebhook
+from .cqrs.middleware import Forbidden as Forbidden
 from .cqrs.errors import DuplicateHandler as DuplicateHandler
 from .cqrs.errors import ForeignReadModel as ForeignReadModel
+from .cqrs.errors import ProcessFailed as ProcessFailed
 from .cqrs.errors import ProjectionFailed as ProjectionFailed
 from .cqrs.errors import ReadModelBehind as ReadModelBehind
 from .cqrs.errors import ReadModelChanged as ReadModelChanged

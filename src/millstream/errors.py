@@ -6,6 +6,7 @@ outside Python sees: an HTTP status and an exit code.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -308,16 +309,22 @@ class Rejected(MillstreamError):
     Args:
         reason: What the caller did that is not allowed, in words for the person who did it.
         field: The name of the command's field at fault, when it is one.
+        problems: All that is wrong, by field, when several are at fault.
+
+    Attributes:
+        problems: By field, what is wrong; also when there is but one. Empty when no field is at fault.
     """
 
     code = "rejected"
     http_status = 422
     exit_code = 5
 
-    def __init__(self, reason: str, *, field: str | None = None) -> None:
-        super().__init__(reason)
+    def __init__(self, reason: str, *, field: str | None = None, problems: Mapping[str, str] | None = None) -> None:
+        said = "; ".join(f"{name}: {wrong}" for name, wrong in problems.items()) if problems else reason
+        super().__init__(said)
         self.reason = reason
         self.field = field
+        self.problems = dict(problems) if problems else {field: reason} if field is not None else {}
 
 
 class NotFound(MillstreamError):
@@ -531,6 +538,25 @@ class LogMoved(StorageError):
         )
         self.path = path
         self.target = target
+
+
+class InlineMissing(StorageError):
+    """This process lacks an inline projection that everyone who appends events of the type must have."""
+
+    code = "inline-missing"
+    http_status = 409
+    exit_code = 4
+
+    def __init__(self, projection: str, type: str) -> None:
+        projection = projection.removeprefix("projection:")
+        super().__init__(
+            f"events of type {type!r} are appended with the inline projection {projection!r} only, and this process has"
+            " none of that name and schema",
+            hint="Append through the app that has it (app.execute, `millstream command send`); if it is used no more,"
+            " retire it: log.retire_inline(name), `millstream inline retire`",
+        )
+        self.projection = projection
+        self.type = type
 
 
 class NotAPrefix(StorageError):

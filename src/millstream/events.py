@@ -8,7 +8,7 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from itertools import repeat
 from typing import Any, ClassVar, Self, dataclass_transform
 
@@ -235,6 +235,7 @@ class Draft(msgspec.Struct, frozen=True):
 AnyEvent = Event | Plain
 
 _SEALED = "sealed "
+_SHAPE = "shape "
 
 
 def schema_version(text: str) -> int:
@@ -250,7 +251,21 @@ def sealed_fields(text: str) -> tuple[str, ...]:
             return ()
         return tuple(name for name, kind in _decode(text) if isinstance(kind, list) and kind[0] == "sealed")
     rest = text.partition(" ")[2]
+    if rest.startswith(_SHAPE):
+        return ("after", "before") if sealed_in_rows(text) else ()
     return tuple(rest.removeprefix(_SEALED).split()) if rest.startswith(_SEALED) else ()
+
+
+@lru_cache(maxsize=1024)
+def sealed_in_rows(text: str) -> dict[str, bool]:
+    """Of the changes of a captured table, by their schema text: the columns that are sealed in the rows before and
+    after, each with whether it may hold any text."""
+    rest = text.partition(" ")[2]
+    if not rest.startswith(_SHAPE) or '"personal":[' not in rest:
+        return {}
+    shape = _decode(rest.removeprefix(_SHAPE))
+    kinds = {name: kind for name, kind, *_ in shape["columns"]}
+    return {name: kinds.get(name) in ("any", "text") for name in shape.get("personal", ())}
 
 
 def schema_text(cls: type[Event]) -> str:

@@ -76,6 +76,26 @@ def test_the_timestamp_is_the_statements(shop: Shop) -> None:
     assert before - 0.002 <= change.timestamp.timestamp() <= after + 0.002
 
 
+def test_a_table_is_added_to_a_running_capture_and_no_other_is_read_again(shop: Shop) -> None:
+    shop.sql("INSERT INTO users VALUES (1, 'a')", "CREATE TABLE orders (id INTEGER PRIMARY KEY)")
+    shop.sql("INSERT INTO orders VALUES (7)")
+    users = shop.capture("users")
+    users.start(shop.log)
+    try:
+        wait_until(lambda: shop.log.head == 2)
+        with pytest.raises(ms.CaptureError, match="no table nowhere"):
+            users.add("orders", "nowhere")
+        users.add("orders")
+        wait_until(lambda: [e.type for e in shop.log.read("orders")] == ["Change", "SnapshotCompleted"])
+        shop.sql("INSERT INTO orders VALUES (8)", "INSERT INTO users VALUES (2, 'b')")
+        wait_until(lambda: shop.log.head == 6)
+    finally:
+        users.stop()
+    assert shop.changes() == [("READ", None, (1, "a")), ("INSERT", None, (2, "b"))]
+    with pytest.raises(ms.UsageError, match="takes all tables"):
+        ms.capture(f"sqlite:///{shop.path}").add("orders")
+
+
 def test_changes_of_another_process_arrive_within_50_ms(shop: Shop) -> None:
     users = shop.capture("users")
     users.start(shop.log)

@@ -57,6 +57,8 @@ def test_the_envelope_of_a_change_of_postgresql(log: ms.Log) -> None:
             "txId": 555,
             "lsn": 24023128,
             "xmin": None,
+            "origin": None,
+            "origin_lsn": None,
             "log_position": 1,
         },
         "op": "u",
@@ -88,7 +90,7 @@ VALUES: list[tuple[str, str, Any, Any]] = [
     ("float", "double precision", float("nan"), "NaN"),
     ("decimal", "numeric(10,2)", Decimal("12.50"), "12.50"),
     ("decimal", "numeric", Decimal("1E+3"), "1000"),
-    ("decimal", "numeric", Decimal("NaN"), "NaN"),
+    ("decimal", "numeric", Decimal("NaN"), "NAN"),
     ("text", "text", "naïve", "naïve"),
     ("bytes", "bytea", b"\xde\xad", "3q0="),
     ("uuid", "uuid", UUID(int=1), "00000000-0000-0000-0000-000000000001"),
@@ -105,8 +107,20 @@ VALUES: list[tuple[str, str, Any, Any]] = [
     ("timestamp", "timestamp without time zone", "-infinity", -9223372036832400000),
     ("timestamp", "datetime", datetime(2018, 6, 20, 15, 13, 16), 1529507596000),
     ("timestamp", "datetime(6)", datetime(2018, 6, 20, 15, 13, 16, 945104), 1529507596945104),
-    ("timestamptz", "timestamp with time zone", datetime(2018, 6, 20, 13, 37, 3, tzinfo=UTC), "2018-06-20T13:37:03Z"),
-    ("timestamptz", "timestamptz", datetime(2018, 6, 20, 13, 37, 3, 500_000, UTC), "2018-06-20T13:37:03.5Z"),
+    (
+        "timestamptz",
+        "timestamp with time zone",
+        datetime(2018, 6, 20, 13, 37, 3, tzinfo=UTC),
+        "2018-06-20T13:37:03.000000Z",
+    ),
+    ("timestamptz", "timestamptz", datetime(2018, 6, 20, 13, 37, 3, 500_000, UTC), "2018-06-20T13:37:03.500000Z"),
+    (
+        "timestamptz",
+        "timestamp(3) with time zone",
+        datetime(2018, 6, 20, 13, 37, 3, 500_000, UTC),
+        "2018-06-20T13:37:03.500Z",
+    ),
+    ("timestamptz", "timestamp", datetime(2018, 6, 20, 13, 37, 3, tzinfo=UTC), "2018-06-20T13:37:03Z"),
     ("duration", "time", timedelta(hours=30, microseconds=1), 108_000_000_001),
     ("interval", "interval", Interval(14, 3, 14_706_780_000), 37_091_106_780_000),
     ("range:int", "int4range", Range(1, 5, "[)"), "[1,5)"),
@@ -162,3 +176,15 @@ def test_changes_of_sqlite_have_one_too(tmp_path: Path) -> None:
     with pytest.raises(ms.UsageError, match="no change"):
         debezium(next(source.log.read("users", types=["SnapshotCompleted"])))
     source.close()
+
+
+def test_a_change_of_mysql_tells_its_place_in_the_servers_log(log: ms.Log) -> None:
+    about = {"gtid": "0-1-7", "position": ["binlog.000002", 512], "sequence": [[0, 0]], "source": 1}
+    put(log, USERS, change("INSERT", None, {"id": 1, "email": "a"}, USERS), metadata=about)
+    source = debezium(last(log))["source"]
+    assert (source["connector"], source["file"], source["pos"], source["gtid"]) == (
+        "mysql",
+        "binlog.000002",
+        512,
+        "0-1-7",
+    )

@@ -149,7 +149,7 @@ def test_where_the_source_tells_only_the_key_before_followers_stay_right() -> No
         made.change("TRUNCATE"),
     ]
     pieces = pieces_of("users", made.shape, changes, {"sequence": [[0, 4]]})
-    [piece] = filters.batch(Batch(pieces, 1, State(slot="s"))).pieces
+    [piece] = filters.batch(Batch(pieces, 1, State(slot="s")), ms.open().keys).pieces
     lines = [json.loads(line) for line in piece.body.split(b"\n")]
     assert [(line["operation"], line["before"], line["after"]) for line in lines] == [
         ("UPDATE", None, {"id": 1, "age": 50, "bio": left}),
@@ -165,9 +165,9 @@ def test_what_was_put_ahead_is_filtered_once() -> None:
     filters = Filters(None, {"users": lambda row: row["age"] > 40}, {"users.age": lambda age: age - 20}, None)
     rows = [{"id": 1, "age": 50}, {"id": 2, "age": 5}]
     pieces = [pieces_of("users", made.shape, [made.change("READ", None, row)])[0] for row in rows]
-    ahead = filters.batch(Batch([], 1, State(slot="s"), ahead=pieces)).ahead
+    ahead = filters.batch(Batch([], 1, State(slot="s"), ahead=pieces), ms.open().keys).ahead
     assert [json.loads(piece.body)["after"] for piece in ahead] == [{"id": 1, "age": 30}]
     for piece in ahead:
         piece.ref, piece.body = 7, b""
-    [left] = filters.batch(Batch(pieces, 1, State(slot="s"))).pieces
+    [left] = filters.batch(Batch(pieces, 1, State(slot="s")), ms.open().keys).pieces
     assert (left.ref, left.count) == (7, 1)

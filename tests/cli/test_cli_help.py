@@ -16,6 +16,7 @@ from rich.cells import cell_len
 import millstream as ms
 from millstream.cli.app import _DEMO, command
 from millstream.cli.reference import commands, reference
+from millstream.cqrs.delivery import TABLE, TABLES
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 GROUP = command()
@@ -64,7 +65,7 @@ def test_the_version_is_told(invoke):
     assert invoke("--version").stdout.startswith("millstream ")
 
 
-SHOP = """
+READ_MODELS = """
 import os
 import millstream as ms
 
@@ -104,6 +105,31 @@ with shop.app as app:
     app.query(shop.GetOrder("order-1"), after=receipt)
     app.rebuild("OrderSummary")
 """
+SHOP = """
+import millstream as ms
+
+class UserAdded(ms.Event):
+    email: str
+
+class User(ms.Aggregate):
+    @ms.on
+    def added(self, event: UserAdded) -> None: ...
+
+class AddUser(ms.Command):
+    user: ms.Ref[User]
+    email: str
+
+def make_app():
+    app = ms.App(ms.open("users.db"), outboxes=[ms.Outbox("mail", print)])
+
+    @app.command
+    def add(command: AddUser, user: User) -> None:
+        user.record(UserAdded(email=command.email))
+
+    return app
+
+app = make_app()
+"""
 
 
 @pytest.fixture
@@ -121,6 +147,15 @@ def workshop(tmp_path, environment, request):
             "account-1", [ms.Plain("AccountCreated", {"owner": "Ann"}), ms.Plain("MoneyDeposited", {"amount": 5})]
         )
         log.append("clicks", pl.DataFrame({"page": ["a", "b"]}), type="Click")
+        for name in ("Customers", "Emails"):
+            log.append("outbox-mail", ms.Plain("OutboxMessage", {"key": "", "body": name}))
+            log.inline(f"projection:{name}", ["OrderPlaced"], lambda db, runs: None, fingerprint="1")
+        with log.transaction() as tx:
+            tx.db.ensure_table(TABLE, TABLES[TABLE])
+            for position in (5, 6):
+                tx.db.execute(f"insert into {tx.db.own(TABLE)} values ('mail', ?, '', 'parked', 1, 0, '')", (position,))
+    (tmp_path / "shop.py").write_text(SHOP)
+    (tmp_path / "user.json").write_text('{"user": "u2", "email": "b"}')
     (tmp_path / "events.ndjson").write_text('{"type": "Login", "data": {"user": 7}}\n')
     pl.DataFrame({"page": ["a", "b"]}).write_parquet(tmp_path / "clicks.parquet")
     (tmp_path / "shop.ndjson").write_text('{"stream": "a", "type": "Login", "data": {"user": 7}}\n')
@@ -129,8 +164,8 @@ def workshop(tmp_path, environment, request):
         db.execute("pragma journal_mode = wal")
     with ms.open(str(tmp_path / "shop.db")) as log:
         ms.capture(f"sqlite:///{tmp_path}/shop.sqlite").catch_up(log)
-    if "shop:app" in "".join(examples(request.node.callspec.params["name"])):
-        (tmp_path / "shop.py").write_text(SHOP)
+    if request.node.callspec.params["name"].startswith(("projection", "query")):
+        (tmp_path / "shop.py").write_text(READ_MODELS)
         subprocess.run([sys.executable, "-c", MADE], cwd=tmp_path, env=environment, check=True)
     with ms.open(str(tmp_path / "shop.db"), readonly=True) as log:
         (tmp_path / "kept-hash.txt").write_text(log.verify().hash)

@@ -105,7 +105,7 @@ def test_status_tells_where_a_log_is_and_how_large(invoke, postgres):
         log.append("a", ms.Plain("Opened", {}))
     [status] = answer(invoke("postgres", "status", f"{postgres}?schema=shop"))
     assert (status["log"], status["schema"]) == (f"{postgres}?schema=shop", "shop")
-    assert (status["version"], status["position"], status["standby"], status["appends"]) == (2, 1, False, True)
+    assert (status["version"], status["position"], status["standby"], status["appends"]) == (3, 1, False, True)
     assert status["bytes"] > 50_000
     assert invoke("postgres", "status", f"{postgres}?schema=none").exit_code == 3
     assert "sqlite" in (done := invoke("postgres", "status", "sqlite:///shop.db")).stderr

@@ -128,9 +128,9 @@ def test_queries_are_asked_of_the_present_and_the_past(run: Run) -> None:
 
 WRONG = [
     (["projection", "ls", "shop"], 2, "does not name an app"),
-    (["projection", "ls", "nowhere:app"], 3, "no module 'nowhere'"),
-    (["projection", "ls", "shop:nothing"], 3, "has no 'nothing'"),
-    (["projection", "ls", "shop:log"], 2, "not an app"),
+    (["projection", "ls", "nowhere:app"], 2, "nowhere cannot be imported"),
+    (["projection", "ls", "shop:nothing"], 2, "shop has no nothing"),
+    (["projection", "ls", "shop:log"], 2, "is no millstream.App"),
     (["projection", "show", "shop:app", "Nobody"], 3, "no projection 'Nobody'"),
     (["projection", "rollback", "shop:app", "Till"], 3, "no version to go back to"),
     (["projection", "skip", "shop:app", "Till", "-p", "77"], 3, "failed at position 77"),

@@ -118,6 +118,7 @@ def test_what_another_process_appends_without_it_is_made_up_for_in_order(shared_
     with ms.open(shared_home) as log, ms.open(shared_home) as other:
         ms.App(log, projections=[Users.inline()])
         log.append("user-1", UserAdded(email="a@example.com"))
+        other.retire_inline("Users")
         other.append("user-2", UserAdded(email="b@example.com"))
         other.append("other", Other())
         assert rows(log) == [("user-1", 1)]
@@ -139,6 +140,7 @@ def test_it_is_there_again_after_reopening(shared_home):
         ms.App(log, projections=[Users.inline()])
         log.append("user-1", UserAdded(email="a@example.com"))
     with ms.open(shared_home) as log:
+        log.retire_inline("Users")
         log.append("user-2", UserAdded(email="b@example.com"))
         ms.App(log, projections=[Users.inline()])
         log.append("user-3", UserAdded(email="c@example.com"))
@@ -216,6 +218,7 @@ def test_a_handler_that_raises_for_what_another_process_appended_is_named(shared
     with ms.open(shared_home) as log, ms.open(shared_home) as other:
         app = ms.App(log, projections=[Emails.inline()])
         log.append("user-1", UserAdded(email="a"))
+        other.retire_inline("Emails")
         other.append("user-2", [UserAdded(email="b"), UserAdded(email="bad")])
         (status,) = app.status()
         assert (status.state, status.position, status.behind) == (ms.State.RUNNING, 1, 2)

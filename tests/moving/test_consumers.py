@@ -1,6 +1,7 @@
 """Captures, syncs and flows go on in the new home where they were in the old one; projections are made anew."""
 
 import sqlite3
+import time
 
 import polars as pl
 
@@ -19,6 +20,23 @@ class Totals(ms.Projection):
     @ms.on
     def ordered(self, event: Ordered, db: ms.Database) -> None:
         db.execute("insert into totals values (?)", (event.total,))
+
+
+class Due(ms.Event, type="moving.Due"):
+    pass
+
+
+class Reminding(ms.Process):
+    name = "MovingReminding"
+
+    @ms.on
+    def ordered(self, event: Ordered) -> None:
+        self.after("1h", Due())
+        self.post("moving", event.total, key="k")
+
+    @ms.on
+    def due(self, event: Due) -> None:
+        self.post("moving", "due", key="k")
 
 
 def clicks(start: int, count: int) -> pl.DataFrame:
@@ -71,6 +89,7 @@ def test_the_tables_that_are_carried_are_those_that_the_patterns_make(tmp_path):
     with ms.open(path) as log:
         work(log, 0, str(tmp_path / "users.sqlite"))
         ms.sync(log, "users", ms.Callback(lambda change: None, name="nothing"), start=False).catch_up()
+        ms.App(log, processes=[Reminding], outboxes=[ms.Outbox("moving", print)])
     sqlite = {"text": "text", "integer": "bigint", "blob": "blob"}
     assert columns(path) == {table.name: [(name, sqlite[type]) for name, type in table.columns] for table in CARRIED}
 
@@ -120,6 +139,30 @@ def test_an_inline_projection_is_made_anew_in_the_new_home(target, tmp_path):
         target.append("order-1", Ordered(total=5))
     with target.connect() as db:
         assert [row["total"] for row in db.query("select total from totals")] == [3, 4, 5]
+
+
+def test_processes_and_outboxes_go_on_after_a_switch_and_repeat_nothing(target, tmp_path):
+    sent: list[object] = []
+
+    def play(log: ms.Log, until: int) -> None:
+        app = ms.App(log, processes=[Reminding], outboxes=[ms.Outbox("moving", lambda m: sent.append(m.body))])
+        with app:
+            give_up = time.monotonic() + 20
+            while len(sent) < until or any(status.behind for status in app.status()):
+                assert time.monotonic() < give_up
+                time.sleep(0.01)
+
+    with ms.open(str(tmp_path / "old.db")) as old:
+        ms.App(old, processes=[Reminding])
+        old.append("order-1", Ordered(total=3))
+        play(old, 1)
+        switch(old, target)
+    target.append("order-1", Ordered(total=4))
+    play(target, 2)
+    with target.connect() as db:
+        waiting = db.query(f"select due from {db.own('millstream_timers')} order by due")
+    assert sent == [3, 4]
+    assert len(waiting) == 2
 
 
 def test_an_unchanged_state_is_not_given_again(tmp_path):

@@ -6,7 +6,6 @@ import random
 from datetime import UTC, datetime, timedelta
 
 import duckdb
-import msgspec
 import polars as pl
 
 from millstream.frames import decode_frame, encode_frame
@@ -64,13 +63,13 @@ def play(flow: Flow, rows: pl.DataFrame, seed: int | None = None, *, final: bool
 
 def revived(pipeline: Pipeline, state: FlowState) -> FlowState:
     """A state as it is after a restart: only its parts were kept, as bytes."""
-    operators = []
-    for operator, held in zip(pipeline.operators, state.operators, strict=True):
+    held = []
+    for operator in state.operators:
         parts = tuple(
-            Part(part.id, part.low, part.high, decode_frame(encode_frame(part.frame))) for part in held.parts.items
+            Part(part.id, part.low, part.high, decode_frame(encode_frame(part.frame))) for part in operator.parts.items
         )
-        operators.append(operator.restore(Parts(parts, held.parts.next), pipeline.watermark(state)))
-    return msgspec.structs.replace(state, operators=tuple(operators))
+        held.append(Parts(parts, operator.parts.next))
+    return pipeline.restored(state.sources, state.late, held)
 
 
 def agree(result: pl.DataFrame, query: str, **frames: pl.DataFrame) -> None:

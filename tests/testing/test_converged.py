@@ -72,3 +72,11 @@ def test_a_log_says_what_was_captured_into_it(tmp_path: Path) -> None:
         assert_converged(url, log, "users")
     with pytest.raises(ms.UsageError, match="cannot be read here"):
         assert_converged("redis://localhost", [], "users")
+
+
+def test_a_table_that_is_not_there_yet_is_waited_for_and_named_in_the_end(tmp_path):
+    copy = f"sqlite:///{tmp_path}/copy.sqlite"
+    with pytest.raises(AssertionError, match="the sink has no table 'users'"):
+        assert_converged([{"id": 1}], copy, "users", timeout=0.1)
+    with pytest.raises(AssertionError, match="the source has no table 'users'"):
+        assert_converged(ms.open(), [], "users", timeout=0.1)

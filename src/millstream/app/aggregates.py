@@ -11,7 +11,7 @@ from ..storage.base import StagedAppend
 
 
 class LoadedAggregates:
-    """Loads and stages aggregates, with one repository per class: `cqrs.command.Aggregates`, filled in."""
+    """Loads and stages aggregates, with one repository per class: `cqrs.attempt.Aggregates`, filled in."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -28,6 +28,10 @@ class LoadedAggregates:
     def stage(self, aggregate: Any) -> StagedAppend | None:
         """What the aggregate has recorded, expecting the version that it was loaded at."""
         return self._repository(type(aggregate)).stage(aggregate)
+
+    def copy(self, aggregate: Any) -> Any:
+        """Another one in the same state and at the same version, with nothing recorded."""
+        return aggregate._copy()
 
     def _repository(self, cls: type[Any]) -> Repository[Any]:
         found = self._repositories.get(cls)

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self, TypeVar, overload
 
-from ..cqrs.command import Command, Commands
 from ..cqrs.errors import DuplicateHandler
 from ..cqrs.follower import Follower
 from ..cqrs.inline import InlineProjection
 from ..cqrs.lease import Leases
+from ..cqrs.outbox import Outbox
 from ..cqrs.past import At
+from ..cqrs.process import Process
 from ..cqrs.projection import Placement, Projection
 from ..cqrs.query import Answer, Asked, Behind, Queries, Query
 from ..cqrs.watch import Watch
@@ -23,10 +24,10 @@ from ..log import Log
 from ..storage.base import Receipt
 from ..streams.flow import Flow
 from ..time import Duration, seconds
-from .aggregates import LoadedAggregates
 from .flows import LiveFlow
 from .read_side import ReadSide
 from .supervisor import Background, State, Worker, WorkerStatus, supervised
+from .write import WriteSide
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Result = TypeVar("Result")
@@ -34,7 +35,7 @@ Result = TypeVar("Result")
 _LOOK_UP = 0.5
 
 
-class App(ReadSide):
+class App(WriteSide, ReadSide):
     """Commands, queries, projections, captures and flows on one log.
 
     Inline projections are level with the log, and the tables of all of them exist, when this returns. The
@@ -46,6 +47,9 @@ class App(ReadSide):
         projections: Where each projection is kept: ``Orders.inline()``, ``OrderSummary.into("read.db")``.
         captures: Objects with ``start(log)`` and ``stop()``, such as those that ``ms.capture`` makes.
         flows: Flows of ``ms.stream``, each ended with ``.to(…)``.
+        services: Objects that handlers of commands ask for by their types, `Decision`s among them.
+        processes: Classes of process managers.
+        outboxes: Where messages to the outside are posted; handlers ask for them as ``mail: ms.Outbox``.
 
     Raises:
         DuplicateHandler: Two projections have one name.
@@ -86,8 +90,16 @@ class App(ReadSide):
         projections: Sequence[Placement] = (),
         captures: Sequence[Background] = (),
         flows: Sequence[Flow | Background] = (),
+        services: Sequence[object] = (),
+        processes: Sequence[type[Process]] = (),
+        outboxes: Sequence[Outbox] = (),
     ) -> None:
-        self.log = log
+        super().__init__(
+            log,
+            _listed("services", services, "[mailer, registration]"),
+            _listed("processes", processes, "[Fulfilment]"),
+            _listed("outboxes", outboxes, "[ms.Outbox('mail', send)]"),
+        )
         projections = _listed("projections", projections, "[Orders.inline(), OrderSummary.into('read.db')]")
         for placement in projections:
             if not isinstance(placement, Placement):
@@ -105,7 +117,6 @@ class App(ReadSide):
         watch = Watch(log, moved)
         self._inline = [InlineProjection(log, p) for p in projections if p.inline]
         self._followers = {p.name: Follower(log, p, leases, moved, watch) for p in projections if not p.inline}
-        self._commands = Commands(log, LoadedAggregates(log))
         self._queries = Queries(log, self._placements, self._followers, moved)
         self._workers = [
             Worker(f.placement.name, "projection", f.run, settled=f.settled) for f in self._followers.values()
@@ -117,50 +128,13 @@ class App(ReadSide):
         for number, flow in enumerate(live, start=1):
             name = getattr(flow, "name", "") or f"flow-{number}"
             self._workers.append(Worker(name, "flow", supervised(flow, log)))
+        self._workers += self._write_workers()
         self._flows = {flow.name: flow for flow in live if isinstance(flow, LiveFlow)}
         self._ended = threading.Event()
         for follower in self._followers.values():
             follower.prepare()
         for inline in self._inline:
             inline.attach()
-
-    # --- the write side -------------------------------------------------------------------------------
-
-    def command(self, function: Function) -> Function:
-        """Have a function decide a command: ``@app.command``.
-
-        Its parameters are filled by type: the command, and aggregates, each loaded from the stream that the
-        command's ``ms.Ref`` field of the same name (or the only one of that class) holds. What they record is
-        appended in one commit. The function may run again after a conflict: no other effects in it.
-
-        Raises:
-            InvalidHandler: A parameter cannot be filled.
-            DuplicateHandler: The command has a handler already.
-        """
-        self._commands.register(function, sys._getframe(1))
-        return function
-
-    def execute(self, command: Command, *, id: str | None = None) -> Receipt:
-        """Have a command decided, and what it leads to written, all of it or nothing.
-
-        When another writer came first, the command is decided again on what is there then.
-
-        Args:
-            command: The command.
-            id: Names this request. The same command with the same id takes effect once, and gives the same
-                receipt, also from another process, after a crash, or when nothing was recorded.
-
-        Returns:
-            Where the events stand; give it to a query as ``after=``. ``count`` is 0 when there are none.
-
-        Raises:
-            UnknownCommand: It has no handler.
-            Rejected: The handler refused it. Nothing is left, and the id may be used again.
-            ConstraintViolated: An inline projection's table refused it. Nothing is left.
-            IdReused: The id stands for another command.
-            Contended: Others changed the aggregate first, again and again.
-        """
-        return self._commands.execute(command, id=id)
 
     # --- the read side --------------------------------------------------------------------------------
 
@@ -289,17 +263,25 @@ class App(ReadSide):
             worker.join()
         self._queries.close()
 
-    def run(self) -> None:
+    def run(self, *, on_failure: Callable[[str, str], object] | None = None) -> None:
         """Run the workers until `stop` is called from another thread, or Ctrl-C or SIGTERM comes.
+
+        Args:
+            on_failure: Called with the kind and name of a worker, and what went wrong, when it has failed for good.
 
         Raises:
             ConsumerFenced: Every worker was taken over by another process: there is nothing left to do here.
         """
+        told: set[Worker] = set()
         with _sigterm_as_interrupt():
             try:
                 self.start()
                 # A signal that comes just before the wait does not end it: look up now and then.
                 while not self._ended.wait(_LOOK_UP):
+                    for worker in self._workers if on_failure is not None else ():
+                        if worker.state in (State.FAILED, State.FENCED) and worker not in told:
+                            told.add(worker)
+                            on_failure(f"{worker.kind} {worker.name}", worker.describe() or "")  # type: ignore[misc]
                     if self._workers and all(worker.state is State.FENCED for worker in self._workers):
                         raise self._workers[0].error or ConsumerFenced(self._workers[0].name)
             except KeyboardInterrupt:
@@ -325,6 +307,8 @@ class App(ReadSide):
             reached = follower.position() if follower is not None else None
             if worker.kind == "flow" and worker.name in self._flows:
                 reached = self._flows[worker.name].position(self.log)
+            elif reached is None:
+                reached = self._write_position(worker)
             state = worker.state
             if follower is not None and state is State.RUNNING:
                 state = State(follower.mode) if follower.failure is None else State.FAILED

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ..cqrs.errors import ForeignReadModel, ProjectionFailed, ReadModelChanged
+from ..cqrs.errors import ForeignReadModel, ProcessFailed, ProjectionFailed, ReadModelChanged
 from ..errors import ConsumerFenced, MillstreamError, StreamClosed, Trimmed, UsageError
 from ..log import Log
 from ..streams.errors import FlowChanged
@@ -20,7 +20,16 @@ _LONGEST_PAUSE = 30.0
 _STEADY = 60.0
 """After so many seconds without a crash, the next one is taken as the first again."""
 
-_FINAL = (ProjectionFailed, ReadModelChanged, ForeignReadModel, Trimmed, UsageError, FlowChanged, StreamClosed)
+_FINAL = (
+    ProjectionFailed,
+    ProcessFailed,
+    ReadModelChanged,
+    ForeignReadModel,
+    Trimmed,
+    UsageError,
+    FlowChanged,
+    StreamClosed,
+)
 """What another start would not change."""
 
 _LOOK = 0.2
@@ -45,11 +54,11 @@ class WorkerStatus(msgspec.Struct, frozen=True):
 
     Attributes:
         name: What it keeps going.
-        kind: ``projection``, ``capture`` or ``flow``.
+        kind: ``projection``, ``capture``, ``flow``, ``process`` or ``outbox``.
         state: How it is; a failed or fenced one is not started again before the app is.
         restarts: How often it crashed and was started again.
         error: What went wrong last, if anything did.
-        position: How far a projection or a flow (as of its last checkpoint) has come in the log; None for captures.
+        position: How far it has come in the log, as of its last checkpoint; None for captures.
         behind: How many positions that is from the log's head.
     """
 

@@ -12,7 +12,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import MissingExtra, SourceUnavailable, UsageError
+import msgspec
+
+from ..errors import CaptureError, MissingExtra, SourceUnavailable, UsageError
 from .filters import Filters, Mask, RowFilter
 from .source import Options, Progress, Source
 from .sqlite import SQLiteSource
@@ -48,6 +50,7 @@ def capture(
     rows: Mapping[str, RowFilter] | None = None,
     mask: Mapping[str, Mask] | None = None,
     mask_key: bytes | str | None = None,
+    subjects: Mapping[str, str] | None = None,
 ) -> Capture:
     """Capture the changes of a database.
 
@@ -79,9 +82,10 @@ def capture(
         rows: By table, a function of a row (a dict, values as the source holds them) that says whether it is wanted.
             An update that takes a row out of what is wanted comes as DELETE, one that brings it in as INSERT.
         mask: By ``"table.column"``, what becomes of its values: ``"drop"`` leaves the column out, ``"redact"`` writes
-            ``***``, ``"hash"`` an HMAC-SHA256 under ``mask_key``, the same for the same value; or a function of a
-            value. NULL stays NULL.
+            ``***``, ``"hash"`` an HMAC-SHA256 under ``mask_key``, the same for the same value; ``"personal"``
+            encrypts it, until its subject is forgotten (`Log.forget`); or a function of a value. NULL stays NULL.
         mask_key: The secret of the hashes.
+        subjects: By table, whose its personal values are, by columns of the row: ``{"users": "customer-{id}"}``.
 
     Raises:
         UsageError: The URL, the tables or the filters cannot be used.
@@ -102,7 +106,7 @@ def capture(
         heartbeat=heartbeat, slot_limit=slot_limit, drop_slot=drop_slot, failover=failover, chunk_rows=chunk_rows,
         server_id=server_id,
     )  # fmt: skip
-    filters = Filters(columns, rows, mask, mask_key, chosen)
+    filters = Filters(columns, rows, mask, mask_key, chosen, subjects)
     return Capture(_source(url, options), name=name, prefix=prefix, filters=filters if filters else None)
 
 
@@ -152,6 +156,8 @@ class Capture:
         self.given_name = name
         """The name that it was given."""
         self._stopping = threading.Event()
+        self.grown = threading.Event()
+        """Set when a table was added that the run at hand does not know of."""
         self._worker: Worker | None = None
         self._thread: threading.Thread | None = None
 
@@ -227,6 +233,28 @@ class Capture:
         """Read a table again: its rows come as READs once more, after a TRUNCATE, and no other table is touched.
         A running capture does it within seconds, another one when it is run next."""
         ask_to_read_again(log, self.checkpoint, table)
+
+    def add(self, *tables: str) -> None:
+        """Capture more tables. A running capture begins with them within seconds, and the others are not read again.
+        What is captured when the program starts the next time is for its `capture` to say: name them there, too.
+
+        Raises:
+            UsageError: All tables of the source are captured anyway.
+            CaptureError: One is not there, or cannot be captured; nothing has changed then.
+        """
+        source, before = self.source, self.source.options
+        if before.tables is None:
+            raise UsageError("this capture takes all tables of its source", hint="A new one is taken when it is run")
+        known = {finding.about for finding in source.check() if finding.level == "error"}
+        source.options = msgspec.structs.replace(before, tables=tuple(dict.fromkeys((*before.tables, *tables))))
+        try:
+            for finding in source.check():
+                if finding.level == "error" and finding.about not in known:
+                    raise CaptureError(f"{source.url}: {finding.about}", hint=finding.mend)
+        except BaseException:
+            source.options = before
+            raise
+        self.grown.set()
 
     def start(self, log: Log, *, resync: bool = False) -> None:
         """Run in the background. When this returns, the snapshot of each table has begun: what a program does
@@ -308,8 +336,8 @@ class Capture:
                 worker.drain(self._stopping)
             else:
                 worker.session.acknowledge(worker.checkpoint.position)
-                if worker.asked():
-                    return
+            if worker.asked():
+                return
 
 
 def stream_of(table: str) -> str:

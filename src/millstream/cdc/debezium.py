@@ -40,6 +40,7 @@ _OPERATIONS = {"INSERT": "c", "UPDATE": "u", "DELETE": "d", "READ": "r", "TRUNCA
 _EPOCH = datetime(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
 _DAYS_OF_A_MONTH = 365.25 / 12
+_NO_NUMBERS = {"NaN": "NAN", "Infinity": "POSITIVE_INFINITY", "-Infinity": "NEGATIVE_INFINITY"}
 _INFINITIES = {"infinity": 9223372036825200000, "-infinity": -9223372036832400000}
 
 
@@ -141,13 +142,16 @@ def _source(recorded: Recorded, change: Change) -> dict[str, Any]:
                 "txId": about.get("xid"),
                 "lsn": lsn,
                 "xmin": None,
+                "origin": None,
+                "origin_lsn": None,
             }
         case "mysql":
+            file, offset = about.get("position") or (None, None)
             source |= {
                 "server_id": about.get("server_id", 0),
                 "gtid": about.get("gtid"),
-                "file": about.get("file"),
-                "pos": about.get("pos", about.get("position")),
+                "file": file,
+                "pos": offset,
                 "row": 0,
                 "thread": None,
                 "query": None,
@@ -156,9 +160,9 @@ def _source(recorded: Recorded, change: Change) -> dict[str, Any]:
 
 
 def _connector(about: dict[str, Any]) -> str:
-    if "lsn" in about or "xid" in about:
+    if "lsn" in about or "database" in about:
         return "postgresql"
-    if about.keys() & {"gtid", "file", "server_id", "binlog"}:
+    if "position" in about:
         return "mysql"
     return "sqlite" if "changes" in about else "millstream"
 
@@ -198,10 +202,9 @@ def _of_kind(value: Any, kind: str, type: str) -> Any:
         return [None if item is None else _of_kind(item, kind.removesuffix("[]"), type) for item in value]
     match value:
         case datetime() if kind == "timestamptz":
-            text = value.astimezone(UTC).isoformat()
-            whole, dot, fraction = text.removesuffix("+00:00").partition(".")
-            fraction = fraction.rstrip("0")
-            return f"{whole}{dot if fraction else ''}{fraction}Z"
+            digits = _digits(type)
+            text = value.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00")
+            return f"{text[: 20 + digits] if digits else text[:19]}Z"
         case datetime():
             micros = (value - _EPOCH) // _MICROSECOND
             return micros // 1_000 if _digits(type) <= 3 else micros
@@ -218,7 +221,7 @@ def _of_kind(value: Any, kind: str, type: str) -> Any:
             days = value.months * _DAYS_OF_A_MONTH + value.days
             return int(days * 86_400_000_000 + value.microseconds)
         case Decimal():
-            return format(value, "f") if value.is_finite() else str(value)
+            return format(value, "f") if value.is_finite() else _NO_NUMBERS[str(value)]
         case str() if kind == "timestamp" and value in _INFINITIES:
             return _INFINITIES[value]
     return encode_value(value, kind)
@@ -251,5 +254,5 @@ def _digits(type: str) -> int:
 
 
 def _is_mysql(type: str) -> bool:
-    # PostgreSQL's are called timestamp, and "time without time zone" or time.
-    return type.startswith("datetime")
+    # PostgreSQL's say whether they have a zone, or are called timestamptz.
+    return type.startswith("datetime") or (type.startswith("timestamp") and "zone" not in type and "tz" not in type)

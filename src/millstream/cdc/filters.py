@@ -9,17 +9,21 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ..errors import CaptureError, UsageError
+from .masking import Personal
 from .shape import Column, Shape
 from .source import Batch, Piece
 from .values import UNCHANGED, Row, Unchanged, decode_row, encode_any
 
+if TYPE_CHECKING:
+    from ..log.personal.keys import Keys
+
 Mask = str | Callable[[Any], Any]
-"""``"drop"``, ``"hash"``, ``"redact"``, or a function of a value."""
+"""``"drop"``, ``"hash"``, ``"redact"``, ``"personal"``, or a function of a value."""
 
 RowFilter = Callable[[Row], object]
 
@@ -46,6 +50,7 @@ class Filters:
         mask: Mapping[str, Mask] | None,
         mask_key: bytes | str | None,
         tables: Sequence[str] | None = None,
+        subjects: Mapping[str, str] | None = None,
     ) -> None:
         key = mask_key.encode() if isinstance(mask_key, str) else mask_key
         masks: dict[str, dict[str, Mask]] = {}
@@ -53,9 +58,15 @@ class Filters:
             table, dot, column = name.rpartition(".")
             if not dot or not table or not column:
                 raise UsageError(f"mask= names {name!r}", hint="Write table and column: mask={'users.email': 'hash'}")
-            if not callable(how) and how not in ("drop", "hash", "redact"):
+            if not callable(how) and how not in ("drop", "hash", "redact", "personal"):
                 raise UsageError(
-                    f"{name!r} cannot be masked by {how!r:.40}", hint="Give 'drop', 'hash', 'redact' or a function"
+                    f"{name!r} cannot be masked by {how!r:.40}",
+                    hint="Give 'drop', 'hash', 'redact', 'personal' or a function",
+                )
+            if how == "personal" and table not in (subjects or {}):
+                raise UsageError(
+                    f"{name!r} is to be personal, but nothing says whose it is",
+                    hint=f"Name the person by columns of the row: subjects={{{table!r}: 'customer-{{id}}'}}",
                 )
             if how == "hash" and not key:
                 raise UsageError(
@@ -69,13 +80,26 @@ class Filters:
         for table, wanted in (rows or {}).items():
             if not callable(wanted):
                 raise UsageError(f"rows= gives {wanted!r:.40} for {table!r}", hint="Give a function of a row")
+        for table in subjects or {}:
+            if "personal" not in masks.get(table, {}).values():
+                raise UsageError(
+                    f"subjects= names {table!r}, of which nothing is personal",
+                    hint=f"Say what is: mask={{'{table}.email': 'personal'}}",
+                )
         named = {*(columns or {}), *(rows or {}), *masks}
         if tables is not None and (unknown := sorted(named - set(tables))):
             raise UsageError(
                 f"filters are given for {unknown[0]!r}, which is not captured", hint=f"tables= has {', '.join(tables)}"
             )
         self._tables = {
-            name: TableFilter(name, (columns or {}).get(name), (rows or {}).get(name), masks.get(name, {}), key)
+            name: TableFilter(
+                name,
+                (columns or {}).get(name),
+                (rows or {}).get(name),
+                masks.get(name, {}),
+                key,
+                Personal(name, masks[name], subjects[name]) if subjects and name in subjects else None,
+            )
             for name in named
         }
 
@@ -86,12 +110,17 @@ class Filters:
         """The filter of a table; None when it has none."""
         return self._tables.get(table)
 
-    def batch(self, batch: Batch) -> Batch:
-        """A batch with its pieces filtered, in place: what was put ahead is not filtered a second time."""
+    def batch(self, batch: Batch, keys: Keys) -> Batch:
+        """A batch with its pieces filtered, in place: what was put ahead is not filtered a second time.
+
+        Args:
+            keys: Where the keys of personal values are.
+        """
         for piece in (*batch.ahead, *batch.pieces):
             found = self._tables.get(piece.table) if piece.stream is None and piece.ref is None else None
             if found is not None and piece.shape is not None and piece.count:
                 found.piece(piece)
+                found.seal(piece, keys)
         ahead = [piece for piece in batch.ahead if piece.count]
         pieces = [piece for piece in batch.pieces if piece.count]
         return Batch(pieces, batch.position, batch.state, ahead)
@@ -107,11 +136,13 @@ class TableFilter:
         rows: RowFilter | None,
         masks: dict[str, Mask],
         key: bytes | None,
+        personal: Personal | None = None,
     ) -> None:
         self.table = table
         self._columns = None if columns is None else frozenset(columns)
         self._rows = rows
-        self._masks = {name: how for name, how in masks.items() if how != "drop"}
+        self.personal = personal
+        self._masks = {name: how for name, how in masks.items() if how not in ("drop", "personal")}
         self._dropped = frozenset(name for name, how in masks.items() if how == "drop")
         self._key = key
         self._shapes: dict[Shape, Shape] = {}
@@ -125,7 +156,8 @@ class TableFilter:
         """
         found = self._shapes.get(shape)
         if found is None:
-            if missing := sorted({*self._masks, *self._dropped} - set(shape.names)):
+            personal = self.personal.columns if self.personal is not None else ()
+            if missing := sorted({*self._masks, *self._dropped, *personal} - set(shape.names)):
                 raise CaptureError(
                     f"table {self.table!r} has no column {missing[0]!r}, which is to be masked",
                     hint="Give its present name in mask=: under another one its values would come as they are",
@@ -135,7 +167,9 @@ class TableFilter:
                     f"column {gone[0]!r} of {self.table!r} is of the key, and cannot be left out",
                     hint="Mask it by 'hash': rows stay apart, and nobody can read it",
                 )
-            found = Shape(tuple(self._column(c) for c in shape.columns if self._keeps(c.name)), shape.key)
+            found = Shape(tuple(self._column(c) for c in shape.columns if self._keeps(c.name)), shape.key, personal)
+            if self.personal is not None:
+                self.personal.check(found, self._masks)
             self._shapes[shape] = found
         return found
 
@@ -177,6 +211,11 @@ class TableFilter:
         if len(kept) < piece.count:
             piece.metadata = _renumbered(piece.metadata, kept, piece.count)
             piece.count = len(kept)
+
+    def seal(self, piece: Piece, keys: Keys) -> None:
+        """Seal the personal values in a piece that is otherwise as the log has it."""
+        if self.personal is not None and piece.type == "Change" and piece.count:
+            piece.body = self.personal.sealed(piece.body, keys)
 
     def _line(self, line: bytes, shape: Shape) -> bytes | None:
         change = _rows.decode(line)

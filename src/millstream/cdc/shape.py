@@ -28,10 +28,17 @@ class Column(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """A table's columns, and those of them whose values tell a row from all others (none for a keyless table)."""
+    """A table's columns as its rows have them.
+
+    Attributes:
+        columns: All of them.
+        key: Those whose values tell a row from all others; none for a keyless table.
+        personal: Those whose values are sealed in the log.
+    """
 
     columns: tuple[Column, ...]
     key: tuple[str, ...] = ()
+    personal: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -46,7 +53,10 @@ class Shape(msgspec.Struct, frozen=True):
 
 @cache
 def _text(shape: Shape) -> str:
-    return _MARK + msgspec.json.encode(shape).decode()
+    said = {"columns": shape.columns, "key": shape.key}
+    if shape.personal:
+        said["personal"] = shape.personal  # as `millstream.events.sealed_in_rows` reads it
+    return _MARK + msgspec.json.encode(said).decode()
 
 
 @cache

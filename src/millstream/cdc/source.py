@@ -219,6 +219,9 @@ class Source(Protocol):
     url: str
     """Its address, without credentials."""
 
+    options: Options
+    """What it was told; asked anew by each visit."""
+
     def identity(self) -> str:
         """The same for each visit to this database, another for every other one. May set it up."""
 

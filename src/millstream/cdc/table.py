@@ -87,10 +87,16 @@ def image(log: Log, name: str, *, at: Moment | None = None, position: int | None
     Raises:
         StreamNotFound, InvalidPosition, Trimmed: As in `table`.
         ReadOnlyLog: The log was opened to be read.
+        UsageError: It has personal columns, which an image would hold in the clear.
     """
     stream, until = moment_of(log, name, at, position, prefix)
     if log.store.readonly:
         raise ReadOnlyLog(log.location)
+    if images.holds_sealed(log, stream):
+        raise UsageError(
+            f"no image is kept of {name!r}: its personal values would be in the clear",
+            hint="Read the table without one; or capture it once more, under another name, without these columns",
+        )
     state = state_at(log, stream, until, keep="all")
     if all(known.position != until for known in images_of(log, stream)):
         images.keep(log, stream, until, state)

@@ -14,6 +14,7 @@ import polars as pl
 from ..errors import CaptureError, UsageError, VersionConflict
 from ..log.checkpoints import peek
 from ..log.reading import scope_of
+from ..personal import Erased
 from ..storage.base import Encoding, StagedAppend, StagedRun
 from ..time import from_micros
 from .capture import Capture
@@ -277,7 +278,15 @@ class _Comparison:
     def _differing(self, row: Row, known: Row) -> tuple[str, ...]:
         """The columns whose values are not the same; two texts of one value are."""
         mine, theirs = decode_row(row, self.shape), decode_row(known, self.shape)
-        return tuple(name for name in self.shape.names if not _equal(mine.get(name), theirs.get(name)))
+        erased = {
+            column.name
+            for column in self.shape.columns
+            if column.name in self.shape.personal
+            and known.get(column.name) == (Erased if column.kind in ("any", "text") else None)
+        }
+        return tuple(
+            name for name in self.shape.names if name not in erased and not _equal(mine.get(name), theirs.get(name))
+        )
 
     def _by_count(self, state: TableState) -> Iterator[tuple[RowDifference, Row | None, Row | None]]:
         """Rows without a key: how often each stands on either side."""
@@ -342,6 +351,9 @@ class _Comparison:
             for _, row, known in due
         ]
         pieces = pieces_of(self.table, self.shape, events, {"repair": True})
+        for piece in pieces:
+            if self.filter is not None:
+                self.filter.seal(piece, self.log.keys)
         append = StagedAppend(self.stream, [_staged(piece) for piece in pieces], expect=version)
         append.count = len(events)
         self.log.commit([append])

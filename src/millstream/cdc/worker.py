@@ -66,6 +66,7 @@ class Worker:
         """The streams that are known to be this capture's."""
         self._visited = False
         self._looked_at = 0.0
+        self._asked = False
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="millstream-capture-commit")
 
     def take(self) -> None:
@@ -83,6 +84,8 @@ class Worker:
     @contextmanager
     def visit(self) -> Iterator[None]:
         """An open source, from the checkpoint on."""
+        self.capture.grown.clear()
+        self._asked = False
         asked = self._requests()
         for table in asked & self.state.tables.keys():
             self.state.tables[table].restart()
@@ -98,11 +101,19 @@ class Worker:
         self._committer.shutdown()
 
     def asked(self) -> bool:
-        """Whether the capture is asked to read a table again. Looks once a second."""
-        if time.monotonic() - self._looked_at < ASK_EVERY:
-            return False
-        self._looked_at = time.monotonic()
-        return bool(self._requests())
+        """Whether the capture is asked to read a table again, or one more: then another visit is due.
+
+        Looks once a second. Not before the tables are read that it has: some would be read from their beginning again.
+        """
+        if self.capture.grown.is_set():
+            return True
+        if not self._asked and time.monotonic() - self._looked_at >= ASK_EVERY:
+            self._looked_at = time.monotonic()
+            self._asked = bool(self._requests())
+        return self._asked
+
+    def _wanted(self) -> bool:
+        return all(progress.done for progress in self.state.tables.values()) and self.asked()
 
     def _requests(self) -> set[str]:
         with self.log.connect() as db:
@@ -163,7 +174,7 @@ class Worker:
         position, state = self.checkpoint.position, self.state
         under_way: Future[int] | None = None
         try:
-            while stopping is None or not stopping.is_set():
+            while stopping is None or not (stopping.is_set() or self._wanted()):
                 try:
                     batch = self.session.poll(position, state, whole=stopping is None)
                 except CaptureError:
@@ -212,7 +223,7 @@ class Worker:
     def _commit(self, batch: Batch, asked: Set[str] = frozenset()) -> int:
         """Events, checkpoint and state in one commit; how many events there were."""
         if self.capture.filters is not None:
-            batch = self.capture.filters.batch(batch)
+            batch = self.capture.filters.batch(batch, self.log.keys)
         if batch.ahead:
             self._put_ahead(batch.ahead)
             return 0

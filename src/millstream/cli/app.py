@@ -14,12 +14,15 @@ from typer.core import TyperGroup
 from ..errors import MillstreamError
 from . import (
     append,
+    apps,
     archive,
     backup,
     cdc,
     compact,
     copy,
     forget,
+    inline,
+    outbox,
     postgres,
     projection,
     query,
@@ -223,6 +226,26 @@ _postgres = typer.Typer(help="Look after a log in PostgreSQL.", rich_markup_mode
 _add("grants", postgres.grants, _postgres)
 _add("status", postgres.status, _postgres)
 app.add_typer(_postgres, name="postgres")
+
+_apps = typer.Typer(help="An app of your own: run it, and see how it is.", rich_markup_mode="rich")
+_add("run", apps.run, _apps)
+_add("status", apps.status, _apps)
+app.add_typer(_apps, name="app")
+
+_commands = typer.Typer(help="Commands of an app of your own.", rich_markup_mode="rich")
+_add("send", apps.send, _commands)
+_add("ls", apps.ls, _commands)
+app.add_typer(_commands, name="command")
+
+_inline = typer.Typer(help="The inline projections that everyone who appends must have.", rich_markup_mode="rich")
+_add("ls", inline.ls, _inline)
+_add("retire", inline.retire, _inline)
+app.add_typer(_inline, name="inline")
+
+_outbox = typer.Typer(help="Messages to the outside that could not be sent.", rich_markup_mode="rich")
+for _name in ("ls", "retry", "skip"):
+    _add(_name, getattr(outbox, _name), _outbox)
+app.add_typer(_outbox, name="outbox")
 
 _schema = typer.Typer(help="How the shapes of stored events agree with today's classes.", rich_markup_mode="rich")
 _add("check", schema.check, _schema)

@@ -1,17 +1,18 @@
-"""Apps as the command line names them: ``module:name``, found from the current folder."""
+"""``millstream app`` and ``millstream command``: an app of one's own, run and sent commands."""
 
 from __future__ import annotations
 
-import importlib
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from ..errors import NotFound, UsageError
+from ..errors import UsageError
+from .options import OutputFormat
+from .output import chosen, note, write_record, write_rows
 
 if TYPE_CHECKING:
     from ..app.app import App
@@ -19,22 +20,47 @@ if TYPE_CHECKING:
 AppName = Annotated[
     str,
     typer.Argument(
-        metavar="APP", help="The app: module:name, such as shop:app, found from this folder.", show_default=False
+        metavar="MODULE:APP",
+        help="Where the app is: a module that can be imported from here, and the ms.App in it, or a function that"
+        " makes one.",
+        show_default=False,
     ),
 ]
 
-_FORM = "Write module:name, such as shop:app for the app in shop.py"
+
+def load(place: str) -> App:
+    """The app that ``module:app`` names; the current folder is looked in first.
+
+    Raises:
+        UsageError: There is none.
+    """
+    from ..app.app import App
+
+    module, colon, path = place.partition(":")
+    if not (colon and module and path):
+        raise UsageError(f"{place!r:.60} does not name an app", hint="Write module:app, such as shop:app")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found: Any = import_module(module)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        raise UsageError(f"{module} cannot be imported: {said}", hint="--debug shows where that arose") from error
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise UsageError(f"{module} has no {path}", hint="Name the variable that holds the ms.App")
+        found = getattr(found, name)
+    if callable(found) and not isinstance(found, App):
+        found = found()
+    if not isinstance(found, App):
+        raise UsageError(f"{place} is no millstream.App but {found!r:.60}", hint="Name the variable that holds one")
+    return found
 
 
 @contextmanager
-def opened(name: str) -> Iterator[App]:
-    """The app of a name; its log is closed at the end.
-
-    Raises:
-        UsageError: The name is none, or stands for something else.
-        NotFound: There is no such module, or nothing of that name in it.
-    """
-    app = load(name)
+def opened(place: str) -> Iterator[App]:
+    """The same app; its log is closed at the end."""
+    app = load(place)
     try:
         yield app
     finally:
@@ -42,24 +68,82 @@ def opened(name: str) -> Iterator[App]:
         app.log.close()
 
 
-def load(name: str) -> App:
-    """The app of a name."""
-    from ..app.app import App
+def run(app: AppName) -> None:
+    """Run an app's projections, processes, outboxes, captures and flows.
 
-    module, colon, attribute = name.partition(":")
-    if not (module and colon and attribute):
-        raise UsageError(f"{name!r:.80} does not name an app", hint=_FORM)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0] and error.name != module:
-            raise
-        raise NotFound(f"there is no module {module!r} in {os.getcwd()}", hint=_FORM) from error
-    app = getattr(found, attribute, None)
-    if app is None:
-        raise NotFound(f"module {module!r} has no {attribute!r}", hint=_FORM)
-    if not isinstance(app, App):
-        raise UsageError(f"{name} is {type(app).__name__}, not an app", hint="Name what ms.App(…) gave")
-    return app
+    Until Ctrl-C or SIGTERM, which end it after the work at hand. What crashes
+    is started again; what fails for good is told on stderr.
+
+    \bExamples:
+      $ timeout -s INT 2 millstream app run shop:app || test $? = 124
+      $ timeout -s INT 2 millstream app run shop:make_app || test $? = 124
+    """
+    loaded = load(app)
+    names = [f"{status.kind} {status.name}" for status in loaded.status()]
+    if sys.stderr.isatty():
+        note(f"running {', '.join(names) or 'nothing: the app has no workers'}; Ctrl-C ends it")
+    loaded.run(on_failure=lambda name, error: note(f"{name}: {error}"))
+
+
+def status(app: AppName, output: OutputFormat = None) -> None:
+    """Show an app's workers, and how far each has come in the log.
+
+    \bExamples:
+      $ millstream app status shop:app
+      $ millstream app status shop:app --output json
+    """
+    rows = load(app).status()
+    write_rows(rows, ("kind", "name", "position", "behind", "error"), chosen(output))
+
+
+def send(
+    app: AppName,
+    name: Annotated[str, typer.Argument(metavar="COMMAND", help="The command's class.", show_default=False)],
+    data: Annotated[
+        Optional[str],  # noqa: UP045 - read at run time
+        typer.Argument(metavar="JSON", help="Its fields, as a JSON object. Default: stdin.", show_default=False),
+    ] = None,
+    id: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--id", metavar="ID", help="Names this request: a repeat has no effect and gets the same receipt."
+        ),
+    ] = None,
+    correlation: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--correlation", metavar="ID", help="The conversation that it belongs to."),
+    ] = None,
+    output: OutputFormat = None,
+) -> None:
+    """Have an app execute a command, and report the receipt.
+
+    It is checked and decided as by app.execute, with the app's middleware and
+    inline projections. A command that is refused ends with code 5.
+
+    \bExamples:
+      $ millstream command send shop:app AddUser '{"user": "u1", "email": "a"}'
+      $ millstream command send shop:app AddUser --id r-7 < user.json
+    """
+    loaded = load(app)
+    text = sys.stdin.read() if data is None else data
+    receipt = loaded.execute(loaded.parse(name, text), id=id, correlation=correlation)
+    write_record(
+        {
+            "events": receipt.count,
+            "position": receipt.position,
+            "stream": receipt.stream,
+            "version": receipt.version,
+        },
+        chosen(output),
+    )
+
+
+def ls(app: AppName, output: OutputFormat = None) -> None:
+    """List the commands that an app handles, with their fields.
+
+    \bExamples:
+      $ millstream command ls shop:app
+      $ millstream command ls shop:app --output json
+    """
+    rows = [{"command": name, "fields": ", ".join(fields)} for name, fields in load(app).commands().items()]
+    write_rows(rows, ("command", "fields"), chosen(output))

@@ -43,9 +43,11 @@ def grants(
     _check(url)
     from ..cdc.parking import TABLES as PARKED
     from ..cdc.worker import TABLES as CAPTURES
+    from ..cqrs.delivery import TABLES as OUTBOXES
     from ..cqrs.failures import TABLES as FAILURES
     from ..cqrs.lease import TABLES as LEASES
     from ..cqrs.projection import TABLES as PROJECTIONS
+    from ..cqrs.timers import TABLES as TIMERS
     from ..cqrs.versions import TABLES as VERSIONS
     from ..log.checkpoints import TABLES as CHECKPOINTS
     from ..log.images import TABLES as IMAGES
@@ -56,7 +58,7 @@ def grants(
 
     ability = Ability.READ if read else Ability.APPEND if append else Ability.CONSUME
     consumers = CHECKPOINTS | PROJECTIONS | VERSIONS | FAILURES | LEASES
-    consumers |= FLOWS | CAPTURES | PARKED | SNAPSHOTS | IMAGES
+    consumers |= FLOWS | CAPTURES | PARKED | SNAPSHOTS | IMAGES | TIMERS | OUTBOXES
     for statement in grants(parse_url(url), role, ability, consumers):
         typer.echo(f"{statement};")
 

@@ -9,12 +9,13 @@ from typing import Any
 from ..log.handlers import InvalidHandler, Parameter, resolve
 
 
-def parameters(function: Any, frame: FrameType) -> list[Parameter]:
+def parameters(function: Any, frame: FrameType, *, coroutines: bool = False) -> list[Parameter]:
     """The parameters of a handler function, in order.
 
     Args:
         function: The function.
         frame: Where it is defined, for annotations that are strings and name what is local there.
+        coroutines: Whether it may be a coroutine function.
 
     Raises:
         InvalidHandler: It is not a plain function.
@@ -22,7 +23,7 @@ def parameters(function: Any, frame: FrameType) -> list[Parameter]:
     name = getattr(function, "__qualname__", repr(function))
     if not isinstance(function, FunctionType):
         raise InvalidHandler(name, "it is not a function", hint="Put the decorator on a def")
-    if inspect.iscoroutinefunction(function):
+    if inspect.iscoroutinefunction(function) and not coroutines:
         raise InvalidHandler(name, "it is a coroutine function", hint="Write it with a plain def")
     names = {**frame.f_globals, **frame.f_locals}
     return [

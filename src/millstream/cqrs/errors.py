@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..errors import MillstreamError, UsageError
 
 
@@ -10,10 +12,12 @@ class UnknownCommand(UsageError):
 
     code = "unknown-command"
 
-    def __init__(self, command: str) -> None:
+    def __init__(self, command: str, known: Sequence[str] = ()) -> None:
         super().__init__(
             f"there is no handler for the command {command}",
-            hint="Register one with @app.command; its first parameter has the command's type",
+            hint="Register one with @app.command; its first parameter has the command's type"
+            if not known
+            else f"Those that there are: {', '.join(sorted(known))}",
         )
         self.command = command
 
@@ -83,6 +87,25 @@ class ReadModelBehind(MillstreamError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems), hint='Settle it: millstream projection show; or ask with behind="answer"')
         self.problems = problems
+
+
+class ProcessFailed(MillstreamError):
+    """A process stands still: its handler raised, or a command that it sent failed for no reason of the domain's.
+
+    All before it is kept. The error itself is the ``__cause__``.
+    """
+
+    code = "process-failed"
+
+    def __init__(self, process: str, position: int, type: str, error: str) -> None:
+        super().__init__(
+            f"process {process!r} stopped at position {position} ({type}): {error}",
+            hint="Mend its handler, or the command's, and start the app again; it goes on there",
+        )
+        self.process = process
+        self.position = position
+        self.type = type
+        self.error = error
 
 
 class ReadModelChanged(MillstreamError):

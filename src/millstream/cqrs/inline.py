@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 
 from ..errors import DatabaseError, ReadOnlyLog, StorageError
@@ -42,6 +43,7 @@ class InlineProjection:
     def attach(self) -> None:
         """Create the tables, catch up with the log, and be part of its commits from here on.
 
+        From then on, a process that lacks it is refused when it appends events of its types: `InlineMissing`.
         With a log that was opened to be read there is nothing to do: those who write it keep the tables.
 
         Raises:
@@ -54,7 +56,8 @@ class InlineProjection:
             return
         while self._catch_up():
             pass
-        self._log.inline(self.placement.consumer, self.placement.types, self._handle)
+        fingerprint = hashlib.sha256(self.placement.projection.schema.encode()).hexdigest()
+        self._log.inline(self.placement.consumer, self.placement.types, self._handle, fingerprint=fingerprint)
 
     def _prepare(self, db: Database, receipt: Receipt) -> None:
         self.placement.prepare(db, self._log)

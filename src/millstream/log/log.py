@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
-from ..errors import MissingExtra, StreamNotFound, UsageError
+from ..errors import MillstreamError, MissingExtra, NotFound, StreamNotFound, UsageError
 from ..events import Event
 from ..evolution import stored_names
 from ..storage.base import Matching, Receipt, Request, StagedAppend
 from ..storage.contract import Store
 from ..storage.database import Database
+from ..storage.inline import Registered
 from ..storage.sqlite import SQLiteStore
 from ..time import Clock, Duration, Moment, duration_micros, from_micros
 from .captured import CapturedTables
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from .retention.trim import Trimming
     from .verify import Verified
 
+
+_PROJECTION = "projection:"
+"""What the names of projections' handlers begin with."""
 
 _LONGEST_WAIT = 2_000_000.0
 """Seconds; a longer limit is one that never ends, and databases count them in milliseconds of 31 bits."""
@@ -250,10 +254,22 @@ class Log(Reader, CapturedTables):
         """
         return self.store.commit(_request([each for each in appends if each is not None], id, digest, work))
 
-    def transaction(self, *, id: str | None = None) -> Transaction:
+    def commit_all(self, requests: Sequence[Request]) -> list[Receipt | MillstreamError]:
+        """Make several commits at once, on disk together: each of them happens, or is refused, by itself.
+
+        Returns:
+            For each request its receipt, or why it was refused.
+        """
+        return self.store.commit_all(requests)
+
+    def transaction(self, *, id: str | None = None, digest: bytes | None = None) -> Transaction:
         """Several appends, and SQL on the log's database, in one commit.
 
         Appends are buffered; the writer lock is taken at the first SQL statement, or at the end.
+
+        Args:
+            id: As in `append`.
+            digest: What the id stands for; by default, the content of the appends.
 
         Example:
             >>> import millstream as ms
@@ -264,7 +280,7 @@ class Log(Reader, CapturedTables):
             >>> tx.receipt.count
             2
         """
-        return Transaction(self, id)
+        return Transaction(self, id, digest)
 
     def close_stream(self, stream: str, *, reason: str = "", expect: int | None = None) -> Receipt:
         """Close a stream for good: a last ``StreamClosed`` event, and no append after it. Its past stays.
@@ -278,7 +294,7 @@ class Log(Reader, CapturedTables):
         staged = stage(stream, StreamClosedEvent(reason=reason), expect=expect, close=True)
         return self.store.commit(Request([staged]))
 
-    def inline(self, name: str, types: Types, handler: InlineHandler) -> None:
+    def inline(self, name: str, types: Types, handler: InlineHandler, *, fingerprint: str | None = None) -> None:
         """Run a handler inside every commit of this process that appends one of these types.
 
         What it does to the database and the append happen together or not at all; an error that it raises
@@ -288,6 +304,8 @@ class Log(Reader, CapturedTables):
             name: Names the handler; another one of that name takes its place.
             types: Event classes or type names; None for all.
             handler: Called with the database and the runs of one stream.
+            fingerprint: Have everyone who appends these types need the handler, from now on, and of this fingerprint:
+                a process that lacks it is refused. `retire_inline` ends that.
         """
         wanted = type_names(types)
 
@@ -296,7 +314,33 @@ class Log(Reader, CapturedTables):
             if runs:
                 handler(database, runs)
 
-        self.store.inline(name, None if wanted is None else stored_names(wanted), handle)
+        stored = None if wanted is None else frozenset(stored_names(wanted))
+        self.store.inline(name, stored, handle, fingerprint)
+        if fingerprint is not None and not self.store.readonly:
+            registered = Registered(fingerprint, None if stored is None else tuple(sorted(stored)))
+            if self.store.registered_inline().get(name) != registered:
+                self.store.register_inline(name, registered)
+
+    def inline_projections(self) -> dict[str, tuple[str, ...] | None]:
+        """The inline handlers that everyone must have who appends their types: by name, the types (None: all)."""
+        found = self.store.registered_inline()
+        return {name.removeprefix(_PROJECTION): found[name].types for name in sorted(found)}
+
+    def retire_inline(self, name: str) -> None:
+        """Let events be appended without an inline handler again; what it has kept so far stays as it is.
+
+        Raises:
+            NotFound: None of that name is registered.
+        """
+        known = self.store.registered_inline()
+        if name not in known and f"{_PROJECTION}{name}" in known:
+            name = f"{_PROJECTION}{name}"
+        if name not in known:
+            raise NotFound(
+                f"no inline projection {name!r} is registered",
+                hint=f"There are: {', '.join(self.inline_projections()) or 'none'}",
+            )
+        self.store.register_inline(name, None)
 
     # --- the rest -------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 import polars as pl
 
 from ..errors import DamagedLog, InvalidEvent, KeyLost, KeysNeeded, MissingExtra, NotFound
@@ -478,11 +479,16 @@ def enveloped(group: list[Run], frame: pl.DataFrame) -> pl.DataFrame:
             pl.lit(run.type).alias("_type"),
             pl.lit(run.recorded).cast(pl.Datetime("us", "UTC")).alias("_time"),
         )
-    rows = [
-        (run.position + i, run.stream, run.version + i, run.type, run.recorded)
-        for run in group
-        for i in range(run.count)
-    ]
-    schema = {**ENVELOPE, "_time": pl.Int64()}
-    about = pl.DataFrame(rows, schema=schema, orient="row").with_columns(pl.col("_time").cast(pl.Datetime("us", "UTC")))
+    counts = np.array([run.count for run in group])
+    of = np.repeat(np.arange(len(group)), counts)
+    places = np.arange(len(of)) - np.repeat(np.cumsum(counts) - counts, counts)
+    about = pl.DataFrame(
+        {
+            "_position": np.array([run.position for run in group], np.int64)[of] + places,
+            "_stream": pl.Series([run.stream for run in group], dtype=pl.String).gather(of),
+            "_version": np.array([run.version for run in group], np.int64)[of] + places,
+            "_type": pl.Series([run.type for run in group], dtype=pl.String).gather(of),
+            "_time": np.array([run.recorded for run in group], np.int64)[of],
+        }
+    ).with_columns(pl.col("_time").cast(pl.Datetime("us", "UTC")))
     return pl.concat([frame, about], how="horizontal")

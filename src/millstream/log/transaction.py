@@ -23,8 +23,9 @@ class Transaction:
     writers wait: keep what follows short.
     """
 
-    def __init__(self, log: Log, id: str | None) -> None:
+    def __init__(self, log: Log, id: str | None, digest: bytes | None = None) -> None:
         self._log = log
+        self._digest = digest
         self._id = check_label(id, "append id") if id is not None else None
         self._appends: list[StagedAppend] = []
         self._open: AbstractContextManager[Any] | None = None
@@ -58,6 +59,10 @@ class Transaction:
                 correlation=correlation, causation=causation, effective=effective, keys=self._log.keys,
             )
         )  # fmt: skip
+
+    def add(self, staged: StagedAppend) -> None:
+        """Add what `Log.stage` or a repository staged."""
+        self._appends.append(staged)
 
     @property
     def db(self) -> Database:
@@ -108,5 +113,7 @@ class Transaction:
                     raise
 
     def _request(self) -> Request:
-        digest = digest_of(self._appends) if self._id is not None else b""
+        digest = b""
+        if self._id is not None:
+            digest = digest_of(self._appends) if self._digest is None else self._digest
         return Request(self._appends, self._id, digest)

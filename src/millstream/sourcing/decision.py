@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar, cast, overload
 
+from ..errors import UsageError
 from ..events import AnyEvent, Draft, Event, Plain
 from ..log import Log
 from ..log.once import digest_of, once
@@ -104,6 +106,7 @@ class Decision(Generic[C, S]):
                 hint="Give both, or neither: the state is the list of events then",
             )
         self.query, self.decide, self.initial, self.evolve, self.stream = query, decide, initial, evolve, stream
+        self._commit: tuple[Log, Callable[[StagedAppend], None]] | None = None
         # Names that are local to a function are at hand only now.
         self._declared = evolve and annotation_of(evolve, "return", sys._getframe(1).f_locals)
 
@@ -139,6 +142,32 @@ class Decision(Generic[C, S]):
             return retrying(attempt, attempts=attempts, rivals=query.any_of[0])
 
         return decided() if id is None or digest is None else once(log, id, digest, decided)
+
+    def record(self, command: C) -> None:
+        """Decide a command as part of the one that is being executed: what is decided goes into its commit.
+
+        A handler of an app's command that asks for a `Decision` is given one that can do this. When others append what
+        its query matches first, the whole command is decided again.
+
+        Raises:
+            UsageError: It was not given by an app to a handler.
+            Rejected: The rules forbid it.
+        """
+        if self._commit is None:
+            raise UsageError(
+                f"{self!r} is not part of a command here", hint="Call it with a log, or ask for it in a handler"
+            )
+        log, add = self._commit
+        query = self._query(command)
+        head = log.head
+        for staged in self._staged(log, self._state(log, query, head), command, query.since(head)):
+            add(staged)
+
+    def enlisted(self, log: Log, add: Callable[[StagedAppend], None]) -> Decision[C, S]:
+        """The same, as part of a command: what it `record`s goes where that says."""
+        enlisted = copy.copy(self)
+        enlisted._commit = (log, add)
+        return enlisted
 
     def state(self, log: Log, command: C) -> S:
         """The state that the command would be decided on now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -39,6 +40,9 @@ TABLES = {
 
 _BYTES_AT_ONCE = 32_000_000
 
+_LOOK = 1.0
+"""For so many seconds a log that had no table of snapshots is not looked at for one when a state is rebuilt."""
+
 Row = tuple[str, int, int, bytes]
 """Stream, version, position, state."""
 
@@ -60,6 +64,7 @@ class Snapshots:
         self._mark: tuple[int, str] | None = None
         self._mutex = threading.Lock()
         self._made = False
+        self._looked = -_LOOK
         self._off = False
         """Whether making them was given up, since the state or the database does not allow it."""
 
@@ -180,8 +185,11 @@ class Snapshots:
             return root
 
     def _row(self, id: str, version: int | None, position: int | None) -> tuple[int, int, bytes] | None:
+        if not self._made and time.monotonic() < self._looked + _LOOK:
+            return None  # there was no table a moment ago: without a snapshot it only takes longer
         with self._log.connect() as db:
             if not self._has_table(db):
+                self._looked = time.monotonic()
                 return None
             sql = (
                 f"select version, position, state from {db.own(TABLE)}"
@@ -256,6 +264,7 @@ class Snapshots:
 
         try:
             self._log.commit(work=work)
+            self._made = True
         except (ReadOnlyLog, ReplicaLog, LogMoved, PermissionDenied):
             self._off = True  # it is not for this reader to make them
         except UsageError:

@@ -11,12 +11,12 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from queue import SimpleQueue
 
-from ..errors import LogClosed, LogLocked, UsageError
+from ..errors import LogClosed, LogLocked, MillstreamError, UsageError
 from .base import Receipt, Request
 
 MAX_BATCH = 4_096
@@ -47,6 +47,12 @@ class Job:
             raise self.error
         assert self.receipt is not None
         return self.receipt
+
+    def outcome(self) -> Receipt | MillstreamError:
+        """The receipt, or the error if it is one of the library's; others are raised."""
+        if isinstance(self.error, MillstreamError):
+            return self.error
+        return self.result()
 
 
 class Committer:
@@ -85,6 +91,34 @@ class Committer:
             self._abandon(job)
             raise
         return job.result()
+
+    def submit_all(self, requests: Sequence[Request]) -> list[Job]:
+        """Commit several requests, in this order and in one batch (with others, or in a few when they are many)."""
+        jobs = [Job(request) for request in requests]
+        try:
+            with self._mutex:
+                self._check()
+                leads = not self._busy and len(jobs) <= MAX_BATCH
+                if leads:
+                    self._busy = jobs[0].owns = True
+                else:
+                    for job in jobs:
+                        job.gate = threading.Lock()
+                        job.gate.acquire()
+                        self._join(job)
+                    start, self._busy = not self._busy, True
+            if leads:
+                self._lead(list(jobs))
+                return jobs
+            if start:
+                self._pass_on()
+            for job in jobs:
+                self._await(job)
+        except BaseException:
+            for job in jobs:
+                self._abandon(job)
+            raise
+        return jobs
 
     def submit_soon(self, request: Request, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Receipt]:
         """Queue a request for a coroutine; the future is done when it is on disk. Call on the loop's thread."""
@@ -146,13 +180,18 @@ class Committer:
             if not self._busy:
                 self._busy = job.owns = True
                 return True
-            job.gate = gate = threading.Lock()
-            gate.acquire()
+            job.gate = threading.Lock()
+            job.gate.acquire()
             self._join(job)
-        if not gate.acquire(timeout=self._timeout):
+        return self._await(job)
+
+    def _await(self, job: Job) -> bool:
+        """Wait until a job in the queue is done, or leads; True when it has the writer for itself now."""
+        assert job.gate is not None
+        if not job.gate.acquire(timeout=self._timeout):
             if self._leave(job):
                 raise LogLocked(self._path, self._timeout)
-            gate.acquire()
+            job.gate.acquire()
         if job.leads:
             if job.request is None:
                 return True

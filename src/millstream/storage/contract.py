@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from ..errors import MillstreamError
 from .base import AppendRow, BodyInfo, Head, InlineHandler, Kind, Receipt, Request, Scope, StagedRun, StreamInfo
 from .database import Database
+from .inline import Registered
 from .raw import RawSource, RawTarget, Role
 from .signal import Signal
 
@@ -49,17 +51,32 @@ class Store(RawSource, RawTarget, Protocol):
     def commit(self, request: Request) -> Receipt:
         """Commit a request; on disk when this returns."""
 
+    def commit_all(self, requests: Sequence[Request]) -> list[Receipt | MillstreamError]:
+        """Commit several requests in this order, together: each its receipt, or why it alone was refused."""
+
     def commit_soon(self, request: Request, loop: Any) -> Any:
         """Queue a request for a coroutine: an asyncio future of the receipt."""
 
     def transaction(self) -> AbstractContextManager[OpenTransaction]:
         """The writer inside a transaction of the caller's own, on the caller's thread."""
 
-    def inline(self, name: str, types: frozenset[str] | None, handler: InlineHandler) -> None:
-        """Run a handler inside every commit that appends one of these types (None: any)."""
+    def inline(
+        self, name: str, types: frozenset[str] | None, handler: InlineHandler, fingerprint: str | None = None
+    ) -> None:
+        """Run a handler inside every commit that appends one of these types (None: any).
+
+        Args:
+            fingerprint: What it may be registered by.
+        """
 
     def remove_inline(self, name: str) -> None:
         """Run it no longer."""
+
+    def register_inline(self, name: str, registered: Registered | None) -> None:
+        """Have the log refuse appends of a handler's types by processes that lack it; None: no longer."""
+
+    def registered_inline(self) -> dict[str, Registered]:
+        """The handlers that are registered, by name."""
 
     def put_body(self, run: StagedRun, work: Callable[[Database, int], None]) -> int:
         """Put a run's body ahead of its header, in a commit of its own: unseen until a run with its ``ref`` is

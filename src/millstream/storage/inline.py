@@ -1,30 +1,143 @@
-"""Which inline handlers a commit calls, whichever store it is made in."""
+"""Which inline handlers a commit calls, and which it must have, whichever store it is made in.
+
+A handler that guards what is written guards nothing when another process appends without it. So a log keeps a register
+of those that every writer must have, by a fingerprint; a writer that lacks one is refused when it appends a type that
+the handler is called for. The register is one value among the facts about the log, read again only when it changed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from .base import InlineHandler, Receipt, StagedAppend
+import msgspec
+
+from ..errors import InlineMissing
+from .base import InlineHandler, Receipt, Request, StagedAppend
 from .database import Database
 
-Handlers = dict[str, tuple[frozenset[str] | None, InlineHandler]]
-"""By name: the types that a handler is called for (None: all), and the handler."""
+KEY = "inline"
+"""Names the register among the facts about a log."""
+
+
+class Attached(NamedTuple):
+    """A handler that this process has."""
+
+    types: frozenset[str] | None
+    """The types that it is called for; None: all."""
+    call: InlineHandler
+    fingerprint: str | None
+    """What it is registered by, if it is."""
+
+
+Handlers = dict[str, Attached]
+"""By name."""
+
+
+class Registered(msgspec.Struct, frozen=True):
+    """A handler that all writers must have.
+
+    Attributes:
+        fingerprint: What tells it from others of its name.
+        types: The types that it is called for; None: all.
+    """
+
+    fingerprint: str
+    types: tuple[str, ...] | None
+
+
+class _Value(msgspec.Struct):
+    counter: int = 0
+    """Raised by each change."""
+    handlers: dict[str, Registered] = {}
+
+
+class Register:
+    """What a process knows of the register, and what it lacks.
+
+    Attributes:
+        counter: Which state of the register is known; 0 when nothing was ever registered.
+        refused: By type, the handler that this process lacks; under ``*`` one that is called for all.
+    """
+
+    def __init__(self, handlers: Handlers) -> None:
+        self._own = handlers
+        self._text: str | None = None
+        self._value = _Value()
+        self.counter = 0
+        self.refused: dict[str, str] = {}
+
+    @property
+    def handlers(self) -> dict[str, Registered]:
+        """What is registered, by name."""
+        return dict(self._value.handlers)
+
+    def load(self, text: str | None) -> None:
+        """Learn what the log's register holds now."""
+        if text == self._text:
+            return
+        self._text = text
+        self._value = _Value() if text is None else msgspec.json.decode(text, type=_Value)
+        self.counter = self._value.counter
+        self.compare()
+
+    def compare(self) -> None:
+        """Find out what this process lacks: after the register or its own handlers have changed."""
+        refused: dict[str, str] = {}
+        for name, registered in self._value.handlers.items():
+            own = self._own.get(name)
+            same = own is not None and own.fingerprint == registered.fingerprint
+            for type in ("*",) if registered.types is None else registered.types:
+                if own is None or not same or (own.types is not None and type not in own.types):
+                    refused[type] = name
+        self.refused = refused
+
+    def check(self, append: StagedAppend) -> None:
+        """See that this process may append this.
+
+        Raises:
+            InlineMissing: A handler is registered for its type that this process lacks.
+        """
+        for run in append.runs:
+            name = self.refused.get(run.type) or self.refused.get("*")
+            if name is not None:
+                raise InlineMissing(name, run.type)
+
+    def refusal(self, request: Request) -> InlineMissing | None:
+        """Why this process may not append a request's events; None when it may."""
+        try:
+            for append in request.appends:
+                self.check(append)
+        except InlineMissing as error:
+            return error
+        return None
+
+    def changed(self, name: str, registered: Registered | None) -> str:
+        """The register's next value, with a handler put in, or taken out."""
+        handlers = {**self._value.handlers}
+        if registered is None:
+            handlers.pop(name, None)
+        else:
+            handlers[name] = registered
+        return msgspec.json.encode(_Value(self.counter + 1, handlers)).decode()
 
 
 def wanted(handlers: Handlers, appends: Iterable[StagedAppend]) -> bool:
     """Whether any handler wants any of the types that are appended."""
-    return any(types is None or any(_wants(types, append) for append in appends) for types, _ in handlers.values())
+    return any(
+        own.types is None or any(_wants(own.types, append) for append in appends) for own in handlers.values()
+    )  # fmt: skip
 
 
 def call(handlers: Handlers, database: Database, appends: Sequence[StagedAppend], receipt: Receipt) -> None:
     """Call each handler for the appends, placed as the receipt says, that have any of its types."""
     if not receipt.count:
         return
-    for types, handler in list(handlers.values()):
+    for own in list(handlers.values()):
         position = receipt.first
         for append in appends:
-            if _wants(types, append):
-                handler(database, append, position)
+            if _wants(own.types, append):
+                own.call(database, append, position)
             position += append.count
 
 

@@ -108,7 +108,33 @@ CARRIED = (
     Carried(
         "millstream_checkpoints",
         (("name", "text"), ("position", "integer"), ("epoch", "integer")),
-        prefixes=("flow:", "capture:", "sync:"),
+        prefixes=("flow:", "capture:", "sync:", "process:", "outbox:"),
+    ),
+    Carried(
+        "millstream_timers",
+        (
+            ("process", "text"),
+            ("due", "integer"),
+            ("id", "text"),
+            ("stream", "text"),
+            ("type", "text"),
+            ("data", "text"),
+            ("correlation", "text"),
+        ),
+        key=3,
+    ),
+    Carried(
+        "millstream_outbox",
+        (
+            ("outbox", "text"),
+            ("position", "integer"),
+            ("key", "text"),
+            ("state", "text"),
+            ("attempts", "integer"),
+            ("due", "integer"),
+            ("error", "text"),
+        ),
+        key=2,
     ),
     Carried("millstream_captures", (("name", "text"), ("state", "text"))),
     Carried("millstream_captured", (("stream", "text"), ("capture", "text"))),
@@ -143,7 +169,7 @@ CARRIED = (
         key=3,
     ),
 )
-"""What captures, syncs and flows keep in the log's database, in the transaction of their output."""
+"""What consumers (but projections) keep in the log's database, in the transaction of their output."""
 
 State = dict[str, list[tuple[Any, ...]]]
 """Rows of the carried tables that there are, by table."""

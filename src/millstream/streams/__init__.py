@@ -3,7 +3,7 @@
 from .errors import FlowChanged, FlowError, MissingColumn, UnsupportedExpression, UnsupportedPattern
 from .flow import Flow, stream
 from .runner import Running, run, start
-from .windows import hopping, sliding, tumbling
+from .windows import calendar, count, hopping, session, sliding, tumbling
 
 __all__ = [
     "Flow",
@@ -13,8 +13,11 @@ __all__ = [
     "Running",
     "UnsupportedExpression",
     "UnsupportedPattern",
+    "calendar",
+    "count",
     "hopping",
     "run",
+    "session",
     "sliding",
     "start",
     "stream",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import msgspec
 import polars as pl
@@ -33,6 +34,9 @@ class Alert(msgspec.Struct, frozen=True, eq=False):
     cooldown: int
     keys: int
     """How many hidden key columns the rows carry."""
+
+    keeps: ClassVar[bool] = True
+    """Its rows are rows that it was given."""
 
     @property
     def reads(self) -> set[str]:

@@ -84,14 +84,25 @@ def micros(column: str, dtype: pl.DataType) -> pl.Expr | None:
     if isinstance(dtype, pl.Date):
         return pl.col(column).cast(pl.Datetime("us")).dt.epoch("us")
     if isinstance(dtype, pl.String):
-        return _parsed(pl.col(column).str.strip_chars().str.to_uppercase().str.replace(" ", "T", literal=True))
+        return pl.col(column).map_batches(_parsed, return_dtype=pl.Int64())
     if isinstance(dtype, pl.Null):
         return pl.lit(None, pl.Int64)
     return None
 
 
-def _parsed(text: pl.Expr) -> pl.Expr:
+def _parsed(text: pl.Series) -> pl.Series:
     """Text as microseconds: each value for itself, since a format guessed from others would vary with the batch."""
+    usual = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", time_unit="us", time_zone="UTC", strict=False)
+    found = usual.dt.epoch("us")
+    odd = found.is_null() & text.is_not_null()
+    if odd.any():
+        column = pl.col(text.name).str.strip_chars().str.to_uppercase().str.replace(" ", "T", literal=True)
+        rest = pl.DataFrame(text.filter(odd)).select(_of_any_form(column)).to_series()
+        found = found.scatter(odd.arg_true(), rest)
+    return found
+
+
+def _of_any_form(text: pl.Expr) -> pl.Expr:
     zoned = [f"%Y-%m-%dT%H:%M{seconds}%#z" for seconds in (":%S%.f", "")]
     plain = [f"%Y-%m-%dT%H:%M{seconds}" for seconds in (":%S%.f", "")]
     return pl.coalesce(

@@ -15,30 +15,40 @@ import polars as pl
 from ..errors import UsageError
 from ..log.reading import Types, type_names
 from ..time import Duration, Moment, duration_micros
+from .aggregates import aggregation
 from .alerts import Alert
+from .calendars import CalendarWindows
+from .counted import CountWindows
 from .errors import FlowError
-from .expressions import aggregation, check_rowwise
+from .expressions import check_rowwise
 from .match import Match
-from .pattern import Automaton, parse
+from .matching import matching
+from .merging import Merge
+from .sequences import Sequences
+from .sessions import SessionWindows
 from .shaping import Filter, Select, WithColumns
 from .trailing import SlidingWindows, check_sliding
-from .windows import Hopping, PaneWindows, Sliding, check_name, check_names
+from .tree import Meeting, Source, order_of, sources_of
+from .windows import Calendar, Count, Hopping, PaneWindows, Session, Window, check_name, check_names
 
 if TYPE_CHECKING:
     from ..log.log import Log
 
-Stage = Filter | Select | WithColumns | PaneWindows | SlidingWindows | Match | Alert
+Stage = (
+    Filter
+    | Select
+    | WithColumns
+    | PaneWindows
+    | SessionWindows
+    | CountWindows
+    | CalendarWindows
+    | SlidingWindows
+    | Match
+    | Sequences
+    | Alert
+)
+Contiguity = Literal["strict", "relaxed"]
 IntoExpr = pl.Expr | str
-
-
-class Source(msgspec.Struct, frozen=True):
-    """Where a flow's rows come from, and what their time is."""
-
-    stream: str
-    time: str | None
-    lateness: int
-    types: frozenset[str] | None = None
-    """The types of its events that are rows; None for all but the log's own."""
 
 
 class Sink(msgspec.Struct, frozen=True):
@@ -52,7 +62,8 @@ class Sink(msgspec.Struct, frozen=True):
 class Flow(msgspec.Struct, frozen=True, eq=False):
     """Rows of a stream, and what is made of them. Begin with `stream`."""
 
-    source: Source
+    source: Source | Meeting
+    """Its source, or where several flows meet."""
     stages: tuple[Stage, ...] = ()
     keys: tuple[str, ...] = ()
     """The columns that rows were last grouped by."""
@@ -87,6 +98,38 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
         """
         return self._with(WithColumns(tuple(_expressions("with_columns", columns, named))))
 
+    # --- several flows ----------------------------------------------------------------------------
+
+    def merge(self, *others: Flow) -> Flow:
+        """The rows of this flow and of others, as of one.
+
+        Rows that are still in the order of the log stay in it. Where a flow has left it (after a window, pattern
+        or join), all come in order of time, then of the flows, once the watermark has passed them. The watermark
+        is the least of all sources'; a source that has had no row yet holds it back. Columns that a flow lacks are
+        null, and types become one that holds all values.
+
+        Example:
+            >>> import millstream as ms
+            >>> import polars as pl
+            >>> web, app = ms.stream("web", time="ts"), ms.stream("app", time="at")
+            >>> visits = web.merge(app).group_by("user").window(ms.tumbling("1h")).agg(visits=pl.len())
+        """
+        flows = (self, *others)
+        if not others:
+            raise UsageError("merge needs another flow", hint="Write a.merge(b)")
+        for flow in flows:
+            refuse_ended(flow)
+        keys = self.keys if all(flow.keys == self.keys for flow in flows) else ()
+        return Flow(Merge(flows, len(keys), any(flow._ordered for flow in flows)), keys=keys)
+
+    def split(self, condition: pl.Expr) -> tuple[Flow, Flow]:
+        """Two flows: of the rows that meet a condition, and of all others (null is not met).
+
+        Raises:
+            UnsupportedExpression: The condition depends on other rows.
+        """
+        return self.filter(condition), self.filter(~condition.fill_null(False))
+
     # --- grouping -------------------------------------------------------------------------------------
 
     def group_by(self, *keys: str) -> Grouped:
@@ -96,7 +139,7 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
         check_names(keys, ())
         return Grouped(self, keys)
 
-    def window(self, window: Hopping | Sliding) -> Windowed:
+    def window(self, window: Window) -> Windowed:
         """Windows over all rows together; see `Grouped.window`."""
         return Grouped(self, ()).window(window)
 
@@ -106,10 +149,14 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
         *,
         within: Duration | None = None,
         define: Mapping[str, pl.Expr],
-        contiguity: Literal["strict", "relaxed"] = "strict",
+        contiguity: Contiguity = "strict",
+        measures: Mapping[str, pl.Expr] | None = None,
+        skip: str = "past last row",
     ) -> Flow:
         """Sequences over all rows together; see `Grouped.match`."""
-        return Grouped(self, ()).match(pattern, within=within, define=define, contiguity=contiguity)
+        return Grouped(self, ()).match(
+            pattern, within=within, define=define, contiguity=contiguity, measures=measures, skip=skip
+        )
 
     # --- alerts ---------------------------------------------------------------------------------------
 
@@ -186,12 +233,11 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
 
     def _reads(self, stream: str) -> bool:
         """Whether a stream is the source, or in the category that is."""
-        source = self.source.stream
-        return stream.startswith(source[:-1]) if source.endswith("*") else stream == source
+        return any(source.reads(stream) for source in sources_of(self))
 
     @property
     def _ordered(self) -> bool:
-        return any(isinstance(stage, PaneWindows | SlidingWindows | Match) for stage in self.stages)
+        return order_of(self) != "log"
 
     def _with(self, stage: Stage, **changes: Any) -> Flow:
         if self.sink is not None:
@@ -205,10 +251,12 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
     flow: Flow
     keys: tuple[str, ...]
 
-    def window(self, window: Hopping | Sliding) -> Windowed:
-        """Cut each key's time into windows: `tumbling`, `hopping` or `sliding`."""
-        if not isinstance(window, Hopping | Sliding):
-            raise UsageError(f"{window!r:.80} is not a window", hint="Use tumbling, hopping or sliding")
+    def window(self, window: Window) -> Windowed:
+        """Cut each key's rows into windows: `tumbling`, `hopping`, `sliding`, `session`, `count` or `calendar`."""
+        if not isinstance(window, Window):
+            raise UsageError(
+                f"{window!r:.80} is not a window", hint="Use tumbling, hopping, sliding, session, count or calendar"
+            )
         return Windowed(self.flow, self.keys, window)
 
     def match(
@@ -217,43 +265,42 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
         *,
         within: Duration | None = None,
         define: Mapping[str, pl.Expr],
-        contiguity: Literal["strict", "relaxed"] = "strict",
+        contiguity: Contiguity = "strict",
+        measures: Mapping[str, pl.Expr] | None = None,
+        skip: str = "past last row",
     ) -> Flow:
         """Sequences of rows of a key, read in order of time (ties in order of the log).
 
-        A match begins as early as it can and is greedy from left to right; the next begins after its last
-        row. It is given once no later row could change it. Columns: the keys, ``match_start`` and
-        ``match_end`` (time of its first and last row), ``events`` (how many rows).
+        A match begins as early as it can. Where it may go on in several ways, the first that leads to an end is
+        taken: quantifiers take as many rows as they can (with ``?`` behind them, as few), of alternatives the first
+        is preferred. It is given once no later row could change it. Columns: the keys, ``match_start`` and
+        ``match_end`` (time of its first and last row), ``events`` (how many rows), and the measures.
 
         Args:
-            pattern: Variables in sequence, with quantifiers: ``"click{3,} purchase"``, ``"a b? c+ d{2,5}"``.
+            pattern: Variables in sequence, with quantifiers, groups and alternatives: ``"click{3,} purchase"``,
+                ``"start fall+? (rise | jump){2,5}"``. ``!paid`` at the end: no row of that kind comes within the
+                time, which time alone decides; between two, no such row stands between them (both under
+                ``"relaxed"``).
             within: The longest time from the first row of a match to its last.
-            define: For each variable, the condition of a row that fits it. A row may fit several.
-            contiguity: ``"strict"``: the rows of a match follow one another without a gap. ``"relaxed"``:
-                rows that fit no variable are skipped first.
+            define: For each variable, the condition of a row that fits it. A row may fit several. A condition may
+                look back at the rows that the match has taken so far: see `millstream.streams.matched`.
+            contiguity: ``"strict"``: the rows of a match follow one another without a gap. ``"relaxed"``: rows that
+                fit no variable are passed over (of a condition that looks back, what it says of the row alone).
+            measures: Further columns, of the values of matched rows: ``{"low": ms.matched.min("fall.price")}``.
+            skip: Where the next match may begin: ``"past last row"``, ``"to next row"``, ``"to first x"`` or
+                ``"to last x"`` with a variable of the pattern (but at least one row on).
 
         Raises:
             UnsupportedPattern: The pattern cannot be used; the error names the part.
             UnsupportedExpression: A condition depends on other rows.
         """
-        from .errors import UnsupportedPattern
-
         if contiguity not in ("strict", "relaxed"):
             raise UsageError(f"contiguity={contiguity!r} is not known", hint="Use 'strict' or 'relaxed'")
         check_rowwise(define.values(), "match")
-        elements = parse(pattern, define)
-        if within is None:
-            endless = any(element.most is None for element in elements)
-            raise UnsupportedPattern(
-                pattern,
-                "no within=",
-                "its quantifiers let a match grow without end" if endless else "it is not supported without",
-                hint="Say how long a match may take: within='10m'",
-            )
-        check_names(self.keys, ("match_start", "match_end", "events"))
-        automaton = Automaton(elements, tuple(define))
-        stage = Match(self.keys, automaton, tuple(define.values()), duration_micros(within), contiguity == "relaxed")
-        return self.flow._with(stage, keys=self.keys)
+        check_names(self.keys, ("match_start", "match_end", "events", *(measures or {})))
+        return self.flow._with(
+            matching(self.keys, pattern, within, define, contiguity == "relaxed", measures or {}, skip), keys=self.keys
+        )
 
 
 class Windowed(msgspec.Struct, frozen=True, eq=False):
@@ -261,7 +308,7 @@ class Windowed(msgspec.Struct, frozen=True, eq=False):
 
     flow: Flow
     keys: tuple[str, ...]
-    spec: Hopping | Sliding
+    spec: Window
 
     def agg(self, **aggregates: pl.Expr) -> Flow:
         """Aggregate each window. Columns: the keys, ``window_start``, ``window_end``, the aggregates.
@@ -280,6 +327,12 @@ class Windowed(msgspec.Struct, frozen=True, eq=False):
         parts = aggregation(aggregates)
         if isinstance(self.spec, Hopping):
             return self.flow._with(PaneWindows(self.spec, self.keys, parts), keys=self.keys)
+        if isinstance(self.spec, Session):
+            return self.flow._with(SessionWindows(self.spec, self.keys, parts), keys=self.keys)
+        if isinstance(self.spec, Count):
+            return self.flow._with(CountWindows(self.spec, self.keys, parts), keys=self.keys)
+        if isinstance(self.spec, Calendar):
+            return self.flow._with(CalendarWindows(self.spec, self.keys, parts), keys=self.keys)
         check_sliding(parts)
         return self.flow._with(SlidingWindows(self.spec, self.keys, parts), keys=self.keys)
 
@@ -306,6 +359,14 @@ def stream(name: str, *, time: str | None = None, lateness: Duration = "0s", typ
         >>> counts = clicks.group_by("user").window(ms.tumbling("5m")).agg(clicks=pl.len())
     """
     return Flow(Source(name, time, duration_micros(lateness), type_names(types)))
+
+
+def refuse_ended(flow: Flow) -> None:
+    """Refuse a flow that others cannot go on from."""
+    if not isinstance(flow, Flow):
+        raise UsageError(f"{flow!r:.80} is no flow", hint="Give a flow, such as ms.stream('payments', time='at')")
+    if flow.sink is not None or flow.late is not None:
+        raise FlowError("a flow that has ended cannot meet others", hint="Put to() and late_to() after they have met")
 
 
 def _expressions(where: str, columns: Iterable[IntoExpr], named: Mapping[str, IntoExpr]) -> list[pl.Expr]:

@@ -6,6 +6,8 @@ row becomes a mask of the variables that it fits, and `Search` finds the matches
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 import numpy as np
 import polars as pl
@@ -17,7 +19,7 @@ from .history import Index, Pending, Sorted, stretches
 from .keys import KeyIds
 from .pattern import Automaton
 from .search import BARRIER, Barriers, Found, Search, sorted_run
-from .state import Batch, OperatorState, Parts, Step, concat
+from .state import Batch, OperatorState, Order, Parts, Step, concat
 from .windows import numbered, split_late
 
 _MASK = "__mask"
@@ -44,6 +46,8 @@ class Match(msgspec.Struct, frozen=True, eq=False):
     define: tuple[pl.Expr, ...]
     within: int
     relaxed: bool
+
+    order: ClassVar[Order] = "time"
 
     @property
     def search(self) -> Search:

@@ -1,21 +1,35 @@
-"""Which columns of its source a flow reads."""
+"""Which columns of its sources a flow reads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import polars as pl
 
-from .alerts import Alert
 from .columns import ENVELOPE
 from .flow import Flow
 from .shaping import Filter, Select, WithColumns
 from .trailing import SlidingWindows
+from .tree import Source, sources_of
+
+
+class Claim(msgspec.Struct, eq=False):
+    """A column that is asked for by name in one place of a flow, and where it may come from.
+
+    Attributes:
+        name: The column, as it is called there.
+        origins: The sources it may come from, and what it is called in them.
+        made: Whether a part of the flow gives it.
+    """
+
+    name: str
+    origins: list[tuple[Source, str]]
+    made: bool = False
 
 
 class Needs(msgspec.Struct, frozen=True):
-    """What is read of each row.
+    """What is read of each row of a source.
 
     Attributes:
         named: The columns that are asked for by name.
@@ -35,28 +49,90 @@ class Needs(msgspec.Struct, frozen=True):
         return self.all or name in self.named
 
 
-def needs_of(flow: Flow) -> Needs:
-    """What a flow reads of its source: followed from its end to its beginning."""
-    named: set[str] = set()
-    # Late rows are put aside as they are.
-    every = True
-    for stage in reversed(flow.stages):
-        if isinstance(stage, Filter | Alert):
-            named |= stage.reads
-        elif isinstance(stage, WithColumns):
-            named = (named - set(_outputs(stage.expressions))) | stage.reads
-            every = every or _many(stage.expressions)
-        elif isinstance(stage, Select):
-            named = set(stage.reads)
-            every = _many(stage.expressions)
-        elif isinstance(stage, SlidingWindows):
-            named -= {"window_start", "window_end", *stage.aggregation.names}
-            named |= stage.reads
-        else:
-            named, every = set(stage.reads), False
-    if flow.source.time is not None:
-        named.add(flow.source.time)
-    return Needs(frozenset(named - set(ENVELOPE)), every or flow.late is not None)
+class Demand:
+    """What a flow asks of its sources, followed from its end to its beginning."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.claims: list[Claim] = []
+        self._all: set[Source] = set()
+        self._late = flow.late is not None
+        self.asked: dict[int, frozenset[str]] = {}
+        """For each flow that begins with a meeting (by its identity), what is asked of what comes out of it."""
+        # What comes out at the end comes out with all its columns.
+        self._walk(flow, {}, True)
+        named: dict[Source, set[str]] = {source: set() for source in sources_of(flow)}
+        for source, names in named.items():
+            if source.time is not None:
+                names.add(source.time)
+                self.claims.append(Claim(source.time, [(source, source.time)]))
+        for claim in self.claims:
+            for source, name in claim.origins:
+                named[source].add(name)
+        self.needs = {
+            source: Needs(frozenset(names - set(ENVELOPE)), source in self._all or self._late)
+            for source, names in named.items()
+        }
+
+    def absent(self, held: Mapping[Source, Iterable[str]]) -> tuple[str, Source] | None:
+        """A column that is asked for by name, and none of the sources that it could come from has."""
+        missing = []
+        for claim in self.claims:
+            if claim.made or claim.name in ENVELOPE:
+                continue
+            if len(held) > 1 and claim.origins and not any(held[source] for source, _ in claim.origins):
+                continue  # Of several sources, some may have had no row yet.
+            if not any(name in held[source] for source, name in claim.origins):
+                first = claim.origins[0][0] if claim.origins else next(iter(held))
+                # The column of the time is what is missed first.
+                missing.append((claim.name != first.time, claim.name, first))
+        if not missing:
+            return None
+        _, name, source = min(missing, key=lambda each: each[:2])
+        return name, source
+
+    def _walk(self, flow: Flow, claims: dict[str, list[Claim]], every: bool) -> None:
+        """Follow what is asked of a flow's output back to its sources."""
+        for stage in reversed(flow.stages):
+            if isinstance(stage, WithColumns):
+                self._made(claims, _outputs(stage.expressions))
+                every = every or _many(stage.expressions)
+            elif isinstance(stage, Select):
+                self._made(claims, claims)
+                every = _many(stage.expressions)
+            elif isinstance(stage, SlidingWindows):
+                self._made(claims, ["window_start", "window_end", *stage.aggregation.names])
+            elif not (isinstance(stage, Filter) or getattr(stage, "keeps", False)):
+                self._made(claims, claims)
+                every = False
+            self._ask(claims, stage.reads)
+        source = flow.source
+        if isinstance(source, Source):
+            for name, asking in claims.items():
+                for claim in asking:
+                    claim.origins.append((source, name))
+            if every:
+                self._all.add(source)
+            return
+        self.asked[id(flow)] = self.asked.get(id(flow), frozenset()) | frozenset(claims)
+        for number, inner in enumerate(source.inputs):
+            handed: dict[str, list[Claim]] = {}
+            for name, asking in claims.items():
+                origin = source.origin(name, number)
+                if origin is not None:
+                    handed.setdefault(origin, []).extend(asking)
+            self._ask(handed, source.reads(number))
+            self._walk(inner, handed, every and source.whole(number))
+
+    def _made(self, claims: dict[str, list[Claim]], names: Iterable[str]) -> None:
+        for name in list(names):
+            for claim in claims.pop(name, ()):
+                claim.made = True
+
+    def _ask(self, claims: dict[str, list[Claim]], names: Iterable[str]) -> None:
+        for name in names:
+            claim = Claim(name, [])
+            self.claims.append(claim)
+            claims.setdefault(name, []).append(claim)
 
 
 def _outputs(expressions: Iterable[pl.Expr]) -> list[str]:

@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import polars as pl
 
 from ..frames import Columns
 from ..log.objects import fitted, union
-from .alerts import Alert
 from .columns import AT, END_OF_TIME, ENVELOPE, LATE, NO_TIME, SEQUENCE, micros, ordered, visible
 from .errors import FlowError, MissingColumn
 from .flow import Flow
-from .needs import needs_of
+from .needs import Demand
 from .shaping import Filter, Select, WithColumns
-from .state import Batch, Operator, OperatorState, concat
-from .trailing import SlidingWindows
+from .state import Batch, Operator, OperatorState, Parts, widened
+from .tree import NOWHERE, Meeting, Source, order_of, sources_of, timeline, together
+
+
+class SourceState(msgspec.Struct, frozen=True, eq=False):
+    """What is remembered of a source.
+
+    Attributes:
+        high: The greatest event time so far; the watermark is this less the lateness.
+        columns: The columns that are read, so far; rows that lack some have nulls there.
+    """
+
+    high: int = NO_TIME
+    columns: Columns = {}
 
 
 class FlowState(msgspec.Struct, frozen=True, eq=False):
     """All that a flow remembers.
 
     Attributes:
-        high: The greatest event time so far; the watermark is this less the lateness.
+        sources: Of each source, its watermark and columns.
         late: How many rows came late.
-        columns: The columns of the source that are read, so far; rows that lack some have nulls there.
         operators: The states of the operators that have one.
     """
 
-    high: int
+    sources: tuple[SourceState, ...]
     late: int
-    columns: Columns
     operators: tuple[OperatorState, ...]
+
+
+class Branch(msgspec.Struct, frozen=True, eq=False):
+    """A part of a flow's tree: a flow, the branches that it begins with, and the numbers of its operators."""
+
+    flow: Flow
+    inputs: tuple[Branch, ...]
+    sources: tuple[int, ...]
+    first: int
+    """The number of its first operator; that of the meeting that it begins with, if it does."""
 
 
 class Pipeline:
@@ -38,76 +59,153 @@ class Pipeline:
 
     def __init__(self, flow: Flow) -> None:
         self.flow = flow
-        self.operators: list[Operator] = [
-            stage for stage in flow.stages if not isinstance(stage, Filter | Select | WithColumns)
-        ]
-        windows = [stage for stage in self.operators if not isinstance(stage, Alert)]
-        # Windows and patterns give rows in order; a sliding window leaves that to the end, when there may be
-        # fewer. Rows that went through neither stay in the order of the log.
-        self._unordered = bool(windows) and isinstance(windows[-1], SlidingWindows)
-        self.needs = needs_of(flow)
+        self.sources = sources_of(flow)
+        self.operators: list[Operator | Meeting] = []
+        """In the order of the tree: those of the inputs of a meeting, the meeting, what follows it."""
+        self._reach: list[tuple[int, ...]] = []
+        """For each operator, the sources that its watermark is of."""
+        self._root = self._grow(flow)
+        self._tree = bool(self._root.inputs)
+        demand = Demand(flow)
+        self._demand = demand
+        self.needs = [demand.needs[source] for source in self.sources]
         self._told = False  # A state that was stored may be of other types: a cast may have been added since.
-        self._asked = {name for stage in flow.stages for name in stage.reads}
+        self._asked = {claim.name for claim in demand.claims}
+
+    def _grow(self, flow: Flow) -> Branch:
+        source = flow.source
+        inputs: tuple[Branch, ...] = ()
+        if isinstance(source, Source):
+            sources: tuple[int, ...] = (self.sources.index(source),)
+        else:
+            inputs = tuple(self._grow(each) for each in source.inputs)
+            sources = tuple(sorted({number for branch in inputs for number in branch.sources}))
+        first = len(self.operators)
+        mine: list[Operator | Meeting] = [] if isinstance(source, Source) else [source]
+        mine += [stage for stage in flow.stages if not isinstance(stage, Filter | Select | WithColumns)]
+        self.operators += mine
+        self._reach += [sources] * len(mine)
+        return Branch(flow, inputs, sources, first)
 
     @property
     def shape(self) -> str:
         """What the flow's state depends on."""
-        source = self.flow.source
-        head = f"{source.stream} by {source.time} lateness {source.lateness}"
-        return "; ".join([head, *(operator.shape for operator in self.operators)])
+        return self._shape(self._root)
+
+    def _shape(self, branch: Branch) -> str:
+        source = branch.flow.source
+        if isinstance(source, Source):
+            head = source.shape
+        else:
+            head = f"{source.shape} of ({' | '.join(self._shape(each) for each in branch.inputs)})"
+        stages = [stage for stage in branch.flow.stages if not isinstance(stage, Filter | Select | WithColumns)]
+        return "; ".join([head, *(stage.shape for stage in stages)])
 
     def start(self) -> FlowState:
         """The state before the first row."""
-        return FlowState(NO_TIME, 0, {}, tuple(operator.start() for operator in self.operators))
+        sources = tuple(SourceState() for _ in self.sources)
+        return FlowState(sources, 0, tuple(operator.start() for operator in self.operators))
+
+    def restored(self, sources: Sequence[SourceState], late: int, parts: Sequence[Parts]) -> FlowState:
+        """The state that these parts of each operator's state are of."""
+        self._told = False
+        state = FlowState(tuple(sources), late, ())
+        operators = tuple(
+            operator.restore(held, self._watermark(state, reach))
+            for operator, held, reach in zip(self.operators, parts, self._reach, strict=True)
+        )
+        return msgspec.structs.replace(state, operators=operators)
 
     def watermark(self, state: FlowState) -> int:
-        """The time below which rows are late."""
-        return state.high - self.flow.source.lateness if state.high > NO_TIME else NO_TIME
+        """The time below which rows are late: of several sources the least."""
+        return self._watermark(state, range(len(self.sources)))
+
+    def _watermark(self, state: FlowState, sources: Sequence[int]) -> int:
+        return min(_mark(self.sources[number], state.sources[number].high) for number in sources)
 
     def step(
-        self, state: FlowState, rows: pl.DataFrame, *, fill: bool = False
+        self, state: FlowState, rows: pl.DataFrame | Sequence[pl.DataFrame | None], *, fill: bool = False
     ) -> tuple[FlowState, pl.DataFrame, pl.DataFrame | None]:
         """Take in rows, in the order of the log, with the log's envelope beside them.
 
         Args:
             state: The state before.
-            rows: The rows.
+            rows: The rows; of several sources, those of each that stand between two positions of the log.
             fill: A column that no row has had yet is null, not missing; `check` says when that is wrong.
 
         Returns:
             The state afterwards; the rows that come out, in order; the rows that came late.
         """
-        known = {name: dtype for name, dtype in state.columns.items() if self.needs.reads(name)}
-        columns = union(known, {n: rows.schema[n] for n in visible(rows) if self.needs.reads(n)})
-        absent = sorted(self.needs.named - set(columns)) if fill else []
+        frames = [rows] if isinstance(rows, pl.DataFrame) else list(rows)
+        # A source may be silent while others are not, so that its columns are not known.
+        fill = fill or self._tree
+        fitting = [self._fitted(number, state, frame, fill) for number, frame in enumerate(frames)]
+        nothing = pl.DataFrame()
+        columns = [columns for columns, _ in fitting]
+        if not self._told or any(new != old.columns for new, old in zip(columns, state.sources, strict=True)):
+            self._told = True
+            told = tuple(
+                msgspec.structs.replace(old, columns=new) for new, old in zip(columns, state.sources, strict=True)
+            )
+            state, nothing = self._reshaped(
+                msgspec.structs.replace(state, sources=told), [frame.clear() for _, frame in fitting], fill
+            )
+        batches, sources = [], []
+        for number, (_, frame) in enumerate(fitting):
+            batch, high = self._batch(number, frame, state.sources[number].high)
+            batches.append(batch)
+            sources.append(msgspec.structs.replace(state.sources[number], high=high))
+        state, out, aside = self._run(msgspec.structs.replace(state, sources=tuple(sources)), batches, fill)
+        return state, out if out.width else nothing, aside
+
+    def _fitted(
+        self, number: int, state: FlowState, rows: pl.DataFrame | None, fill: bool
+    ) -> tuple[Columns, pl.DataFrame]:
+        """All columns of a source that are read, and its rows with them."""
+        needs, held = self.needs[number], state.sources[number].columns
+        if rows is None:
+            rows = _SILENT
+        known = {name: dtype for name, dtype in held.items() if needs.reads(name)}
+        columns = union(known, {n: rows.schema[n] for n in visible(rows) if needs.reads(n)})
+        absent = sorted(needs.named - set(columns)) if fill else []
         shown = {**columns, **dict.fromkeys(absent, pl.Null())}
         envelope = {name: ENVELOPE_TYPES[name] for name in ENVELOPE if name in rows.columns}
         if dict(rows.schema) != {**shown, **envelope}:
             rows = fitted(rows, {**shown, **envelope})
-        nothing = pl.DataFrame()
-        if columns != state.columns or not self._told:
-            self._told = True
-            state, nothing = self._reshaped(msgspec.structs.replace(state, columns=columns), rows.clear())
-        frame, high = self._timed(rows, state.high)
-        before, after = self.watermark(state), max(high - self.flow.source.lateness, NO_TIME)
-        state, out, aside = self._run(msgspec.structs.replace(state, high=high), Batch(frame, before, after))
-        return state, out if out.width else nothing, aside
+        return columns, rows
 
-    def _reshaped(self, state: FlowState, rows: pl.DataFrame) -> tuple[FlowState, pl.DataFrame]:
+    def _batch(self, number: int, rows: pl.DataFrame, high: int) -> tuple[Batch, int]:
+        """The rows of a source as a batch, and the greatest time so far."""
+        source = self.sources[number]
+        frame, after = self._timed(source, rows, high)
+        passing = None
+        if self._tree:
+            passing = (
+                timeline(_mark(source, high), *(each.to_numpy() for each in _passing(source, frame, high)))
+                if frame.height
+                else NOWHERE
+            )
+            passing = msgspec.structs.replace(passing, before=_mark(source, high))
+        return Batch(frame, _mark(source, high), _mark(source, after), timeline=passing), after
+
+    def _reshaped(self, state: FlowState, rows: list[pl.DataFrame], fill: bool) -> tuple[FlowState, pl.DataFrame]:
         """What is held, with the types of rows to come; and what goes out, without a row.
 
         It follows from the columns alone: so when it happens does not depend on the batches.
         """
-        frame, _ = self._timed(rows, state.high)
-        watermark = self.watermark(state)
-        state, nothing, _ = self._run(state, Batch(frame, watermark, watermark, reshaped=True))
+        batches = []
+        for number, frame in enumerate(rows):
+            timed, _ = self._timed(self.sources[number], frame, state.sources[number].high)
+            watermark = _mark(self.sources[number], state.sources[number].high)
+            passing = msgspec.structs.replace(NOWHERE, before=watermark) if self._tree else None
+            batches.append(Batch(timed, watermark, watermark, reshaped=True, timeline=passing))
+        state, nothing, _ = self._run(state, batches, fill)
         return state, nothing
 
-    def absent(self, state: FlowState) -> str | None:
-        """A column that the flow asks for by name, and no row so far has had."""
-        absent = self.needs.named - set(state.columns)
-        time = self.flow.source.time
-        return time if time in absent else min(absent, default=None)
+    def absent(self, state: FlowState) -> tuple[str, Source] | None:
+        """A column that the flow asks for by name, and no row so far has had; and the source that lacks it."""
+        held = {source: known.columns for source, known in zip(self.sources, state.sources, strict=True)}
+        return self._demand.absent(held)
 
     def check(self, state: FlowState) -> None:
         """Refuse to go on without a column that no row so far has had.
@@ -115,44 +213,100 @@ class Pipeline:
         Raises:
             MissingColumn: There is one.
         """
-        name = self.absent(state)
-        if name is not None:
-            raise MissingColumn(name, f"the flow over {self.flow.source.stream!r}", list(state.columns))
+        found = self.absent(state)
+        if found is None:
+            return
+        name, source = found
+        columns = state.sources[self.sources.index(source)].columns
+        raise MissingColumn(name, f"the flow over {source.stream!r}", list(columns))
 
     def finish(self, state: FlowState) -> tuple[FlowState, pl.DataFrame]:
         """Close all that is open, as if time had gone on for ever."""
-        state, frame, _ = self._run(state, Batch(pl.DataFrame(), self.watermark(state), END_OF_TIME))
+        passing = msgspec.structs.replace(NOWHERE, before=END_OF_TIME) if self._tree else None
+        batches = [
+            Batch(pl.DataFrame(), _mark(source, held.high), END_OF_TIME, timeline=passing)
+            for source, held in zip(self.sources, state.sources, strict=True)
+        ]
+        state, frame, _ = self._run(state, batches, True)
         return state, frame
 
-    def _run(self, state: FlowState, batch: Batch) -> tuple[FlowState, pl.DataFrame, pl.DataFrame | None]:
+    def _run(
+        self, state: FlowState, batches: Sequence[Batch], fill: bool
+    ) -> tuple[FlowState, pl.DataFrame, pl.DataFrame | None]:
         operators = list(state.operators)
         late: list[pl.DataFrame] = []
-        frame, number = batch.frame, 0
-        for stage in self.flow.stages:
-            if isinstance(stage, Filter | Select | WithColumns):
-                # A frame without columns is what an operator gives when it has nothing to say.
-                frame = stage.apply(frame) if frame.width else frame
-                continue
-            step = stage.step(operators[number], Batch(frame, batch.before, batch.after, batch.reshaped))
-            operators[number], frame = step.state, step.frame
-            if step.late is not None:
-                late.append(step.late.select(visible(step.late)))
-            number += 1
-        aside = concat(late) if late else None
+        frame = self._through(self._root, operators, batches, late, fill).frame
+        aside = None
+        if late:
+            aside = late[0] if len(late) == 1 else widened(late).sort(SEQUENCE, maintain_order=True)
+            aside = aside.select(visible(aside))
         state = msgspec.structs.replace(
             state, operators=tuple(operators), late=state.late + (aside.height if aside is not None else 0)
         )
         return state, self._published(frame) if frame.width else frame, aside
 
+    def _through(
+        self,
+        branch: Branch,
+        operators: list[OperatorState],
+        batches: Sequence[Batch],
+        late: list[pl.DataFrame],
+        fill: bool,
+    ) -> Batch:
+        """A batch on its way through a part of the tree; changes the states, and adds the rows that are late."""
+        number = branch.first
+        source = branch.flow.source
+        if isinstance(source, Source):
+            batch = batches[branch.sources[0]]
+        else:
+            inputs = [self._through(each, operators, batches, late, fill) for each in branch.inputs]
+            inputs = [
+                msgspec.structs.replace(batch, frame=ordered(batch.frame))
+                if order_of(each.flow) == "settled" and batch.frame.width
+                else batch
+                for each, batch in zip(branch.inputs, inputs, strict=True)
+            ]
+            joint = Batch(
+                pl.DataFrame(),
+                min(batch.before for batch in inputs),
+                min(batch.after for batch in inputs),
+                inputs[0].reshaped,
+                together([batch.timeline for batch in inputs if batch.timeline is not None]),
+            )
+            step = source.meet(operators[number], inputs, joint)
+            operators[number] = step.state
+            _put_aside(step.late, late)
+            batch = msgspec.structs.replace(joint, frame=self._filled(branch, step.frame) if fill else step.frame)
+            number += 1
+        frame = batch.frame
+        for stage in branch.flow.stages:
+            if isinstance(stage, Filter | Select | WithColumns):
+                # A frame without columns is what an operator gives when it has nothing to say.
+                frame = stage.apply(frame) if frame.width else frame
+                continue
+            step = stage.step(operators[number], msgspec.structs.replace(batch, frame=frame))
+            operators[number], frame = step.state, step.frame
+            _put_aside(step.late, late)
+            number += 1
+        return msgspec.structs.replace(batch, frame=frame)
+
+    def _filled(self, branch: Branch, frame: pl.DataFrame) -> pl.DataFrame:
+        """What comes out of a meeting, with the columns that are asked for and that no row has had yet."""
+        if not frame.width:
+            return frame
+        absent = sorted(self._demand.asked[id(branch.flow)] - set(frame.columns) - set(ENVELOPE))
+        return frame.with_columns(pl.lit(None).alias(name) for name in absent) if absent else frame
+
     def _published(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The rows in the order that is promised, whatever the batches, without the hidden columns."""
-        if self._unordered:
+        if order_of(self.flow) == "settled":
+            # A sliding window leaves it to the end, when there may be fewer rows. Rows that went through neither
+            # window nor pattern stay in the order of the log.
             frame = ordered(frame)
         return frame.select(visible(frame))
 
-    def _timed(self, rows: pl.DataFrame, high: int) -> tuple[pl.DataFrame, int]:
+    def _timed(self, source: Source, rows: pl.DataFrame, high: int) -> tuple[pl.DataFrame, int]:
         """The rows with their time and whether they are late; and the greatest time so far."""
-        source = self.flow.source
         name = source.time or "_time"
         if name not in rows.columns:
             raise MissingColumn(name, f"stream({source.stream!r}, time=...)", visible(rows))
@@ -164,15 +318,35 @@ class Pipeline:
             )
         keep = [n for n in rows.columns if n not in ENVELOPE or n in self._asked or n == SEQUENCE]
         rows = rows.select(*keep, at.cast(pl.Int64).alias(AT))
-        known = pl.col(AT).fill_null(NO_TIME)
         if not rows.height:
             return rows.with_columns(pl.lit(False).alias(LATE)), high
         # The running maximum of the rows before: what the watermark is when a row comes.
-        reached = pl.max_horizontal(known.cum_max().shift(1, fill_value=high), pl.lit(high, pl.Int64))
+        reached = pl.max_horizontal(_known.cum_max().shift(1, fill_value=high), pl.lit(high, pl.Int64))
         late = pl.col(AT).is_null() | (pl.col(AT) < reached - source.lateness)
         rows = rows.with_columns(late.alias(LATE))
         greatest = rows[AT].max()
         return rows, max(high, greatest) if isinstance(greatest, int) else high
+
+
+_known = pl.col(AT).fill_null(NO_TIME)
+
+
+def _passing(source: Source, frame: pl.DataFrame, high: int) -> tuple[pl.Series, pl.Series]:
+    """A source's positions, and its watermark once each of them was taken in."""
+    reached = pl.max_horizontal(_known.cum_max(), pl.lit(high, pl.Int64))
+    marks = pl.when(reached > NO_TIME).then(reached - source.lateness).otherwise(NO_TIME)
+    found = frame.select(SEQUENCE, marks.alias(AT))
+    return found[SEQUENCE], found[AT]
+
+
+def _mark(source: Source, high: int) -> int:
+    """The watermark of a source of which that was the greatest time."""
+    return high - source.lateness if high > NO_TIME else NO_TIME
+
+
+def _put_aside(rows: pl.DataFrame | None, late: list[pl.DataFrame]) -> None:
+    if rows is not None:
+        late.append(rows.select(*visible(rows), SEQUENCE))
 
 
 ENVELOPE_TYPES: Columns = {
@@ -182,3 +356,5 @@ ENVELOPE_TYPES: Columns = {
     "_type": pl.String(),
     "_time": pl.Datetime("us", "UTC"),
 }
+
+_SILENT = pl.DataFrame(schema=ENVELOPE_TYPES)

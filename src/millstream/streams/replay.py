@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -14,37 +16,82 @@ from ..log.records import Run
 from ..time import Moment
 from .columns import SEQUENCE
 from .flow import Flow
-from .pipeline import Pipeline
+from .pipeline import FlowState, Pipeline
 from .rows import frames_of
 from .state import widened
+from .tree import Source
 
 if TYPE_CHECKING:
     from ..log.log import Log
+
+Labelled = tuple[int, Run]
+"""A run, and the number of the source that it is of."""
 
 _CLOSED = "StreamClosed"
 """What the log says of a stream, not what happened in it."""
 
 
-def source_runs(log: Log, flow: Flow, after: int, end: int) -> Iterator[Run]:
-    """The runs of a flow's source strictly between two positions: those whose events are rows."""
-    source = flow.source
+def source_runs(log: Log, source: Source, after: int, end: int) -> Iterator[Run]:
+    """The runs of a source strictly between two positions: those whose events are rows."""
     for run in log.runs(source.stream, types=source.types, after=after, until_position=end):
         if run.type != _CLOSED:
             yield run
 
 
-def batches(runs: Iterable[Run], rows: int = MAX_ROWS) -> Iterator[list[Run]]:
+def batches(runs: Iterable[Labelled], rows: int = MAX_ROWS) -> Iterator[list[Labelled]]:
     """Runs in groups of at most so many rows (a run is never split, nor what was made of one stored event)."""
-    group: list[Run] = []
+    group: list[Labelled] = []
     count = 0
-    for run in runs:
-        if group and count + run.count > rows and run.position > group[-1].last:
+    for number, run in runs:
+        if group and count + run.count > rows and run.position > group[-1][1].last:
             yield group
             group, count = [], 0
-        group.append(run)
+        group.append((number, run))
         count += run.count
     if group:
         yield group
+
+
+def labelled(log: Log, sources: Sequence[Source], after: int, end: int) -> Iterator[Labelled]:
+    """The runs of all sources between two positions, in the order of the log, each with its source's number."""
+    each = [_labelled(number, source_runs(log, source, after, end)) for number, source in enumerate(sources)]
+    return each[0] if len(each) == 1 else heapq.merge(*each, key=lambda found: found[1].position)
+
+
+def _labelled(number: int, runs: Iterable[Run]) -> Iterator[Labelled]:
+    return ((number, run) for run in runs)
+
+
+def frames(
+    pipeline: Pipeline, state: FlowState, group: Sequence[Labelled]
+) -> Iterator[pl.DataFrame | list[pl.DataFrame | None]]:
+    """The rows of a group of runs as `Pipeline.step` takes them in: of each source, up to where a type widens."""
+    needs, sources = pipeline.needs, state.sources
+    if len(sources) == 1:
+        yield from frames_of([run for _, run in group], sources[0].columns, needs[0].wanted)
+        return
+    each = [
+        list(frames_of([run for of, run in group if of == number], source.columns, needs[number].wanted))
+        for number, source in enumerate(sources)
+    ]
+    # Where the columns of one change, the rows of all are cut.
+    cuts = sorted({frame[SEQUENCE].item(0) for found in each for frame in found[1:]})
+    for low, high in pairwise([-1, *cuts, group[-1][1].last + 1]):
+        yield [_between(found, low, high) for found in each]
+
+
+def _between(found: Sequence[pl.DataFrame], low: int, high: int) -> pl.DataFrame | None:
+    for frame in found:
+        place = frame[SEQUENCE]
+        part = frame.slice(*_span(place.search_sorted(low), place.search_sorted(high)))
+        if part.height:
+            # Frames end where cuts are, so that no other has rows in between.
+            return part
+    return None
+
+
+def _span(begin: int, end: int) -> tuple[int, int]:
+    return begin, end - begin
 
 
 def replay(
@@ -65,14 +112,18 @@ def replay(
         raise UsageError(f"{history!r:.80} is no past of a flow", hint="Give the log, or a Polars frame of rows")
     pipeline = Pipeline(flow)
     state = pipeline.start()
+    if isinstance(history, pl.DataFrame) and len(pipeline.sources) > 1:
+        raise UsageError(
+            "one frame is no past of a flow with several sources", hint="Append the rows to a log, such as ms.open()"
+        )
     results: list[pl.DataFrame] = []
     if isinstance(history, pl.DataFrame):
-        for frame in _slices(history, rows):
-            state, result, _ = pipeline.step(state, frame)
+        for part in _slices(history, rows):
+            state, result, _ = pipeline.step(state, part)
             results.append(result)
     else:
-        for group in _groups(flow, history, since, until, rows):
-            for frame in frames_of(group, state.columns, pipeline.needs.wanted):
+        for group in _groups(pipeline, history, since, until, rows):
+            for frame in frames(pipeline, state, group):
                 state, result, _ = pipeline.step(state, frame, fill=True)
                 results.append(result)
         if results:
@@ -91,7 +142,9 @@ def _slices(history: pl.DataFrame, rows: int) -> Iterator[pl.DataFrame]:
         yield placed.slice(start, rows)
 
 
-def _groups(flow: Flow, history: Log, since: Moment | None, until: Moment | None, rows: int) -> Iterator[list[Run]]:
+def _groups(
+    pipeline: Pipeline, history: Log, since: Moment | None, until: Moment | None, rows: int
+) -> Iterator[list[Labelled]]:
     after = history.position_at(since) if since is not None else 0
     end = (history.position_at(until) if until is not None else history.head) + 1
-    yield from batches(source_runs(history, flow, after, end), rows)
+    yield from batches(labelled(history, pipeline.sources, after, end), rows)

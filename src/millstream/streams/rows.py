@@ -16,6 +16,7 @@ import polars as pl
 from ..frames import Columns, conform, union_columns
 from ..log.objects import columns_of, frame_of_objects, union, values_one_by_one
 from ..log.records import Run, alike, enveloped
+from .quick import quick_frame
 
 _INT64 = (-(1 << 63), (1 << 63) - 1)
 
@@ -40,6 +41,10 @@ def frames_of(runs: Iterable[Run], known: Columns, wanted: frozenset[str] | None
                 held = []
             known = columns
             held.append((part, about))
+            continue
+        quick = quick_frame(group, known, wanted)
+        if quick is not None:
+            held.append((quick, about))
             continue
         rows = _values(group, wanted)
         start = 0
@@ -73,15 +78,22 @@ def _values(group: list[Run], wanted: frozenset[str] | None) -> list[dict[str, A
 def _steps(known: Columns, rows: list[dict[str, Any]]) -> Iterator[tuple[int, Columns]]:
     """Where the columns so far change: the index of the row that changes them, and the columns from there on."""
     names = dict.fromkeys(name for row in rows for name in row)
-    loose = {name for name in names if name not in known or not _fits([row.get(name) for row in rows], known[name])}
-    if not loose:
-        return
-    for index, row in enumerate(rows):
-        more = columns_of([{name: row[name] for name in loose if name in row}])
-        columns = union(known, more)
-        if columns != known:
-            known = columns
-            yield index, known
+    start = 0
+    while start < len(rows):
+        # What the first rows have widened, the rest may fit.
+        rest = rows[start:] if start else rows
+        loose = {name for name in names if name not in known or not _fits([row.get(name) for row in rest], known[name])}
+        if not loose:
+            return
+        for index, row in enumerate(rest, start):
+            more = columns_of([{name: row[name] for name in loose if name in row}])
+            columns = union(known, more)
+            if columns != known:
+                known, start = columns, index + 1
+                yield index, known
+                break
+        else:
+            return
 
 
 def _fits(values: list[Any], dtype: pl.DataType) -> bool:

@@ -23,8 +23,7 @@ from ..storage.base import StagedAppend
 from .errors import FlowError
 from .flow import Flow
 from .pipeline import FlowState, Pipeline
-from .replay import batches, source_runs
-from .rows import frames_of
+from .replay import batches, frames, labelled
 from .state import concat
 from .store import change, load
 
@@ -33,13 +32,33 @@ if TYPE_CHECKING:
     from ..storage.base import Receipt
     from ..storage.database import Database
 
-_COMMIT_EVERY = 0.2
+_COMMIT_EVERY = 1.0
+"""Seconds of work in a commit when there is much to catch up with: state that comes and goes within is not written."""
+
+_SLICE = 0.2
+"""Seconds that a flow works at a time, so that others have their turn."""
 
 _ROWS = 262_144
 """Rows of output in a commit, at most a batch more."""
 
 _TICK = 0.25
 """Seconds after which a waiting worker looks whether it is to stop."""
+
+
+class _Ahead:
+    """What a worker has done since its last commit."""
+
+    def __init__(self, state: FlowState, position: int) -> None:
+        self.state = state
+        self.position = position
+        self.outputs: list[pl.DataFrame] = []
+        self.late: list[pl.DataFrame] = []
+        self.worked = 0.0
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether a commit should not become larger."""
+        return sum(output.height for output in self.outputs) >= _ROWS
 
 
 class Worker:
@@ -66,6 +85,7 @@ class Worker:
             self.checkpoint = take(tx.db, f"flow:{self.name}")
             self.state, self._stored = load(tx.db, self.name, self.pipeline)
         self._seen = self.checkpoint.position
+        self._ahead: _Ahead | None = None
 
     @property
     def position(self) -> int:
@@ -73,7 +93,8 @@ class Worker:
         return self._seen
 
     def advance(self, head: int) -> bool:
-        """Take in what the log holds up to a position: for a while, in one commit.
+        """Take in what the log holds up to a position: for a while. What was done is committed at the end, or when it
+        has become much.
 
         Returns:
             Whether there may be more up to there.
@@ -81,39 +102,50 @@ class Worker:
         Raises:
             ConsumerFenced: Another worker has taken the flow over.
         """
-        if self._seen >= head:
+        ahead = self._ahead or _Ahead(self.state, self._seen)
+        if ahead.position >= head and ahead.state is self.state:
             return False
-        state, position, done = self.state, self._seen, True
-        outputs: list[pl.DataFrame] = []
-        late: list[pl.DataFrame] = []
-        began = time.monotonic()
-        runs = source_runs(self.log, self.flow, position, head + 1)
-        for group in batches(runs, self._rows):
-            for frame in frames_of(group, state.columns, self.pipeline.needs.wanted):
-                state, output, aside = self.pipeline.step(state, frame, fill=True)
-                if output.height:
-                    outputs.append(output)
-                if aside is not None:
-                    late.append(aside)
-            position = group[-1].last
-            enough = time.monotonic() - began >= self._commit_every or sum(o.height for o in outputs) >= _ROWS
-            if enough and self.pipeline.absent(state) is None:
-                done = False
-                break
-        if done and state is self.state:
+        self._ahead = None  # what fails is done anew
+        done = self._work(ahead, head)
+        if done and ahead.state is self.state:
             # Nothing was for this flow. The checkpoint need not follow each step of others.
             self._seen = head
             if time.monotonic() - self._committed >= 1.0:
                 self.flush()
             return False
-        self.pipeline.check(state)
-        if done:
-            position = head
-        self._commit(state, position, outputs, late)
+        if not done and ahead.worked < self._commit_every and not ahead.is_enough:
+            self._ahead = ahead
+            return True
+        self.pipeline.check(ahead.state)
+        self._commit(ahead.state, head if done else ahead.position, ahead.outputs, ahead.late)
         return not done
 
+    def _work(self, ahead: _Ahead, head: int) -> bool:
+        """Take in rows for a while; whether all up to a position were."""
+        began = time.monotonic()
+        runs = labelled(self.log, self.pipeline.sources, ahead.position, head + 1)
+        try:
+            for group in batches(runs, self._rows):
+                for frame in frames(self.pipeline, ahead.state, group):
+                    ahead.state, output, aside = self.pipeline.step(ahead.state, frame, fill=True)
+                    if output.height:
+                        ahead.outputs.append(output)
+                    if aside is not None:
+                        ahead.late.append(aside)
+                ahead.position = group[-1][1].last
+                slice = min(_SLICE, self._commit_every)
+                enough = time.monotonic() - began >= slice or ahead.is_enough
+                if enough and self.pipeline.absent(ahead.state) is None:
+                    return False
+            return True
+        finally:
+            ahead.worked += time.monotonic() - began
+
     def flush(self) -> None:
-        """Commit the checkpoint where it lags behind what was seen."""
+        """Commit what was done, and the checkpoint where it lags behind what was seen."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and self.pipeline.absent(ahead.state) is None:
+            self._commit(ahead.state, ahead.position, ahead.outputs, ahead.late)
         if self._seen > self.checkpoint.position:
             self._commit(self.state, self._seen, [], [])
 

@@ -10,16 +10,23 @@ watermark.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
+import numpy as np
 import polars as pl
 
 from ..frames import Columns
 from ..log.objects import fitted, union
+from .keys import Ints
 
 FAN_IN = 8
 """So many parts of one order of magnitude become one."""
+
+
+Order = Literal["log", "settled", "time"]
+"""How rows leave a part of a flow: as they stand in the log; in order of time from batch to batch, but not yet
+within one; in the order that is promised of the output."""
 
 
 class Part(msgspec.Struct, frozen=True, eq=False):
@@ -89,6 +96,23 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
         held = merge(concat(part.frame for part in self.items))
         return Parts((), self.next).add(merge(fitted(held, dict(like.schema))), low, high)
 
+    @staticmethod
+    def side_by_side(*several: Parts) -> Parts:
+        """Parts of several kinds as those of one operator; `apart` tells them apart again, by their ids."""
+        items = tuple(
+            Part(part.id * len(several) + kind, part.low, part.high, part.frame)
+            for kind, parts in enumerate(several)
+            for part in parts.items
+        )
+        return Parts(items, max(parts.next for parts in several) * len(several))
+
+    def apart(self, kinds: int) -> tuple[Parts, ...]:
+        """The parts of each kind."""
+        found: list[list[Part]] = [[] for _ in range(kinds)]
+        for part in sorted(self.items, key=lambda part: part.id):
+            found[part.id % kinds].append(Part(part.id // kinds, part.low, part.high, part.frame))
+        return tuple(Parts(tuple(items), max((p.id for p in items), default=0) + 1) for items in found)
+
     @property
     def low(self) -> int | None:
         """The least value of all parts; None when there is none."""
@@ -100,6 +124,28 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
         return sum(part.frame.height for part in self.items)
 
 
+class Timeline(msgspec.Struct, frozen=True, eq=False):
+    """A watermark on its way through a batch.
+
+    Attributes:
+        before: Where it stood before.
+        positions: The positions of the log that had a say in it, each once, in order.
+        watermarks: Where it stood once each of them was taken in.
+    """
+
+    before: int
+    positions: Ints
+    watermarks: Ints
+
+    def before_positions(self, positions: Ints) -> Ints:
+        """Where it stood before each of some positions."""
+        if not len(self.positions):
+            return np.full(len(positions), self.before, np.int64)
+        known = self.positions.searchsorted(positions) - 1
+        found: Ints = np.where(known < 0, self.before, self.watermarks[np.maximum(known, 0)])
+        return found
+
+
 class Batch(msgspec.Struct, frozen=True, eq=False):
     """Rows on their way through a flow, and the watermark before and after them."""
 
@@ -108,6 +154,8 @@ class Batch(msgspec.Struct, frozen=True, eq=False):
     after: int
     reshaped: bool = False
     """Whether it says only what columns the rows to come have: it has none, and no time passes."""
+    timeline: Timeline | None = None
+    """How the watermark moved in between; only where flows meet."""
 
 
 class Step(msgspec.Struct, frozen=True, eq=False):

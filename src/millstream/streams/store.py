@@ -6,13 +6,15 @@ parts that are new and deletes those that are gone, so that it costs what the ba
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import polars as pl
 
 from ..frames import decode_frame, encode_frame, schema_columns, schema_text
 from ..storage.database import Database
 from .errors import FlowChanged
-from .pipeline import FlowState, Pipeline
+from .pipeline import FlowState, Pipeline, SourceState
 from .state import Part, Parts
 
 _INFO, _STATE = "flow_info", "flow_state"
@@ -58,8 +60,24 @@ def change(name: str, state: FlowState, stored: Stored) -> Change:
     new = [
         (name, *key, part.low, part.high, encode_frame(part.frame)) for key, part in held.items() if key not in stored
     ]
-    columns = schema_text(pl.Schema(state.columns))
-    return Change(gone, new, (state.high, state.late, columns, name), frozenset(held))
+    high, columns = _sources_text(state.sources)
+    return Change(gone, new, (high, state.late, columns, name), frozenset(held))
+
+
+def _sources_text(sources: Sequence[SourceState]) -> tuple[int, str]:
+    """What is remembered of the sources, as a number and a text: of several, all of it is in the text."""
+    texts = [schema_text(pl.Schema(source.columns)) for source in sources]
+    if len(sources) == 1:
+        return sources[0].high, texts[0]
+    held = [{"high": source.high, "columns": text} for source, text in zip(sources, texts, strict=True)]
+    return max(source.high for source in sources), msgspec.json.encode({"sources": held}).decode()
+
+
+def _sources(high: int, text: str) -> list[SourceState]:
+    held = msgspec.json.decode(text)
+    if not isinstance(held, dict):
+        return [SourceState(high, schema_columns(text))]
+    return [SourceState(each["high"], schema_columns(each["columns"])) for each in held["sources"]]
 
 
 def load(database: Database, name: str, pipeline: Pipeline) -> tuple[FlowState, Stored]:
@@ -74,17 +92,16 @@ def load(database: Database, name: str, pipeline: Pipeline) -> tuple[FlowState, 
     row = database.one(f"select shape, high, late, columns from {info} where flow = ?", (name,))
     state = pipeline.start()
     if row is None:
+        high, columns = _sources_text(state.sources)
         database.execute(
-            f"insert into {info} (flow, shape, high, late, columns) values (?, ?, ?, 0, '[]')",
-            (name, pipeline.shape, state.high),
+            f"insert into {info} (flow, shape, high, late, columns) values (?, ?, ?, 0, ?)",
+            (name, pipeline.shape, high, columns),
         )
         return state, frozenset()
     if row["shape"] != pipeline.shape:
         raise FlowChanged(name, row["shape"], pipeline.shape)
-    state = msgspec.structs.replace(state, high=row["high"], late=row["late"], columns=schema_columns(row["columns"]))
-    watermark = pipeline.watermark(state)
-    operators, stored = [], set()
-    for number, operator in enumerate(pipeline.operators):
+    held, stored = [], set()
+    for number in range(len(pipeline.operators)):
         items = []
         for found in database.query(
             f"select part, low, high, body from {parts} where flow = ? and operator = ? order by part",
@@ -92,6 +109,5 @@ def load(database: Database, name: str, pipeline: Pipeline) -> tuple[FlowState, 
         ):
             items.append(Part(found["part"], found["low"], found["high"], decode_frame(found["body"])))
             stored.add((number, found["part"]))
-        following = max((part.id for part in items), default=0) + 1
-        operators.append(operator.restore(Parts(tuple(items), following), watermark))
-    return msgspec.structs.replace(state, operators=tuple(operators)), frozenset(stored)
+        held.append(Parts(tuple(items), max((part.id for part in items), default=0) + 1))
+    return pipeline.restored(_sources(row["high"], row["columns"]), row["late"], held), frozenset(stored)

@@ -7,16 +7,19 @@ the lateness), and are final.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 import numpy as np
 import polars as pl
 
+from .aggregates import Aggregation, Partial
 from .columns import AT, LATE, hidden, key_column, utc, visible
 from .errors import MissingColumn, UnsupportedExpression
-from .expressions import Aggregation, Partial, apply, is_rowwise
+from .expressions import apply, is_rowwise
 from .history import Index, Pending, Sorted, stretches
 from .keys import Ints, KeyIds
-from .state import Batch, OperatorState, Parts, Step, concat
+from .state import Batch, OperatorState, Order, Parts, Step, concat
 from .windows import Sliding, split_late
 
 
@@ -37,6 +40,8 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
     window: Sliding
     keys: tuple[str, ...]
     aggregation: Aggregation
+
+    order: ClassVar[Order] = "settled"
 
     @property
     def reads(self) -> set[str]:
@@ -173,7 +178,7 @@ def check_sliding(aggregation: Aggregation) -> None:
         UnsupportedExpression: It is not a count, or a sum or mean of integers or booleans.
     """
     for partial in aggregation.partials:
-        if partial.kind in ("min", "max") or (partial.value is not None and not is_rowwise(partial.value)):
+        if partial.kind not in ("len", "count", "sum") or (partial.value is not None and not is_rowwise(partial.value)):
             raise UnsupportedExpression(
                 f"{partial.kind}({partial.value})",
                 "a sliding window",

@@ -11,17 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 import polars as pl
 
 from ..errors import UsageError
 from ..time import Duration, duration_micros
+from .aggregates import Aggregation
 from .columns import AT, ENVELOPE, LATE, SEQUENCE, is_hidden, key_column, utc
 from .errors import FlowError, MissingColumn
-from .expressions import Aggregation, apply
-from .state import Batch, OperatorState, Parts, Step, concat
+from .expressions import apply
+from .state import Batch, OperatorState, Order, Parts, Step, concat
 
 PANE = "__pane"
 _WINDOW = "__window"
@@ -39,6 +41,28 @@ class Sliding(msgspec.Struct, frozen=True):
 
     size: int
     closed: Literal["both", "right"] = "both"
+
+
+class Session(msgspec.Struct, frozen=True):
+    """Stretches of rows without a gap; see `session`."""
+
+    gap: int
+
+
+class Count(msgspec.Struct, frozen=True):
+    """So many rows; see `count`."""
+
+    rows: int
+
+
+class Calendar(msgspec.Struct, frozen=True):
+    """Days, weeks, months of a time zone; see `calendar`."""
+
+    every: str
+    zone: str
+
+
+Window = Hopping | Sliding | Session | Count | Calendar
 
 
 def _positive(name: str, duration: Duration) -> int:
@@ -85,6 +109,47 @@ def sliding(size: Duration, *, closed: Literal["both", "right"] = "both") -> Sli
     return Sliding(_positive("the size of the window", size), closed)
 
 
+def session(gap: Duration) -> Session:
+    """Stretches of a key's rows, each less than ``gap`` after the one before.
+
+    A session covers the time from its first row to ``gap`` after its last, and closes when the watermark is there.
+
+    Args:
+        gap: The time without a row that ends a session, such as ``"30m"``.
+    """
+    return Session(_positive("the gap between sessions", gap))
+
+
+def count(rows: int) -> Count:
+    """So many rows of a key, in order of time (ties in order of the log), side by side: each row is in one.
+
+    A window is given once the watermark has passed its last row; ``window_start`` and ``window_end`` are the times
+    of its first and last row. One that is never filled is never given.
+
+    Args:
+        rows: How many rows a window has.
+    """
+    if not isinstance(rows, int) or rows < 1:
+        raise UsageError(f"a window of {rows!r} rows", hint="Give a number of rows, such as 100")
+    return Count(rows)
+
+
+def calendar(every: str, *, time_zone: str) -> Calendar:
+    """Days, weeks, months as the clocks of a time zone show them: a day has 23 or 25 hours where they change.
+
+    Args:
+        every: ``"1h"``, ``"1d"``, ``"1w"`` (from Monday), ``"1mo"``, ``"1q"`` or ``"1y"``.
+        time_zone: Such as ``"America/New_York"``.
+    """
+    if every not in ("1h", "1d", "1w", "1mo", "1q", "1y"):
+        raise UsageError(f"every={every!r} is no calendar window", hint="Use 1h, 1d, 1w, 1mo, 1q or 1y")
+    try:
+        ZoneInfo(time_zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise UsageError(f"{time_zone!r} is no time zone", hint="Use a name such as 'America/New_York'") from error
+    return Calendar(every, time_zone)
+
+
 class PaneState(msgspec.Struct, frozen=True, eq=False):
     """Partials per pane and key."""
 
@@ -97,6 +162,8 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
     window: Hopping
     keys: tuple[str, ...]
     aggregation: Aggregation
+
+    order: ClassVar[Order] = "time"
 
     @property
     def pane(self) -> int:
@@ -211,18 +278,33 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
     def _result(self, merged: pl.DataFrame) -> pl.DataFrame:
         start = pl.col(_WINDOW) * self.window.every
         end = start + self.window.size
-        aggregation = self.aggregation
-        result = merged.select(
-            *self.keys,
-            utc(start).alias("window_start"),
-            utc(end).alias("window_end"),
-            *aggregation.finals,
-            # The last moment that it covers: its end is the first of the window after it.
-            (end - 1).alias(AT),
-            pl.lit(False).alias(LATE),
-            *(pl.col(key).alias(key_column(i)) for i, key in enumerate(self.keys)),
-        )
-        return numbered(result)
+        # The last moment that it covers: its end is the first of the window after it.
+        return results(merged, self.keys, self.aggregation, start, end, end - 1)
+
+
+def results(
+    merged: pl.DataFrame, keys: Sequence[str], aggregation: Aggregation, start: pl.Expr, end: pl.Expr, at: pl.Expr
+) -> pl.DataFrame:
+    """What windows give, from the partials of each: in output order, numbered.
+
+    Args:
+        merged: A row for each window and key.
+        keys: The key columns.
+        aggregation: What finishes the partials.
+        start: Each window's start, as integer microseconds.
+        end: Its end.
+        at: The event time of the result.
+    """
+    result = aggregation.finished(merged).select(
+        *keys,
+        utc(start).alias("window_start"),
+        utc(end).alias("window_end"),
+        *aggregation.finals,
+        at.cast(pl.Int64).alias(AT),
+        pl.lit(False).alias(LATE),
+        *(pl.col(key).alias(key_column(i)) for i, key in enumerate(keys)),
+    )
+    return numbered(result)
 
 
 def numbered(result: pl.DataFrame) -> pl.DataFrame:

@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from ..errors import MissingExtra, UsageError
+from ..errors import MissingExtra, StreamNotFound, UsageError
 from ..log import Log
 
 Row = Mapping[str, Any]
@@ -35,7 +35,7 @@ def assert_converged(source: Rows, sink: Rows, table: str, *, timeout: float = 1
         timeout: Seconds that the sink is given.
 
     Raises:
-        AssertionError: They still differ; names up to ten rows that only one of them has.
+        AssertionError: They still differ, or one has no such table; names up to ten rows that only one of them has.
 
     Example:
         >>> from millstream.testing import assert_converged
@@ -43,17 +43,31 @@ def assert_converged(source: Rows, sink: Rows, table: str, *, timeout: float = 1
     """
     deadline = time.monotonic() + timeout
     while True:
-        here, there = Counter(map(_said, rows_of(source, table))), Counter(map(_said, rows_of(sink, table)))
-        if here == there:
+        here, there = _counted(source, table), _counted(sink, table)
+        if here is not None and here == there:
             return
         fixed = not any(isinstance(each, str | Log) or callable(each) for each in (source, sink))
         if fixed or time.monotonic() > deadline:
             break
         time.sleep(0.05)
+    if here is None or there is None:
+        raise AssertionError(f"the {'source' if here is None else 'sink'} has no table {table!r}")
     lines = [f"only the source has {dict(row)}" for row in (here - there).elements()]
     lines += [f"only the sink has {dict(row)}" for row in (there - here).elements()]
     more = f"\n… and {len(lines) - 10} more" if len(lines) > 10 else ""
     raise AssertionError(f"table {table!r} differs:\n" + "\n".join(lines[:10]) + more)
+
+
+def _counted(place: Rows, table: str) -> Counter[Any] | None:
+    """How often each row is there; None while there is no such table."""
+    try:
+        return Counter(map(_said, rows_of(place, table)))
+    except (_NoTable, StreamNotFound):
+        return None
+
+
+class _NoTable(Exception):
+    """A database has no such table, yet."""
 
 
 def rows_of(place: Rows, table: str) -> list[dict[str, Any]]:
@@ -73,7 +87,12 @@ def _rows_at(url: str, table: str) -> list[dict[str, Any]]:
     name = ".".join('"' + part.replace('"', '""') + '"' for part in table.split("."))
     if url.startswith("sqlite:///"):
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as db:
-            cursor = db.execute(f"select * from {name}")
+            try:
+                cursor = db.execute(f"select * from {name}")
+            except sqlite3.OperationalError as error:
+                if "no such table" in str(error):
+                    raise _NoTable from error
+                raise
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor]
     if url.startswith(("postgresql://", "postgres://")):
@@ -83,7 +102,10 @@ def _rows_at(url: str, table: str) -> list[dict[str, Any]]:
         except ImportError as error:
             raise MissingExtra("postgres", "psycopg") from error
         with psycopg.connect(url, row_factory=dict_row) as connection:
-            return connection.execute(f"select * from {name}").fetchall()
+            try:
+                return connection.execute(f"select * from {name}").fetchall()
+            except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+                raise _NoTable from error
     raise UsageError(
         f"rows at {url.partition(':')[0]!r} URLs cannot be read here", hint="Give a function that gives the rows"
     )

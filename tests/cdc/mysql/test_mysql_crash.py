@@ -134,7 +134,7 @@ def test_a_capture_that_is_killed_forty_times_neither_loses_nor_doubles_a_change
     arguments = [shop.url, shop.log_path, str(times), points]
     killed = subprocess.run([sys.executable, "-c", CAPTURES, *arguments], capture_output=True, text=True)
     assert writer.wait(30) == 0
-    assert killed.returncode == 0, killed.stderr
+    assert killed.returncode == 0, killed.stderr + killed.stdout
     shop.reopen()
     shop.capture("users", "history", "bag").catch_up(shop.log)
     kept(shop)

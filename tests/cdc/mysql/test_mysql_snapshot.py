@@ -95,6 +95,37 @@ def completed(shop: Shop, table: str = "users") -> list[ms.Event]:
     return shop.events(table) if shop.log.version(table) else []
 
 
+@pytest.mark.parametrize("resync", [False, True], ids=["asked for", "resync"])
+def test_a_table_is_read_again_while_it_is_written_to(users: Shop, resync: bool) -> None:
+    fill(users, "users")
+    users.capture("users", chunk_rows=100).catch_up(users.log)
+    with writing(users, "users"):
+        time.sleep(0.1)
+        capture = users.capture("users", chunk_rows=100)
+        if not resync:
+            capture.snapshot(users.log, "users")
+        capture.start(users.log, resync=resync)
+        waiting(lambda: len([e for e in completed(users) if isinstance(e, ms.cdc.SnapshotCompleted)]) == 2)
+        capture.stop()
+    users.capture("users").catch_up(users.log)
+    kept(users)
+    operations = [e.data["operation"] for e in users.log.read("users", types=["Change"])]
+    assert operations.count("TRUNCATE") == 1
+
+
+def test_columns_changed_behind_the_logs_back_while_a_table_is_written_to(users: Shop) -> None:
+    fill(users, "users")
+    capture = users.capture("users", chunk_rows=100)
+    capture.catch_up(users.log)
+    with writing(users, "users"):
+        time.sleep(0.1)
+        users.sql("set sql_log_bin = 0", "alter table users add column age int default 4", "set sql_log_bin = 1")
+        time.sleep(0.2)
+        capture.catch_up(users.log)
+    capture.catch_up(users.log)
+    kept(users)
+
+
 def test_a_table_without_a_key_is_read_whole_while_it_is_written_to(shop: Shop) -> None:
     shop.sql("create table bag (id int, email varchar(100), name text)")
     fill(shop, "bag", 3000)

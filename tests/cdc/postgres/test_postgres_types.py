@@ -145,3 +145,14 @@ def test_the_text_of_a_value_is_the_same_in_snapshot_and_stream(shop: Database) 
     rows = [e.data["after"] for e in shop.log.read("t", types=["Change"]) if e.data["after"]]
     assert len(rows) == 3
     assert rows[0] == rows[1] == rows[2]
+
+
+def test_a_zero_keeps_its_sign_in_the_stream(shop: Database) -> None:
+    shop.sql("create table t (id int primary key, a float8)")
+    capture = shop.capture("t")
+    capture.catch_up(shop.log)
+    shop.sql("insert into t values (1, '-0')")
+    capture.catch_up(shop.log)
+    [change] = [decoded(e) for e in shop.log.read("t", types=["Change"])]
+    assert change.after is not None
+    assert repr(change.after["a"]) == "-0.0"

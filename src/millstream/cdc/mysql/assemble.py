@@ -53,6 +53,7 @@ class Assembler:
             not captured. Called once for each that is new, until `forget`.
         stated: A statement, its database and where it ends: what it means for the log.
         doubted: A table's rows cannot be what they were taken for.
+        noted: What is to be told, in the transaction at hand, because of any of these.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class Assembler:
         describe: Callable[[bytes, int], Table | None],
         stated: Callable[[str, str, int], list[Note]],
         doubted: Callable[[str], None],
+        noted: Callable[[], list[Note]],
         location: str,
         born: tuple[str, int] | None = None,
     ) -> None:
         self._describe = describe
         self._stated = stated
         self._doubted = doubted
+        self._noted = noted
         self._location = location
         self.done: deque[Committed] = deque()
         self._tx: Open | None = None
@@ -182,6 +185,7 @@ class Assembler:
     def _map(self, body: bytes, offset: int) -> None:
         position = self._base | min(offset or self._payload, 0xFFFFFFFF)
         table = self._describe(body, position)
+        self._add_notes()
         if table is not None and position <= table.since:
             self._tables[body[:6]] = None  # told by a snapshot already
             return
@@ -209,6 +213,7 @@ class Assembler:
                 lines = table.delete(b, q, e, tx.time)
         except Misfit:
             self._doubted(table.name)
+            self._add_notes()
             self._tables[b[p : p + 6]] = None
             return
         part = tx.last
@@ -219,6 +224,11 @@ class Assembler:
         tx.size += e - q
         if tx.size > transaction.SPILL_BYTES:
             spill(tx)
+
+    def _add_notes(self) -> None:
+        if self._tx is not None and (notes := self._noted()):
+            self._tx.order += notes
+            self._changed = True
 
     def _switch(self, tx: Open, table: Table) -> Part:
         """From here on rows are of another table."""

@@ -137,7 +137,16 @@ class Catalog:
         return rows[0]["charset"] if rows else None
 
     def layout(self, table: str) -> Layout | None:
-        """A table's columns and key as they are now; None when it is not there, or may not be read."""
+        """A table's columns and key as they are now; None when it is not there, or may not be read.
+
+        What the server's log tells of a statement may come before the catalogue shows its outcome. So the table is
+        asked for first, which waits until a statement that changes it is done.
+        """
+        try:
+            self.check_readable(table)
+        except pymysql.MySQLError as error:
+            if error.args[0] not in (1146, 1142, 1051):  # it is not there, or not to be read
+                raise
         where = f"TABLE_SCHEMA = {quote_text(self.place.database)} AND TABLE_NAME = {quote_text(table)}"
         rows = self.query(
             "SELECT COLUMN_NAME AS name, COLUMN_TYPE AS type, CHARACTER_SET_NAME AS charset, IS_NULLABLE AS nullable,"

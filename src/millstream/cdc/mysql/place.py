@@ -20,7 +20,13 @@ PATIENCE = 60.0
 
 _HINT = "Write mysql://user:password@host:3306/database, and in a password @ as %40, / as %2F, : as %3A"
 _OPTIONS = {"ssl", "ssl_ca", "ssl_cert", "ssl_key", "ssl_verify", "connect_timeout", "unix_socket"}
-_SETTINGS = ("time_zone = '+00:00'", "sql_mode = ''", "wait_timeout = 86400", "net_write_timeout = 600")
+_SETTINGS = (
+    "time_zone = '+00:00'",
+    "sql_mode = ''",
+    "wait_timeout = 86400",
+    "net_write_timeout = 600",
+    "lock_wait_timeout = 50",
+)
 
 
 class Place(NamedTuple):

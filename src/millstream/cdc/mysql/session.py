@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from .publish import Publisher, keys_of
 from .snapshot import SCHEMA_ERRORS, Page, Reader
 from .stream import Stream
 from .tables import Tables
-from .transaction import Committed, Part, position_of
+from .transaction import Committed, Note, Part, position_of
 
 if TYPE_CHECKING:
     from .source import MySQLSource
@@ -57,6 +57,8 @@ class MySQLSession:
         self._stuck: dict[str, tuple[int, Exception]] = {}
         """Tables that could not be read because they were altered, of which the stream will tell before a position."""
         self._publishing: Iterator[Batch] | None = None
+        self._notes: list[Note] = []
+        """What is to be told before anything of the stream."""
         self.assembler = self._assembler()
 
     def _parse(self, text: str) -> Domains | Intervals | None:
@@ -68,7 +70,7 @@ class MySQLSession:
     def _assembler(self) -> Assembler:
         tables, born = self.tables, self.state.source.get("born")
         made = Assembler(
-            self._file, self._offset, tables.describe, tables.stated, tables.doubted, self.source.url,
+            self._file, self._offset, tables.describe, tables.stated, tables.doubted, tables.noted, self.source.url,
             (born[0], born[1]) if born else None,
         )  # fmt: skip
         self.tables.forget = made.forget
@@ -79,6 +81,7 @@ class MySQLSession:
     def open(self) -> None:
         """Begin: the tables first, then the stream."""
         self.tables.open()
+        self._notes = self.tables.noted()
         if not self._whole():
             self._connect()
 
@@ -120,7 +123,7 @@ class MySQLSession:
 
     def changed(self) -> bool:
         """Whether there may be something new."""
-        if self.stream is None or self.tables.jobs or self._publishing is not None or self.tables.notes:
+        if self.stream is None or self.tables.jobs or self._publishing is not None or self._notes:
             return True
         try:
             return self.stream.ready()
@@ -167,6 +170,13 @@ class MySQLSession:
             if batch is not None:
                 return batch
             self._publishing = None
+        if not self.assembler.done:
+            self._notes += self.tables.noted()
+        if self._notes:
+            about, micros = self._about(self._position), time.time_ns() // 1000
+            notes, self._notes = self._notes, []
+            self._emptied(notes)
+            return self._moved([self.publisher.truncation(note.table, micros, about) for note in notes])
         if self._whole():
             return self._whole_page()
         stream = self.stream or self._connect()
@@ -192,23 +202,21 @@ class MySQLSession:
         """What was committed, as far as it is there."""
         done = self.assembler.done
         pieces: list[Piece] = []
-        if self.tables.notes:
-            notes, self.tables.notes = self.tables.notes, []
-            pieces += [
-                self.publisher.truncation(n.table, time.time_ns() // 1000, self._about(self._position)) for n in notes
-            ]
         while done:
             tx = done[0]
-            if tx.spill is not None:
+            if tx.spill is not None and tx.position > self._position:
                 if pieces:
                     break
                 done.popleft()
                 self._publishing = self._staged(tx)
                 return next(self._publishing)
             done.popleft()
+            if self._is_old(tx):
+                continue
             self._note(tx)
             if tx.order:
                 pieces += self.publisher.pieces(tx)
+                self._emptied(tx.order)
             self._take(tx)
         due = time.monotonic() - self._moved_at >= self.source.options.heartbeat
         if due and not pieces:
@@ -217,10 +225,29 @@ class MySQLSession:
             return self._moved(pieces)
         return None
 
-    def _take(self, tx: Committed) -> None:
-        if tx.position <= self._position and not self._moved_house:
+    def _emptied(self, order: Sequence[Part | Note]) -> None:
+        """The log says now that rows which it had are gone."""
+        for note in order:
+            if isinstance(note, Note) and note.layout is None:
+                self.state.tables[note.table].again = False
+
+    def _is_old(self, tx: Committed) -> bool:
+        """Whether a transaction was before all that is captured.
+
+        MySQL says where its log ends a moment before it counts the last transactions among those that were executed,
+        so that some from before the beginning are asked for, and come.
+        """
+        if tx.position > self._position or self._moved_house:
+            self._moved_house = False
+            return False
+        if tx.position > self.state.source.get("origin", 0) or tx.gtid is None or self._gtids is None:
             raise CaptureError(f"{self.source.url}: the server's log was begun anew", hint=RESYNC)
-        self._moved_house = False
+        self._gtids.add(tx.gtid)
+        if tx.spill is not None:
+            tx.spill.close()
+        return True
+
+    def _take(self, tx: Committed) -> None:
         self._file, self._offset = tx.file, tx.offset
         self._position = self.tables.taken = tx.position
         if tx.gtid is not None:
@@ -277,6 +304,7 @@ class MySQLSession:
         if some:
             yield Batch([], self._given, before, ahead=some)
         tx.spill.close()
+        self._emptied(tx.order)
         self._take(tx)
         yield self._moved(every)
 
@@ -364,15 +392,12 @@ class MySQLSession:
                     raise error
 
     def _give(self, page: Page, rows: list[bytes]) -> Batch:
-        """A page's rows; a TRUNCATE before the first one, if the log holds some that may be gone."""
+        """A page's rows."""
         self.reader.take()
         name, layout = page.job.table, page.job.layout
         progress: Progress = self.state.tables[name]
         about = self._about(page.position)
         pieces = self.publisher.shape(name, layout, page.micros, about)
-        if progress.again:
-            progress.again = False
-            pieces.append(self.publisher.truncation(name, page.micros, about))
         progress.rows += len(rows)
         progress.cursor = page.cursor if page.job.keyed else None
         shape = layout.shape

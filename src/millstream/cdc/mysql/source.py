@@ -95,7 +95,7 @@ class MySQLSource:
                 each["known"] = each["since"] = 0
                 if not state.tables[name].done:
                     state.tables[name].restart()
-            known.update(server=server.id, file=end.file, offset=0, born=None)
+            known.update(server=server.id, file=end.file, offset=0, born=None, origin=0)
             return 0
         for progress in state.tables.values():
             progress.restart()
@@ -104,6 +104,7 @@ class MySQLSource:
         state.source = {
             "server": server.id, "file": end.file, "offset": end.offset,
             "gtids": gtids,
+            "origin": end.position,
             "tables": {n: {"layout": None, "known": 0, "since": 0, "told": shape} for n, shape in told.items()},
         }  # fmt: skip
         return end.position

@@ -100,6 +100,7 @@ class Tables:
                 mine.restart()
                 self.begin(name)
             elif not mine.done and known.layout is not None:
+                self._empty(name)
                 self._read(name, known.layout)
 
     def _find(self) -> list[str]:
@@ -142,14 +143,24 @@ class Tables:
         progress.restart()
         self.followed[name] = Followed(layout, before.position, after.position)
         self.forget()
+        self._empty(name)
         if layout is None:
-            if progress.again:
-                self.notes.append(Note(name, None))
-            progress.done, progress.again = True, False
+            progress.done = True
             return
         layout.check(name)
         progress.expected = self.catalog.expected_rows(name)
         self._read(name, layout)
+
+    def _empty(self, name: str) -> None:
+        """Say that the rows which the log has of a table are gone, if it has some: at once, since what the stream
+        tells from here on may be told before the first rows are read, and stays."""
+        if self.state.tables[name].again and all(note.table != name for note in self.notes):
+            self.notes.append(Note(name, None))
+
+    def noted(self) -> list[Note]:
+        """What is to be told now."""
+        notes, self.notes = self.notes, []
+        return notes
 
     def cancel(self, name: str) -> None:
         """Read a table's rows no longer."""
@@ -191,7 +202,7 @@ class Tables:
                 made = make_table(name, each.layout, map, each.since)
             except Misfit as error:
                 self.doubted(name, str(error))
-                return None
+                return self.describe(body, position)  # not wanted now, and to be asked for again
             if len(self._made) > 1000:
                 self._made.clear()
             self._made[map, each.layout] = made
@@ -261,8 +272,7 @@ class Tables:
                         found += self._altered(known[0], known[1], statement, position)
                 if statement.renamed:
                     found += self._renamed(statement, position)
-        notes, self.notes = self.notes, []
-        return found + notes
+        return found + self.noted()
 
     def _check_written(self, database: str, text: str) -> None:
         ours = self.catalog.place.database
@@ -353,8 +363,10 @@ class Tables:
         if _changes_rows(old, new, renamed, server.mariadb):
             progress.again = not new.orderable
             progress.done, progress.cursor, progress.rows = False, None, 0
+            self._empty(name)
         elif not progress.done and (old.key != new.key or not new.orderable):
             progress.restart()
+            self._empty(name)
         if not progress.done:
             self._read(name, new)
         return [Note(name, new, renamed)]

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import polars as pl
 
+from ...events import sealed_in_rows
 from ...log.images import Image, drop_images, images_of, parts_of, write_image
+from ...storage.base import Scope
 from .state import About, TableState
 
 if TYPE_CHECKING:
@@ -73,13 +75,19 @@ def _read(log: Log, image: Image) -> tuple[int, TableState] | None:
 
 def keep(log: Log, stream: str, position: int, state: TableState) -> bool:
     """Keep an image of a table as of a position, unless the log is only read; whether it is kept."""
-    if log.store.readonly:
+    if log.store.readonly or holds_sealed(log, stream):
         return False
     frame = state.stored
     said = msgspec.json.encode(_Said(_FORMAT, state.about))
     kept = write_image(log, stream, position, frame.height, said, _parts(frame))
     drop_images(log, ids=_too_many(images_of(log, stream)))
     return kept
+
+
+def holds_sealed(log: Log, stream: str) -> bool:
+    """Whether a table has, or had, columns whose values are sealed: an image would hold them in the clear."""
+    store = log.store
+    return any(sealed_in_rows(store.kind(kind).schema) for kind in store.kinds(Scope(stream=stream)))
 
 
 def _parts(frame: pl.DataFrame) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -354,7 +355,13 @@ def _spill(tx: Open) -> None:
 
 def time_text(micros: int) -> bytes:
     """A time as lines have it, always of one width."""
-    return from_micros(micros).strftime("%Y-%m-%dT%H:%M:%S.%fZ").encode()
+    second, rest = divmod(micros, 1_000_000)
+    return b"%b.%06dZ" % (_second_text(second), rest)
+
+
+@lru_cache(16)
+def _second_text(second: int) -> bytes:
+    return from_micros(second * 1_000_000).strftime("%Y-%m-%dT%H:%M:%S").encode()
 
 
 def _truncation(table: str, time: bytes) -> bytes:

@@ -89,6 +89,23 @@ class _Texts(dict[Any, bytes]):
         return found
 
 
+class _Known(dict[bytes, bytes]):
+    """What short values are in JSON: mostly rows of one transaction, or before and after, have the same."""
+
+    def __init__(self, make: Callable[[bytes], bytes]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, raw: bytes) -> bytes:
+        if len(self) >= 1_000:
+            self.clear()
+        found = self[raw] = self._make(raw)
+        return found
+
+
+_REPEATING = frozenset(("bool", "float", "timestamp", "timestamptz"))
+
+
 class _Writer:
     """Writes the source of a relation's functions."""
 
@@ -125,7 +142,9 @@ class _Writer:
             form = form_of(column.type.kind)
             lines += ["k = b[p]", "if k == 116:", f"    q = p + 5; p = q + I(b, p + 1)[0]; {v}{i} = b[q:p]"]
             if form == "call":
-                self.names[f"f{i}"] = converter(column.type.kind)
+                made = converter(column.type.kind)
+                short = column.type.kind in _REPEATING
+                self.names[f"f{i}"] = _Known(made).__getitem__ if short else made
                 lines[-1] = f"    q = p + 5; p = q + I(b, p + 1)[0]; {v}{i} = f{i}(b[q:p])"
             elif form == "text":
                 checked.append(f"{v}{i}")

@@ -31,7 +31,6 @@ class PostgresSource:
         self.place = parse_url(url)
         self.url = self.place.location
         self.options = options
-        self.tables = options.tables
 
     @contextmanager
     def connected(self) -> Iterator[Connection]:
@@ -75,7 +74,7 @@ class PostgresSource:
     def check(self) -> list[Finding]:
         """What in the server's settings, or about its tables, stands in a capture's way."""
         with self.connected() as connection:
-            return health.check(connection, self.tables, self.options.publication)
+            return health.check(connection, self.options.tables, self.options.publication)
 
     def backlog(self, state: State | None, position: int, seconds: float, room: int | None) -> Backlog | None:
         """What the capture's slot holds back."""
@@ -192,14 +191,14 @@ class _Opening:
 
     def _find_tables(self) -> None:
         location = self.source.url
-        if self.source.tables is None:
+        if self.source.options.tables is None:
             found = [table for table in self.catalog.all_tables() if table.tells_rows or table.identity == "n"]
             if not found:
                 raise CaptureError(f"{location} has no table to capture", hint="Make one first, or name it: tables=")
         else:
             found = []
             renamed = {name: int(id) for id, name in self.state.source.get("relations", {}).items()}
-            for name in self.source.tables:
+            for name in self.source.options.tables:
                 table = self.catalog.find(name)
                 if table is None and name in renamed and self.catalog.by_id(renamed[name]) is not None:
                     renamed_table = self.catalog.by_id(renamed[name])

@@ -136,7 +136,9 @@ def _bool(raw: bytes) -> bytes:
 
 
 def _float(raw: bytes) -> bytes:
-    return raw if raw[-1] <= 57 else b'"%b"' % raw  # NaN, Infinity
+    if raw[-1] > 57:
+        return b'"%b"' % raw  # NaN, Infinity
+    return raw if raw != b"-0" else b"-0.0"  # JSON's readers take -0 for a whole number, which has no sign
 
 
 def _bytes(raw: bytes) -> bytes:

@@ -52,13 +52,14 @@ class SQLiteSource:
             raise UsageError(f"{url!r} names no file", hint="Write sqlite:///shop.sqlite or sqlite:////abs/shop.sqlite")
         self.path = os.path.abspath(path)
         self.url = f"sqlite:///{self.path}"
-        self.tables = None if options.tables is None else list(options.tables)
-        self.lock_timeout = options.lock_timeout
+        self.options = options
 
     def connect(self) -> sqlite3.Connection:
         """A connection to the file, which must be there."""
         uri = f"file:{url_quote(self.path)}?mode=rw"
-        db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=self.lock_timeout, check_same_thread=False)
+        db = sqlite3.connect(
+            uri, uri=True, isolation_level=None, timeout=self.options.lock_timeout, check_same_thread=False
+        )
         try:
             (mode,) = db.execute("PRAGMA journal_mode").fetchone()
             if mode == "wal":
@@ -96,7 +97,7 @@ class SQLiteSource:
             (mode,) = db.execute("PRAGMA journal_mode").fetchone()
         found += [
             Finding("error", f"there is no table {name}", "Check its name")
-            for name in self.tables or ()
+            for name in self.options.tables or ()
             if name not in known
         ]
         if not os.access(self.path, os.W_OK):
@@ -193,7 +194,8 @@ class SQLiteSession:
         return position, state
 
     def _choose(self) -> None:
-        self.tables = self.source.tables if self.source.tables is not None else table_names(self.db)
+        chosen = self.source.options.tables
+        self.tables = list(chosen) if chosen is not None else table_names(self.db)
 
     def _look_at_schema(self) -> None:
         self._schema = self._schema_version()

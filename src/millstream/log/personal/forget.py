@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ...errors import ReadOnlyLog, StorageError, Trimmed
-from ...events import Event, sealed_fields
+from ...events import Event, sealed_fields, sealed_in_rows
 from ...frames import sealed_columns
 from ...storage.base import Request, Scope
 from ..checkpoints import TABLE
@@ -114,7 +114,7 @@ def _lose_snapshots(
     needle = msgspec.json.encode(subject)[1:]
     for run in sealed_runs(log, after, until):
         try:
-            rows = _rows_of(run, subject, sealed_fields(run.schema), needle)
+            rows = _rows_of(run, subject, needle)
         except (Trimmed, StorageError) as error:
             doubtful.add(run.stream)
             if isinstance(error, StorageError):
@@ -129,14 +129,14 @@ def _lose_snapshots(
     return unread
 
 
-def _rows_of(run: Run, subject: str, fields: tuple[str, ...], needle: bytes) -> list[int]:
+def _rows_of(run: Run, subject: str, needle: bytes) -> list[int]:
     """Which events of a run hold sealed data of a subject."""
     if run.is_frame:
-        columns = {column for column, _ in sealed_columns(run.schema).values()}
-        frame = run.frame(sorted(columns))
+        frame = run.frame(sorted({column for column, _ in sealed_columns(run.schema).values()}))
         return [row for row, whose in enumerate(frame.rows()) if subject in whose]
     lines = (line if isinstance(line, bytes) else line.encode() for line in run.lines())
-    return [row for row, line in enumerate(lines) if needle in line and subject in subjects_of(line, fields)]
+    fields, columns = sealed_fields(run.schema), sealed_in_rows(run.schema)
+    return [row for row, line in enumerate(lines) if needle in line and subject in subjects_of(line, fields, columns)]
 
 
 def sealed_runs(log: Reader, after: int, until: int) -> Iterator[Run]:

@@ -262,6 +262,31 @@ class Keys:
                 found[subject] = self._keep(known, subject, Cipher(key))
         return found
 
+    def ciphers_left(self, subjects: Iterable[str]) -> dict[str, Cipher | None]:
+        """The same of whatever subjects; None for those who were forgotten.
+
+        Raises:
+            KeysNeeded: There is no place for keys.
+        """
+        self.refresh()
+        found: dict[str, Cipher | None] = {}
+        missing = list(subjects)
+        while missing:
+            new = []
+            for subject in missing:
+                try:
+                    found[subject] = self.cipher(subject)
+                except LookupError:
+                    new.append(subject)
+            if not new:
+                break
+            try:
+                found.update(self.ciphers(new))
+                break
+            except SubjectForgotten:  # this moment
+                missing = new
+        return found
+
     def cipher(self, subject: str) -> Cipher | None:
         """What to unseal the data of a subject with; None when they were forgotten.
 

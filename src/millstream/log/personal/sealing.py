@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import polars as pl
 
 from ...errors import InvalidEvent, KeyLost, KeyWrong
-from ...events import Event, Plain, decoder, encode, event_class, schema_text, sealed_fields
+from ...events import Event, Plain, decoder, encode, event_class, schema_text, sealed_fields, sealed_in_rows
 from ...frames import sealed_columns
 from ...personal import Erased, PersonalShape, plain_text, shape_of
 from ..records import Run
@@ -181,14 +181,15 @@ def subject_of(text: str) -> str | None:
     return text.split(":", 2)[2] if text.count(":") > 1 else None
 
 
-def subjects_of(line: Any, fields: Sequence[str]) -> set[str]:
-    """Whose sealed data an event holds."""
+def subjects_of(line: Any, fields: Sequence[str], columns: Iterable[str] = ()) -> set[str]:
+    """Whose sealed data an event holds, by its sealed fields, or the sealed columns of the rows in them."""
     row = _decode_fields(line)
     found = set()
     for name in fields:
-        text = _decode(row[name]) if name in row else None
-        if isinstance(text, str) and (subject := subject_of(text)) is not None:
-            found.add(subject)
+        value = _decode(row[name]) if name in row else None
+        for text in [value] if not isinstance(value, dict) else [value.get(column) for column in columns]:
+            if isinstance(text, str) and (subject := subject_of(text)) is not None:
+                found.add(subject)
     return found
 
 
@@ -317,10 +318,26 @@ class Unsealed(Run, eq=False):
 
     def _line(self, line: Any, index: int) -> bytes:
         row = _decode_fields(line)
+        columns = sealed_in_rows(self.stored_schema)
         for name in self.sealed:
-            text = _decode(row[name]) if name in row else None
+            if name not in row:
+                continue
+            if columns and bytes(row[name]).startswith(b"{"):
+                row[name] = msgspec.Raw(self._row(row[name], columns, index))
+                continue
+            text = _decode(row[name])
             if isinstance(text, str) and text.startswith(_PREFIX):
                 row[name] = msgspec.Raw(self._value(text, index))
+        return _encode(row)
+
+    def _row(self, line: Any, columns: dict[str, bool], index: int) -> bytes:
+        """A row of a captured table. What was erased is null where the column's type has no place for a text."""
+        row = _decode_fields(line)
+        for name, textual in columns.items():
+            text = _decode(row[name]) if name in row else None
+            if isinstance(text, str) and text.startswith(_PREFIX):
+                value = self._value(text, index)
+                row[name] = msgspec.Raw(value if textual or value != _ERASED else b"null")
         return _encode(row)
 
     def _value(self, text: str, index: int) -> bytes:

@@ -39,6 +39,8 @@ def grants(place: Place, role: str, ability: Ability, consumers: Mapping[str, st
         functions += _READ
     if ability is not Ability.READ:
         functions += _APPEND
+    if ability is Ability.CONSUME:
+        functions.append("register_inline")
     named = ", ".join(f"{schema}.{quote_name(name)}" for name in dict.fromkeys(functions))
     statements = [f"grant usage on schema {schema} to {to}"]
     if ability is Ability.CONSUME:

@@ -10,6 +10,7 @@ import msgspec
 import psycopg
 
 from ...errors import MillstreamError
+from ..inline import Register
 from ..raw import Role
 from .connections import PAUSE, connect_raw
 from .database import Connection, GuardedDatabase
@@ -24,10 +25,12 @@ class Session:
         patience: The longest wait, in seconds, for the lock that appends are serialised by, and for a server that
             has gone away.
         on_loss: Called when what the connection did may not have happened.
+        register: What this process knows of the inline handlers that all writers must have.
     """
 
-    def __init__(self, place: Place, patience: float, on_loss: Callable[[], None]) -> None:
+    def __init__(self, place: Place, patience: float, on_loss: Callable[[], None], register: Register) -> None:
         self._place = place
+        self._register = register
         self._patience = patience
         self._on_loss = on_loss
         # The server keeps 63 bytes of a name, and takes no letters beyond ASCII as they are.
@@ -132,15 +135,32 @@ class Session:
         self.connection.execute(f"select {self._place.quoted}.lock($1)", (self.wait,))
 
     def check_role(self) -> None:
-        """Refuse what appends nothing, too: an append itself is refused by a trigger.
+        """Refuse what appends nothing, too: an append itself is refused by a trigger. And look at the register.
 
         Raises:
             ReplicaLog, LogMoved: See `begin_locked`. The transaction is undone.
         """
-        row = self.connection.execute(f"select value from {self._place.quoted}.meta where key = 'role'").fetchone()
-        if row is not None:
+        facts: dict[str, str | None] = dict(
+            self.connection.execute(
+                f"select key, value from {self._place.quoted}.meta where key in ('role', 'inline')"
+                " union all select 'seen', current_setting('millstream.inline', true)"
+            )
+        )
+        if "role" in facts:
             self.undo()
-            raise msgspec.json.decode(row[0], type=Role).refusal(self._place.location)
+            raise msgspec.json.decode(str(facts["role"]), type=Role).refusal(self._place.location)
+        self._register.load(facts.get("inline"))
+        if self._register.counter and facts["seen"] != str(self._register.counter):
+            self._say_seen()
+
+    def look_at_register(self) -> None:
+        """Learn which inline handlers all writers must have, and tell the server which state of that was seen."""
+        row = self.connection.execute(f"select value from {self._place.quoted}.meta where key = 'inline'").fetchone()
+        self._register.load(row[0] if row is not None else None)
+        self._say_seen()
+
+    def _say_seen(self) -> None:
+        self.connection.execute("select set_config('millstream.inline', $1, false)", (str(self._register.counter),))
 
     def undo(self) -> None:
         """Undo the transaction."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from ...errors import DamagedLog, LogClosed, NotFound, ReadOnlyLog
+from ...errors import DamagedLog, LogClosed, MillstreamError, NotFound, ReadOnlyLog
 from ...time import Clock, to_micros
 from ..base import (
     COLUMNS,
@@ -27,7 +27,7 @@ from ..base import (
 )
 from ..committer import Committer, Job
 from ..database import Database
-from ..inline import Handlers
+from ..inline import KEY, Attached, Handlers, Register, Registered
 from ..raw import PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role, State
 from ..signal import Signal
 from .connections import Readers, connect
@@ -69,6 +69,7 @@ class PostgresStore:
         self._clock = clock
         self._patience = lock_timeout
         self._inline: Handlers = {}
+        self._register = Register(self._inline)
         self._reader = Reader(self.place)
         self._raw = RawReader(self.place)
         self._placer = Placer(self.place, self._raw)
@@ -110,7 +111,9 @@ class PostgresStore:
         self._pid = os.getpid()
         self._readers = Readers(self.place, self._patience)
         self.signal = Signal(lambda: Listener(self.place, self._reader))
-        self._writer = Writer(self.place, self._clock, self._patience, self._inline, self.signal.announce)
+        self._writer = Writer(
+            self.place, self._clock, self._patience, self._inline, self._register, self.signal.announce
+        )
         self.committer = Committer(self._write, self.location, self._patience)
 
     # --- writing --------------------------------------------------------------------------------------
@@ -124,6 +127,11 @@ class PostgresStore:
     def commit(self, request: Request) -> Receipt:
         self._writable()
         return self.committer.submit(request)
+
+    def commit_all(self, requests: Sequence[Request]) -> list[Receipt | MillstreamError]:
+        """Commit several requests together; see `Store.commit_all`."""
+        self._writable()
+        return [job.outcome() for job in self.committer.submit_all(requests)] if requests else []
 
     def commit_soon(self, request: Request, loop: Any) -> Any:
         self._writable()
@@ -152,11 +160,37 @@ class PostgresStore:
             if opened.finished is not None:
                 writer.finished(*opened.finished)
 
-    def inline(self, name: str, types: frozenset[str] | None, handler: InlineHandler) -> None:
-        self._inline[name] = (types, handler)
+    def inline(
+        self, name: str, types: frozenset[str] | None, handler: InlineHandler, fingerprint: str | None = None
+    ) -> None:
+        self._inline[name] = Attached(types, handler, fingerprint)
+        self._register.compare()
 
     def remove_inline(self, name: str) -> None:
         self._inline.pop(name, None)
+        self._register.compare()
+
+    def register_inline(self, name: str, registered: Registered | None) -> None:
+        self._writable()
+        while True:
+            found = self._read_register()
+            text = found.changed(name, registered)
+            with self._beside() as writer:
+                done = writer.session.connection.execute(
+                    f"select {self.place.quoted}.register_inline($1, $2::bigint, $3)",
+                    (text, found.counter, writer.session.wait),
+                ).fetchone()
+            if done is not None and done[0]:
+                return
+
+    def registered_inline(self) -> dict[str, Registered]:
+        return self._read_register().handlers
+
+    def _read_register(self) -> Register:
+        found = Register({})
+        row = self._one(f"select value from {self.place.quoted}.meta where key = $1", (KEY,))
+        found.load(row[0] if row is not None else None)
+        return found
 
     def put_body(self, run: StagedRun, work: Callable[[Database, int], None]) -> int:
         with self._beside() as writer:

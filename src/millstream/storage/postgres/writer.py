@@ -41,15 +41,17 @@ class Writer:
         clock: Clock | None,
         patience: float,
         handlers: inline.Handlers,
+        register: inline.Register,
         on_commit: Callable[[int], None],
     ) -> None:
         self._place = place
         self._clock = clock
         self._patience = patience
         self._inline = handlers
+        self._register = register
         self._on_commit = on_commit
         self._shapes = Shapes(place)
-        self.session = Session(place, patience, self._shapes.forget)
+        self.session = Session(place, patience, self._shapes.forget, register)
         self._mark: tuple[int, int] | None = None
         """The server's clock and this machine's steady one at the last append (microseconds)."""
         self._looked = self._confirmed = False
@@ -118,17 +120,29 @@ class Writer:
                     self._find_lost(left, origins)
                     left = [job for job in left if job.receipt is None]
                     lost = False
+                if self._register.refused:
+                    left = self._permitted(left)
                 if any(self._takes_turns(job.request) for job in left):
                     self._by_turns(left, origins)
                 elif left:
                     self._at_once(left, origins)
             except (psycopg.Error, ConnectionFailed) as error:
+                if getattr(error, "sqlstate", None) == _UNSEEN:
+                    self.session.look_at_register()
+                    continue
                 self.session.drop()
                 if not is_lost(error) or time.monotonic() + pause > deadline:
                     raise
                 lost = True
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _permitted(self, jobs: list[Job]) -> list[Job]:
+        """The jobs whose events this process may append; the others have their answer."""
+        for job in jobs:
+            assert job.request is not None
+            job.error = self._register.refusal(job.request)
+        return [job for job in jobs if job.error is None]
 
     def _takes_turns(self, request: Request | None) -> bool:
         assert request is not None
@@ -220,6 +234,8 @@ class Writer:
         self.session.begin()
         done: list[tuple[Job, Receipt]] = []
         self.session.check_role()
+        if self._register.refused:
+            jobs = self._permitted(jobs)
         try:
             for job, shapes in self._checked(jobs):
                 assert job.request is not None
@@ -349,6 +365,9 @@ class Writer:
         When its id was used before for the same content, that SQL is undone, for it took effect the first time.
         """
         job = Job(request)
+        refusal = self._register.refusal(request)
+        if refusal is not None:
+            raise refusal
         if request.id is not None:
             row = self.session.connection.execute(
                 f"select 1 from {self._place.quoted}.find_append($1) a where a.digest = $2",
@@ -393,6 +412,10 @@ class Writer:
         """Accept what the server's clock says now."""
         self._mark = None
         self._confirmed = True
+
+
+_UNSEEN = "MS005"
+"""The register of inline handlers has changed since this session looked at it."""
 
 
 class _NotOurs(Exception):

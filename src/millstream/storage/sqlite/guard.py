@@ -8,7 +8,7 @@ one refuses such statements while user code's are compiled, and nothing at other
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..database import Params
@@ -44,6 +44,8 @@ class GuardedDatabase(SQLiteDatabase):
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         super().__init__(connection, path)
         self._compiling = False
+        self.placed: Sequence[tuple[Any, ...]] = ()
+        """The headers that the request at hand has placed, as they were inserted: they need not be read back."""
         connection.set_authorizer(self._authorize)
 
     def execute(self, sql: str, params: Params = ()) -> sqlite3.Cursor:

@@ -12,6 +12,7 @@ import msgspec
 
 from ...errors import DamagedLog
 from ..base import Head
+from ..inline import KEY
 from ..raw import (
     CARRIED,
     EMPTY,
@@ -61,6 +62,12 @@ def read_role(connection: sqlite3.Connection) -> Role | None:
     """What the log is, when it is not simply the home of its events."""
     row = connection.execute("select value from meta where key = 'role'").fetchone()
     return msgspec.json.decode(row[0], type=Role) if row is not None else None
+
+
+def read_inline(connection: sqlite3.Connection) -> str | None:
+    """The register of inline handlers that all writers must have."""
+    row = connection.execute("select value from meta where key = ?", (KEY,)).fetchone()
+    return row[0] if row is not None else None
 
 
 def read_raw_head(connection: sqlite3.Connection) -> RawHead:

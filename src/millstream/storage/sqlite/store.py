@@ -11,7 +11,16 @@ from contextlib import contextmanager
 from importlib import resources
 from typing import Any
 
-from ...errors import DamagedLog, LogClosed, NetworkFilesystem, NewerFormat, NotALog, NotFound, ReadOnlyLog
+from ...errors import (
+    DamagedLog,
+    LogClosed,
+    MillstreamError,
+    NetworkFilesystem,
+    NewerFormat,
+    NotALog,
+    NotFound,
+    ReadOnlyLog,
+)
 from ...time import Clock
 from ..base import (
     COLUMNS,
@@ -28,12 +37,13 @@ from ..base import (
 )
 from ..committer import Committer
 from ..database import Database
-from ..inline import Handlers
+from ..inline import KEY, Attached, Handlers, Register, Registered
 from ..raw import PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role, State
 from ..signal import Signal
 from . import ahead, placing, raw, reader
 from .database import SQLiteDatabase, connect, statements
 from .faults import translated
+from .guard import GuardedDatabase
 from .lock import WriterLock, network_filesystem
 from .names import Names
 from .pool import ReaderPool, SharedReader, abandon
@@ -63,6 +73,7 @@ class SQLiteStore:
         self.on_stale: list[Callable[[], None]] = []
         """Called when a transaction of a log in memory was undone."""
         self._inline: Handlers = {}
+        self._register = Register(self._inline)
         self.closed = False
         """Whether this process has closed it."""
         if not self.memory:
@@ -164,7 +175,7 @@ class SQLiteStore:
             self._committed,
             self._rolled_back,
         )
-        self._writer.inline = self._inline
+        self._writer.inline, self._writer.register = self._inline, self._register
 
     def _check_format_readonly(self, *, empty_will_do: bool = False) -> None:
         with self._readers.reader() as connection:
@@ -191,6 +202,12 @@ class SQLiteStore:
         self._renew()
         self.writer  # noqa: B018 - raises when there is none
         return self.committer.submit(request)
+
+    def commit_all(self, requests: Sequence[Request]) -> list[Receipt | MillstreamError]:
+        """Commit several requests together; see `Store.commit_all`."""
+        self._renew()
+        self.writer  # noqa: B018
+        return [job.outcome() for job in self.committer.submit_all(requests)] if requests else []
 
     def commit_soon(self, request: Request, loop: Any) -> Any:
         """Queue a request for a coroutine: an asyncio future of the receipt."""
@@ -237,13 +254,32 @@ class SQLiteStore:
                     raise
                 writer.commit()
 
-    def inline(self, name: str, types: frozenset[str] | None, handler: InlineHandler) -> None:
-        """Run a handler inside every commit that appends one of these types (None: any)."""
-        self._inline[name] = (types, handler)
+    def inline(
+        self, name: str, types: frozenset[str] | None, handler: InlineHandler, fingerprint: str | None = None
+    ) -> None:
+        """Run a handler inside every commit that appends one of these types (None: any); see `Store.inline`."""
+        self._inline[name] = Attached(types, handler, fingerprint)
+        self._register.compare()
 
     def remove_inline(self, name: str) -> None:
         """Run it no longer."""
         self._inline.pop(name, None)
+        self._register.compare()
+
+    def register_inline(self, name: str, registered: Registered | None) -> None:
+        """See `Store.register_inline`."""
+        with self.transaction() as writer:
+            self._register.load(raw.read_inline(writer.connection))
+            text = self._register.changed(name, registered)
+            writer.connection.execute("insert or replace into meta (key, value) values (?, ?)", (KEY, text))
+            self._register.load(text)
+
+    def registered_inline(self) -> dict[str, Registered]:
+        """See `Store.registered_inline`."""
+        found = Register({})
+        with self.reader() as connection:
+            found.load(raw.read_inline(connection))
+        return found.handlers
 
     def _rolled_back(self) -> None:
         # In memory, a reader inside the transaction has seen names and bodies that never came to be.
@@ -397,6 +433,13 @@ class SQLiteStore:
 
     def placed(self, database: Database, first: int, until: int) -> list[tuple[Any, ...]]:
         """Headers from a position up to before another, as a transaction under way sees them."""
+        known = database.placed if isinstance(database, GuardedDatabase) else ()
+        if known and known[0][0] <= first and known[-1][0] + known[-1][1] >= until:
+            return [
+                (at, stream, version, kind, recorded, body, metadata, count, effective, format, ref, 0)
+                for at, count, stream, version, kind, recorded, effective, format, _, _, metadata, ref, body in known
+                if first <= at < until
+            ]
         return database.execute(
             f"select {COLUMNS} from runs where position >= ? and position < ? order by position", (first, until)
         ).fetchall()

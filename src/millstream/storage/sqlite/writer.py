@@ -28,7 +28,7 @@ from .faults import translate
 from .guard import GuardedDatabase
 from .lock import WriterLock
 from .names import Names
-from .raw import read_role
+from .raw import read_inline, read_role
 
 INLINE_LIMIT = 8_192
 """Bodies of one event up to so many bytes stand in the header's row."""
@@ -133,9 +133,14 @@ class Writer:
         self._durable = False
         self.role: Role | None = None
         """What the log is, if it is not simply the home of its events: then it takes no appends."""
+        self._absent: set[str] = set()
+        """Streams that the request at hand was seen to begin."""
+        self._unguarded = False
+        """The request at hand has done something that only the end of the transaction undoes."""
         self._now: int | None = None
         """The clock as read for the present transaction: all of it is recorded at one time."""
         self.inline: inline.Handlers = {}
+        self.register = inline.Register(self.inline)
 
     # --- a batch, a transaction -----------------------------------------------------------------------
 
@@ -173,14 +178,16 @@ class Writer:
             rows = _Rows()
             for job in jobs:
                 assert job.request is not None
+                self._unguarded = False
                 try:
-                    job.receipt = self._perform(job.request, rows)
+                    job.receipt = self._perform(job.request, rows, alone=len(jobs) == 1)
                 except (sqlite3.Error, Spoilt):
                     raise
                 except Exception as error:
                     job.error = error
-                    if not self.connection.in_transaction:
-                        # SQLite gave up the whole transaction (a full disk): nothing may follow outside it.
+                    if self._unguarded or not self.connection.in_transaction:
+                        # What it did is undone with the transaction; or SQLite gave up the whole of that (a full
+                        # disk): nothing may follow outside it.
                         raise
             rows.insert(self.connection)
         except BaseException:
@@ -213,6 +220,7 @@ class Writer:
             if self._head is None:
                 self._head = read_head(self.connection)
                 self.role = read_role(self.connection)
+                self.register.load(read_inline(self.connection))
             if self.role is not None and not moving:
                 raise self.role.refusal(self._path)
         except BaseException:
@@ -257,7 +265,7 @@ class Writer:
 
     # --- one request ----------------------------------------------------------------------------------
 
-    def _perform(self, request: Request, rows: _Rows) -> Receipt:
+    def _perform(self, request: Request, rows: _Rows, *, alone: bool) -> Receipt:
         if request.id is not None:
             rows.insert(self.connection)
             done = self.done_before(request)
@@ -266,7 +274,24 @@ class Writer:
         if request.work is None and not (self.inline and inline.wanted(self.inline, request.appends)):
             return self.append(request, rows)
         rows.insert(self.connection)
+        if alone:
+            # Nobody else's work is in the transaction: that is undone whole, and a savepoint would be for nothing.
+            receipt = self.append(request, rows)
+            self._unguarded = True
+            self._finish(request, rows, receipt)
+            return receipt
         return self.isolated(request)
+
+    def _finish(self, request: Request, rows: _Rows, receipt: Receipt) -> None:
+        """Insert what was placed, and run what is to run in the commit."""
+        self.database.placed = rows.runs
+        try:
+            rows.insert(self.connection)
+            inline.call(self.inline, self.database, request.appends, receipt)
+            if request.work is not None:
+                request.work(self.database, receipt)
+        finally:
+            self.database.placed = ()
 
     def isolated(self, request: Request) -> Receipt:
         """A request under a savepoint of its own: its appends, inline handlers and work, or nothing of it."""
@@ -275,10 +300,7 @@ class Writer:
             with self.database.savepoint():
                 rows = _Rows()
                 receipt = self.append(request, rows)
-                rows.insert(self.connection)
-                inline.call(self.inline, self.database, request.appends, receipt)
-                if request.work is not None:
-                    request.work(self.database, receipt)
+                self._finish(request, rows, receipt)
             return receipt
         except BaseException:
             self._streams.clear()
@@ -318,6 +340,11 @@ class Writer:
     def append(self, request: Request, rows: _Rows) -> Receipt:
         """Check all conditions of a request, then place its runs. Nothing is placed when a check fails."""
         appends = request.appends
+        if self._absent:
+            self._absent.clear()
+        if self.register.refused:
+            for append in appends:
+                self.register.check(append)
         if len(appends) == 1:
             self._check(appends[0], None, rows)
         else:
@@ -340,6 +367,8 @@ class Writer:
     ) -> None:
         """Check the conditions of an append. ``seen``: what the request's appends before it do to its stream."""
         stream = self._stream(append.stream)
+        if stream is None:
+            self._absent.add(append.stream)
         actual, shapes = (seen.get(append.stream) if seen else None) or (stream.version if stream else 0, None)
         if stream is not None and stream.closed:
             raise StreamClosed(append.stream)
@@ -371,7 +400,9 @@ class Writer:
             recorded = max(recorded, self._now)
         for append in appends:
             name = append.stream
-            stream = self._stream(name) or self._create(name)
+            stream = self._streams.get(name)
+            if stream is None:
+                stream = (None if name in self._absent else self._stream(name)) or self._create(name)
             version = stream.version
             numbers, stream_id = stream.numbers, stream.id
             for run in append.runs:

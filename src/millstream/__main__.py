@@ -1,0 +1,5 @@
+"""`python -m millstream`: the command line."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,307 @@
+"""The worker of an outbox, and what becomes of messages that cannot be sent.
+
+The table holds the messages that wait aside, by position: ``retry``, to be tried again when due; ``waiting`` behind an
+earlier one of their key; ``parked``, given up until someone says otherwise. All others are sent in the log's order, and
+the checkpoint moves with them.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from ..errors import ConsumerFenced, NotFound, SinkUnavailable
+from ..log.checkpoints import Checkpoint, advance, peek, take
+from ..time import now_micros
+from .outbox import POSTED, Message, Outbox, stream_of
+
+if TYPE_CHECKING:
+    from ..log import Log, Recorded
+    from ..storage.base import Receipt
+    from ..storage.database import Database
+
+TABLE = "millstream_outbox"
+TABLES = {
+    TABLE: "outbox text not null, position bigint not null, key text not null, state text not null,"
+    " attempts bigint not null, due bigint not null, error text not null, primary key (outbox, position)"
+}
+"""The table of messages that wait aside: its columns by its name."""
+
+_LOOK = 0.2
+_QUIET = 1.0
+_AT_ONCE = 50
+"""How many messages are sent, at most, before that is noted in the log."""
+_LONGEST = 0.1
+"""The same in seconds."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 60.0
+_ERROR_LENGTH = 2_000
+
+State = Literal["retry", "waiting", "parked"]
+
+
+class Unsent(msgspec.Struct, frozen=True):
+    """A message that waits aside.
+
+    Attributes:
+        outbox: The outbox's name.
+        position: Its position in the log.
+        key: Its key.
+        state: ``retry``: it is tried again by itself. ``waiting``: for an earlier one of its key. ``parked``: given up.
+        attempts: How often it was tried.
+        error: What went wrong last.
+    """
+
+    outbox: str
+    position: int
+    key: str
+    state: State
+    attempts: int
+    error: str
+
+
+def unsent(log: Log, outbox: str | None = None) -> list[Unsent]:
+    """The messages that wait aside, of one outbox or of all, in order."""
+    with log.connect() as db:
+        if not db.has_table(TABLE):
+            return []
+        where, params = ("where outbox = ?", (outbox,)) if outbox is not None else ("", ())
+        rows = db.query(
+            f"select outbox, position, key, state, attempts, error from {db.own(TABLE)} {where}"
+            " order by outbox, position",
+            params,
+        )
+    return [Unsent(**row) for row in rows]
+
+
+def retry(log: Log, outbox: str, position: int | None = None) -> int:
+    """Have parked messages tried again: one, by its position, or all of an outbox.
+
+    Returns:
+        How many.
+
+    Raises:
+        NotFound: There is none at the position.
+    """
+    return _settle(
+        log,
+        outbox,
+        position,
+        "update {table} set state = 'retry', attempts = 0, due = 0 where state = 'parked' and {it}",
+    )
+
+
+def skip(log: Log, outbox: str, position: int) -> int:
+    """Never send a message that waits aside; those of its key that wait behind it go on.
+
+    Raises:
+        NotFound: There is none at the position.
+    """
+    return _settle(log, outbox, position, "delete from {table} where {it}")
+
+
+def _settle(log: Log, outbox: str, position: int | None, sql: str) -> int:
+    done: list[int] = []
+
+    def work(db: Database, receipt: Receipt) -> None:
+        db.ensure_table(TABLE, TABLES[TABLE])
+        which = "outbox = ?" if position is None else "outbox = ? and position = ?"
+        params = (outbox,) if position is None else (outbox, position)
+        done[:] = [db.execute(sql.format(table=db.own(TABLE), it=which), params).rowcount]
+
+    log.commit(work=work)
+    if position is not None and not done[-1]:
+        raise NotFound(
+            f"no message of outbox {outbox!r} at position {position} waits for that",
+            hint="`millstream outbox ls` shows those that wait",
+        )
+    return done[-1]
+
+
+class Delivery:
+    """Sends an outbox's messages, in the thread that calls `run`."""
+
+    def __init__(self, log: Log, outbox: Outbox) -> None:
+        self.outbox = outbox
+        self.name = outbox.name
+        self._log = log
+        self._failures = 0
+
+    @property
+    def consumer(self) -> str:
+        """The name of its checkpoint."""
+        return f"outbox:{self.name}"
+
+    def prepare(self) -> None:
+        """Make its table, so that who looks finds it."""
+        with self._log.connect() as db:
+            if db.has_table(TABLE):
+                return
+        self._log.commit(work=lambda db, receipt: db.ensure_table(TABLE, TABLES[TABLE]))
+
+    def position(self) -> int:
+        """How far it has come; whichever process keeps it."""
+        with self._log.connect() as db:
+            found = peek(db, self.consumer)
+        return found.position if found is not None else 0
+
+    def run(self, stop: threading.Event) -> None:
+        """Send until ``stop`` is set.
+
+        Raises:
+            ConsumerFenced: Another worker has taken over.
+        """
+        held: list[Checkpoint] = []
+
+        def work(db: Database, receipt: Receipt) -> None:
+            db.ensure_table(TABLE, TABLES[TABLE])
+            held[:] = [take(db, self.consumer)]
+
+        self._log.commit(work=work)
+        self._checkpoint = held[-1]
+        written = time.monotonic()
+        while not stop.is_set():
+            head = self._log.head
+            worked = self._again(stop) | self._forth(head, stop)
+            if worked:
+                written = time.monotonic()
+            elif head > self._checkpoint.position and time.monotonic() - written >= _QUIET:
+                self._note([], head)
+                written = time.monotonic()
+            if not worked:
+                self._log.wait(head, _LOOK)
+
+    # --- what is new ----------------------------------------------------------------------------------
+
+    def _forth(self, head: int, stop: threading.Event) -> bool:
+        """Send what has come up to a position; whether there was anything."""
+        events = self._log.read(
+            stream_of(self.name), types=[POSTED], after=self._checkpoint.position, until_position=head + 1
+        )
+        piece = list(islice(events, _AT_ONCE))
+        if not piece:
+            return False
+        held = {each.key for each in unsent(self._log, self.name) if each.key}
+        aside: list[tuple[Any, ...]] = []
+        reached = self._checkpoint.position
+        until = time.monotonic() + _LONGEST
+        for recorded in piece:
+            key = recorded.data["key"]
+            if key and key in held:
+                aside.append((self.name, recorded.position, key, "waiting", 0, 0, ""))
+            else:
+                try:
+                    error = self._try(recorded)
+                except SinkUnavailable as unavailable:
+                    if reached > self._checkpoint.position:
+                        self._note(aside, reached)
+                    self._pause(stop, unavailable)
+                    return True
+                if error:
+                    aside.append((self.name, recorded.position, key, *self._next(1), error))
+                    held.add(key)
+            reached = recorded.position
+            if stop.is_set() or time.monotonic() > until:
+                break
+        self._note(aside, reached)
+        return True
+
+    def _try(self, recorded: Recorded) -> str:
+        """Send a message; why not, in words, or nothing.
+
+        Raises:
+            SinkUnavailable: It is not the message's fault.
+        """
+        message = Message(
+            f"{self._log.id}:{recorded.position}", recorded.data["body"], recorded.data["key"], recorded.position,
+            recorded.time, recorded.correlation,
+        )  # fmt: skip
+        try:
+            self.outbox.send(message)
+        except SinkUnavailable:
+            raise
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"[:_ERROR_LENGTH]
+        self._failures = 0
+        return ""
+
+    def _next(self, attempts: int) -> tuple[State, int, int]:
+        """The state, the count of attempts and the time of a message that was tried so often in vain."""
+        if self.outbox.attempts is not None and attempts >= self.outbox.attempts:
+            return "parked", attempts, 0
+        pause = min(_FIRST_PAUSE * 2.0 ** min(attempts - 1, 20), _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
+        return "retry", attempts, now_micros() + int(pause * 1e6)
+
+    def _pause(self, stop: threading.Event, unavailable: SinkUnavailable) -> None:
+        self._failures += 1
+        pause = min(_FIRST_PAUSE * 2.0 ** min(self._failures - 1, 20), _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
+        stop.wait(max(pause, min(unavailable.after or 0.0, 600.0)))
+
+    def _note(self, aside: list[tuple[Any, ...]], position: int) -> None:
+        moved: list[Checkpoint] = []
+
+        def work(db: Database, receipt: Receipt) -> None:
+            moved[:] = [advance(db, self._checkpoint, position)]
+            if aside:
+                db.executemany(f"insert into {db.own(TABLE)} values (?, ?, ?, ?, ?, ?, ?)", aside)
+
+        self._log.commit(work=work)
+        self._checkpoint = moved[-1]
+
+    # --- what waits aside -----------------------------------------------------------------------------
+
+    def _again(self, stop: threading.Event) -> bool:
+        """Try what is due of the messages aside: of each key, the first; whether anything was."""
+        waiting = unsent(self._log, self.name)
+        if not waiting:
+            return False
+        due = self._due()
+        seen: set[str] = set()
+        worked = False
+        for each in waiting:
+            first = not each.key or each.key not in seen
+            seen.add(each.key)
+            if stop.is_set() or not first or not (each.state == "waiting" or each.position in due):
+                continue
+            recorded = next(self._log.read(since_position=each.position, until_position=each.position + 1), None)
+            if recorded is None:  # trimmed: there is nothing left to send
+                self._after(each, "")
+                continue
+            try:
+                error = self._try(recorded)
+            except SinkUnavailable as unavailable:
+                self._pause(stop, unavailable)
+                return True
+            self._after(each, error)
+            if not error:
+                seen.discard(each.key)  # the next of its key is the first now
+            worked = True
+        return worked
+
+    def _due(self) -> set[int]:
+        with self._log.connect() as db:
+            rows = db.query(
+                f"select position from {db.own(TABLE)} where outbox = ? and state = 'retry' and due <= ?",
+                (self.name, now_micros()),
+            )
+        return {row["position"] for row in rows}
+
+    def _after(self, each: Unsent, error: str) -> None:
+        def work(db: Database, receipt: Receipt) -> None:
+            if peek(db, self.consumer) != self._checkpoint:
+                raise ConsumerFenced(self.consumer)
+            it = (each.outbox, each.position)
+            if error:
+                db.execute(
+                    f"update {db.own(TABLE)} set state = ?, attempts = ?, due = ?, error = ?"
+                    " where outbox = ? and position = ?",
+                    (*self._next(each.attempts + 1), error, *it),
+                )
+            else:
+                db.execute(f"delete from {db.own(TABLE)} where outbox = ? and position = ?", it)
+
+        self._log.commit(work=work)

@@ -1,0 +1,81 @@
+"""Calendar windows: days, weeks, months as the clocks of a time zone show them, with 23 and 25 hours where they do."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+import polars as pl
+
+from .aggregates import Aggregation, merge_partials, partials_of
+from .columns import AT, utc
+from .errors import MissingColumn
+from .state import Batch, OperatorState, Order, Parts, Step, concat
+from .windows import Calendar, results, split_late
+
+_END = "__end"
+
+
+class CalendarState(msgspec.Struct, frozen=True, eq=False):
+    """Partials per window and key."""
+
+    parts: Parts = Parts()
+
+
+class CalendarWindows(msgspec.Struct, frozen=True, eq=False):
+    """The operator of calendar windows. A window is known by its end."""
+
+    window: Calendar
+    keys: tuple[str, ...]
+    aggregation: Aggregation
+
+    order: ClassVar[Order] = "time"
+
+    @property
+    def reads(self) -> set[str]:
+        """The columns that it reads."""
+        return {*self.keys, *self.aggregation.reads}
+
+    @property
+    def shape(self) -> str:
+        return f"calendar {self.window.every} {self.window.zone} by {self.keys} of {self.aggregation.shape}"
+
+    def start(self) -> CalendarState:
+        return CalendarState()
+
+    def restore(self, parts: Parts, watermark: int) -> CalendarState:
+        return CalendarState(parts.expire(watermark + 1, _END))
+
+    def step(self, state: OperatorState, batch: Batch) -> Step:
+        parts = state.parts
+        if batch.reshaped:
+            like = self._partials(batch.frame)
+            return Step(CalendarState(parts.reshaped(like, self._merge)), self._result(like))
+        rows, late = split_late(batch.frame)
+        if rows.height:
+            added = self._partials(rows)
+            low, high = added.select(pl.col(_END).min().alias("low"), pl.col(_END).max().alias("high")).row(0)
+            parts = parts.add(added, low, high).compact(self._merge)
+        done = [p.frame.filter(pl.col(_END) <= batch.after) for p in parts.items if p.low <= batch.after]
+        closed = concat(done) if done else pl.DataFrame()
+        parts = parts.expire(batch.after + 1, _END)
+        if not closed.height:
+            return Step(CalendarState(parts), pl.DataFrame(), late)
+        return Step(CalendarState(parts), self._result(self._merge(closed)), late)
+
+    def _partials(self, rows: pl.DataFrame) -> pl.DataFrame:
+        for key in self.keys:
+            if key not in rows.columns:
+                raise MissingColumn(key, "group_by", rows.columns)
+        local = utc(pl.col(AT)).dt.convert_time_zone(self.window.zone)
+        end = local.dt.truncate(self.window.every).dt.offset_by(self.window.every)
+        return partials_of(self.aggregation, rows.with_columns(end.dt.epoch("us").alias(_END)), [_END, *self.keys])
+
+    def _merge(self, partials: pl.DataFrame) -> pl.DataFrame:
+        return merge_partials(self.aggregation, partials, [_END, *self.keys])
+
+    def _result(self, merged: pl.DataFrame) -> pl.DataFrame:
+        end = pl.col(_END)
+        local = utc(end - 1).dt.convert_time_zone(self.window.zone)
+        start = local.dt.truncate(self.window.every).dt.epoch("us")
+        return results(merged, self.keys, self.aggregation, start, end, end - 1)

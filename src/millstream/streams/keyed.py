@@ -1,0 +1,39 @@
+"""State with a row for each key, of which the newest counts.
+
+A step adds a part with the rows that it changed, so that a checkpoint costs what the batch touched; merging keeps
+the newest row of each key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from .state import Parts, concat
+
+
+def held_of(parts: Parts, asked: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame | None:
+    """The newest row of each of some keys; None when there is no state at all."""
+    if not parts.items:
+        return None
+    if not keys:
+        return concat(part.frame for part in parts.items).tail(1)
+    wanted = asked.select(keys).unique()
+    found = [part.frame.join(wanted, on=list(keys), how="semi", nulls_equal=True) for part in parts.items]
+    return newest(concat(found), keys)
+
+
+def newest(frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """The newest row of each key; what stands later is newer."""
+    if not keys:
+        return frame.tail(1)
+    return frame.unique(subset=list(keys), keep="last", maintain_order=True)
+
+
+def put(parts: Parts, rows: pl.DataFrame, keys: Sequence[str], touched: str) -> Parts:
+    """With new rows of some keys; ``touched`` is the column with the time by which they run out."""
+    if not rows.height:
+        return parts
+    low, high = rows.select(pl.col(touched).min().alias("low"), pl.col(touched).max().alias("high")).row(0)
+    return parts.add(rows, low, high).compact(lambda frame: newest(frame, keys))

@@ -1,0 +1,118 @@
+"""Session windows: stretches of a key's rows, each less than a gap after the one before.
+
+What is held is a row for each piece of a session that came in one batch; pieces less than a gap apart are one
+session, whenever they are merged. A session closes when the watermark is a gap past its last row.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+import polars as pl
+
+from .aggregates import Aggregation, merge_partials, partials_of
+from .columns import AT
+from .errors import MissingColumn
+from .state import Batch, OperatorState, Order, Parts, Step, concat
+from .windows import Session, results, split_late
+
+_START, _LAST, _NUMBER = "__start", "__last", "__session"
+
+
+class SessionState(msgspec.Struct, frozen=True, eq=False):
+    """Pieces of sessions that have not closed."""
+
+    parts: Parts = Parts()
+
+
+class SessionWindows(msgspec.Struct, frozen=True, eq=False):
+    """The operator of session windows."""
+
+    window: Session
+    keys: tuple[str, ...]
+    aggregation: Aggregation
+
+    order: ClassVar[Order] = "time"
+
+    @property
+    def reads(self) -> set[str]:
+        """The columns that it reads."""
+        return {*self.keys, *self.aggregation.reads}
+
+    @property
+    def shape(self) -> str:
+        return f"session {self.window.gap} by {self.keys} of {self.aggregation.shape}"
+
+    def start(self) -> SessionState:
+        return SessionState()
+
+    def restore(self, parts: Parts, watermark: int) -> SessionState:
+        return SessionState(parts.expire(self._limit(watermark), _LAST))
+
+    def _limit(self, watermark: int) -> int:
+        """The least last row of a session that is still open."""
+        return watermark - self.window.gap + 1
+
+    def step(self, state: OperatorState, batch: Batch) -> Step:
+        parts = state.parts
+        if batch.reshaped:
+            like = self._pieces(batch.frame)
+            return Step(SessionState(parts.reshaped(like, self._merge)), self._result(like))
+        rows, late = split_late(batch.frame)
+        if rows.height:
+            parts = self._add(parts, self._pieces(rows)).compact(self._merge)
+        limit = self._limit(batch.after)
+        done = [part.frame.filter(pl.col(_LAST) < limit) for part in parts.items if part.low < limit]
+        if not any(frame.height for frame in done):
+            return Step(SessionState(parts.expire(limit, _LAST)), pl.DataFrame(), late)
+        closed, parts = self._close(parts, concat(done), limit)
+        return Step(SessionState(parts), self._result(closed), late)
+
+    def _close(self, parts: Parts, done: pl.DataFrame, limit: int) -> tuple[pl.DataFrame, Parts]:
+        held = concat(part.frame for part in parts.items)
+        if self.keys:
+            held = held.join(done.select(self.keys).unique(), on=self.keys, how="semi", nulls_equal=True)
+        spans = self._numbered(held).with_columns(
+            pl.col(_START).min().over(_NUMBER), pl.col(_LAST).max().over(_NUMBER).alias("__end")
+        )
+        closed = spans.filter(pl.col("__end") < limit)
+        # Old pieces of a session that goes on take its last row's time for their own, and so go on with it.
+        lasting = spans.filter((pl.col("__end") >= limit) & (pl.col(_LAST) < limit))
+        parts = parts.expire(limit, _LAST)
+        if lasting.height:
+            kept = lasting.with_columns(pl.col("__end").alias(_LAST)).drop("__end", _NUMBER)
+            parts = self._add(parts, self._merge(kept)).compact(self._merge)
+        return self._merge(closed.drop("__end", _NUMBER)), parts
+
+    def _add(self, parts: Parts, pieces: pl.DataFrame) -> Parts:
+        low, high = pieces.select(pl.col(_LAST).min().alias("low"), pl.col(_LAST).max().alias("high")).row(0)
+        return parts.add(pieces, low, high)
+
+    def _pieces(self, rows: pl.DataFrame) -> pl.DataFrame:
+        for key in self.keys:
+            if key not in rows.columns:
+                raise MissingColumn(key, "group_by", rows.columns)
+        numbered = self._numbered(rows.with_columns(pl.col(AT).alias(_START), pl.col(AT).alias(_LAST)))
+        partials = partials_of(self.aggregation, numbered, [_NUMBER, *self.keys])
+        spans = numbered.group_by(_NUMBER).agg(pl.col(_START).min(), pl.col(_LAST).max())
+        return partials.join(spans, on=_NUMBER, maintain_order="left").drop(_NUMBER)
+
+    def _merge(self, pieces: pl.DataFrame) -> pl.DataFrame:
+        numbered = self._numbered(pieces)
+        merged = merge_partials(self.aggregation, numbered, [_NUMBER, *self.keys])
+        spans = numbered.group_by(_NUMBER).agg(pl.col(_START).min(), pl.col(_LAST).max())
+        return merged.join(spans, on=_NUMBER, maintain_order="left").select(pieces.columns)
+
+    def _numbered(self, pieces: pl.DataFrame) -> pl.DataFrame:
+        """Pieces with the number of their session."""
+        pieces = pieces.sort(*self.keys, _START, maintain_order=True)
+        reached, before = pl.col(_LAST).cum_max().shift(1), pl.col(_START)
+        if self.keys:
+            reached = reached.over(self.keys)
+        begins = (before - reached >= self.window.gap).fill_null(True)
+        return pieces.with_columns(begins.cum_sum().cast(pl.Int64).alias(_NUMBER))
+
+    def _result(self, merged: pl.DataFrame) -> pl.DataFrame:
+        end = pl.col(_LAST) + self.window.gap
+        return results(merged, self.keys, self.aggregation, pl.col(_START), end, end - 1)
