@@ -10,12 +10,12 @@ import pytest
 import millstream as ms
 
 
-class OrderPlaced(ms.Event):
+class OrderPlaced(ms.Event, type="StoryOrderPlaced"):
     customer: str
     lines: list[tuple[str, int, Decimal]]
 
 
-class OrderShipped(ms.Event):
+class OrderShipped(ms.Event, type="StoryOrderShipped"):
     carrier: str
 
 
@@ -165,7 +165,7 @@ PLACE = PlaceOrder("order-1", "Ann", [("tea", 2, Decimal("4.50")), ("cup", 1, De
 
 def test_an_accepted_command_puts_the_event_into_the_stream(log, app):
     receipt = app.execute(PLACE)
-    assert [(e.position, e.type) for e in log.read("order-1")] == [(receipt.position, "OrderPlaced")]
+    assert [(e.position, e.type) for e in log.read("order-1")] == [(receipt.position, "StoryOrderPlaced")]
     assert next(log.read("order-1")).event == OrderPlaced(customer="Ann", lines=PLACE.lines)
 
 
