@@ -58,10 +58,14 @@ from .cdc import verify_webhook as verify_webhook
 
 # 3 CQRS
 from .app.app import App as App
+from .app.read_side import ReadModel as ReadModel
 from .app.supervisor import State as State
 from .app.supervisor import WorkerStatus as WorkerStatus
+from .cqrs.building import Progress as Progress
 from .cqrs.command import Command as Command
 from .cqrs.command import Ref as Ref
+from .cqrs.comparing import Comparison as Comparison
+from .cqrs.failures import Failure as Failure
 from .cqrs.context import Context as Context
 from .cqrs.outbox import Message as Message
 from .cqrs.outbox import Outbox as Outbox
@@ -69,7 +73,9 @@ from .cqrs.process import CommandRejected as CommandRejected
 from .cqrs.process import Process as Process
 from .cqrs.projection import Placement as Placement
 from .cqrs.projection import Projection as Projection
+from .cqrs.query import Answer as Answer
 from .cqrs.query import Query as Query
+from .cqrs.versions import Version as Version
 
 # 4 stream processing
 from .streams import matched as matched
@@ -152,8 +158,10 @@ from .cqrs.errors import DuplicateHandler as DuplicateHandler
 from .cqrs.errors import ForeignReadModel as ForeignReadModel
 from .cqrs.errors import ProcessFailed as ProcessFailed
 from .cqrs.errors import ProjectionFailed as ProjectionFailed
+from .cqrs.errors import ReadModelBehind as ReadModelBehind
 from .cqrs.errors import ReadModelChanged as ReadModelChanged
 from .cqrs.errors import UnknownCommand as UnknownCommand
+from .cqrs.errors import UnknownProjection as UnknownProjection
 from .cqrs.errors import UnknownQuery as UnknownQuery
 from .sourcing.errors import CannotRecord as CannotRecord
 from .sourcing.errors import HandlerMissing as HandlerMissing

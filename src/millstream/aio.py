@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from itertools import islice
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from .events import Draft, Event, Plain
 from .log import Log as SyncLog
@@ -30,6 +30,11 @@ from .log import Recorded, Run
 from .log import open as open_sync
 from .storage.base import Receipt, StagedAppend, StreamInfo
 from .time import seconds
+
+if TYPE_CHECKING:
+    from .app.app import App as SyncApp
+    from .cqrs.command import Command
+    from .cqrs.query import Answer, Query
 
 T = TypeVar("T")
 _BATCH = 500
@@ -242,3 +247,67 @@ class Log:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
+
+
+class App:
+    """An app whose commands and queries are awaited: ``ms.aio.App(app)``. ``app.sync`` is the app under it."""
+
+    def __init__(self, app: SyncApp) -> None:
+        self.sync = app
+        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="millstream-aio-app")
+
+    async def execute(self, command: Command, **options: Any) -> Receipt:
+        """See `millstream.App.execute`."""
+        return await self._call(lambda: self.sync.execute(command, **options))
+
+    async def query(self, query: Query[T], **options: Any) -> T:
+        """See `millstream.App.query`."""
+        return await self._call(lambda: self.sync.query(query, **options))
+
+    async def answer(self, query: Query[T], **options: Any) -> Answer[T]:
+        """See `millstream.App.answer`."""
+        return await self._call(lambda: self.sync.answer(query, **options))
+
+    async def subscribe(self, query: Query[T]) -> AsyncIterator[T]:
+        """See `millstream.App.subscribe`. Each subscription has a thread of its own that waits."""
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[tuple[bool, Any]] = asyncio.Queue()
+        room = threading.Semaphore(4)
+        stopped = threading.Event()
+
+        def wait() -> None:
+            ending: BaseException | None = None
+            try:
+                last: list[Any] = []
+                while not stopped.is_set() and not self.sync.log.closed:
+                    # In short waits, so that it is noticed when nobody listens any more.
+                    for answer in self.sync.subscribe(query, timeout=_LOOK):
+                        if last != [answer]:
+                            last = [answer]
+                            room.acquire()
+                            if stopped.is_set():
+                                return
+                            loop.call_soon_threadsafe(queue.put_nowait, (True, answer))
+            except BaseException as error:
+                ending = error
+            if not stopped.is_set():
+                with suppress(RuntimeError):  # the loop has ended without waiting for its subscriptions
+                    loop.call_soon_threadsafe(queue.put_nowait, (False, ending))
+
+        threading.Thread(target=wait, name="millstream-subscribe", daemon=True).start()
+        try:
+            while True:
+                is_answer, got = await queue.get()
+                if is_answer:
+                    yield got
+                    room.release()
+                elif got is not None:
+                    raise got
+                else:
+                    return
+        finally:
+            stopped.set()
+            room.release()
+
+    async def _call(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)

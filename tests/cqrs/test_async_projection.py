@@ -193,37 +193,39 @@ def test_an_event_that_does_not_fit_stops_it_right_before_that_event(place):
         assert app.query(AllNumbers()) == [1]
 
 
-def test_of_two_workers_one_is_fenced(shared_home, read):
+def test_of_two_workers_one_stands_by_and_takes_over(shared_home, read):
     with ms.open(shared_home) as one, ms.open(shared_home) as two:
         first, second = make(one, read, Numbers), make(two, read, Numbers)
-        with first, second:
-            for n in range(20):
-                receipt = one.append("a", Added(n=n))
-            # Whichever took it last keeps it; both answer, the fenced one from what the other keeps.
-            for app in (first, second):
-                assert app.query(AllNumbers(), after=receipt) == list(range(20))
-            states = lambda: sorted(status(app, "Numbers").state for app in (first, second))  # noqa: E731
-            eventually(lambda: states() == [ms.State.FENCED, ms.State.RUNNING])
+        with second:
+            with first:
+                for n in range(20):
+                    receipt = one.append("a", Added(n=n))
+                # Both answer, the one that stands by from what the other keeps.
+                for app in (first, second):
+                    assert app.query(AllNumbers(), after=receipt) == list(range(20))
+                states = lambda: sorted(status(app, "Numbers").state for app in (first, second))  # noqa: E731
+                eventually(lambda: states() == [ms.State.RUNNING, ms.State.STANDBY])
+            eventually(lambda: status(second, "Numbers").state is ms.State.RUNNING)
             receipt = two.append("a", Added(n=20))
             for app in (first, second):
                 assert app.query(AllNumbers(), after=receipt) == list(range(21))
 
 
-def test_another_schema_is_told_by_status_and_query(place):
-    log, path = place
-    with make(log, path, Numbers) as app:
-        app.query(AllNumbers(), after=log.append("a", Added(n=1)))
-    changed = type("Numbers", (Numbers,), {"schema": "create table numbers (n integer)", "name": "Numbers"})
-    app = ms.App(log, projections=[changed.into(path)])
+def test_another_schema_of_tables_beside_which_there_is_no_room_is_told_by_status_and_query(tmp_path):
+    with ms.open() as log:
+        with make(log, None, Numbers) as app:
+            app.query(AllNumbers(), after=log.append("a", Added(n=1)))
+        changed = type("Numbers", (Numbers,), {"schema": "create table numbers (n integer)", "name": "Numbers"})
+        app = ms.App(log, projections=[changed.into()])
 
-    @app.query
-    def all_numbers(query: AllNumbers, db: ms.Database) -> list[int]:
-        raise AssertionError("not to be asked")
+        @app.query
+        def all_numbers(query: AllNumbers, db: ms.Database) -> list[int]:
+            raise AssertionError("not to be asked")
 
-    with app:
-        with pytest.raises(ms.ReadModelChanged, match="'Numbers'"):
-            app.query(AllNumbers(), after=log.append("a", Added(n=2)))
-        eventually(lambda: status(app, "Numbers").state is ms.State.FAILED)
+        with app:
+            with pytest.raises(ms.ReadModelChanged, match="'Numbers'"):
+                app.query(AllNumbers(), after=log.append("a", Added(n=2)))
+            eventually(lambda: status(app, "Numbers").state is ms.State.FAILED)
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["another log", "a log that lost its end"])

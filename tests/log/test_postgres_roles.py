@@ -11,7 +11,9 @@ import pytest
 
 import millstream as ms
 from millstream.cdc.worker import TABLES as CAPTURES
+from millstream.cqrs.lease import TABLES as LEASES
 from millstream.cqrs.projection import TABLES as PROJECTIONS
+from millstream.cqrs.versions import TABLES as VERSIONS
 from millstream.log.checkpoints import TABLES as CHECKPOINTS
 from millstream.storage.postgres.place import parse_url
 from millstream.storage.postgres.roles import Ability, grants
@@ -58,7 +60,7 @@ def as_role(postgres, postgres_server, log) -> Callable[..., str]:
     return make
 
 
-CONSUMERS = CHECKPOINTS | PROJECTIONS | FLOWS | CAPTURES
+CONSUMERS = CHECKPOINTS | PROJECTIONS | VERSIONS | LEASES | FLOWS | CAPTURES
 WRITES = [
     "update shop.runs set body = '{}'",
     "delete from shop.runs",

@@ -12,15 +12,20 @@ from typing import Any, Self, TypeVar, overload
 from ..cqrs.errors import DuplicateHandler
 from ..cqrs.follower import Follower
 from ..cqrs.inline import InlineProjection
+from ..cqrs.lease import Leases
 from ..cqrs.outbox import Outbox
+from ..cqrs.past import At
 from ..cqrs.process import Process
 from ..cqrs.projection import Placement, Projection
-from ..cqrs.query import Queries, Query
+from ..cqrs.query import Answer, Asked, Behind, Queries, Query
+from ..cqrs.watch import Watch
 from ..errors import ConsumerFenced, UsageError
 from ..log import Log
 from ..storage.base import Receipt
 from ..streams.flow import Flow
+from ..time import Duration, seconds
 from .flows import LiveFlow
+from .read_side import ReadSide
 from .supervisor import Background, State, Worker, WorkerStatus, supervised
 from .write import WriteSide
 
@@ -30,7 +35,7 @@ Result = TypeVar("Result")
 _LOOK_UP = 0.5
 
 
-class App(WriteSide):
+class App(WriteSide, ReadSide):
     """Commands, queries, projections, captures and flows on one log.
 
     Inline projections are level with the log, and the tables of all of them exist, when this returns. The
@@ -107,10 +112,15 @@ class App(WriteSide):
         live = _live(_backgrounds("flows", flows, "[ms.stream('clicks').….to('counts', type='Counted')]"))
         _check_names("flows", live, "Give each once; name one: .to(stream, type=…, name='…')")
         self._placements = _distinct(projections)
+        leases = self._leases = Leases(log)
+        moved = threading.Condition()
+        watch = Watch(log, moved)
         self._inline = [InlineProjection(log, p) for p in projections if p.inline]
-        self._followers = {p.name: Follower(log, p) for p in projections if not p.inline}
-        self._queries = Queries(log, self._placements, self._followers)
-        self._workers = [Worker(f.placement.name, "projection", f.run) for f in self._followers.values()]
+        self._followers = {p.name: Follower(log, p, leases, moved, watch) for p in projections if not p.inline}
+        self._queries = Queries(log, self._placements, self._followers, moved)
+        self._workers = [
+            Worker(f.placement.name, "projection", f.run, settled=f.settled) for f in self._followers.values()
+        ]
         for number, capture in enumerate(captures, start=1):
             begun = threading.Event()
             name = getattr(capture, "name", "") or f"capture-{number}"
@@ -130,7 +140,15 @@ class App(WriteSide):
 
     @overload
     def query(
-        self, query: Query[Result], /, *, after: Receipt | int | None = None, timeout: float = 10.0
+        self,
+        query: Query[Result],
+        /,
+        *,
+        after: Receipt | int | None = None,
+        fresh: bool = False,
+        timeout: float = 10.0,
+        behind: Behind = "answer",
+        at: At | None = None,
     ) -> Result: ...
     @overload
     def query(self, function: Function, /) -> Function: ...
@@ -143,7 +161,10 @@ class App(WriteSide):
         /,
         *,
         after: Receipt | int | None = None,
+        fresh: bool = False,
         timeout: float = 10.0,
+        behind: Behind = "answer",
+        at: At | None = None,
         reads: Sequence[type[Projection]] | None = None,
     ) -> Any:
         """Answer a query, ``app.query(GetOrder("o-1"))``; or have a function answer it, ``@app.query``.
@@ -155,21 +176,29 @@ class App(WriteSide):
             given: The query; or the function.
             after: A receipt (or position): wait until the read models show it. Those that ``reads`` names
                 for the handler, or all.
+            fresh: Wait until they show all that is in the log now.
             timeout: The longest wait, in seconds.
+            behind: When a read model has stopped, lacks parked events, is paused, or is of an older version of its
+                code: ``"answer"`` with what is there, or ``"raise"``.
+            at: A time, ``ms.Position(…)`` or a receipt: answer from the read models as they stood after it, replayed
+                by today's code from the nearest image that was kept.
             reads: The projections whose tables the function reads, and is shown:
                 ``@app.query(reads=[OrderSummary])``; by default all of the app.
 
         Raises:
             UnknownQuery: It has no handler.
-            InvalidPosition: ``after`` is no receipt or position of this log.
+            InvalidPosition: ``after`` or ``at`` is no receipt or position of this log.
             UsageError: The handler writes to the read models.
             TimedOut: A read model did not come to the position in time.
             ProjectionFailed: A read model will not: its projection has stopped.
+            ReadModelBehind: A read model is behind, and ``behind="raise"``.
             ForeignReadModel, ReadModelChanged: A read model is of another log, or of another version.
             InvalidHandler, DuplicateHandler: The function cannot answer the query, or another one does.
         """
         if isinstance(given, Query):
-            return self._queries.answer(given, after=after, timeout=timeout)
+            if after is None and not fresh and behind == "answer" and at is None:
+                return self._queries.answer(given)
+            return self._queries.answer(given, _asked(after, fresh, timeout, behind, at))
         frame = sys._getframe(1)
 
         def register(function: Function) -> Function:
@@ -177,6 +206,38 @@ class App(WriteSide):
             return function
 
         return register if given is None else register(given)
+
+    def answer(
+        self,
+        query: Query[Result],
+        *,
+        after: Receipt | int | None = None,
+        fresh: bool = False,
+        timeout: float = 10.0,
+        behind: Behind = "answer",
+        at: At | None = None,
+    ) -> Answer[Result]:
+        """Answer a query, and say how fresh the answer is; the arguments and errors are those of `query`."""
+        return self._queries.told(query, _asked(after, fresh, timeout, behind, at))
+
+    def queries(self) -> list[type[Query[Any]]]:
+        """The classes of the queries that have a handler."""
+        return self._queries.known()
+
+    def subscribe(self, query: Query[Result], *, timeout: Duration | float | None = None) -> Iterator[Result]:
+        """The answer to a query now, and then each answer that differs from the one before, as the read models move.
+
+        Changes that follow each other closely may be seen as one: the last answer is always seen. Ends when the log is
+        closed.
+
+        Args:
+            query: The query.
+            timeout: End when no other answer came for so long.
+
+        Raises:
+            UnknownQuery: It has no handler.
+        """
+        return self._queries.subscribe(query, seconds(timeout))
 
     # --- running --------------------------------------------------------------------------------------
 
@@ -186,6 +247,8 @@ class App(WriteSide):
         Returns when each capture has begun, as ``Capture.start`` promises it, or has failed to.
         """
         self._ended.clear()
+        for follower in self._followers.values():
+            follower.try_again()
         for worker in self._workers:
             worker.start()
         for worker in self._workers:
@@ -246,10 +309,13 @@ class App(WriteSide):
                 reached = self._flows[worker.name].position(self.log)
             elif reached is None:
                 reached = self._write_position(worker)
+            state = worker.state
+            if follower is not None and state is State.RUNNING:
+                state = State(follower.mode) if follower.failure is None else State.FAILED
             error = worker.describe() or (str(follower.failure) if follower and follower.failure else None)
             found.append(
                 WorkerStatus(
-                    worker.name, worker.kind, worker.state, worker.restarts, error, reached,
+                    worker.name, worker.kind, state, worker.restarts, error, reached,
                     None if reached is None else max(0, head - reached),
                 )
             )  # fmt: skip
@@ -261,6 +327,14 @@ class App(WriteSide):
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+
+
+def _asked(after: Receipt | int | None, fresh: bool, timeout: float, behind: Behind, at: At | None) -> Asked:
+    if behind not in ("answer", "raise"):
+        raise UsageError(f"behind={behind!r:.40}", hint='Write "answer" or "raise"')
+    if at is not None and (after is not None or fresh):
+        raise UsageError("a query is asked of the past or of the present", hint="Leave out at=, or after= and fresh=")
+    return Asked(after, fresh, timeout, behind, at)
 
 
 def _listed(what: str, given: Any, example: str) -> list[Any]:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from ..cqrs.errors import ForeignReadModel, ProcessFailed, ProjectionFailed, ReadModelChanged
-from ..errors import ConsumerFenced, MillstreamError, StreamClosed, UsageError
+from ..errors import ConsumerFenced, MillstreamError, StreamClosed, Trimmed, UsageError
 from ..log import Log
 from ..streams.errors import FlowChanged
 
@@ -20,7 +20,16 @@ _LONGEST_PAUSE = 30.0
 _STEADY = 60.0
 """After so many seconds without a crash, the next one is taken as the first again."""
 
-_FINAL = (ProjectionFailed, ProcessFailed, ReadModelChanged, ForeignReadModel, UsageError, FlowChanged, StreamClosed)
+_FINAL = (
+    ProjectionFailed,
+    ProcessFailed,
+    ReadModelChanged,
+    ForeignReadModel,
+    Trimmed,
+    UsageError,
+    FlowChanged,
+    StreamClosed,
+)
 """What another start would not change."""
 
 _LOOK = 0.2
@@ -32,6 +41,9 @@ class State(StrEnum):
 
     STOPPED = "stopped"
     RUNNING = "running"
+    STANDBY = "standby"
+    PAUSED = "paused"
+    BUILDING = "building"
     RESTARTING = "restarting"
     FAILED = "failed"
     FENCED = "fenced"
@@ -82,6 +94,7 @@ class Worker:
     Args:
         work: Works until its event is set.
         begun: The work sets it when it has begun; None when there is nothing to wait for.
+        settled: Waits until what has ended the work is settled, so that it can begin anew; False when it is to stop.
     """
 
     def __init__(
@@ -91,6 +104,7 @@ class Worker:
         work: Callable[[threading.Event], None],
         *,
         begun: threading.Event | None = None,
+        settled: Callable[[threading.Event], bool] | None = None,
     ) -> None:
         self.name = name
         self.kind = kind
@@ -99,6 +113,7 @@ class Worker:
         self.error: BaseException | None = None
         self._work = work
         self._begun = begun
+        self._settled = settled
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -147,7 +162,10 @@ class Worker:
                 return
             except _FINAL as error:
                 self.state, self.error = State.FAILED, error
-                return
+                if self._settled is None or not self._waited(stop):
+                    return
+                self.state, self.error = State.RUNNING, None
+                continue
             except Exception as error:
                 self.error = error
                 self.state = State.RESTARTING
@@ -162,6 +180,16 @@ class Worker:
             self.restarts += 1
             self.state = State.RUNNING
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _waited(self, stop: threading.Event) -> bool:
+        """Wait until what has ended the work is settled."""
+        assert self._settled is not None
+        while not stop.is_set():
+            try:
+                return self._settled(stop)
+            except Exception:
+                stop.wait(_LOOK)  # such as a database that cannot be reached just now
+        return False
 
     def describe(self) -> str | None:
         """What went wrong last, in words."""

@@ -24,6 +24,8 @@ from . import (
     inline,
     outbox,
     postgres,
+    projection,
+    query,
     read,
     restore,
     retain,
@@ -196,6 +198,7 @@ _add("read", read.read)
 _add("tail", tail.tail)
 _add("streams", streams.streams)
 _add("sql", sql.sql)
+_add("query", query.query)
 _add("import", transfer.import_)
 _add("export", transfer.export)
 _add("verify", verify.verify)
@@ -213,6 +216,11 @@ _cdc = typer.Typer(help="Capture the changes of a database, and look after that.
 for _name in ("check", "run", "status", "verify", "doctor", "snapshot", "parked", "remove"):
     _add(_name, getattr(cdc, _name), _cdc)
 app.add_typer(_cdc, name="cdc")
+
+_projection = typer.Typer(help="Look after the read models of an app.", rich_markup_mode="rich")
+for _name in ("ls", "show", "rebuild", "rollback", "retry", "skip", "pause", "resume"):
+    _add(_name, getattr(projection, _name), _projection)
+app.add_typer(_projection, name="projection")
 
 _postgres = typer.Typer(help="Look after a log in PostgreSQL.", rich_markup_mode="rich")
 _add("grants", postgres.grants, _postgres)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -53,6 +55,17 @@ def load(place: str) -> App:
     if not isinstance(found, App):
         raise UsageError(f"{place} is no millstream.App but {found!r:.60}", hint="Name the variable that holds one")
     return found
+
+
+@contextmanager
+def opened(place: str) -> Iterator[App]:
+    """The same app; its log is closed at the end."""
+    app = load(place)
+    try:
+        yield app
+    finally:
+        app.stop()
+        app.log.close()
 
 
 def run(app: AppName) -> None:

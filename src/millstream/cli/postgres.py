@@ -44,8 +44,11 @@ def grants(
     from ..cdc.parking import TABLES as PARKED
     from ..cdc.worker import TABLES as CAPTURES
     from ..cqrs.delivery import TABLES as OUTBOXES
+    from ..cqrs.failures import TABLES as FAILURES
+    from ..cqrs.lease import TABLES as LEASES
     from ..cqrs.projection import TABLES as PROJECTIONS
     from ..cqrs.timers import TABLES as TIMERS
+    from ..cqrs.versions import TABLES as VERSIONS
     from ..log.checkpoints import TABLES as CHECKPOINTS
     from ..log.images import TABLES as IMAGES
     from ..sourcing.snapshots import TABLES as SNAPSHOTS
@@ -54,7 +57,8 @@ def grants(
     from ..streams.store import TABLES as FLOWS
 
     ability = Ability.READ if read else Ability.APPEND if append else Ability.CONSUME
-    consumers = CHECKPOINTS | PROJECTIONS | FLOWS | CAPTURES | PARKED | SNAPSHOTS | IMAGES | TIMERS | OUTBOXES
+    consumers = CHECKPOINTS | PROJECTIONS | VERSIONS | FAILURES | LEASES
+    consumers |= FLOWS | CAPTURES | PARKED | SNAPSHOTS | IMAGES | TIMERS | OUTBOXES
     for statement in grants(parse_url(url), role, ability, consumers):
         typer.echo(f"{statement};")
 

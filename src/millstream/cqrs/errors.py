@@ -35,6 +35,19 @@ class UnknownQuery(UsageError):
         self.query = query
 
 
+class UnknownProjection(UsageError):
+    """An app has no projection of that name."""
+
+    code = "unknown-projection"
+
+    def __init__(self, projection: str, known: list[str]) -> None:
+        super().__init__(
+            f"there is no projection {projection!r} in this app",
+            hint=f"It has {', '.join(known)}" if known else "Give it to ms.App(projections=[…])",
+        )
+        self.projection = projection
+
+
 class DuplicateHandler(UsageError):
     """A command or query has a handler already, or two projections have one name."""
 
@@ -57,12 +70,23 @@ class ProjectionFailed(MillstreamError):
     def __init__(self, projection: str, position: int, type: str, error: str) -> None:
         super().__init__(
             f"projection {projection!r} stopped at position {position} ({type}): {error}",
-            hint="Mend its handler and start the app again; it goes on with that event",
+            hint="Mend its handler and start the app again, or leave the event out: millstream projection skip",
         )
         self.projection = projection
         self.position = position
         self.type = type
         self.error = error
+
+
+class ReadModelBehind(MillstreamError):
+    """A read model that a query uses is behind the log for more than a moment, and the query is not to answer then."""
+
+    code = "read-model-behind"
+    http_status = 503
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems), hint='Settle it: millstream projection show; or ask with behind="answer"')
+        self.problems = problems
 
 
 class ProcessFailed(MillstreamError):
@@ -85,17 +109,24 @@ class ProcessFailed(MillstreamError):
 
 
 class ReadModelChanged(MillstreamError):
-    """The tables of a read model were made by another version of its schema."""
+    """The tables of a read model are of another version of its projection, and no new version is to be built."""
 
     code = "read-model-changed"
     http_status = 409
     exit_code = 4
 
-    def __init__(self, projection: str) -> None:
-        super().__init__(
-            f"the schema of projection {projection!r} is not the one that its tables were made with",
-            hint="Delete the read model's file to have it built anew, or give the new version another name and tables",
-        )
+    def __init__(self, projection: str, *, withdrawn: bool = False) -> None:
+        if withdrawn:
+            super().__init__(
+                f"the read model of projection {projection!r} was rolled back from this version of its code",
+                hint="Run the code that the older one was made by, or build this one again: app.rebuild(…)",
+            )
+        else:
+            super().__init__(
+                f"the schema of projection {projection!r} is not the one that its tables were made with",
+                hint="Keep it in a file of its own, where a new version is built beside the old one; or give the new"
+                " version another name and tables",
+            )
         self.projection = projection
 
 

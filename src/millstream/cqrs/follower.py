@@ -1,193 +1,323 @@
-"""Asynchronous projections: a worker that follows the log and commits rows and checkpoint together."""
+"""Asynchronous projections: who keeps one, which version of it answers, and how far that has come."""
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from collections.abc import Callable
+from contextlib import suppress
+from enum import StrEnum
 
-from ..errors import ConsumerFenced, DatabaseError, MillstreamError, NotALog, ReadOnlyLog, StorageError, UsageError
+from ..errors import ConsumerFenced, MillstreamError, ReadOnlyLog, StorageError, Trimmed
 from ..log import Log
-from ..log.checkpoints import Checkpoint, advance, peek, take
-from ..log.reading import scope_of
+from ..log.checkpoints import peek
+from ..log.reading import IfTrimmed
 from ..storage.database import Database
-from ..storage.sqlite.database import open_database
+from . import failures, versions
+from .building import NEVER, Build, Progress, roll_back
 from .errors import ForeignReadModel, ProjectionFailed, ReadModelChanged
-from .inline import BATCH, HOLD
-from .projection import ROWS, Batch, Piece, Placement
-
-_QUIET = 1.0
-"""How long, in seconds, a checkpoint may lag behind the log when nothing of the projection's came by."""
+from .failures import FailureState
+from .keeping import Keeper
+from .lease import Lease, Leases, Stop
+from .places import Home, InLog, OwnFile
+from .projection import Placement
+from .versions import Version, VersionState
+from .watch import Watch
 
 _POLL = 0.01
 """How often, in seconds, to look at the checkpoint of a projection that another process keeps."""
 
-_LOOK = 0.25
-"""How soon, in seconds, a worker that waits for events notices that it is to stop."""
+_FRESH = 0.05
+"""For so many seconds a version is taken for the one that answers without a look: others may have swapped it."""
+
+_CHECK = 0.5
+"""How often, in seconds, a worker looks whether it keeps the version that answers."""
 
 
-class Target(Protocol):
-    """A database that a read model is kept in, and how a worker writes to it."""
+class Mode(StrEnum):
+    """What a worker does."""
 
-    pieces: int
-    """How many events to decode ahead."""
-    rows: int
-    """The most events for one batch."""
-    hold: float
-    """The longest time, in seconds, for one transaction."""
-
-    def transact(self, work: Callable[[Database], None]) -> None:
-        """Run work in a write transaction; it may run more than once."""
-
-    def reading(self) -> AbstractContextManager[Database]:
-        """A connection to read with."""
-
-
-class OwnFile:
-    """A read model's own file. A power cut may undo its last moments, of rows and checkpoint alike."""
-
-    pieces = 5_000
-    rows = ROWS
-    hold = 0.25
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def transact(self, work: Callable[[Database], None]) -> None:
-        """Run work in a write transaction on a connection of its own."""
-        db = self._open()
-        try:
-            with db.transaction():
-                work(db)
-        finally:
-            db.close()
-
-    @contextmanager
-    def reading(self) -> Iterator[Database]:
-        """A read-only connection of its own."""
-        db = open_database(self.path, readonly=True)
-        try:
-            yield db
-        finally:
-            db.close()
-
-    @contextmanager
-    def kept_open(self) -> Iterator[Target]:
-        """The same with one connection for all that follows, on one thread."""
-        db = self._open()
-        try:
-            yield _OpenFile(db)
-        finally:
-            db.close()
-
-    def _open(self) -> Database:
-        try:
-            return open_database(self.path, synchronous="NORMAL")
-        except NotALog as error:
-            raise UsageError(
-                f"{self.path} is no SQLite database, so no read model can be kept in it",
-                hint="Give the path of a read model, or of a new file",
-            ) from error
-
-
-class _OpenFile:
-    pieces = OwnFile.pieces
-    rows = OwnFile.rows
-    hold = OwnFile.hold
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
-
-    def transact(self, work: Callable[[Database], None]) -> None:
-        with self._db.transaction():
-            work(self._db)
-
-    @contextmanager
-    def reading(self) -> Iterator[Database]:
-        yield self._db
-
-
-class InLog:
-    """A read model in the log's own database, written through the log's committer, a little at a time."""
-
-    pieces = 500
-    rows = BATCH
-    hold = HOLD
-
-    def __init__(self, log: Log) -> None:
-        self._log = log
-
-    def transact(self, work: Callable[[Database], None]) -> None:
-        """Run work in a commit of the log."""
-        self._log.commit(work=lambda db, receipt: work(db))
-
-    def reading(self) -> AbstractContextManager[Database]:
-        """One of the log's read connections."""
-        return self._log.connect()
-
-    @contextmanager
-    def kept_open(self) -> Iterator[Target]:
-        """The same: the log keeps its connection open."""
-        yield self
+    RUNNING = "running"
+    STANDBY = "standby"
+    PAUSED = "paused"
+    BUILDING = "building"
 
 
 class Follower:
     """Keeps an asynchronous projection, in the thread that calls `run`.
 
-    One holder at a time: taking over raises the checkpoint's epoch, and the holder before finds at its next
-    commit that it is fenced. Steps are large while it catches up; one that waits is woken by an append.
+    One holder at a time, by a lease in the log's database, and by the epoch of the checkpoint, which each new holder
+    raises. When the code or the schema is not what the read model was made by, a new version is built beside it first.
+
+    Args:
+        moved: Told whenever a read model of the app has moved.
+        watch: Says when something has come that it handles.
 
     Attributes:
-        failure: Why the projection has stopped, if a handler raised or its tables are of another schema.
+        failure: Why the projection has stopped, if a handler raised or its tables do not fit.
+        mode: What the worker does.
     """
 
-    def __init__(self, log: Log, placement: Placement) -> None:
+    def __init__(
+        self, log: Log, placement: Placement, leases: Leases, moved: threading.Condition, watch: Watch
+    ) -> None:
         self.placement = placement
         self.failure: MillstreamError | None = None
-        if placement.path is not None and log.path and os.path.realpath(placement.path) == os.path.realpath(log.path):
-            raise UsageError(
-                f"{placement.path} is the log's own file",
-                hint=f"Write {placement.name}.into() to keep a read model in the log's database, or give another file",
-            )
-        self.target: OwnFile | InLog = OwnFile(placement.path) if placement.path is not None else InLog(log)
+        self.mode = Mode.RUNNING
+        self.home = Home(log, placement)
+        self._has_room = self.home.has_room
+        self.made_by = versions.fingerprint(placement.projection)
+        self.building: Progress | None = None
         self._log = log
-        self._moved = threading.Condition()
+        self._leases = leases
+        self._moved = moved
+        self._watch = watch
         self._seen = 0
         self._running = False
+        self._live = Version(placement.name, 1, self.made_by, "", VersionState.LIVE)
+        self._looked = 0.0
+        self._again = threading.Event()
+        """Set when another version answers, or a failure was settled, by this process."""
+
+    # --- which version answers ------------------------------------------------------------------------
+
+    @property
+    def target(self) -> OwnFile | InLog:
+        """The database of the version that answers."""
+        return self.home.at(self._live.place)
+
+    @property
+    def number(self) -> int:
+        """The number of the version that answers, as far as this process knows."""
+        return self._live.number
+
+    def path(self) -> str | None:
+        """The file of the version that answers; None for the log's own database."""
+        self.current()
+        return self.home.path(self._live.place)
+
+    def current(self) -> int:
+        """The number of the version that answers; others may have swapped it some hundredths of a second ago."""
+        if self._has_room and time.monotonic() - self._looked > _FRESH:
+            self.look()
+        return self._live.number
+
+    def look(self) -> Version:
+        """The version that answers now."""
+        with self.home.target.reading() as db:
+            found = versions.live_of(db, self.placement.name)
+        self._looked = time.monotonic()
+        if found is not None and found != self._live:
+            self._turn_to(found)
+        return self._live
+
+    def _turn_to(self, version: Version) -> None:
+        """Go on with another version."""
+        if version.number != self._live.number:
+            with self._moved:
+                self._live = version
+                self._seen = 0
+                self._moved.notify_all()
+        self._live = version
+
+    def all_versions(self) -> list[Version]:
+        """All its versions, the oldest first."""
+        with self.home.target.reading() as db:
+            return versions.all_of(db, self.placement.name)
+
+    def prepare(self) -> None:
+        """Create the read model's tables, so that queries find them; note it when they do not fit."""
+        found: list[Version] = []
+
+        def work(db: Database) -> None:
+            found.clear()
+            live = versions.ensure(db, self.placement.projection, self.made_by)
+            if not live.place:
+                self.placement.check(db, self._log)
+                if live.fingerprint != self.made_by and not self.home.has_room:
+                    live = self._adopted(db, live)
+                if live.fingerprint == self.made_by:
+                    self.placement.prepare(db, self._log)
+            found.append(live)
+
+        try:
+            self.home.target.transact(work)
+            self._live = found[-1]
+            if self._live.place:
+                with self.home.at(self._live.place).reading() as db:
+                    self.placement.check(db, self._log)
+        except (ReadModelChanged, ForeignReadModel) as error:
+            self.failure = error
+        except ReadOnlyLog:
+            self.look()  # its tables are in a log that is only read here: those who write it keep them
+
+    def _adopted(self, db: Database, live: Version) -> Version:
+        """Tables beside which there is no room for others: changed code goes on with them, another schema cannot."""
+        if live.fingerprint.startswith("schema ") or not self.placement.fits(db):
+            raise ReadModelChanged(self.placement.name)
+        return versions.adopt(db, live, self.made_by)
+
+    # --- keeping it -----------------------------------------------------------------------------------
 
     def position(self) -> int:
         """The position up to which the read model shows the log; of other workers' too."""
         return self._seen if self._running else max(self._seen, self._stored())
 
-    def prepare(self) -> None:
-        """Create the read model's file and tables, so that queries find them; note it when they do not fit."""
-        try:
-            self.target.transact(lambda db: self.placement.prepare(db, self._log))
-        except (ReadModelChanged, ForeignReadModel) as error:
-            self.failure = error
-        except ReadOnlyLog:
-            pass  # its tables are in a log that is only read here: those who write it keep them
-
-    def run(self, stop: threading.Event) -> None:
-        """Follow the log until ``stop`` is set.
+    def run(self, stop: Stop) -> None:
+        """Keep the projection until ``stop`` is set, whenever nobody else does.
 
         Raises:
-            ConsumerFenced: Another worker has taken the projection over.
+            ConsumerFenced: Another worker has taken the projection over, and there is no lease to wait for.
             ProjectionFailed: A handler raised. All before that event is kept.
             ReadModelChanged, ForeignReadModel: The tables do not fit the projection, or the log.
         """
+        while not stop.is_set():
+            lease = self._leases.acquire(self.placement.name, stop, self._waits)
+            if lease is None:
+                return
+            try:
+                self._hold(stop, lease)
+            except ConsumerFenced:
+                # Another version answers, or another holder is at work: there is a lease to tell who is next.
+                if self._log.store.readonly:
+                    raise
+                stop.wait(_POLL)
+            except (ProjectionFailed, ReadModelChanged, ForeignReadModel, Trimmed) as error:
+                self.failure = error
+                raise
+            finally:
+                self._running = False
+                self._announce(self._seen)
+                self._leases.release(lease)
+
+    def _waits(self, paused: bool) -> None:
+        self.mode = Mode.PAUSED if paused else Mode.STANDBY
+
+    def _hold(self, stop: Stop, lease: Lease) -> None:
+        live = self.look()
+        if live.fingerprint != self.made_by:
+            if any(each.withdrawn and each.fingerprint == self.made_by for each in self.all_versions()):
+                raise ReadModelChanged(self.placement.name, withdrawn=True)
+            self.mode = Mode.BUILDING
+            self._build(_Until(stop, lease, NEVER, self), afresh=False, told=None)
+            return
+        self._again.clear()
+        self.mode = Mode.RUNNING
+        with self.target.kept_open() as target:
+            keeper = Keeper(self._log, self.placement, target, self._announce)
+            taken = keeper.take()
+            self.failure = None
+            self._running = True
+            self._announce(taken)
+            with self._log.tail.joined():
+                keeper.follow(_Until(stop, lease, self._again, self), self._watch)
+
+    def rebuild(self, told: Callable[[Progress], None] | None, trimmed: IfTrimmed) -> Version:
+        """Build a new version beside the one that answers, and have it answer; in this thread."""
+        found = self._build(NEVER, afresh=True, told=told, trimmed=trimmed)
+        assert found is not None
+        return found
+
+    def _build(
+        self,
+        stop: Stop,
+        *,
+        afresh: bool,
+        told: Callable[[Progress], None] | None,
+        trimmed: IfTrimmed = "raise",
+    ) -> Version | None:
+        def tell(progress: Progress) -> None:
+            self.building = progress
+            if told is not None:
+                told(progress)
+
         try:
-            with self.target.kept_open() as target:
-                _Run(self, self._log, target).follow(stop)
-        except (ProjectionFailed, ReadModelChanged, ForeignReadModel) as error:
-            self.failure = error
-            raise
+            build = Build(self._log, self.placement, self.home, self.made_by)
+            made = build.run(stop, afresh=afresh, told=tell, trimmed=trimmed)
         finally:
-            self._running = False
-            self._announce(self._seen)
+            self.building = None
+        if made is not None:
+            self._turned(made)
+        return made
+
+    def roll_back(self) -> Version:
+        """Have the version before answer again.
+
+        Raises:
+            NotFound: There is none.
+        """
+        found = roll_back(self.home, self.placement)
+        self._turned(found)
+        return found
+
+    def _turned(self, version: Version) -> None:
+        self.failure = None
+        self._turn_to(version)
+        self._looked = time.monotonic()
+        self._again.set()
+
+    def try_again(self) -> None:
+        """Have what has failed tried again."""
+        if self.failure is not None:
+            if isinstance(self.failure, ProjectionFailed):
+                self.failure = None
+            self._again.set()
+
+    def settled(self, stop: Stop) -> bool:
+        """Wait until what has stopped it is settled, by whichever process; False when it is time to stop."""
+        while not stop.is_set():
+            if self._again.is_set():
+                self._again.clear()
+                return True
+            before = self._live.number
+            if self.look().number != before:
+                return True
+            stuck = self.failure is None or isinstance(self.failure, ProjectionFailed)
+            if stuck and self.stopped() is None:
+                return True
+            stop.wait(_CHECK)
+        return False
+
+    def stopped(self) -> OwnFile | InLog | None:
+        """The database of the version that stands before an event that failed: the one that answers, or is built."""
+        for version in self.all_versions():
+            if version.state is not VersionState.PREVIOUS and version.fingerprint == self.made_by:
+                target = self.home.at(version.place)
+                # One that is about to be built may have no file yet.
+                with suppress(StorageError), target.reading() as db:
+                    if failures.stopped_at(db, self.placement.name) is not None:
+                        return target
+        return None
+
+    def problem(self) -> str | None:
+        """Why the read model is behind, in words, if that is more than the moment that a worker takes."""
+        if self.failure is not None:
+            return str(self.failure)
+        name = self.placement.name
+        if self.look().fingerprint != self.made_by:
+            return (
+                f"read model {name!r} is of an older version of its projection; a new one is being built, or is to be"
+            )
+        with (self.stopped() or self.target).reading() as db:
+            found = [each for each in failures.all_of(db, name) if each.state is not FailureState.SKIPPED]
+        if found and found[0].state is FailureState.STOPPED:
+            return f"projection {name!r} stands before position {found[0].position}: {found[0].error}"
+        if found:
+            return f"read model {name!r} lacks {len(found)} parked events, the first at position {found[0].position}"
+        lease = self._leases.row(name)
+        return f"projection {name!r} is paused" if lease is not None and lease.paused else None
+
+    def mark(self) -> tuple[int, int]:
+        """What tells one state of the read model from another: the version, and how far it has come."""
+        self.path()
+        return self.number, self.position()
+
+    @property
+    def is_kept_here(self) -> bool:
+        """Whether this process keeps it, and tells when it moves."""
+        return self._running
+
+    # --- waiting for it -------------------------------------------------------------------------------
 
     def wait(self, position: int, timeout: float) -> bool:
         """Wait until the read model shows the log up to a position. False when the time is up.
@@ -201,8 +331,10 @@ class Follower:
                 raise self.failure
             left = deadline - time.monotonic()
             if self._running:
+                if self._watch.passed(self.placement.types, self._seen) >= position:
+                    return True  # nothing of its types lies between
                 with self._moved:
-                    self._moved.wait_for(lambda: self._seen >= position or not self._running, max(left, 0))
+                    self._moved.wait_for(lambda: self._reached(position), max(left, 0))
             elif self._level(position):
                 return True
             elif left > 0:
@@ -212,8 +344,14 @@ class Follower:
                 return self._seen >= position
         return True
 
+    def _reached(self, position: int) -> bool:
+        if self._seen >= position or not self._running:
+            return True
+        return self._watch.passed(self.placement.types, self._seen) >= position
+
     def _level(self, position: int) -> bool:
         """Whether the stored checkpoint is there, or nothing of the projection's lies between."""
+        self.path()
         stored = max(self._seen, self._stored())
         if stored >= position or position > self._log.head:
             return stored >= position
@@ -225,145 +363,33 @@ class Follower:
             checkpoint = peek(db, self.placement.consumer)
         return checkpoint.position if checkpoint is not None else 0
 
-    def _begun(self, position: int) -> None:
-        self.failure = None
-        self._running = True
-        self._announce(position)
-
     def _announce(self, position: int) -> None:
         with self._moved:
             self._seen = position
             self._moved.notify_all()
 
 
-class _Run:
-    """One run of a follower, from taking the checkpoint to the end."""
+class _Until:
+    """Says that a worker is to let go of what it keeps: for good, or because something has changed."""
 
-    def __init__(self, follower: Follower, log: Log, target: Target) -> None:
+    def __init__(self, stop: Stop, lease: Lease, again: threading.Event, follower: Follower) -> None:
+        self._stop = stop
+        self._lease = lease
+        self._again = again
         self._follower = follower
-        self._placement = follower.placement
-        self._log = log
-        self._target = target
-        self._written = time.monotonic()
+        self._number = follower._live.number
+        self._looked = time.monotonic()
 
-    def follow(self, stop: threading.Event) -> None:
-        self._checkpoint = self._take()
-        self._seen = self._checkpoint.position
-        self._follower._begun(self._seen)
-        while not stop.is_set():
-            # The head first: what is appended after it is for the next round.
-            head = self._log.head
-            if head > self._seen:
-                self._catch_up(head, stop)
-            if self._seen > self._checkpoint.position and time.monotonic() - self._written >= _QUIET:
-                self._commit([], self._seen)
-            if not stop.is_set():
-                self._log.wait(head, _LOOK)
-        if self._seen > self._checkpoint.position:
-            self._commit([], self._seen)
+    def is_set(self) -> bool:
+        """Whether it is time."""
+        if self._stop.is_set() or self._lease.lost.is_set() or self._again.is_set():
+            return True
+        now = time.monotonic()
+        if now - self._looked >= _CHECK:
+            self._looked = now
+            return self._follower.look().number != self._number
+        return False
 
-    def _take(self) -> Checkpoint:
-        taken: list[Checkpoint] = []
-
-        def work(db: Database) -> None:
-            self._placement.prepare(db, self._log)
-            taken.append(take(db, self._placement.consumer))
-
-        self._target.transact(work)
-        return taken[-1]
-
-    def _catch_up(self, head: int, stop: threading.Event) -> None:
-        pages = self._log.pages(scope_of(None, self._placement.types), self._seen, head + 1, False, None)
-        pieces = self._placement.pieces(pages, rows=self._target.rows)
-        ahead: list[Piece | Batch] = []
-        while not stop.is_set():
-            count = sum(piece.count for piece in ahead)
-            last = False
-            while count < self._target.pieces and not last:
-                piece = next(pieces, None)
-                if piece is None:
-                    last = True
-                else:
-                    ahead.append(piece)
-                    count += piece.count
-            if not ahead:
-                self._moved(head)
-                return
-            done = self._commit(ahead, head if last else 0)
-            del ahead[:done]
-
-    def _commit(self, pieces: list[Piece | Batch], end: int) -> int:
-        """Apply as many pieces as the time for one transaction allows, and move the checkpoint with them.
-
-        Args:
-            pieces: What to apply.
-            end: Where to move the checkpoint when all are applied; 0 for the position of the last one.
-
-        Returns:
-            How many were applied.
-        """
-        step = _Step(self._checkpoint, pieces, end, self._target.hold)
-        try:
-            self._target.transact(step.work)
-        except Exception as error:
-            if step.failed is not error:
-                raise
-            # Keep what went well before the event that failed, and stop right before that one.
-            good, failed = pieces[: step.done], pieces[step.done]
-            while good:
-                del good[: self._commit(good, 0)]
-            if parts := failed.halves():
-                for part in parts:
-                    self._commit([part], 0)
-                return step.done + 1
-            raise ProjectionFailed(
-                self._placement.name, failed.position, failed.type, f"{type(error).__name__}: {error}"
-            ) from error
-        self._checkpoint = step.checkpoint
-        self._written = time.monotonic()
-        self._moved(self._checkpoint.position)
-        return step.done
-
-    def _moved(self, position: int) -> None:
-        self._seen = position
-        self._follower._announce(position)
-
-
-class _Step:
-    """The work of one transaction; it may be run again, and then starts afresh."""
-
-    def __init__(self, checkpoint: Checkpoint, pieces: list[Piece | Batch], end: int, hold: float) -> None:
-        self._before = checkpoint
-        self._pieces = pieces
-        self._end = end
-        self._hold = hold
-        self.checkpoint = checkpoint
-        self.done = 0
-        self.failed: BaseException | None = None
-
-    def work(self, db: Database) -> None:
-        self.done = 0
-        self.failed = None
-        # Before the first row: what another holder has applied since would look like a fault of the handler's.
-        if peek(db, self._before.name) != self._before:
-            raise ConsumerFenced(self._before.name)
-        deadline = time.monotonic() + self._hold
-        for piece in self._pieces:
-            try:
-                piece.to(db)
-            except StorageError as error:
-                # A full disk or a lock is no fault of the handler's: the supervisor tries again.
-                if isinstance(error, DatabaseError):
-                    self.failed = error
-                raise
-            except Exception as error:
-                self.failed = error
-                raise
-            self.done += 1
-            if time.monotonic() >= deadline:
-                break
-        if self.done == len(self._pieces):
-            position = self._end or (self._pieces[-1].last if self._pieces else self._before.position)
-        else:
-            position = self._pieces[self.done - 1].last
-        self.checkpoint = advance(db, self._before, position)
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for it, a while."""
+        return self._stop.wait(timeout) or self.is_set()

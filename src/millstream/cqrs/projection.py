@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any, ClassVar, Literal
 
 import msgspec
 import polars as pl
 
-from ..errors import DatabaseError, InvalidEvent, SchemaConflict
+from ..errors import DatabaseError, InvalidEvent, SchemaConflict, UsageError
 from ..events import Plain
 from ..log import Log
 from ..log.checkpoints import peek
@@ -39,6 +39,11 @@ class Projection:
     Attributes:
         schema: SQL that creates the read model's tables; runs once.
         name: Names it in checkpoints and errors; by default the class's name.
+        version: Stands for the code of the class, where it is given: the read model is then built anew when the schema
+            or this changes. By default when the schema or the code of the class does.
+        on_failure: What becomes of an event whose handler raises. ``"stop"``: the projection stands right before it.
+            ``"skip"``: it goes on without it. ``"park"``: it goes on, and later events of the same stream wait behind
+            the one that failed.
 
     Example:
         >>> import millstream as ms
@@ -56,11 +61,17 @@ class Projection:
 
     schema: ClassVar[str] = ""
     name: ClassVar[str] = ""
+    version: ClassVar[object] = None
+    on_failure: ClassVar[Literal["stop", "skip", "park"]] = "stop"
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "name" not in vars(cls):
             cls.name = cls.__name__
+        if cls.on_failure not in ("stop", "skip", "park"):
+            raise UsageError(
+                f"{cls.__qualname__}.on_failure is {cls.on_failure!r:.40}", hint='Write "stop", "skip" or "park"'
+            )
 
     @classmethod
     def inline(cls) -> Placement:
@@ -102,6 +113,11 @@ class Placement:
         self._shapes = {name: shape(bound.event) if bound.batch else None for name, bound in self._bound.items()}
         self.types = tuple(self._bound)
 
+    @property
+    def events(self) -> list[type[Any]]:
+        """The classes of the events that it handles."""
+        return list(self._classes.values())
+
     def handler_of(self, type: str) -> Apply:
         """What applies events of a type."""
         return self._bound[type].apply
@@ -119,11 +135,9 @@ class Placement:
             ForeignReadModel: They show another log.
             DatabaseError: The schema is not SQL that runs.
         """
-        db.ensure_table(_TABLE, TABLES[_TABLE])
-        table = db.own(_TABLE)
-        fingerprint = hashlib.sha256(self.projection.schema.encode()).hexdigest()
-        row = db.one(f"select schema_hash, log_id from {table} where name = ?", (self.name,))
-        if row is None:
+        db.ensure_table(PROJECTIONS, TABLES[PROJECTIONS])
+        table = db.own(PROJECTIONS)
+        if not self.check(db, log):
             try:
                 db.executescript(self.projection.schema)
             except DatabaseError as error:
@@ -131,10 +145,20 @@ class Placement:
                     f"the schema of projection {self.name!r} does not run: {error.message}",
                     hint="Correct its SQL; the tables of a projection are its own, and have names of their own",
                 ) from error
-            db.execute(f"insert into {table} values (?, ?, ?)", (self.name, fingerprint, log.id))
-        elif row["schema_hash"] != fingerprint:
+            db.execute(f"insert into {table} values (?, ?, ?)", (self.name, self._schema_hash(), log.id))
+        elif not self.fits(db):
             raise ReadModelChanged(self.name)
-        elif self.path is not None:
+
+    def check(self, db: Database, log: Log) -> bool:
+        """Whether its tables are in a database.
+
+        Raises:
+            ForeignReadModel: They show another log.
+        """
+        if not db.has_table(PROJECTIONS):
+            return False
+        row = db.one(f"select log_id from {db.own(PROJECTIONS)} where name = ?", (self.name,))
+        if row is not None and self.path is not None:
             checkpoint = peek(db, self.consumer)
             if row["log_id"] != log.id:
                 raise ForeignReadModel(self.name, "it was built from another one")
@@ -142,8 +166,19 @@ class Placement:
                 raise ForeignReadModel(
                     self.name, f"it shows position {checkpoint.position}, and the log ends at {log.head}"
                 )
+        return row is not None
 
-    def pieces(self, pages: Iterable[list[Run]], *, rows: int = ROWS) -> Iterator[Piece | Batch]:
+    def fits(self, db: Database) -> bool:
+        """Whether the tables that are there were made by this schema."""
+        row = db.one(f"select schema_hash from {db.own(PROJECTIONS)} where name = ?", (self.name,))
+        return row is None or row["schema_hash"] == self._schema_hash()
+
+    def _schema_hash(self) -> str:
+        return hashlib.sha256(self.projection.schema.encode()).hexdigest()
+
+    def pieces(
+        self, pages: Iterable[list[Run]], *, rows: int = ROWS, apart: Collection[str] = ()
+    ) -> Iterator[Piece | Batch]:
         """The events of runs, decoded, each with what applies it; those of a handler of batches together.
 
         What was made of one stored event is one piece: it shares a position, so no checkpoint can come between.
@@ -151,6 +186,7 @@ class Placement:
         Args:
             pages: The runs, in lists; what was made of one stored event is in one of them.
             rows: The most events for one batch.
+            apart: Streams whose events are to come one by one.
         """
         kinds: dict[int, str] = {}
         gathered: list[Run] = []
@@ -161,7 +197,7 @@ class Placement:
                 if kind not in kinds:
                     bound = self._bound.get(run.type)
                     kinds[kind] = bound.batch if bound is not None else ""
-            plain = {type(run) for run in page} == {Run}
+            plain = not apart and {type(run) for run in page} == {Run}
             wanted = {kinds[run.kind_id] for run in page}
             if plain and wanted == {""}:
                 if gathered:
@@ -178,11 +214,14 @@ class Placement:
             for found in together(page):
                 run = found[0]
                 handler = kinds[run.kind_id] if len(found) == 1 else ""
-                for part in found[:1] if run.count <= rows else cut(run, rows):
-                    if gathered and (handler != method or count + part.count > rows):
+                alone = bool(apart) and run.stream in apart
+                for part in found[:1] if run.count <= rows and not alone else cut(run, 1 if alone else rows):
+                    if gathered and (alone or handler != method or count + part.count > rows):
                         yield self.batch(gathered)
                         gathered, count = [], 0
-                    if handler:
+                    if handler and alone:
+                        yield self.batch([part])
+                    elif handler:
                         method = handler
                         gathered.append(part)
                         count += part.count
@@ -205,7 +244,7 @@ class Placement:
 
     def _one_of(self, group: list[Run]) -> Piece:
         parts = [piece for run in group for piece in self._of(run)]
-        return Piece(group[0].position, group[0].type, _all, parts, None)
+        return Piece(group[0].position, group[0].type, _all, parts, None, group[0])
 
     def _of(self, run: Run) -> Iterator[Piece | Batch]:
         found = self._bound.get(run.type)
@@ -222,18 +261,18 @@ class Placement:
         except InvalidEvent:
             yield from self._one_by_one(run, apply, cls)
             return
-        position = run.position
+        position, type = run.position, run.type
         for index, event in enumerate(events):
             recorded = Recorded(run, index, event) if wants_recorded else None
-            yield Piece(position + index, run.type, apply, event, recorded)
+            yield Piece(position + index, type, apply, event, recorded, run)
 
     def _one_by_one(self, run: Run, apply: Apply, cls: type[Any]) -> Iterator[Piece]:
         """The events of a run of which some do not fit their class: those fail when they are applied."""
         for recorded in run:
             try:
-                yield Piece(recorded.position, run.type, apply, recorded.decode(cls), recorded)
+                yield Piece(recorded.position, run.type, apply, recorded.decode(cls), recorded, run)
             except InvalidEvent as error:
-                yield Piece(recorded.position, run.type, _refuse, error, recorded)
+                yield Piece(recorded.position, run.type, _refuse, error, recorded, run)
 
     def __repr__(self) -> str:
         where = "inline" if self.inline else f"into {self.path or 'the log'}"
@@ -248,6 +287,7 @@ class Piece(msgspec.Struct, gc=False):
     apply: Apply
     event: Any
     recorded: Recorded | None
+    run: Run
 
     def to(self, db: Database) -> None:
         """Apply it."""
@@ -262,6 +302,16 @@ class Piece(msgspec.Struct, gc=False):
     def count(self) -> int:
         """How many events it holds."""
         return 1
+
+    @property
+    def stream(self) -> str:
+        """The stream that it is of."""
+        return self.run.stream
+
+    @property
+    def recorded_at(self) -> int:
+        """When it was recorded, in microseconds since 1970."""
+        return self.run.recorded
 
     def halves(self) -> list[Batch]:
         """Itself in two; nothing, where it is one event."""
@@ -290,6 +340,16 @@ class Batch(msgspec.Struct, gc=False):
     def type(self) -> str:
         """The type of its first event."""
         return self.runs[0].type
+
+    @property
+    def stream(self) -> str:
+        """The stream of its first event."""
+        return self.runs[0].stream
+
+    @property
+    def recorded_at(self) -> int:
+        """When its first event was recorded, in microseconds since 1970."""
+        return self.runs[0].recorded
 
     def to(self, db: Database) -> None:
         """Apply it."""
@@ -320,8 +380,8 @@ def _refuse(error: InvalidEvent, db: Database, recorded: Recorded | None) -> Non
     raise error
 
 
-_TABLE = "millstream_projections"
-TABLES = {_TABLE: "name text primary key, schema_hash text not null, log_id text not null"}
+PROJECTIONS = "millstream_projections"
+TABLES = {PROJECTIONS: "name text primary key, schema_hash text not null, log_id text not null"}
 """The tables that projections keep beside their own: their columns by their names."""
 
 

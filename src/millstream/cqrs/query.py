@@ -8,24 +8,34 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
-from typing import Any, Generic, TypeVar
-from urllib.parse import quote
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
+import polars as pl
 
-from ..errors import DatabaseError, InvalidPosition, ReadOnlyLog, TimedOut, UsageError
+from ..errors import DatabaseError, InvalidPosition, ReadOnlyLog, StorageError, TimedOut, UsageError
 from ..log import Log
 from ..log.handlers import InvalidHandler
 from ..storage.base import Receipt
 from ..storage.database import Database
-from ..storage.sqlite.database import open_database
 from .binding import message_type, named, parameters
 from .command import MessageMeta
-from .errors import DuplicateHandler, ForeignReadModel, ReadModelChanged, UnknownQuery
+from .errors import DuplicateHandler, ForeignReadModel, ReadModelBehind, ReadModelChanged, UnknownQuery
 from .follower import Follower
+from .past import Images, folder_of, position_of
 from .projection import Placement, Projection
+from .views import View
 
 Result = TypeVar("Result", covariant=True)
+
+Behind = Literal["answer", "raise"]
+"""What to do when a read model is behind for more than a moment."""
+
+_NOTHING: Any = object()
+_LOOK = 0.5
+"""How often, in seconds, a subscription looks up that waits to be told."""
+_POLL = 0.01
+"""How often, in seconds, it looks at read models that another process keeps."""
 
 
 class Query(msgspec.Struct, Generic[Result], metaclass=MessageMeta):
@@ -42,11 +52,44 @@ class Query(msgspec.Struct, Generic[Result], metaclass=MessageMeta):
 
 class _Handler(msgspec.Struct, frozen=True):
     function: Callable[..., Any]
+    query_type: type[Any]
     query: str
     database: str
     """The name of the parameter that takes the database; empty without one."""
     reads: tuple[Placement, ...] | None
     """The read models that it declares to use; None: any."""
+    followers: tuple[Follower, ...]
+    """Those of what it may use that workers keep."""
+
+
+class Answer(msgspec.Struct, Generic[Result]):
+    """What answers a query, and how fresh it is.
+
+    Attributes:
+        result: The answer.
+        position: The position that all of its read models show at least.
+        behind: How many positions that is from the log's head.
+        problems: Why read models are behind, where it is more than the moment that a worker takes.
+    """
+
+    result: Result
+    position: int
+    behind: int
+    problems: list[str]
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """How a query is to be answered: see ``App.query``."""
+
+    after: Receipt | int | None = None
+    fresh: bool = False
+    timeout: float = 10.0
+    behind: Behind = "answer"
+    at: Any = None
+
+
+NOW = Asked()
+"""With what is there."""
 
 
 class Queries:
@@ -58,12 +101,18 @@ class Queries:
     connection shows both a file and a log in PostgreSQL or in memory.
     """
 
-    def __init__(self, log: Log, placements: Sequence[Placement], followers: dict[str, Follower]) -> None:
+    def __init__(
+        self, log: Log, placements: Sequence[Placement], followers: dict[str, Follower], moved: threading.Condition
+    ) -> None:
         self._log = log
         self._placements = placements
         self._followers = followers
         self._handlers: dict[type[Any], _Handler] = {}
-        self._views: dict[tuple[str, ...], _View] = {}
+        self._views: dict[tuple[str, ...], View] = {}
+        self._shown: dict[type[Any], tuple[list[int], View]] = {}
+        """What the handler of a query was shown last: the versions, and the view that has them."""
+        self._images: Images | None = None
+        self._moved = moved
 
     def register(
         self, function: Callable[..., Any], frame: FrameType, reads: Sequence[type[Projection]] | None
@@ -97,7 +146,13 @@ class Queries:
                 f" log {_kind(self._log)} shows both",
                 hint="Keep them in one place, such as OrderSummary.into(); or answer it with two queries",
             )
-        self._handlers[query] = _Handler(function, name, database, declared)
+        wanted = self._placements if declared is None else declared
+        followers = tuple(self._followers[each.name] for each in wanted if each.name in self._followers)
+        self._handlers[query] = _Handler(function, query, name, database, declared, followers)
+
+    def known(self) -> list[type[Any]]:
+        """The queries that have a handler."""
+        return list(self._handlers)
 
     def _declared(self, reads: Sequence[type[Projection]] | None) -> tuple[Placement, ...] | None:
         if reads is None:
@@ -116,27 +171,144 @@ class Queries:
         paths = [placement.path for placement in wanted]
         return not self._log.path and None in paths and any(path is not None for path in paths)
 
-    def answer(self, query: Query[Result], *, after: Receipt | int | None, timeout: float) -> Result:
+    def answer(self, query: Query[Result], asked: Asked = NOW) -> Result:
         """Answer a query; see ``App.query``."""
+        handler = self._handlers.get(type(query)) or self._handler(query)
+        if asked.at is not None:
+            return self._answer_at(handler, query, asked.at)
+        for follower in handler.followers:
+            if follower.failure is not None and isinstance(follower.failure, (ForeignReadModel, ReadModelChanged)):
+                raise follower.failure
+        if asked is not NOW:
+            self._prepare(handler, asked)
+        if not handler.database:
+            return handler.function(**{handler.query: query})  # type: ignore[no-any-return]
+        before = [follower.current() for follower in handler.followers]
+        shown = self._shown.get(handler.query_type)
+        try:
+            if shown is None or shown[0] != before:
+                return self._ask(handler, query)
+            # The way of most queries: all that is needed is at hand.
+            view = shown[1]
+            db = view.take()
+            try:
+                return handler.function(**{handler.query: query, handler.database: db})  # type: ignore[no-any-return]
+            finally:
+                view.give_back(db)
+        except ReadOnlyLog as error:
+            raise _writes(query) from error
+        except StorageError:
+            # Another version may have taken the place of the one that was asked, in that very moment.
+            for follower in handler.followers:
+                follower.look()
+            if self._versions(handler) == before and not self._apart(self._placements):
+                raise
+            return self._ask(handler, query)
+
+    def told(self, query: Query[Result], asked: Asked) -> Answer[Result]:
+        """Answer a query, and say how far its read models have come; see ``App.answer``."""
+        handler = self._handler(query)
+        if asked.at is not None:
+            position = position_of(self._log, asked.at)
+            return Answer(self.answer(query, asked), position, self._log.head - position, [])
+        self._prepare(handler, asked)
+        # Before the answer: it is at least of that position.
+        positions = [follower.position() for follower in handler.followers]
+        head = self._log.head
+        position = min(positions, default=head)
+        result = self.answer(query)
+        return Answer(result, position, max(0, head - position), self._problems(handler))
+
+    def subscribe(self, query: Query[Result], timeout: float | None) -> Iterator[Result]:
+        """The answer, and each that differs from the one before; see ``App.subscribe``."""
+        handler = self._handler(query)
+        followers = handler.followers
+        # What is kept in the commits of the log, or written by others, moves with its head.
+        by_head = len(followers) < len(self._wanted(handler)) or not followers
+
+        def mark() -> list[Any]:
+            return [*(follower.mark() for follower in followers), self._log.head if by_head else 0]
+
+        last: Any = _NOTHING
+        seen: list[Any] | None = None
+        quiet_since = time.monotonic()
+        while not self._log.closed:
+            now = mark()
+            if now != seen:
+                seen = now
+                result = self.answer(query)
+                if last is _NOTHING or not _same(result, last):
+                    last = result
+                    yield result
+                    quiet_since = time.monotonic()
+                    continue
+            if timeout is not None and time.monotonic() - quiet_since >= timeout:
+                return
+            pause = _LOOK if timeout is None else min(_LOOK, timeout)
+            if by_head:
+                self._log.wait(self._log.head if seen is None else seen[-1], pause)
+            elif all(follower.is_kept_here for follower in followers):
+                with self._moved:
+                    if mark() == seen:
+                        self._moved.wait(pause)
+            else:
+                time.sleep(min(_POLL, pause))
+
+    def _handler(self, query: Query[Any]) -> _Handler:
         handler = self._handlers.get(type(query))
         if handler is None:
             raise UnknownQuery(type(query).__name__)
-        for placement in self._placements if handler.reads is None else handler.reads:
-            follower = self._followers.get(placement.name)
-            if follower is not None and isinstance(follower.failure, (ForeignReadModel, ReadModelChanged)):
-                raise follower.failure
-        if after is not None:
-            self._await(handler, self._position(after), timeout)
-        if not handler.database:
-            return handler.function(**{handler.query: query})  # type: ignore[no-any-return]
+        return handler
+
+    def _prepare(self, handler: _Handler, asked: Asked) -> None:
+        """Wait, or refuse, as was asked."""
+        if asked.behind == "raise" and (problems := self._problems(handler)):
+            raise ReadModelBehind(problems)
+        position = 0 if asked.after is None else self._position(asked.after)
+        if asked.fresh:
+            position = max(position, self._log.head)
+        if position:
+            self._await(handler, position, asked.timeout)
+
+    def _problems(self, handler: _Handler) -> list[str]:
+        found = (follower.problem() for follower in handler.followers)
+        return [problem for problem in found if problem is not None]
+
+    def _answer_at(self, handler: _Handler, query: Query[Result], at: object) -> Result:
+        """Answer a query from the read models as they stood."""
+        position = position_of(self._log, at)
+        if self._images is None:
+            self._images = Images(self._log, folder_of([placement.path for placement in self._placements], self._log))
+        images = [self._images.at(placement, position) for placement in self._wanted(handler)]
+        arguments: dict[str, Any] = {handler.query: query}
+        try:
+            if not handler.database:
+                return handler.function(**arguments)  # type: ignore[no-any-return]
+            if not images:
+                raise UsageError("there are no read models to ask of the past", hint="Give the app projections")
+            view = View([image.path for image in images])
+            try:
+                with view.reading() as db:
+                    return handler.function(**arguments, **{handler.database: db})  # type: ignore[no-any-return]
+            finally:
+                view.close()
+        finally:
+            for image in images:
+                image.done()
+
+    def _wanted(self, handler: _Handler) -> Sequence[Placement]:
+        return self._placements if handler.reads is None else handler.reads
+
+    def _versions(self, handler: _Handler) -> list[int]:
+        """The versions of the read models that the handler is shown."""
+        return [follower.number for follower in handler.followers]
+
+    def _ask(self, handler: _Handler, query: Query[Result]) -> Result:
         try:
             with self._database(handler) as db:
                 return handler.function(**{handler.query: query, handler.database: db})  # type: ignore[no-any-return]
         except ReadOnlyLog as error:
-            raise UsageError(
-                f"the handler of {type(query).__name__} writes, and queries only read",
-                hint="Write in a command's aggregates, or in the handlers of a projection",
-            ) from error
+            raise _writes(query) from error
         except DatabaseError as error:
             if "no such table" not in error.message or not self._apart(self._placements):
                 raise
@@ -158,7 +330,7 @@ class Queries:
 
     def _await(self, handler: _Handler, position: int, timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        for placement in self._placements if handler.reads is None else handler.reads:
+        for placement in self._wanted(handler):
             follower = self._followers.get(placement.name)
             if follower is None or follower.wait(position, max(0.0, deadline - time.monotonic())):
                 continue
@@ -168,18 +340,31 @@ class Queries:
             )
 
     def _database(self, handler: _Handler) -> AbstractContextManager[Database]:
-        wanted = self._placements if handler.reads is None else handler.reads
-        # Read models first: they are what queries are for; the tables of the log's own database come after.
-        paths = list(dict.fromkeys(os.path.abspath(p.path) for p in wanted if p.path is not None))
+        versions = [follower.current() for follower in handler.followers]
+        shown = self._shown.get(handler.query_type)
+        if shown is not None and shown[0] == versions:
+            return shown[1].reading()
+        wanted = self._wanted(handler)
+        # Read models first: they are what queries are for; the tables of the log's own database come after. It is the
+        # versions that answer now which are shown.
+        found = [self._path(placement) for placement in wanted]
+        paths = list(dict.fromkeys(os.path.abspath(path) for path in found if path is not None))
         if not paths:
             return self._log_alone()
-        if self._log.path and (handler.reads is None or any(p.path is None for p in wanted)):
+        if self._log.path and (handler.reads is None or any(path is None for path in found)):
             paths.append(os.path.abspath(self._log.path))
         key = tuple(paths)
         view = self._views.get(key)
         if view is None:
-            view = self._views[key] = _View(paths)
+            for gone in [known for known in self._views if not all(map(os.path.exists, known))]:
+                self._views.pop(gone).close()
+            view = self._views[key] = View(paths)
+        self._shown[handler.query_type] = versions, view
         return view.reading()
+
+    def _path(self, placement: Placement) -> str | None:
+        follower = self._followers.get(placement.name)
+        return placement.path if follower is None else follower.path()
 
     @contextmanager
     def _log_alone(self) -> Iterator[Database]:
@@ -191,62 +376,24 @@ class Queries:
         for view in self._views.values():
             view.close()
         self._views.clear()
+        self._shown.clear()
+        if self._images is not None:
+            self._images.close()
+            self._images = None
 
 
-class _View:
-    """Read-only connections that show several files' tables as one database, kept for the next query."""
-
-    def __init__(self, paths: list[str]) -> None:
-        self._paths = paths
-        self._idle: list[Database] = []
-        self._mutex = threading.Lock()
-        self._process = os.getpid()
-
-    @contextmanager
-    def reading(self) -> Iterator[Database]:
-        """A connection inside a read transaction, so that all statements see the same moment."""
-        db = self._take()
-        try:
-            with db.snapshot():
-                yield db
-        finally:
-            self._give_back(db)
-
-    def _take(self) -> Database:
-        with self._mutex:
-            if self._process != os.getpid():
-                # A fork: the parent's connections are not to be used or closed here.
-                _left_to_parent.extend(self._idle)
-                self._idle, self._process = [], os.getpid()
-            if self._idle:
-                return self._idle.pop()
-        db = open_database(self._paths[0], readonly=True)
-        try:
-            for number, path in enumerate(self._paths[1:], start=1):
-                db.execute(f"attach database ? as read{number}", (f"file:{quote(path)}?mode=ro",))
-        except BaseException:
-            db.close()
-            raise
-        return db
-
-    def _give_back(self, db: Database) -> None:
-        with self._mutex:
-            if len(self._idle) < _KEPT:
-                self._idle.append(db)
-                return
-        db.close()
-
-    def close(self) -> None:
-        with self._mutex:
-            if self._process == os.getpid():
-                for db in self._idle:
-                    db.close()
-            self._idle = []
+def _writes(query: Query[Any]) -> UsageError:
+    return UsageError(
+        f"the handler of {type(query).__name__} writes, and queries only read",
+        hint="Write in a command's aggregates, or in the handlers of a projection",
+    )
 
 
 def _kind(log: Log) -> str:
     return "in PostgreSQL" if log.location else "in memory"
 
 
-_KEPT = 8
-_left_to_parent: list[Database] = []
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, pl.DataFrame) and isinstance(other, pl.DataFrame):
+        return one.equals(other)
+    return type(one) is type(other) and bool(one == other)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 from urllib.parse import quote
 
 from ..database import Database, Params
-from .faults import translated
+from .faults import translate, translated
 
 
 class SQLiteDatabase(Database):
@@ -22,8 +23,22 @@ class SQLiteDatabase(Database):
         self.path = path
 
     def execute(self, sql: str, params: Params = ()) -> sqlite3.Cursor:
-        with translated(self.path):
+        try:
             return self.connection.execute(sql, params)
+        except sqlite3.Error as error:
+            raise translate(error, self.path) from error
+
+    def one(self, sql: str, params: Params = ()) -> dict[str, Any] | None:
+        cursor = self.execute(sql, params)
+        if not cursor.description:
+            return None
+        try:
+            row = cursor.fetchone()
+        except sqlite3.Error as error:
+            raise translate(error, self.path) from error
+        if row is None:
+            return None
+        return dict(zip([column[0] for column in cursor.description], row, strict=True))
 
     def executemany(self, sql: str, rows: Iterable[Params]) -> None:
         with translated(self.path):

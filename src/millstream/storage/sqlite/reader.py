@@ -14,6 +14,8 @@ from .names import Names
 _NEVER = 1 << 62
 _DENSE = 3
 """Headers are walked to, not searched for, where at least one of so many positions is wanted."""
+_BULK = 1_000
+"""From so many headers on, a page is one of many."""
 
 
 def _headers(connection: sqlite3.Connection, rest: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -23,7 +25,7 @@ def _headers(connection: sqlite3.Connection, rest: str, params: Sequence[Any] = 
     """
     plain = PLAIN.replace("body", "case when effective is null then body end")
     rows = connection.execute(f"select {plain} {rest}", params).fetchall()
-    if any(row[5] is None for row in rows):
+    if None in [row[5] for row in rows]:
         rows = connection.execute(f"select {COLUMNS} {rest}", params).fetchall()
     return rows
 
@@ -182,6 +184,16 @@ def _kinds_page(
     begins: list[int] = []
     bound = None
     inside, names = _inside(scope.further)
+    if limit >= _BULK and not backwards and not inside:
+        # Where most events are of these kinds, one walk over the headers finds a page, in half of the time.
+        rows = _headers(
+            connection,
+            f"from runs where position >= ? and position < ? and +kind in ({','.join(map(str, kinds))})"
+            " order by position limit ?",
+            (low, min(until, low + 2 * limit), limit),
+        )
+        if len(rows) == limit:
+            return rows
     for kind in kinds:
         found = connection.execute(
             f"select position from runs r where kind = ? and position >= ? and position < ?{inside}"

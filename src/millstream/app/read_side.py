@@ -1,0 +1,203 @@
+"""What is done about read models by command: build them anew, go back, compare, pause, and settle what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from ..cqrs import failures
+from ..cqrs.building import Progress
+from ..cqrs.comparing import Comparison, compare
+from ..cqrs.errors import UnknownProjection
+from ..cqrs.failures import Failure
+from ..cqrs.follower import Follower
+from ..cqrs.inline import InlineProjection
+from ..cqrs.lease import Leases
+from ..cqrs.projection import Projection
+from ..cqrs.settling import retry, skip
+from ..cqrs.versions import Version
+from ..errors import UsageError
+from ..log import Log
+from ..log.reading import IfTrimmed
+
+Which = type[Projection] | str
+"""A projection: its class, or its name."""
+
+
+class ReadModel(msgspec.Struct, frozen=True):
+    """A read model at a glance.
+
+    Attributes:
+        name: The projection's name.
+        place: The file that its tables are in; None for the log's own database.
+        inline: Whether it is kept in the appending commits.
+        position: The position up to which it shows the log.
+        behind: How many positions that is from the log's head.
+        holder: Whether some process keeps it now.
+        paused: Whether it is paused.
+        building: How far a new version of it has come, if this process builds one.
+        versions: Its versions, the oldest first.
+        failures: The events that it could not apply.
+    """
+
+    name: str
+    place: str | None
+    inline: bool
+    position: int
+    behind: int
+    holder: bool
+    paused: bool
+    building: Progress | None
+    versions: Sequence[Version]
+    failures: Sequence[Failure]
+
+
+class ReadSide:
+    """The part of an `App` that looks after read models."""
+
+    log: Log
+    _followers: dict[str, Follower]
+    _inline: list[InlineProjection]
+    _leases: Leases
+
+    def read_models(self) -> list[ReadModel]:
+        """The read models at a glance."""
+        head = self.log.head
+        found = []
+        for inline in self._inline:
+            position = inline.position()
+            found.append(
+                ReadModel(
+                    inline.placement.name, None, True, position, max(0, head - position), True, False, None, (), ()
+                )
+            )
+        for follower in self._followers.values():
+            position = follower.position()
+            lease = self._leases.row(follower.placement.name)
+            found.append(
+                ReadModel(
+                    follower.placement.name,
+                    follower.path(),
+                    False,
+                    position,
+                    max(0, head - position),
+                    lease is not None and bool(lease.holder),
+                    lease is not None and bool(lease.paused),
+                    follower.building,
+                    follower.all_versions(),
+                    self.failures(follower.placement.name),
+                )
+            )
+        return found
+
+    def rebuild(
+        self,
+        projection: Which,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        trimmed: IfTrimmed = "raise",
+    ) -> Version:
+        """Build a read model anew beside the one that answers, and put it in its place when it is level.
+
+        Queries are answered by the old one until then, and whoever keeps it goes on. The swap is one transaction. The
+        old one stays, for `rollback`, until the next is built. Killed at any moment, the old one answers as before.
+
+        Args:
+            projection: The projection.
+            progress: Called now and then with how far it has come: rate, and time left.
+            trimmed: What to do about events that retention has trimmed: ``"raise"``, or ``"skip"`` them, so that the
+                new version lacks what the old one may have of them.
+
+        Returns:
+            The version that answers now.
+
+        Raises:
+            UsageError: It is kept inline, or in a log that is not a file.
+            ProjectionFailed: A handler raised. The old one answers as before.
+            Trimmed: Events that it is made of were trimmed.
+            ConsumerFenced: Another process began the same after this one.
+        """
+        return self._follower(projection).rebuild(progress, trimmed)
+
+    def rollback(self, projection: Which) -> Version:
+        """Have the version of a read model that answered before answer again: one transaction.
+
+        It goes on from where it was, if it is of the code that runs. This code is not built again by itself.
+
+        Raises:
+            NotFound: There is no version to go back to.
+        """
+        return self._follower(projection).roll_back()
+
+    def compare(self, projection: Which) -> Comparison:
+        """Replay the log apart, up to where a read model stands, and compare what both hold by content.
+
+        Nothing is changed. It needs the memory for the read model twice, and the time of a rebuild.
+        """
+        follower = self._follower(projection)
+        follower.look()
+        return compare(self.log, follower.placement, follower.target)
+
+    def failures(self, projection: Which) -> list[Failure]:
+        """The events that a projection could not apply, with what has become of them, in order of position."""
+        follower = self._follower(projection)
+        follower.path()
+        with (follower.stopped() or follower.target).reading() as db:
+            return failures.all_of(db, follower.placement.name)
+
+    def retry(self, projection: Which, *, position: int | None = None) -> int:
+        """Try again what failed: the event that a projection stands before, and those that are parked.
+
+        Of each stream, what is parked takes effect in order, in one transaction.
+
+        Args:
+            position: Only what failed there, with what waits behind it.
+
+        Returns:
+            How many events. The one that the projection stands before is tried by the worker that keeps it.
+
+        Raises:
+            NotFound: Nothing failed at that position.
+            ProjectionFailed: One raised again; it stays parked.
+        """
+        follower = self._follower(projection)
+        follower.look()
+        done = retry(self.log, follower.placement, follower.stopped() or follower.target, position)
+        follower.try_again()
+        return done
+
+    def skip(self, projection: Which, *, position: int | None = None) -> Failure:
+        """Leave out an event that failed: the one that a projection stands before, or one that is parked.
+
+        Args:
+            position: The position of a parked one.
+
+        Raises:
+            NotFound: Nothing failed at that position, or the projection does not stand before an event.
+        """
+        follower = self._follower(projection)
+        follower.look()
+        found = skip(self.log, follower.placement, follower.stopped() or follower.target, position)
+        follower.try_again()
+        return found
+
+    def pause(self, projection: Which) -> None:
+        """Have no worker keep a projection, in whichever process, until `resume`. Queries answer with what is there."""
+        self._leases.pause(self._follower(projection).placement.name, True)
+
+    def resume(self, projection: Which) -> None:
+        """Have a projection that was paused kept again."""
+        self._leases.pause(self._follower(projection).placement.name, False)
+
+    def _follower(self, projection: Which) -> Follower:
+        name = projection if isinstance(projection, str) else getattr(projection, "name", repr(projection))
+        found = self._followers.get(name)
+        if found is not None:
+            return found
+        if any(inline.placement.name == name for inline in self._inline):
+            raise UsageError(
+                f"projection {name!r} is kept in the commits that append: it has no worker, and no version beside it",
+                hint="Give the new version another name and tables, or keep it with .into(…)",
+            )
+        raise UnknownProjection(name, sorted(self._followers))

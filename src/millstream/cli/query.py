@@ -1,0 +1,85 @@
+"""``millstream query``: ask an app's read models."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Optional
+
+import msgspec
+import typer
+
+from ..errors import UsageError
+from ..log.positions import Position, parse_place
+from .apps import AppName, opened
+from .options import OutputFormat
+from .output import Output, chosen, write_record, write_rows
+
+
+def query(
+    app: AppName,
+    name: Annotated[str, typer.Argument(metavar="QUERY", help="The class of the query.", show_default=False)],
+    fields: Annotated[
+        Optional[list[str]],  # noqa: UP045 - read at run time
+        typer.Argument(metavar="[FIELD=VALUE]...", help="Its fields.", show_default=False),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Wait until all that is committed is shown.")] = False,
+    at: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--at", metavar="PLACE", help="As it stood there: a position, or @ and a time.", show_default=False
+        ),
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Then each change, until Ctrl-C.")] = False,
+    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="The longest wait.")] = 10.0,
+    output: OutputFormat = None,
+) -> None:
+    """Answer a query of an app from its read models.
+
+    A position or a time is inclusive: what happened there is shown. With
+    --follow and --timeout it ends when nothing changed for so long.
+
+    \bExamples:
+      $ millstream query shop:app GetOrder order=order-1
+      $ millstream query shop:app GetOrder order=order-1 --at 2
+    """
+    with opened(app) as found:
+        asked = _made(found.queries(), name, fields or [])
+        if follow:
+            for answer in found.subscribe(asked, timeout=timeout):
+                _write(answer, chosen(output))
+            return
+        moment: Any = None
+        if at is not None:
+            place = parse_place(at)
+            # A place is just before an event, and the past takes in what stands there.
+            moment = Position(place.resolve(found.log) - (place.position is None))
+        _write(found.query(asked, fresh=fresh, timeout=timeout, at=moment), chosen(output))
+
+
+def _made(classes: list[type[Any]], name: str, fields: list[str]) -> Any:
+    by_name = {cls.__name__: cls for cls in classes}
+    if name not in by_name:
+        raise UsageError(f"the app has no query {name!r}", hint=f"It has {', '.join(sorted(by_name)) or 'none'}")
+    values: dict[str, str] = {}
+    for field in fields:
+        key, equals, value = field.partition("=")
+        if not equals:
+            raise UsageError(f"{field!r:.80} is not a field and its value", hint="Write order=order-1")
+        values[key] = value
+    unknown = [key for key in values if key not in by_name[name].__struct_fields__]
+    if unknown:
+        has = ", ".join(by_name[name].__struct_fields__) or "none"
+        raise UsageError(f"{name} has no field {unknown[0]!r}", hint=f"Its fields: {has}")
+    try:
+        return msgspec.convert(values, by_name[name], strict=False)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{name}: {error}", hint="Give each field as FIELD=VALUE") from error
+
+
+def _write(answer: Any, output: Output) -> None:
+    plain = msgspec.to_builtins(answer, enc_hook=str)
+    if isinstance(plain, dict):
+        write_record(plain, output)
+    elif isinstance(plain, list) and plain and all(isinstance(row, dict) for row in plain):
+        write_rows(plain, list(plain[0]), output)
+    else:
+        write_record({"result": plain}, output)

@@ -1,0 +1,221 @@
+"""Another version of a read model, built beside the one that answers, and put in its place when it is level."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from ..errors import UsageError
+from ..log import Log
+from ..log.checkpoints import peek, take
+from ..log.reading import IfTrimmed
+from ..storage.database import Database
+from . import versions
+from .keeping import Keeper
+from .lease import Stop
+from .places import Home
+from .projection import Placement
+from .versions import Version, VersionState
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a read model that is being built has come.
+
+    Attributes:
+        name: The projection's name.
+        position: The position that it has come to.
+        head: The position of the log's last event.
+        rate: Positions per second, since the build began or was taken up again.
+        left: How many seconds are left at that rate; None before anything is known.
+    """
+
+    name: str
+    position: int
+    head: int
+    rate: float
+    left: float | None
+
+
+class Build:
+    """The building of a version, in the thread that calls `run`. A kill at any moment leaves what can be gone on with.
+
+    Attributes:
+        progress: How far it has come; None before it has begun.
+    """
+
+    def __init__(self, log: Log, placement: Placement, home: Home, made_by: str) -> None:
+        self._log = log
+        self._placement = placement
+        self._home = home
+        self._made_by = made_by
+        self._tables = tuple(versions.tables_of(placement.projection.schema))
+        self._told: Callable[[Progress], None] | None = None
+        self.progress: Progress | None = None
+
+    def run(
+        self,
+        stop: Stop,
+        *,
+        afresh: bool = False,
+        told: Callable[[Progress], None] | None = None,
+        trimmed: IfTrimmed = "raise",
+    ) -> Version | None:
+        """Build it, and have it answer.
+
+        Args:
+            afresh: Begin anew, even if one of the same code was begun before.
+            told: Called now and then with how far it has come.
+            trimmed: What to do about events that retention has trimmed: the old version may have seen them.
+
+        Returns:
+            The version that answers now; None when it was time to stop.
+
+        Raises:
+            ProjectionFailed: A handler raised. The version that answers still does.
+            ConsumerFenced: Another process builds it.
+            Trimmed: Events that it is made of were trimmed.
+        """
+        if not self._home.has_room:
+            raise UsageError(
+                f"projection {self._placement.name!r} is kept in a log that is not a file, so no other version of it"
+                " can be built beside it",
+                hint="Keep it in a file of its own: into('read.db')",
+            )
+        self._told = told
+        old, new = self._begin(afresh)
+        began, first = time.monotonic(), -1
+
+        def moved(position: int) -> None:
+            nonlocal first
+            if first < 0:
+                first = position
+            head, took = self._log.head, time.monotonic() - began
+            rate = (position - first) / took if took > 0 else 0.0
+            left = max(head - position, 0) / rate if rate else None
+            self.progress = Progress(self._placement.name, position, head, rate, left)
+            if self._told is not None:
+                self._told(self.progress)
+
+        with self._home.at(new.place).kept_open() as target:
+            keeper = Keeper(self._log, self._placement, target, moved, trimmed)
+            moved(keeper.take())
+            while not stop.is_set():
+                keeper.catch_up(self._log.head, stop)
+                keeper.commit()
+                if stop.is_set():
+                    break
+                swapped = self._swap(old, new, keeper.seen)
+                if swapped is not None:
+                    return swapped
+                with self._home.target.reading() as db:
+                    old = versions.live_of(db, self._placement.name) or old
+        return None
+
+    def _begin(self, afresh: bool) -> tuple[Version, Version]:
+        """The version that answers, and the one to build: one that was begun by the same code, or a new one."""
+        found: list[Version] = []
+        stale: list[Version] = []
+
+        def work(db: Database) -> None:
+            found.clear()
+            stale.clear()
+            live = versions.ensure(db, self._placement.projection, self._made_by)
+            known = versions.all_of(db, live.name)
+            building = None
+            for each in known:
+                if each.state is not VersionState.BUILDING:
+                    continue
+                if each.fingerprint == self._made_by and not afresh and building is None:
+                    building = each
+                else:
+                    stale.append(each)
+                    versions.forget(db, each)
+            if building is None:
+                number = max(each.number for each in known) + 1
+                place = self._home.room(live.name, number)
+                building = Version(live.name, number, self._made_by, place, VersionState.BUILDING, tables=self._tables)
+                # A file that a kill has left behind is none of this version's.
+                stale.append(building)
+                versions.begin(db, building)
+            found.extend((live, building))
+
+        self._home.target.transact(work)
+        for each in stale:
+            self._home.remove(each.place)
+        return found[0], found[1]
+
+    def _swap(self, old: Version, new: Version, seen: int) -> Version | None:
+        """Have the new version answer, if it has come as far as the old one."""
+        if old.place and self._reached(old) > seen:
+            return None
+        dropped: list[Version] = []
+        done: list[bool] = []
+
+        def work(db: Database) -> None:
+            dropped.clear()
+            done.clear()
+            # From here on who keeps the old one is fenced: it cannot come further than what was seen.
+            if not old.place and take(db, self._placement.consumer).position > seen:
+                done.append(False)
+                return
+            for each in versions.all_of(db, old.name):
+                if each.number not in (old.number, new.number):
+                    versions.forget(db, each)
+                    if each.place:
+                        dropped.append(each)
+                    else:
+                        versions.drop_aside(db, each)
+            done.append(versions.swap(db, old, new, withdrawn=False))
+
+        self._home.target.transact(work)
+        if not done[-1]:
+            return None
+        for each in dropped:
+            self._home.remove(each.place)
+        fence(self._home, self._placement, old)
+        return msgspec.structs.replace(new, state=VersionState.LIVE)
+
+    def _reached(self, version: Version) -> int:
+        with self._home.at(version.place).reading() as db:
+            checkpoint = peek(db, self._placement.consumer)
+        return checkpoint.position if checkpoint is not None else 0
+
+
+def fence(home: Home, placement: Placement, version: Version) -> None:
+    """See to it that whoever keeps a version notices, at the next commit, that it does not answer any more."""
+
+    def work(db: Database) -> None:
+        take(db, placement.consumer)
+
+    if version.place:
+        home.at(version.place).transact(work)
+
+
+def roll_back(home: Home, placement: Placement) -> Version:
+    """Have the version before answer again.
+
+    Raises:
+        NotFound: There is none.
+    """
+    found: list[Version] = []
+
+    def work(db: Database) -> None:
+        found.clear()
+        live = versions.live_of(db, placement.name)
+        previous = versions.previous_of(db, placement.name)
+        assert live is not None
+        if not live.place:
+            take(db, placement.consumer)
+        if versions.swap(db, live, previous, withdrawn=True):
+            found.extend((live, msgspec.structs.replace(previous, state=VersionState.LIVE)))
+
+    home.target.transact(work)
+    fence(home, placement, found[0])
+    return found[1]
+
+
+NEVER = threading.Event()
+"""Nothing is to stop."""

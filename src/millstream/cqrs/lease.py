@@ -1,0 +1,264 @@
+"""Leases: of several processes that could keep a projection, one does, and another takes over when that one is gone.
+
+A lease is a row in the log's own database. Its holder raises its *beat* once a second; whoever wants it looks whether
+the beat stands still, by a clock of its own: no two machines' clocks are compared. A lease alone is no proof, for a
+holder may have been paused while it was taken over. The epoch of the projection's checkpoint is: each new holder raises
+it, and the one before meets that at its next commit.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Protocol
+
+import msgspec
+
+from ..errors import ReadOnlyLog, StorageError
+from ..log import Log
+from ..storage.base import Receipt
+from ..storage.database import Database
+
+TABLE = "millstream_leases"
+TABLES = {
+    TABLE: "name text primary key, holder text not null, epoch bigint not null, beat bigint not null,"
+    " paused integer not null"
+}
+"""The table of leases: its columns by its name."""
+
+BEAT = 1.0
+"""How often, in seconds, a holder shows that it lives."""
+
+EXPIRES = 3.0
+"""After so many seconds without a beat, a holder is taken for dead."""
+
+_LOOK = 0.2
+"""How often, in seconds, whoever waits for a lease looks at it."""
+
+
+class Stop(Protocol):
+    """Says that work is to end."""
+
+    def is_set(self) -> bool: ...
+    def wait(self, timeout: float | None = None) -> bool: ...
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A lease as it is written."""
+
+    name: str
+    holder: str
+    epoch: int
+    beat: int
+    paused: int
+
+
+class Lease:
+    """A lease that is held, for as long as ``lost`` is not set."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.lost = threading.Event()
+        self.paused = False
+
+
+class Leases:
+    """The leases that this process holds on a log's projections, and wants."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._holder = _holder()
+        self._held: dict[str, Lease] = {}
+        self._mutex = threading.Lock()
+        self._beating: threading.Thread | None = None
+        self._alive = 0.0
+
+    def row(self, name: str) -> Row | None:
+        """A lease as it is written now."""
+        with self._log.connect() as db:
+            return _row(db, name)
+
+    def acquire(self, name: str, stop: Stop, tell: Callable[[bool], None]) -> Lease | None:
+        """Wait until the lease is ours; None when it is time to stop.
+
+        Args:
+            tell: Called while it is not to be had, with whether it is paused; else another one holds it.
+        """
+        seen: Row | None = None
+        since = 0.0
+        while not stop.is_set():
+            row = self.row(name)
+            if row is None or not row.holder or row.holder == self._holder or _is_dead(row.holder):
+                free = True
+            elif seen is None or (row.holder, row.epoch, row.beat) != (seen.holder, seen.epoch, seen.beat):
+                seen, since = row, time.monotonic()
+                free = False
+            else:
+                free = time.monotonic() - since >= EXPIRES
+            if (row is None or not row.paused) and free:
+                try:
+                    taken = self._take(name, row)
+                except ReadOnlyLog:
+                    return Lease(name)  # who may not write here keeps what lies elsewhere, fenced by its epoch alone
+                if taken:
+                    return self._hold(name)
+            else:
+                tell(row is not None and bool(row.paused))
+            stop.wait(_LOOK)
+        return None
+
+    def _take(self, name: str, seen: Row | None) -> bool:
+        done: list[bool] = []
+
+        def work(db: Database, receipt: Receipt) -> None:
+            done.clear()
+            db.ensure_table(TABLE, TABLES[TABLE])
+            now = _row(db, name)
+            # Whoever holds it has shown a sign of life meanwhile, or another one was quicker.
+            if now != seen:
+                done.append(False)
+                return
+            db.execute(
+                f"insert into {db.own(TABLE)} as held (name, holder, epoch, beat, paused) values (?, ?, 1, 0, 0)"
+                " on conflict (name) do update set holder = excluded.holder, epoch = held.epoch + 1,"
+                " beat = held.beat + 1",
+                (name, self._holder),
+            )
+            done.append(True)
+
+        self._log.commit(work=work)
+        return done[-1]
+
+    def _hold(self, name: str) -> Lease:
+        lease = Lease(name)
+        with self._mutex:
+            self._held[name] = lease
+            self._alive = time.monotonic()
+            if self._beating is None or not self._beating.is_alive():
+                self._beating = threading.Thread(target=self._beat, name="millstream-leases", daemon=True)
+                self._beating.start()
+        return lease
+
+    def release(self, lease: Lease) -> None:
+        """Give a lease back, so that the next one need not wait."""
+        with self._mutex:
+            if self._held.get(lease.name) is not lease:
+                return
+            del self._held[lease.name]
+
+        def work(db: Database, receipt: Receipt) -> None:
+            db.execute(
+                f"update {db.own(TABLE)} set holder = '', beat = beat + 1 where name = ? and holder = ?",
+                (lease.name, self._holder),
+            )
+
+        with suppress(StorageError):  # it will be seen that there are no more beats
+            self._log.commit(work=work)
+
+    def pause(self, name: str, paused: bool) -> None:
+        """Have nobody keep a projection, or have it kept again. Whoever holds it lets go within a second or two."""
+
+        def work(db: Database, receipt: Receipt) -> None:
+            db.ensure_table(TABLE, TABLES[TABLE])
+            db.execute(
+                f"insert into {db.own(TABLE)} as held (name, holder, epoch, beat, paused) values (?, '', 0, 0, ?)"
+                " on conflict (name) do update set paused = excluded.paused",
+                (name, int(paused)),
+            )
+
+        self._log.commit(work=work)
+        with self._mutex:
+            lease = self._held.get(name)
+        if lease is not None and paused:
+            lease.paused = True
+            lease.lost.set()
+
+    def _beat(self) -> None:
+        """Show, once a second, that the holder of what is held lives."""
+        while True:
+            time.sleep(BEAT)
+            with self._mutex:
+                held = dict(self._held)
+                if not held:
+                    self._beating = None
+                    return
+            began = time.monotonic()
+            ours: dict[str, bool] | None
+            try:
+                ours = self._beaten(list(held))
+            except StorageError:
+                ours = None if time.monotonic() - self._alive < EXPIRES else {}
+            if ours is None:
+                continue  # the log is busy: there is time for another try
+            if ours:
+                self._alive = began
+            for name, lease in held.items():
+                if ours.get(name) is not False:
+                    lease.paused = name in ours
+                    lease.lost.set()
+
+    def _beaten(self, names: list[str]) -> dict[str, bool]:
+        """Raise the beats; of those that are still ours, whether they are paused."""
+        found: list[Row | None] = []
+
+        def work(db: Database, receipt: Receipt) -> None:
+            found.clear()
+            for name in names:
+                db.execute(
+                    f"update {db.own(TABLE)} set beat = beat + 1 where name = ? and holder = ?", (name, self._holder)
+                )
+                found.append(_row(db, name))
+
+        self._log.commit(work=work)
+        return {row.name: bool(row.paused) for row in found if row is not None and row.holder == self._holder}
+
+
+def _row(db: Database, name: str) -> Row | None:
+    if not db.has_table(TABLE):
+        return None
+    row = db.one(f"select name, holder, epoch, beat, paused from {db.own(TABLE)} where name = ?", (name,))
+    return Row(**row) if row else None
+
+
+def _holder() -> str:
+    return f"{socket.gethostname()}/{_boot()}/{os.getpid()}/{_started(os.getpid())}/{uuid.uuid4().hex[:12]}"
+
+
+def _is_dead(holder: str) -> bool:
+    """Whether a holder is a process of this machine that has ended; its successor need not wait then.
+
+    A mistake would cost nothing but a change of hands: the epoch fences whoever is taken for dead and is not.
+    """
+    parts = holder.split("/")
+    if os.name != "posix" or len(parts) != 5 or parts[0] != socket.gethostname() or parts[1] != _boot():
+        return False
+    try:
+        os.kill(int(parts[2]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return parts[3] != _started(int(parts[2]))
+
+
+def _boot() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    """When a process began, as far as that is known: numbers of processes are used again."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+            return fields[19] if fields[0] != "Z" else "over"
+    except (OSError, IndexError):
+        return ""
