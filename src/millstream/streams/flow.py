@@ -6,7 +6,7 @@ asked about the past (`Flow.over`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -21,6 +21,7 @@ from .calendars import CalendarWindows
 from .counted import CountWindows
 from .errors import FlowError
 from .expressions import check_rowwise
+from .joins import AsOfJoin, How, IntervalJoin, check_join
 from .match import Match
 from .matching import matching
 from .merging import Merge
@@ -121,6 +122,76 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
             refuse_ended(flow)
         keys = self.keys if all(flow.keys == self.keys for flow in flows) else ()
         return Flow(Merge(flows, len(keys), any(flow._ordered for flow in flows)), keys=keys)
+
+    def join(
+        self,
+        other: Flow,
+        *,
+        on: str | Sequence[str],
+        back: Duration = "0s",
+        ahead: Duration = "0s",
+        how: How = "inner",
+        prefix: str = "",
+    ) -> Flow:
+        """Pairs with rows of another flow of the same key, whose time is near.
+
+        A pair comes out in the order of the later of its two times, once the watermark of both sides has passed
+        it. A row without a partner (``left``, ``full``, ``anti``), and one that has some (``semi``), comes out once
+        no partner can come any more, at the end of its interval. Null equals no key. Columns: the keys, this
+        flow's, the other's.
+
+        Args:
+            other: The other flow.
+            on: The key columns.
+            back: A partner is at most this much earlier than a row of this flow,
+            ahead: and at most this much later.
+            how: ``"inner"``, ``"left"``, ``"full"``; ``"semi"``: this flow's rows with a partner; ``"anti"``: those
+                without.
+            prefix: Goes before the names of the other's columns. Two columns of one name raise `FlowError`.
+
+        Example:
+            >>> import millstream as ms
+            >>> shown, clicked = ms.stream("shown", time="at"), ms.stream("clicked", time="at")
+            >>> paired = shown.join(clicked, on="ad", ahead="10m", prefix="click_")
+        """
+        keys = (on,) if isinstance(on, str) else tuple(on)
+        check_join(keys, how, ("inner", "left", "full", "semi", "anti"))
+        refuse_ended(self)
+        refuse_ended(other)
+        meeting = IntervalJoin((self, other), keys, how, prefix, duration_micros(back), duration_micros(ahead))
+        return Flow(meeting, keys=keys)
+
+    def join_asof(
+        self,
+        other: Flow,
+        *,
+        on: str | Sequence[str],
+        within: Duration | None = None,
+        how: Literal["left", "inner"] = "left",
+        prefix: str = "",
+        delete: pl.Expr | None = None,
+    ) -> Flow:
+        """Each row with the last row of another flow of the same key, at or before its time: a table as it stood then.
+
+        A row comes out once the watermark of both sides has passed it, in order of time. Of several rows of one time
+        the last of the log counts. Null equals no key. Without ``within`` the last row of each key is kept for good.
+
+        Args:
+            other: The other flow: such as the changes of a table.
+            on: The key columns.
+            within: How far back the other row may be.
+            how: ``"left"``: also rows without a partner, with nulls; ``"inner"``: only those with one.
+            prefix: Goes before the names of the other's columns. Two columns of one name raise `FlowError`.
+            delete: A row of the other flow that meets this says that its key is gone.
+        """
+        keys = (on,) if isinstance(on, str) else tuple(on)
+        check_join(keys, how, ("left", "inner"))
+        refuse_ended(self)
+        refuse_ended(other)
+        if delete is not None:
+            check_rowwise([delete], "join_asof")
+        span = None if within is None else duration_micros(within)
+        return Flow(AsOfJoin((self, other), keys, how, prefix, span, delete), keys=keys)
 
     def split(self, condition: pl.Expr) -> tuple[Flow, Flow]:
         """Two flows: of the rows that meet a condition, and of all others (null is not met).
