@@ -19,6 +19,7 @@ from .aggregates import aggregation
 from .alerts import Alert
 from .calendars import CalendarWindows
 from .counted import CountWindows
+from .distinct import Distinct, Top
 from .errors import FlowError
 from .expressions import check_rowwise
 from .joins import AsOfJoin, How, IntervalJoin, check_join
@@ -47,6 +48,8 @@ Stage = (
     | Match
     | Sequences
     | Alert
+    | Distinct
+    | Top
 )
 Contiguity = Literal["strict", "relaxed"]
 IntoExpr = pl.Expr | str
@@ -252,6 +255,43 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
                 hint="Put a window, such as sliding(...), or a pattern before it",
             )
         return self._with(Alert(condition, micros, len(self.keys)))
+
+    # --- fewer ----------------------------------------------------------------------------------------
+
+    def distinct(self, *keys: str, within: Duration) -> Flow:
+        """The rows of a key of which there was none less than ``within`` before, in order of time.
+
+        Each row, given or not, makes the time begin anew. Rows come out once the watermark has passed them; of
+        several of one time the first of the log counts. Null is a key. Keys are forgotten after ``within``.
+
+        Args:
+            keys: The columns by which rows are the same, such as an id.
+            within: The time for which a key is remembered.
+        """
+        if not keys or not all(isinstance(key, str) for key in keys):
+            raise UsageError("distinct takes the names of columns", hint="Write distinct('id', within='1h')")
+        micros = duration_micros(within)
+        if micros == 0:
+            raise UsageError("a key that is remembered for no time", hint="Give within= a duration such as '1h'")
+        return self._with(Distinct(keys, micros), keys=keys)
+
+    def top(self, rows: int, *, by: str, descending: bool = True, per: str | Sequence[str] = ()) -> Flow:
+        """Of each window the rows with the greatest values of a column, best first (ties by key, nulls last).
+
+        Args:
+            rows: How many rows of each window, at most.
+            by: The column.
+            descending: False for the least values.
+            per: So many rows for each value of these columns.
+
+        Raises:
+            FlowError: There is no window of time, pattern or join before it.
+        """
+        if not isinstance(rows, int) or rows < 1:
+            raise UsageError(f"the top {rows!r}", hint="Give a number of rows, such as 3")
+        if order_of(self) != "time":
+            raise FlowError("top goes over the results of a window", hint="Put tumbling(...) or the like before it")
+        return self._with(Top(rows, by, descending, (per,) if isinstance(per, str) else tuple(per)))
 
     # --- ends -----------------------------------------------------------------------------------------
 
