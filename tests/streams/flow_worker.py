@@ -7,7 +7,7 @@ import sys
 import polars as pl
 
 import millstream as ms
-from millstream.streams import Flow, hopping, sliding, stream, tumbling
+from millstream.streams import Flow, count, hopping, session, sliding, stream, tumbling
 from millstream.streams.runner import Worker
 
 clicks = stream("clicks", time="ts", lateness="2s")
@@ -42,9 +42,23 @@ FLOWS: list[Flow] = [
         define={"low": pl.col("amount") < 0, "big": pl.col("amount") > 50},
     )
     .to("dips", type="Dip"),
+    clicks.group_by("user")
+    .window(session("40s"))
+    .agg(n=pl.len(), kinds=pl.col("kind").n_unique(), middle=pl.col("amount").median(), last=pl.col("kind").last())
+    .to("sessions", type="Session"),
+    clicks.group_by("user").window(count(7)).agg(most=pl.col("amount").max()).to("sevens", type="Seven"),
+    clicks.filter(pl.col("kind") == "purchase")
+    .join(clicks.filter(pl.col("kind") == "view"), on="user", back="1m", ahead="10s", how="left", prefix="seen_")
+    .to("seen", type="Seen"),
+    clicks.filter(pl.col("kind") == "purchase")
+    .join_asof(clicks.filter(pl.col("kind") == "view"), on="user", prefix="last_")
+    .to("lasts", type="Last"),
+    clicks.distinct("user", "kind", within="1m")
+    .merge(clicks.group_by("kind").window(tumbling("1m")).agg(n=pl.len()).top(1, by="n"))
+    .to("merged", type="Merged"),
 ]
 
-OUTPUTS = ["alerts", "late", "counts", "busy", "conversions", "dips"]
+OUTPUTS = ["alerts", "late", "counts", "busy", "conversions", "dips", "sessions", "sevens", "seen", "lasts", "merged"]
 
 
 def main(path: str) -> None:

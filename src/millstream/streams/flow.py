@@ -6,7 +6,7 @@ asked about the past (`Flow.over`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -19,8 +19,10 @@ from .aggregates import aggregation
 from .alerts import Alert
 from .calendars import CalendarWindows
 from .counted import CountWindows
+from .distinct import Distinct, Top
 from .errors import FlowError
 from .expressions import check_rowwise
+from .joins import AsOfJoin, How, IntervalJoin, check_join
 from .match import Match
 from .matching import matching
 from .merging import Merge
@@ -46,6 +48,8 @@ Stage = (
     | Match
     | Sequences
     | Alert
+    | Distinct
+    | Top
 )
 Contiguity = Literal["strict", "relaxed"]
 IntoExpr = pl.Expr | str
@@ -122,6 +126,76 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
         keys = self.keys if all(flow.keys == self.keys for flow in flows) else ()
         return Flow(Merge(flows, len(keys), any(flow._ordered for flow in flows)), keys=keys)
 
+    def join(
+        self,
+        other: Flow,
+        *,
+        on: str | Sequence[str],
+        back: Duration = "0s",
+        ahead: Duration = "0s",
+        how: How = "inner",
+        prefix: str = "",
+    ) -> Flow:
+        """Pairs with rows of another flow of the same key, whose time is near.
+
+        A pair comes out in the order of the later of its two times, once the watermark of both sides has passed
+        it. A row without a partner (``left``, ``full``, ``anti``), and one that has some (``semi``), comes out once
+        no partner can come any more, at the end of its interval. Null equals no key. Columns: the keys, this
+        flow's, the other's.
+
+        Args:
+            other: The other flow.
+            on: The key columns.
+            back: A partner is at most this much earlier than a row of this flow,
+            ahead: and at most this much later.
+            how: ``"inner"``, ``"left"``, ``"full"``; ``"semi"``: this flow's rows with a partner; ``"anti"``: those
+                without.
+            prefix: Goes before the names of the other's columns. Two columns of one name raise `FlowError`.
+
+        Example:
+            >>> import millstream as ms
+            >>> shown, clicked = ms.stream("shown", time="at"), ms.stream("clicked", time="at")
+            >>> paired = shown.join(clicked, on="ad", ahead="10m", prefix="click_")
+        """
+        keys = (on,) if isinstance(on, str) else tuple(on)
+        check_join(keys, how, ("inner", "left", "full", "semi", "anti"))
+        refuse_ended(self)
+        refuse_ended(other)
+        meeting = IntervalJoin((self, other), keys, how, prefix, duration_micros(back), duration_micros(ahead))
+        return Flow(meeting, keys=keys)
+
+    def join_asof(
+        self,
+        other: Flow,
+        *,
+        on: str | Sequence[str],
+        within: Duration | None = None,
+        how: Literal["left", "inner"] = "left",
+        prefix: str = "",
+        delete: pl.Expr | None = None,
+    ) -> Flow:
+        """Each row with the last row of another flow of the same key, at or before its time: a table as it stood then.
+
+        A row comes out once the watermark of both sides has passed it, in order of time. Of several rows of one time
+        the last of the log counts. Null equals no key. Without ``within`` the last row of each key is kept for good.
+
+        Args:
+            other: The other flow: such as the changes of a table.
+            on: The key columns.
+            within: How far back the other row may be.
+            how: ``"left"``: also rows without a partner, with nulls; ``"inner"``: only those with one.
+            prefix: Goes before the names of the other's columns. Two columns of one name raise `FlowError`.
+            delete: A row of the other flow that meets this says that its key is gone.
+        """
+        keys = (on,) if isinstance(on, str) else tuple(on)
+        check_join(keys, how, ("left", "inner"))
+        refuse_ended(self)
+        refuse_ended(other)
+        if delete is not None:
+            check_rowwise([delete], "join_asof")
+        span = None if within is None else duration_micros(within)
+        return Flow(AsOfJoin((self, other), keys, how, prefix, span, delete), keys=keys)
+
     def split(self, condition: pl.Expr) -> tuple[Flow, Flow]:
         """Two flows: of the rows that meet a condition, and of all others (null is not met).
 
@@ -181,6 +255,43 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
                 hint="Put a window, such as sliding(...), or a pattern before it",
             )
         return self._with(Alert(condition, micros, len(self.keys)))
+
+    # --- fewer ----------------------------------------------------------------------------------------
+
+    def distinct(self, *keys: str, within: Duration) -> Flow:
+        """The rows of a key of which there was none less than ``within`` before, in order of time.
+
+        Each row, given or not, makes the time begin anew. Rows come out once the watermark has passed them; of
+        several of one time the first of the log counts. Null is a key. Keys are forgotten after ``within``.
+
+        Args:
+            keys: The columns by which rows are the same, such as an id.
+            within: The time for which a key is remembered.
+        """
+        if not keys or not all(isinstance(key, str) for key in keys):
+            raise UsageError("distinct takes the names of columns", hint="Write distinct('id', within='1h')")
+        micros = duration_micros(within)
+        if micros == 0:
+            raise UsageError("a key that is remembered for no time", hint="Give within= a duration such as '1h'")
+        return self._with(Distinct(keys, micros), keys=keys)
+
+    def top(self, rows: int, *, by: str, descending: bool = True, per: str | Sequence[str] = ()) -> Flow:
+        """Of each window the rows with the greatest values of a column, best first (ties by key, nulls last).
+
+        Args:
+            rows: How many rows of each window, at most.
+            by: The column.
+            descending: False for the least values.
+            per: So many rows for each value of these columns.
+
+        Raises:
+            FlowError: There is no window of time, pattern or join before it.
+        """
+        if not isinstance(rows, int) or rows < 1:
+            raise UsageError(f"the top {rows!r}", hint="Give a number of rows, such as 3")
+        if order_of(self) != "time":
+            raise FlowError("top goes over the results of a window", hint="Put tumbling(...) or the like before it")
+        return self._with(Top(rows, by, descending, (per,) if isinstance(per, str) else tuple(per)))
 
     # --- ends -----------------------------------------------------------------------------------------
 

@@ -238,7 +238,9 @@ class Pipeline:
         frame = self._through(self._root, operators, batches, late, fill).frame
         aside = None
         if late:
-            aside = late[0] if len(late) == 1 else widened(late).sort(SEQUENCE, maintain_order=True)
+            aside = late[0] if len(late) == 1 else widened(late)
+            # Where flows meet, the late rows of one come before those of another, whatever their places.
+            aside = aside.sort(SEQUENCE, maintain_order=True) if self._tree else aside
             aside = aside.select(visible(aside))
         state = msgspec.structs.replace(
             state, operators=tuple(operators), late=state.late + (aside.height if aside is not None else 0)

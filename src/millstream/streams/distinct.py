@@ -1,0 +1,139 @@
+"""Rows that are told once: the first of a key for a while, and the best of each window."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+import polars as pl
+
+from .alerts import Alert, AlertState
+from .columns import AT, SEQUENCE, key_column
+from .errors import MissingColumn
+from .expressions import apply
+from .history import Pending
+from .state import Batch, OperatorState, Order, Parts, Step
+from .windows import split_late
+
+
+class DistinctState(msgspec.Struct, frozen=True, eq=False):
+    """Rows that wait for the watermark, and when each key was seen last."""
+
+    parts: Parts = Parts()
+    waiting: Parts = Parts()
+    seen: AlertState = AlertState()
+
+
+class Distinct(msgspec.Struct, frozen=True, eq=False):
+    """The operator of ``distinct``."""
+
+    keys: tuple[str, ...]
+    within: int
+
+    order: ClassVar[Order] = "time"
+    keeps: ClassVar[bool] = True
+
+    @property
+    def reads(self) -> set[str]:
+        """The columns that it reads."""
+        return set(self.keys)
+
+    @property
+    def shape(self) -> str:
+        return f"distinct {self.keys} within {self.within}"
+
+    @property
+    def _bursts(self) -> Alert:
+        # The first row of a burst of any rows is what is distinct.
+        return Alert(pl.lit(True), self.within, len(self.keys))
+
+    def start(self) -> DistinctState:
+        return DistinctState()
+
+    def restore(self, parts: Parts, watermark: int) -> DistinctState:
+        waiting, seen = parts.apart(2)
+        return self._state(waiting.expire(watermark, AT), self._bursts.restore(seen, watermark))
+
+    def _state(self, waiting: Parts, seen: AlertState) -> DistinctState:
+        return DistinctState(Parts.side_by_side(waiting, seen.parts), waiting, seen)
+
+    def step(self, state: OperatorState, batch: Batch) -> Step:
+        assert isinstance(state, DistinctState)
+        rows, late = split_late(batch.frame)
+        waiting = state.waiting
+        if rows.height or batch.reshaped:
+            for key in self.keys:
+                if key not in rows.columns:
+                    raise MissingColumn(key, "distinct", rows.columns)
+            marked = rows.with_columns(pl.col(key).alias(key_column(i)) for i, key in enumerate(self.keys))
+            rows = marked.drop(n for n in rows.columns if n.startswith("__key") and int(n[5:]) >= len(self.keys))
+        if batch.reshaped:
+            waiting = waiting.reshaped(rows, lambda held: held) if waiting.items else waiting
+        elif rows.height:
+            low, high = rows.select(pl.col(AT).min().alias("low"), pl.col(AT).max().alias("high")).row(0)
+            waiting = waiting.add(rows, low, high).compact(lambda frame: frame)
+        settled = None
+        if not batch.reshaped:
+            pending = Pending()
+            for part in waiting.items:
+                # A part that has settled in part stays as it is in the store; its settled rows are cut here.
+                if part.high >= batch.before:
+                    pending = pending.add(part.frame.filter(pl.col(AT) >= batch.before))
+            settled, _ = pending.settle(batch.after)
+            waiting = waiting.expire(batch.after)
+        frame = rows if batch.reshaped else pl.DataFrame() if settled is None else settled
+        inner = msgspec.structs.replace(batch, frame=frame)
+        step = self._bursts.step(state.seen, inner)
+        assert isinstance(step.state, AlertState)
+        return Step(self._state(waiting, step.state), step.frame, late)
+
+
+class Nothing(msgspec.Struct, frozen=True, eq=False):
+    """The state of an operator that has none."""
+
+    parts: Parts = Parts()
+
+
+class Top(msgspec.Struct, frozen=True, eq=False):
+    """The operator of ``top``. The results of a window come in one batch, so there is nothing to remember."""
+
+    rows: int
+    by: str
+    descending: bool
+    per: tuple[str, ...]
+
+    order: ClassVar[Order] = "time"
+    keeps: ClassVar[bool] = True
+
+    @property
+    def reads(self) -> set[str]:
+        """The columns that it reads."""
+        return {self.by, *self.per}
+
+    @property
+    def shape(self) -> str:
+        return f"top {self.rows} by {self.by} per {self.per}"
+
+    def start(self) -> Nothing:
+        return Nothing()
+
+    def restore(self, parts: Parts, watermark: int) -> Nothing:
+        return Nothing()
+
+    def step(self, state: OperatorState, batch: Batch) -> Step:
+        frame = batch.frame
+        if not frame.width:
+            return Step(state, frame)
+        for name in (self.by, *self.per):
+            if name not in frame.columns:
+                raise MissingColumn(name, "top", frame.columns)
+        group = [AT, *self.per]
+
+        def best() -> pl.DataFrame:
+            placed = frame.sort(
+                AT, self.by, SEQUENCE, descending=[False, self.descending, False], nulls_last=True, maintain_order=True
+            )
+            return placed.filter(pl.int_range(pl.len()).over(group) < self.rows)
+
+        kept = apply("top", frame.columns, best)
+        return Step(state, kept.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(SEQUENCE)))

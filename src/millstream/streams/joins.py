@@ -1,0 +1,305 @@
+"""Joins of two flows by key and time: pairs within an interval, and the last row of the other side as of a time.
+
+Rows take part once the watermark of both sides has passed them, so what comes out is final and in order of time. Null
+is no key here: as in SQL it equals nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from ..errors import UsageError
+from ..frames import Columns
+from ..log.objects import fitted
+from .columns import AT, LATE, SEQUENCE, key_column, names_of, visible
+from .errors import FlowError, MissingColumn
+from .expressions import apply
+from .keys import Ints
+from .merging import relate
+from .state import Batch, OperatorState, Order, Parts, Step, concat, widened
+
+if TYPE_CHECKING:
+    from .flow import Flow
+
+How = Literal["inner", "left", "full", "semi", "anti"]
+
+_GONE = "__gone"
+
+
+class JoinState(msgspec.Struct, frozen=True, eq=False):
+    """The rows of both sides that may yet be needed, and their columns."""
+
+    parts: Parts = Parts()
+    left: Parts = Parts()
+    right: Parts = Parts()
+    columns: tuple[Columns, Columns] = ({}, {})
+
+
+class Join(msgspec.Struct, frozen=True, eq=False):
+    """What both joins share: two inputs, the keys, and what is kept of each side."""
+
+    inputs: tuple[Flow, Flow]
+    on: tuple[str, ...]
+    how: How
+    prefix: str
+
+    order: ClassVar[Order] = "time"
+
+    def reads(self, number: int) -> set[str]:
+        return set(self.on)
+
+    def whole(self, number: int) -> bool:
+        return number == 0 or self.how not in ("semi", "anti")
+
+    def origin(self, name: str, number: int) -> str | None:
+        if name in self.on or number == 0:
+            return name
+        if self.how in ("semi", "anti") or not name.startswith(self.prefix):
+            return None
+        return name[len(self.prefix) :]
+
+    def start(self) -> JoinState:
+        return JoinState()
+
+    def limits(self, watermark: int) -> tuple[int, int]:
+        """The least time of rows of each side that may yet be needed."""
+        raise NotImplementedError
+
+    def restore(self, parts: Parts, watermark: int) -> JoinState:
+        left, right = parts.apart(2)
+        low, other = self.limits(watermark)
+        return self._state(left.expire(low, AT), right.expire(other, AT), ({}, {}))
+
+    def _state(self, left: Parts, right: Parts, columns: tuple[Columns, Columns]) -> JoinState:
+        return JoinState(Parts.side_by_side(left, right), left, right, columns)
+
+    def meet(self, state: OperatorState, batches: Sequence[Batch], joint: Batch) -> Step:
+        assert isinstance(state, JoinState)
+        frames = [self._prepared(number, batch.frame) for number, batch in enumerate(batches)]
+        if joint.reshaped:
+            columns = (dict(frames[0].schema), dict(frames[1].schema))
+            left = state.left.reshaped(frames[0], lambda held: held) if state.left.items else state.left
+            right = state.right.reshaped(frames[1], lambda held: held) if state.right.items else state.right
+            nothing = self._joined(frames[0], frames[1], _NONE, _NONE, _NONE)
+            return Step(self._state(left, right, columns), nothing)
+        sides, late = [state.left, state.right], []
+        for number, frame in enumerate(frames):
+            if not frame.height:
+                continue
+            frame = fitted(frame, state.columns[number])
+            if not self.inputs[number]._ordered:
+                frame = relate(frame, joint.timeline)
+                aside = frame.filter(LATE)
+                if aside.height:
+                    late.append(aside)
+                    frame = frame.filter(~pl.col(LATE))
+            if frame.height:
+                low, high = frame.select(pl.col(AT).min().alias("low"), pl.col(AT).max().alias("high")).row(0)
+                sides[number] = sides[number].add(frame, low, high)
+        sides = [self._compacted(number, side, joint.before) for number, side in enumerate(sides)]
+        held = [
+            concat(part.frame for part in side.items) if side.items else pl.DataFrame(schema=columns)
+            for side, columns in zip(sides, state.columns, strict=True)
+        ]
+        lefts, rights = (frame.filter(pl.col(AT) < joint.after) for frame in held)
+        out = self._pairs(lefts, rights, joint.before, joint.after)
+        low, other = self.limits(joint.after)
+        state = self._state(sides[0].expire(low, AT), sides[1].expire(other, AT), state.columns)
+        return Step(state, out, widened(late) if late else None)
+
+    def _compacted(self, number: int, parts: Parts, watermark: int) -> Parts:
+        return parts.compact(lambda frame: frame)
+
+    def _prepared(self, number: int, frame: pl.DataFrame) -> pl.DataFrame:
+        if not frame.width:
+            return frame
+        for key in self.on:
+            if key not in frame.columns:
+                raise MissingColumn(key, "join", visible(frame))
+        return frame.select(*visible(frame), AT, LATE, SEQUENCE)
+
+    def _pairs(self, left: pl.DataFrame, right: pl.DataFrame, before: int, after: int) -> pl.DataFrame:
+        """What comes out when all of these rows are settled, and those before ``before`` were already."""
+        raise NotImplementedError
+
+    def _joined(self, left: pl.DataFrame, right: pl.DataFrame, lefts: Ints, rights: Ints, at: Ints) -> pl.DataFrame:
+        """Rows of both sides beside one another (-1 for none), with their time, in order."""
+        a = _taken(left, lefts)
+        others = [name for name in visible(left) if name not in self.on]
+        columns = [a[name] for name in others]
+        b = _taken(right, rights)
+        keys = [a[key] for key in self.on]
+        if self.how not in ("semi", "anti"):
+            more = [name for name in visible(right) if name not in self.on]
+            for name in more:
+                if self.prefix + name in a.columns:
+                    raise FlowError(
+                        f"both sides of the join have a column {self.prefix + name!r}",
+                        hint="Give prefix='...' for the columns of the other side, or select fewer",
+                    )
+            columns += [b[name].alias(self.prefix + name) for name in more]
+            if self.how == "full":
+                keys = [
+                    pl.select(pl.coalesce(mine, b[key])).to_series().alias(key)
+                    for key, mine in zip(self.on, keys, strict=True)
+                ]
+        frame = pl.DataFrame([*keys, *columns]) if keys or columns else pl.DataFrame(height=len(at))
+        frame = frame.with_columns(
+            *(key.alias(key_column(i)) for i, key in enumerate(keys)),
+            pl.Series(AT, at, pl.Int64),
+            pl.lit(False).alias(LATE),
+            a[AT].alias("__left"),
+            a[SEQUENCE].alias("__left_place"),
+            b[AT].alias("__right"),
+            b[SEQUENCE].alias("__right_place"),
+        )
+        by = [AT, *(key_column(i) for i in range(len(keys))), "__left", "__left_place", "__right", "__right_place"]
+        frame = frame.sort(by, nulls_last=False, maintain_order=True).drop(by[-4:])
+        return frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(SEQUENCE))
+
+
+class IntervalJoin(Join, frozen=True, eq=False):
+    """The operator of ``join``: pairs whose times are near one another."""
+
+    back: int
+    """How far before a row of the left its partners may be."""
+    ahead: int
+
+    @property
+    def shape(self) -> str:
+        return f"join {self.how} on {self.on} within -{self.back} {self.ahead}"
+
+    def limits(self, watermark: int) -> tuple[int, int]:
+        # A row is needed until its own interval has closed, and until those of all its partners have.
+        reach = self.back + self.ahead
+        return watermark - reach, watermark - reach
+
+    def _pairs(self, left: pl.DataFrame, right: pl.DataFrame, before: int, after: int) -> pl.DataFrame:
+        begins, ends, order = _spans(left, right, self.on, -self.back, self.ahead)
+        counts = ends - begins
+        at, other = left[AT].to_numpy(), right[AT].to_numpy()
+        found: list[tuple[Ints, Ints, Ints]] = []
+        if self.how not in ("semi", "anti"):
+            # Rows that were settled before matter only where a partner is new.
+            lefts = np.repeat(np.arange(len(at)), counts)
+            rights = order[np.arange(len(lefts)) - np.repeat(np.cumsum(counts) - counts - begins, counts)]
+            times = np.maximum(at[lefts], other[rights])
+            new = times >= before
+            found.append((lefts[new], rights[new], times[new]))
+        if self.how != "inner":
+            decided = at + self.ahead
+            alone = (counts > 0) if self.how == "semi" else (counts == 0)
+            which = np.flatnonzero(alone & (decided >= before) & (decided < after))
+            found.append((which, np.full(len(which), -1), decided[which]))
+        if self.how == "full":
+            begins, ends, _ = _spans(right, left, self.on, -self.ahead, self.back)
+            decided = other + self.back
+            which = np.flatnonzero((ends == begins) & (decided >= before) & (decided < after))
+            found.append((np.full(len(which), -1), which, decided[which]))
+        lefts, rights, times = (np.concatenate(each).astype(np.int64) for each in zip(*found, strict=True))
+        return self._joined(left, right, lefts, rights, times) if len(times) else pl.DataFrame()
+
+
+class AsOfJoin(Join, frozen=True, eq=False):
+    """The operator of ``join_asof``: each row with the last row of the other side at or before its time."""
+
+    within: int | None
+    delete: pl.Expr | None
+
+    @property
+    def shape(self) -> str:
+        return f"as of {self.how} on {self.on} within {self.within} without {self.delete}"
+
+    def reads(self, number: int) -> set[str]:
+        names = set(self.on)
+        return names | names_of([self.delete]) if number == 1 and self.delete is not None else names
+
+    def limits(self, watermark: int) -> tuple[int, int]:
+        return watermark, (-(2**62) if self.within is None else watermark - self.within)
+
+    def _prepared(self, number: int, frame: pl.DataFrame) -> pl.DataFrame:
+        kept = super()._prepared(number, frame)
+        if number == 0 or not kept.width:
+            return kept
+        gone = pl.lit(False) if self.delete is None else self.delete.fill_null(False)
+        return apply("join_asof", visible(frame), lambda: kept.with_columns(gone.alias(_GONE)))
+
+    def _compacted(self, number: int, parts: Parts, watermark: int) -> Parts:
+        if number == 0:
+            return parts.compact(lambda frame: frame)
+        return parts.compact(lambda frame: self._current(frame, watermark))
+
+    def _current(self, frame: pl.DataFrame, watermark: int) -> pl.DataFrame:
+        """Without the rows that no later row can ask for: those that had a successor before the watermark."""
+        settled = frame.filter(pl.col(AT) < watermark).sort(AT, SEQUENCE, maintain_order=True)
+        last = settled.unique(subset=list(self.on), keep="last", maintain_order=True)
+        # What was settled before this step may still be asked for by rows of this step.
+        return concat([last, frame.filter(pl.col(AT) >= watermark)])
+
+    def _pairs(self, left: pl.DataFrame, right: pl.DataFrame, before: int, after: int) -> pl.DataFrame:
+        left = left.filter(pl.col(AT) >= before)
+        if not left.height:
+            return pl.DataFrame()
+        low = -(2**61) if self.within is None else -self.within
+        begins, ends, order = _spans(left, right, self.on, low, 0)
+        partner = np.full(left.height, -1, np.int64)
+        some = ends > begins
+        partner[some] = order[ends[some] - 1]
+        if len(order):
+            partner[some & right[_GONE].to_numpy()[partner]] = -1
+        chosen = np.flatnonzero(partner >= 0) if self.how == "inner" else np.arange(left.height)
+        if not len(chosen):
+            return pl.DataFrame()
+        return self._joined(left, right, chosen, partner[chosen], left[AT].to_numpy()[chosen])
+
+
+_NONE = np.zeros(0, np.int64)
+
+
+def _taken(frame: pl.DataFrame, rows: Ints) -> pl.DataFrame:
+    """Rows by their number; nulls for -1."""
+    picked = pl.Series(rows, dtype=pl.Int64)
+    if not frame.height:
+        return frame.clear(len(rows))
+    return frame.select(pl.all().gather(picked.replace(-1, None)))
+
+
+def _spans(left: pl.DataFrame, right: pl.DataFrame, on: Sequence[str], low: int, high: int) -> tuple[Ints, Ints, Ints]:
+    """For each row of the left, where its partners begin and end in an order of the right by key, time and place."""
+    ids, others = _numbers(left, right, on)
+    at = left[AT].to_numpy()
+    times, rank = np.unique(right[AT].to_numpy(), return_inverse=True)
+    width = len(times) + 1
+    packed = others * width + rank
+    order = np.lexsort((right[SEQUENCE].to_numpy(), packed))
+    # Those without a key stand at the end, with -1 for their number: they are nobody's partners.
+    order = order[others[order] >= 0]
+    packed = packed[order]
+    begins = packed.searchsorted(ids * width + times.searchsorted(at + low, side="left"))
+    ends = packed.searchsorted(ids * width + times.searchsorted(at + high, side="right"))
+    begins[ids < 0] = ends[ids < 0] = 0
+    return begins, ends, order
+
+
+def _numbers(left: pl.DataFrame, right: pl.DataFrame, on: Sequence[str]) -> tuple[Ints, Ints]:
+    """A number for the key of each row, of both sides; -1 where a key is null."""
+    if not on:
+        return np.zeros(left.height, np.int64), np.zeros(right.height, np.int64)
+    both = widened([left.select(on), right.select(on)])
+    known = both.unique().drop_nulls().with_row_index("__number")
+    numbers = both.join(known, on=list(on), how="left", maintain_order="left")["__number"].cast(pl.Int64).fill_null(-1)
+    ids = numbers.to_numpy()
+    return ids[: left.height], ids[left.height :]
+
+
+def check_join(on: Sequence[str], how: str, ways: Sequence[str]) -> None:
+    """Refuse a join that has no meaning."""
+    if isinstance(on, str) or not all(isinstance(key, str) for key in on):
+        raise UsageError("on= takes a list of columns", hint="Write on=['user']")
+    if how not in ways:
+        raise UsageError(f"how={how!r} is not known", hint=f"Use one of {', '.join(ways)}")
