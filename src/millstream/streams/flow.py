@@ -6,7 +6,7 @@ asked about the past (`Flow.over`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -19,6 +19,7 @@ from .alerts import Alert
 from .calendars import CalendarWindows
 from .counted import CountWindows
 from .distinct import Distinct, Top
+from .entering import Entering
 from .errors import FlowError
 from .expressions import check_rowwise
 from .grouped import Contiguity, Grouped, Windowed
@@ -27,7 +28,7 @@ from .match import Match
 from .merging import Merge
 from .sequences import Sequences
 from .sessions import SessionWindows
-from .shaping import Filter, Select, WithColumns
+from .shaping import Filter, Mapped, Rowwise, Select, WithColumns
 from .trailing import SlidingWindows
 from .tree import Meeting, Source, order_of, sources_of
 from .windows import PaneWindows, Window, check_name, check_names
@@ -36,9 +37,7 @@ if TYPE_CHECKING:
     from ..log.log import Log
 
 Stage = (
-    Filter
-    | Select
-    | WithColumns
+    Rowwise
     | PaneWindows
     | SessionWindows
     | CountWindows
@@ -47,6 +46,7 @@ Stage = (
     | Match
     | Sequences
     | Alert
+    | Entering
     | Distinct
     | Top
 )
@@ -99,6 +99,72 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
             UnsupportedExpression: An expression depends on other rows.
         """
         return self._with(WithColumns(tuple(_expressions("with_columns", columns, named))))
+
+    def map_batches(
+        self, function: Callable[[pl.DataFrame], Any], *, schema: Mapping[str, Any], reads: Iterable[str] | None = None
+    ) -> Flow:
+        """With columns that a Python function makes of many rows at a time.
+
+        Rows come in batches of any size, and a batch may come again: so the function must give each row a value that
+        depends on that row alone, and have no other effects.
+
+        Args:
+            function: Takes a frame, and gives one (or what a frame can be made of) with a row for each row.
+            schema: The columns that it gives, with their types.
+            reads: The columns that it is shown; by default all, which then are read.
+
+        Raises:
+            FlowError: When it runs: it fails, or gives something else than ``schema`` says.
+
+        Example:
+            >>> import millstream as ms
+            >>> import polars as pl
+            >>> def length(frame: pl.DataFrame) -> pl.DataFrame:
+            ...     return frame.select(length=pl.col("text").str.len_chars())
+            >>> flow = ms.stream("posts").map_batches(length, schema={"length": pl.UInt32}, reads=["text"])
+        """
+        return self._mapped(function, schema, reads, by_row=False)
+
+    def map_rows(
+        self,
+        function: Callable[[dict[str, Any]], Any],
+        *,
+        schema: Mapping[str, Any],
+        reads: Iterable[str] | None = None,
+        errors: str | None = None,
+    ) -> Flow:
+        """With columns that a Python function makes of each row: slow beside expressions, and plain.
+
+        Args:
+            function: Takes a row as a dict, and gives the new columns as one; or, of a single column, its value.
+            schema: The columns that it gives, with their types.
+            reads: The columns that it is shown; by default all.
+            errors: The name of a further column: null, or the traceback of a function that has failed for the row,
+                whose columns are null then. Without it, a failure ends the flow.
+
+        Raises:
+            FlowError: When it runs: it fails, or gives something else than ``schema`` says.
+        """
+        return self._mapped(function, schema, reads, by_row=True, errors=errors)
+
+    def _mapped(
+        self,
+        function: Callable[..., Any],
+        schema: Mapping[str, Any],
+        reads: Iterable[str] | None,
+        *,
+        by_row: bool,
+        errors: str | None = None,
+    ) -> Flow:
+        if not callable(function):
+            raise UsageError(f"{function!r:.60} is no function", hint="Give a function of a frame, or of a row")
+        if not schema or not all(isinstance(name, str) for name in schema):
+            raise UsageError("schema= names no column", hint="Write schema={'score': pl.Float64}")
+        if isinstance(reads, str):
+            raise UsageError("reads= is one string", hint=f"Give a list: reads=[{reads!r}]")
+        stage = Mapped(function, dict(schema), None if reads is None else tuple(reads), by_row, errors)
+        check_names((), tuple(stage.outputs))
+        return self._with(stage)
 
     # --- several flows ----------------------------------------------------------------------------
 
@@ -232,27 +298,35 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
 
     # --- alerts ---------------------------------------------------------------------------------------
 
-    def alert(self, condition: pl.Expr, *, cooldown: Duration = "0s") -> Flow:
+    def alert(self, condition: pl.Expr, *, cooldown: Duration = "0s", on: Literal["each", "enter"] = "each") -> Flow:
         """The rows that meet a condition, once per burst and key.
 
         Args:
             condition: What to be alerted of, such as ``pl.col("clicks") >= 50``.
-            cooldown: Rows of a key that meet the condition, each less than this after the one before (in
-                event time), are one burst, and only the first of them is an alert. With zero every row is
-                one.
+            cooldown: Alerts of a key, each less than this after the one before (in event time), are one burst, and
+                only the first of them is given. With zero every one is.
+            on: ``"each"``: each row that meets the condition is an alert. ``"enter"``: only one that comes after a
+                row of its key that did not meet it, or is the key's first. A row that does not come says nothing.
 
         Raises:
             UnsupportedExpression: The condition depends on other rows.
-            FlowError: There is a cooldown, and no window or pattern before it to put rows into order of time.
+            FlowError: There is a cooldown, or ``on="enter"``, and no window or pattern before it to put rows into
+                order of time.
         """
+        if on not in ("each", "enter"):
+            raise UsageError(f"on={on!r} is not known", hint="Use 'each' or 'enter'")
         check_rowwise([condition], "alert")
         micros = duration_micros(cooldown)
-        if micros and not self._ordered:
+        if (micros or on == "enter") and not self._ordered:
+            what = "with a cooldown" if micros else "on='enter'"
             raise FlowError(
-                "an alert with a cooldown needs rows in order of time",
+                f"an alert {what} needs rows in order of time",
                 hint="Put a window, such as sliding(...), or a pattern before it",
             )
-        return self._with(Alert(condition, micros, len(self.keys)))
+        if on == "each":
+            return self._with(Alert(condition, micros, len(self.keys)))
+        entering = self._with(Entering(condition, len(self.keys)))
+        return entering._with(Alert(pl.lit(True), micros, len(self.keys))) if micros else entering
 
     # --- fewer ----------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from .columns import ENVELOPE
 from .flow import Flow
-from .shaping import Filter, Select, WithColumns
+from .shaping import Filter, Mapped, Select, WithColumns
 from .trailing import SlidingWindows
 from .tree import Source, sources_of
 
@@ -96,6 +96,9 @@ class Demand:
             if isinstance(stage, WithColumns):
                 self._made(claims, _outputs(stage.expressions))
                 every = every or _many(stage.expressions)
+            elif isinstance(stage, Mapped):
+                self._made(claims, stage.outputs)
+                every = every or stage.asks is None
             elif isinstance(stage, Select):
                 self._made(claims, claims)
                 every = _many(stage.expressions)

@@ -13,7 +13,7 @@ from .columns import AT, END_OF_TIME, ENVELOPE, LATE, NO_TIME, SEQUENCE, micros,
 from .errors import FlowError, MissingColumn
 from .flow import Flow
 from .needs import Demand
-from .shaping import Filter, Select, WithColumns
+from .shaping import Rowwise
 from .state import Batch, Operator, OperatorState, Parts, widened
 from .tree import NOWHERE, Meeting, Source, order_of, sources_of, timeline, together
 
@@ -82,7 +82,7 @@ class Pipeline:
             sources = tuple(sorted({number for branch in inputs for number in branch.sources}))
         first = len(self.operators)
         mine: list[Operator | Meeting] = [] if isinstance(source, Source) else [source]
-        mine += [stage for stage in flow.stages if not isinstance(stage, Filter | Select | WithColumns)]
+        mine += [stage for stage in flow.stages if not isinstance(stage, Rowwise)]
         self.operators += mine
         self._reach += [sources] * len(mine)
         return Branch(flow, inputs, sources, first)
@@ -98,7 +98,7 @@ class Pipeline:
             head = source.shape
         else:
             head = f"{source.shape} of ({' | '.join(self._shape(each) for each in branch.inputs)})"
-        stages = [stage for stage in branch.flow.stages if not isinstance(stage, Filter | Select | WithColumns)]
+        stages = [stage for stage in branch.flow.stages if not isinstance(stage, Rowwise)]
         return "; ".join([head, *(stage.shape for stage in stages)])
 
     def start(self) -> FlowState:
@@ -282,7 +282,7 @@ class Pipeline:
             number += 1
         frame = batch.frame
         for stage in branch.flow.stages:
-            if isinstance(stage, Filter | Select | WithColumns):
+            if isinstance(stage, Rowwise):
                 # A frame without columns is what an operator gives when it has nothing to say.
                 frame = stage.apply(frame) if frame.width else frame
                 continue

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import msgspec
 import polars as pl
 
-from .columns import ENVELOPE, hidden, is_hidden, names_of
+from .columns import ENVELOPE, SEQUENCE, hidden, is_hidden, names_of, visible
+from .errors import FlowError, MissingColumn
 from .expressions import apply
 
 
@@ -58,6 +63,98 @@ class Select(msgspec.Struct, frozen=True, eq=False):
             return seen.with_columns(self.expressions).select(names)
 
         return _beside(apply("select", frame.columns, compute), frame)
+
+
+class Mapped(msgspec.Struct, frozen=True, eq=False):
+    """Adds or replaces columns by a Python function."""
+
+    function: Callable[..., Any]
+    types: Mapping[str, Any]
+    """The columns that it gives."""
+    asks: tuple[str, ...] | None
+    """The columns that it is shown; None for all."""
+    by_row: bool
+    """It takes a row, not a frame."""
+    errors: str | None = None
+    """The column that says why the function failed for a row; without one, its failure is the flow's."""
+
+    @property
+    def reads(self) -> set[str]:
+        """The columns that it reads by name."""
+        return set(self.asks or ())
+
+    @property
+    def outputs(self) -> list[str]:
+        """The columns that it gives."""
+        return [*self.types, *([self.errors] if self.errors else [])]
+
+    def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
+        where = "map_rows" if self.by_row else "map_batches"
+        for name in self.asks or ():
+            if name not in frame.columns:
+                raise MissingColumn(name, where, visible(frame))
+        shown = frame.select(self.asks if self.asks is not None else visible(frame))
+        made = self._of_rows(shown, frame) if self.by_row else self._of_frame(shown)
+        return frame.with_columns(made.get_columns())
+
+    def _of_frame(self, shown: pl.DataFrame) -> pl.DataFrame:
+        if not shown.height:
+            return pl.DataFrame(schema=dict(self.types))
+        try:
+            given = self.function(shown)
+        except Exception as error:
+            raise FlowError(
+                f"the function of map_batches fails ({type(error).__name__}: {error})",
+                hint="Make it take every row, nulls too; or use map_rows(errors=...), which tells the rows apart",
+            ) from error
+        made = pl.DataFrame(given)
+        if made.height != shown.height:
+            raise FlowError(
+                f"the function of map_batches made {made.height} rows of {shown.height}",
+                hint="Give a row for each row, in their order; filter afterwards",
+            )
+        if missing := [name for name in self.types if name not in made.columns]:
+            raise MissingColumn(missing[0], "schema= of map_batches", made.columns)
+        return self._typed(made.select(list(self.types)))
+
+    def _of_rows(self, shown: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
+        names = list(self.types)
+        values: list[tuple[Any, ...]] = []
+        problems: list[str | None] = []
+        for index, row in enumerate(shown.iter_rows(named=True)):
+            try:
+                given = self.function(row)
+                got = given if isinstance(given, Mapping) else {names[0]: given} if len(names) == 1 else dict(given)
+                values.append(tuple(got[name] for name in names))
+                problems.append(None)
+            except Exception as error:
+                if self.errors is None:
+                    raise FlowError(
+                        f"the function of map_rows fails for the row at position {frame[SEQUENCE][index]}"
+                        f" ({type(error).__name__}: {error})",
+                        hint="Make it take every row; or say errors='problem', and a column says which failed, and why",
+                    ) from error
+                values.append((None,) * len(names))
+                problems.append("".join(traceback.format_exception(error)))
+        made = pl.DataFrame(values, schema=dict.fromkeys(names), orient="row", infer_schema_length=None)
+        made = self._typed(made)
+        if self.errors is not None:
+            made = made.with_columns(pl.Series(self.errors, problems, dtype=pl.String))
+        return made
+
+    def _typed(self, made: pl.DataFrame) -> pl.DataFrame:
+        types: Any = dict(self.types)
+        try:
+            return made.cast(types)
+        except pl.exceptions.PolarsError as error:
+            raise FlowError(
+                f"what a function gave is not as schema= says: {str(error).splitlines()[0]}",
+                hint="Name the type that all its values have",
+            ) from error
+
+
+Rowwise = Filter | WithColumns | Select | Mapped
+"""Each row for itself."""
 
 
 def _seen(frame: pl.DataFrame, expressions: tuple[pl.Expr, ...]) -> pl.DataFrame:
