@@ -298,7 +298,9 @@ def conform(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:
 def encode_frame(frame: pl.DataFrame) -> bytes:
     """The frame as an Arrow IPC stream, lz4-compressed."""
     buffer = io.BytesIO()
-    frame.write_ipc_stream(buffer, compression="lz4")
+    # Polars locks a frame while it writes it, and waits for the interpreter meanwhile: another thread that only asked
+    # for the frame's height would stand still with it for ever. So what is written is nobody else's.
+    frame.clone().write_ipc_stream(buffer, compression="lz4")
     return buffer.getvalue()
 
 

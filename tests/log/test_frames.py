@@ -1,6 +1,7 @@
 """Frames of other libraries, and how frames are hashed and widened."""
 
 import random
+import threading
 from datetime import UTC, datetime
 
 import pandas as pd
@@ -97,3 +98,20 @@ def test_many_appends_from_many_threads_hash_as_one_would():
         rows = rng.randrange(8_000, 90_000)
         log.append("f", pl.DataFrame({"n": range(rows), "s": [str(n) for n in range(rows)]}), type="Row")
     log.verify()
+
+
+def test_a_frame_may_be_looked_at_by_another_thread_while_it_is_appended() -> None:
+    frame = pl.DataFrame({"n": range(100_000), "text": [str(i) for i in range(100_000)]})
+    done = threading.Event()
+
+    def append() -> None:
+        with ms.open() as log:
+            for _ in range(20):
+                log.append("numbers", frame, type="Number")
+        done.set()
+
+    appender = threading.Thread(target=append, daemon=True)
+    appender.start()
+    while not done.is_set():
+        assert frame.height == 100_000
+    appender.join()

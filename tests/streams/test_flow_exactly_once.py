@@ -206,3 +206,18 @@ def test_flows_that_were_started_may_be_used_as_a_block_that_stops_them(tmp_path
     with ms.open(str(tmp_path / "log.db")) as log, ms.streams.start(log, FLOWS[1]) as running:
         assert running.wait(log.head, 10)
     assert running.error is None
+
+
+def test_commits_beside_the_work_give_what_one_commit_gives() -> None:
+    rows = pl.concat([clicks(seed, 20_000, users=500, minutes=600) for seed in range(3)]).sort("ts")
+    flow = stream("clicks", time="ts").group_by("user").window(sliding("10m")).agg(n=pl.len())
+    with ms.open() as log:
+        for start in range(0, rows.height, 500):
+            log.append("clicks", rows.slice(start, 500), type="Click")
+        worker = Worker(log, flow.to("out", type="Counted"), rows=500, commit_every=0.0001)
+        while worker.advance(log.head):
+            pass
+        worker.close()
+        found = log.scan("out").collect().drop("window_start")
+        assert found.height > 59_000
+        assert_frame_equal(found, flow.over(log, final=False).drop("window_start"))

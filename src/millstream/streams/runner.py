@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal, Self
@@ -26,7 +26,7 @@ from .flow import Flow
 from .pipeline import FlowState, Pipeline
 from .replay import batches, frames, labelled
 from .state import concat
-from .store import change, load
+from .store import Change, change, load
 
 if TYPE_CHECKING:
     from ..log.log import Log
@@ -88,7 +88,7 @@ class Worker:
         self._seen = self.checkpoint.position
         self._ahead: _Ahead | None = None
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="millstream-flow-commit")
-        self._under_way: Future[None] | None = None
+        self._under_way: tuple[Future[Receipt], _Ahead, Change] | None = None
 
     @property
     def position(self) -> int:
@@ -130,15 +130,35 @@ class Worker:
             self._commit(ahead.state, head if done else ahead.position, ahead.outputs, ahead.late)
             return not done
         self._settle()
-        self._under_way = self._committer.submit(self._commit, ahead.state, ahead.position, ahead.outputs, ahead.late)
+        self._begin(ahead)
         self._ahead = _Ahead(ahead.state, ahead.position)
         return True
 
+    def _begin(self, ahead: _Ahead) -> None:
+        """Commit beside the work that follows.
+
+        Frames are encoded here: of two threads that look at one frame, Polars may let neither go on.
+        """
+        difference = change(self.name, ahead.state, self._stored)
+        try:
+            staged = [self._staged(*each, set()) for each in self._given(ahead.outputs, ahead.late)]
+        except SchemaConflict:
+            self._commit(ahead.state, ahead.position, ahead.outputs, ahead.late)
+            return
+        work = self._move(ahead.position, difference)
+        self._under_way = self._committer.submit(self.log.commit, staged, work=work), ahead, difference
+
     def _settle(self) -> None:
         """Wait for the commit that is under way."""
-        under_way, self._under_way = self._under_way, None
-        if under_way is not None:
+        if self._under_way is None:
+            return
+        (under_way, ahead, difference), self._under_way = self._under_way, None
+        try:
             under_way.result()
+        except SchemaConflict:
+            self._commit(ahead.state, ahead.position, ahead.outputs, ahead.late)
+        else:
+            self._done(ahead.state, ahead.position, difference)
 
     def close(self) -> None:
         """End the thread that commits; what was not committed is done anew by whoever goes on."""
@@ -177,16 +197,9 @@ class Worker:
             self._commit(self.state, self._seen, [], [])
 
     def _commit(self, state: FlowState, position: int, outputs: list[pl.DataFrame], late: list[pl.DataFrame]) -> None:
-        rows = [(self.sink.stream, self.sink.type, frame) for frame in _alike(outputs)]
-        if self.flow.late is not None:
-            rows += [(*self.flow.late, frame) for frame in _alike(late)]
-        checkpoint = self.checkpoint
+        rows = self._given(outputs, late)
         difference = change(self.name, state, self._stored)
-
-        def work(database: Database, receipt: Receipt) -> None:
-            advance(database, checkpoint, position)
-            difference.apply(database)
-
+        work = self._move(position, difference)
         odd: set[tuple[str, str, str]] = set()
         while True:
             try:
@@ -198,7 +211,27 @@ class Worker:
                 if what in odd:
                     raise
                 odd.add(what)
-        self.checkpoint = Checkpoint(checkpoint.name, position, checkpoint.epoch)
+        self._done(state, position, difference)
+
+    def _given(self, outputs: list[pl.DataFrame], late: list[pl.DataFrame]) -> list[tuple[str, str, pl.DataFrame]]:
+        """What is appended, and where."""
+        rows = [(self.sink.stream, self.sink.type, frame) for frame in _alike(outputs)]
+        if self.flow.late is not None:
+            rows += [(*self.flow.late, frame) for frame in _alike(late)]
+        return rows
+
+    def _move(self, position: int, difference: Change) -> Callable[[Database, Receipt], None]:
+        """What moves checkpoint and state in a commit."""
+        checkpoint = self.checkpoint
+
+        def work(database: Database, receipt: Receipt) -> None:
+            advance(database, checkpoint, position)
+            difference.apply(database)
+
+        return work
+
+    def _done(self, state: FlowState, position: int, difference: Change) -> None:
+        self.checkpoint = Checkpoint(self.checkpoint.name, position, self.checkpoint.epoch)
         self.state, self._stored = state, difference.stored
         self._seen = position
         self._committed = time.monotonic()
