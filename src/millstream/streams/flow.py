@@ -414,6 +414,19 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
 
         return replay(self, history, since=since, until=until, final=final)
 
+    def schema(self, log: Log) -> pl.Schema:
+        """The columns of what comes out, with their types, by the events that the log holds now; nothing is run.
+
+        Types follow those of the source's columns: where these widen later, as fields of objects may, so do they.
+
+        Raises:
+            MissingColumn: The flow asks for a column that no event has.
+            StreamNotFound, FlowError: The log has no event for the flow yet.
+        """
+        from .replay import schema
+
+        return schema(self, log)
+
     def _reads(self, stream: str) -> bool:
         """Whether a stream is the source, or in the category that is."""
         return any(source.reads(stream) for source in sources_of(self))

@@ -14,7 +14,8 @@ from ..frames import MAX_ROWS
 from ..log.reading import Reader
 from ..log.records import Run
 from ..time import Moment
-from .columns import SEQUENCE
+from .columns import SEQUENCE, is_hidden, visible
+from .errors import FlowError
 from .flow import Flow
 from .pipeline import FlowState, Pipeline
 from .rows import frames_of
@@ -132,6 +133,22 @@ def replay(
         results.append(pipeline.finish(state)[1])
     some = [result for result in results if result.height] or [r for r in results if r.width][-1:]
     return widened(some) if some else pl.DataFrame()
+
+
+def schema(flow: Flow, log: Log) -> pl.Schema:
+    """The columns that come out of a flow; see `Flow.schema`."""
+    pipeline = Pipeline(flow)
+    empty = []
+    for source, needs in zip(pipeline.sources, pipeline.needs, strict=True):
+        held = log.scan(source.stream, types=source.types, envelope=True).collect_schema()
+        if not visible(pl.DataFrame(schema=held)):
+            raise FlowError(
+                f"stream {source.stream!r} has no event yet, so nobody knows its columns", hint="Append one first"
+            )
+        empty.append(pl.DataFrame(schema={name: held[name] for name in held if is_hidden(name) or needs.reads(name)}))
+    state, out, _ = pipeline.step(pipeline.start(), empty if len(empty) > 1 else empty[0], fill=True)
+    pipeline.check(state)
+    return out.schema
 
 
 def _slices(history: pl.DataFrame, rows: int) -> Iterator[pl.DataFrame]:
