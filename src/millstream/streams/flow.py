@@ -35,6 +35,7 @@ from .windows import PaneWindows, Window, check_name, check_names
 
 if TYPE_CHECKING:
     from ..log.log import Log
+    from .lateness import Lateness
 
 Stage = (
     Rowwise
@@ -426,6 +427,28 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
         from .replay import schema
 
         return schema(self, log)
+
+    def lateness(self, log: Log, *, since: Moment | None = None, until: Moment | None = None) -> tuple[Lateness, ...]:
+        """How late the rows of each source came, in the past of a log: to choose a ``lateness`` by.
+
+        Args:
+            since: Only events recorded at or after this time.
+            until: Only events recorded before this time.
+
+        Example:
+            >>> import millstream as ms
+            >>> from datetime import datetime
+            >>> log = ms.open()
+            >>> minutes = [0, 2, 1, 5]
+            >>> events = [ms.Plain("Click", {"ts": f"2024-01-15T10:0{minute}:00Z"}) for minute in minutes]
+            >>> receipt = log.append("clicks", events)
+            >>> [clicks] = ms.stream("clicks", time="ts").lateness(log)
+            >>> clicks.rows, clicks.late, clicks.worst, clicks.keeps(0.75)
+            (4, 1, datetime.timedelta(seconds=60), datetime.timedelta(0))
+        """
+        from .lateness import lateness
+
+        return lateness(self, log, since, until)
 
     def _reads(self, stream: str) -> bool:
         """Whether a stream is the source, or in the category that is."""

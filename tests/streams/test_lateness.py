@@ -1,0 +1,51 @@
+"""How late rows came, by definition."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import polars as pl
+import pytest
+from referee import START, clicks
+
+import millstream as ms
+from millstream.streams import stream
+
+
+@pytest.mark.parametrize("objects", [False, True])
+def test_the_report_is_what_the_definition_says(objects: bool) -> None:
+    rows = clicks(3, 1_000)
+    with ms.open() as log:
+        for start in range(0, rows.height, 37):
+            part = rows.slice(start, 37)
+            if objects:
+                texts = part.with_columns(pl.col("ts").dt.strftime("%Y-%m-%dT%H:%M:%SZ")).to_dicts()
+                log.append("clicks", [ms.Plain("Click", row) for row in texts])
+            else:
+                log.append("clicks", part, type="Click")
+        [report] = stream("clicks", time="ts", lateness="1s").lateness(log)
+    high, behind = START - timedelta(days=1), []
+    for at in rows["ts"]:
+        behind.append(max(high - at, timedelta()))
+        high = max(high, at)
+    assert (report.stream, report.rows, report.without_time) == ("clicks", 1_000, 0)
+    assert report.late == sum(each > timedelta(seconds=1) for each in behind)
+    assert report.worst == max(behind)
+    for share in (0, 0.5, 0.9, 0.999, 1):
+        kept = report.keeps(share)
+        assert sum(each <= kept for each in behind) >= share * 1_000
+        assert not kept or sum(each < kept for each in behind) < share * 1_000
+    with pytest.raises(ms.UsageError, match="no share"):
+        report.keeps(99.9)
+
+
+def test_rows_without_a_time_are_late_and_an_empty_past_is_no_error() -> None:
+    with ms.open() as log:
+        [nothing] = stream("clicks", time="ts").lateness(log)
+        assert (nothing.rows, nothing.keeps(0.999)) == (0, timedelta())
+        log.append("clicks", [ms.Plain("Click", {"ts": "2024-01-15"}), ms.Plain("Click", {"ts": "soon"})])
+        log.append("clicks", ms.Plain("Click", {}))
+        [report] = stream("clicks", time="ts").lateness(log)
+        assert (report.rows, report.without_time, report.late) == (3, 2, 2)
+        merged = stream("clicks", time="ts").merge(stream("clicks"))
+        assert [each.rows for each in merged.lateness(log)] == [3, 3]
