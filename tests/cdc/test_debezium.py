@@ -188,3 +188,17 @@ def test_a_change_of_mysql_tells_its_place_in_the_servers_log(log: ms.Log) -> No
         512,
         "0-1-7",
     )
+
+
+def test_a_function_gets_what_debezium_would_have_sent(log: ms.Log) -> None:
+    put(log, USERS, change("INSERT", None, {"id": 1, "email": "a"}, USERS))
+    put(log, USERS, change("UPDATE", {"id": 1, "email": "a"}, {"id": 2, "email": "a"}, USERS))
+    seen: list[dict[str, Any]] = []
+    ms.sync(log, "users", ms.Callback(seen.append, name="old", envelope="debezium"), start=False).catch_up()
+    assert [(e["op"], e["before"], e["after"]) for e in seen] == [
+        ("c", None, {"id": 1, "email": "a"}),
+        ("d", {"id": 1, "email": "a"}, None),
+        ("c", None, {"id": 2, "email": "a"}),
+    ]
+    with pytest.raises(ms.UsageError, match="no envelope"):
+        ms.Callback(print, envelope="avro")  # type: ignore[arg-type]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import UsageError
+from ..debezium import debezium_events
 from .base import RETRIES, Changes, SinkBase
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ class Callback(SinkBase):
         name: Names its checkpoint; by default the function's module and qualified name.
         retries: How often a change is given again for which it raises, before the change is parked; None: for ever.
             If it raises `Rejected` the change is parked at once.
+        envelope: ``"plain"``, or ``"debezium"``: the function gets a dict as Debezium would have sent it (of a change
+            of the key two, one after the other).
 
     Example:
         >>> import millstream as ms
@@ -35,8 +38,15 @@ class Callback(SinkBase):
     size = 1
 
     def __init__(
-        self, function: Callable[..., object], *, name: str | None = None, retries: int | None = RETRIES
+        self,
+        function: Callable[..., object],
+        *,
+        name: str | None = None,
+        retries: int | None = RETRIES,
+        envelope: Literal["plain", "debezium"] = "plain",
     ) -> None:
+        if envelope not in ("plain", "debezium"):
+            raise UsageError(f"{envelope!r:.40} is no envelope", hint='Write "plain" or "debezium"')
         if not callable(function):
             raise UsageError(f"{function!r:.60} cannot be called", hint="Give a function of one change")
         self.function = function
@@ -45,6 +55,7 @@ class Callback(SinkBase):
         wants = _parameters(function)
         self.transactional = "db" in wants
         self._recorded = "recorded" in wants
+        self._debezium = envelope == "debezium"
 
     def apply(self, changes: Changes, db: Database | None) -> None:
         """Call the function for each change."""
@@ -54,7 +65,8 @@ class Callback(SinkBase):
                 extra["recorded"] = recorded
             if self.transactional:
                 extra["db"] = db
-            self.function(change, **extra)
+            for each in debezium_events(recorded) if self._debezium else (change,):
+                self.function(each, **extra)
 
 
 def _name_of(function: Callable[..., object]) -> str:
