@@ -20,9 +20,9 @@ def test_the_report_is_what_the_definition_says(objects: bool) -> None:
             part = rows.slice(start, 37)
             if objects:
                 texts = part.with_columns(pl.col("ts").dt.strftime("%Y-%m-%dT%H:%M:%SZ")).to_dicts()
-                log.append("clicks", [ms.Plain("Click", row) for row in texts])
+                log.append("clicks", [ms.Plain("LatenessClick", row) for row in texts])
             else:
-                log.append("clicks", part, type="Click")
+                log.append("clicks", part, type="LatenessClick")
         [report] = stream("clicks", time="ts", lateness="1s").lateness(log)
     high, behind = START - timedelta(days=1), []
     for at in rows["ts"]:
@@ -43,8 +43,8 @@ def test_rows_without_a_time_are_late_and_an_empty_past_is_no_error() -> None:
     with ms.open() as log:
         [nothing] = stream("clicks", time="ts").lateness(log)
         assert (nothing.rows, nothing.keeps(0.999)) == (0, timedelta())
-        log.append("clicks", [ms.Plain("Click", {"ts": "2024-01-15"}), ms.Plain("Click", {"ts": "soon"})])
-        log.append("clicks", ms.Plain("Click", {}))
+        log.append("clicks", [ms.Plain("LatenessClick", {"ts": "2024-01-15"}), ms.Plain("LatenessClick", {"ts": "soon"})])
+        log.append("clicks", ms.Plain("LatenessClick", {}))
         [report] = stream("clicks", time="ts").lateness(log)
         assert (report.rows, report.without_time, report.late) == (3, 2, 2)
         merged = stream("clicks", time="ts").merge(stream("clicks"))
