@@ -262,6 +262,8 @@ class App(WriteSide, ReadSide):
         for worker in self._workers:
             worker.join()
         self._queries.close()
+        for follower in self._followers.values():
+            follower.home.let_go()
 
     def run(self, *, on_failure: Callable[[str, str], object] | None = None) -> None:
         """Run the workers until `stop` is called from another thread, or Ctrl-C or SIGTERM comes.

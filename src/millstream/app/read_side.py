@@ -113,7 +113,7 @@ class ReadSide:
             The version that answers now.
 
         Raises:
-            UsageError: It is kept inline, or in a log that is not a file.
+            UsageError: It is kept inline, or in the database of a log in memory.
             ProjectionFailed: A handler raised. The old one answers as before.
             Trimmed: Events that it is made of were trimmed.
             ConsumerFenced: Another process began the same after this one.
@@ -137,7 +137,7 @@ class ReadSide:
         """
         follower = self._follower(projection)
         follower.look()
-        return compare(self.log, follower.placement, follower.target)
+        return compare(self.log, follower.placement, follower.home, follower.target)
 
     def failures(self, projection: Which) -> list[Failure]:
         """The events that a projection could not apply, with what has become of them, in order of position."""

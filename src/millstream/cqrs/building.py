@@ -14,9 +14,9 @@ from ..log.checkpoints import peek, take
 from ..log.reading import IfTrimmed
 from ..storage.database import Database
 from . import versions
+from .homes import Home
 from .keeping import Keeper
 from .lease import Stop
-from .places import Home
 from .projection import Placement
 from .versions import Version, VersionState
 
@@ -51,7 +51,6 @@ class Build:
         self._placement = placement
         self._home = home
         self._made_by = made_by
-        self._tables = tuple(versions.tables_of(placement.projection.schema))
         self._told: Callable[[Progress], None] | None = None
         self.progress: Progress | None = None
 
@@ -80,9 +79,9 @@ class Build:
         """
         if not self._home.has_room:
             raise UsageError(
-                f"projection {self._placement.name!r} is kept in a log that is not a file, so no other version of it"
-                " can be built beside it",
-                hint="Keep it in a file of its own: into('read.db')",
+                f"projection {self._placement.name!r} is kept in a log in memory, so no other version of it can be"
+                " built beside it",
+                hint="Keep it in a database of its own: into(':memory:'), or into('read.db')",
             )
         self._told = told
         old, new = self._begin(afresh)
@@ -136,7 +135,7 @@ class Build:
             if building is None:
                 number = max(each.number for each in known) + 1
                 place = self._home.room(live.name, number)
-                building = Version(live.name, number, self._made_by, place, VersionState.BUILDING, tables=self._tables)
+                building = Version(live.name, number, self._made_by, place, VersionState.BUILDING)
                 # A file that a kill has left behind is none of this version's.
                 stale.append(building)
                 versions.begin(db, building)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from typing import Any
 
 import msgspec
@@ -14,8 +12,9 @@ from ..storage.database import Database
 from ..storage.frames import quoted_column
 from . import versions
 from .building import NEVER
+from .homes import Home
 from .keeping import Keeper
-from .places import OwnFile, Target
+from .places import Target
 from .projection import Placement
 
 _SHOWN = 5
@@ -58,26 +57,25 @@ class Comparison(msgspec.Struct, frozen=True):
         return not self.differences
 
 
-def compare(log: Log, placement: Placement, target: Target) -> Comparison:
+def compare(log: Log, placement: Placement, home: Home, target: Target) -> Comparison:
     """Replay the log apart, up to where a read model stands, and compare what both hold, row by row.
 
     The order of rows does not count, nor do the rowids of tables without a primary key.
     """
-    names = versions.tables_of(placement.projection.schema)
     with target.reading() as db, db.snapshot():
+        names = versions.tables_of(placement.projection.schema, db.dialect)
         checkpoint = peek(db, placement.consumer)
         position = checkpoint.position if checkpoint is not None else 0
         kept = {name: _content(db, name) for name in names}
-    with tempfile.TemporaryDirectory(prefix="millstream-") as folder:
-        fresh = OwnFile(os.path.join(folder, "fresh.db"))
+    with home.apart() as fresh:
         replay(log, placement, fresh, position)
-        with fresh.reading() as db:
+        with fresh.reading() as db, db.snapshot():
             made = {name: _content(db, name) for name in names}
     differences = [found for name in names if (found := _difference(name, kept[name], made[name])) is not None]
     return Comparison(placement.name, position, sum(len(rows) for rows in made.values()), differences)
 
 
-def replay(log: Log, placement: Placement, target: OwnFile, position: int) -> None:
+def replay(log: Log, placement: Placement, target: Target, position: int) -> None:
     """Make the read model in a file of its own, or carry it on there, up to a position."""
     with target.kept_open() as kept:
         keeper = Keeper(log, placement, kept, lambda _: None, trimmed="raise")

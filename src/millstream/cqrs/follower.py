@@ -17,9 +17,10 @@ from . import failures, versions
 from .building import NEVER, Build, Progress, roll_back
 from .errors import ForeignReadModel, ProjectionFailed, ReadModelChanged
 from .failures import FailureState
+from .homes import Home, Spot
 from .keeping import Keeper
 from .lease import Lease, Leases, Stop
-from .places import Home, InLog, OwnFile
+from .places import Target
 from .projection import Placement
 from .versions import Version, VersionState
 from .watch import Watch
@@ -64,7 +65,7 @@ class Follower:
         self.placement = placement
         self.failure: MillstreamError | None = None
         self.mode = Mode.RUNNING
-        self.home = Home(log, placement)
+        self.home = Home(log, placement.name, placement.path)
         self._has_room = self.home.has_room
         self.made_by = versions.fingerprint(placement.projection)
         self.building: Progress | None = None
@@ -82,7 +83,7 @@ class Follower:
     # --- which version answers ------------------------------------------------------------------------
 
     @property
-    def target(self) -> OwnFile | InLog:
+    def target(self) -> Target:
         """The database of the version that answers."""
         return self.home.at(self._live.place)
 
@@ -95,6 +96,10 @@ class Follower:
         """The file of the version that answers; None for the log's own database."""
         self.current()
         return self.home.path(self._live.place)
+
+    def spot(self) -> Spot:
+        """Where the version that answers stands."""
+        return self.home.spot(self._live.place)
 
     def current(self) -> int:
         """The number of the version that answers; others may have swapped it some hundredths of a second ago."""
@@ -172,7 +177,12 @@ class Follower:
             ReadModelChanged, ForeignReadModel: The tables do not fit the projection, or the log.
         """
         while not stop.is_set():
-            lease = self._leases.acquire(self.placement.name, stop, self._waits)
+            # What no other process sees, each keeps for itself.
+            lease = (
+                self._leases.acquire(self.placement.name, stop, self._waits)
+                if self.home.is_shared
+                else Lease(self.placement.name)
+            )
             if lease is None:
                 return
             try:
@@ -278,7 +288,7 @@ class Follower:
             stop.wait(_CHECK)
         return False
 
-    def stopped(self) -> OwnFile | InLog | None:
+    def stopped(self) -> Target | None:
         """The database of the version that stands before an event that failed: the one that answers, or is built."""
         for version in self.all_versions():
             if version.state is not VersionState.PREVIOUS and version.fingerprint == self.made_by:

@@ -19,6 +19,7 @@ from ..personal import shape_of
 from ..storage.base import Receipt
 from ..time import Moment, to_micros
 from .comparing import replay
+from .homes import Kind, kind_of
 from .places import OwnFile
 from .projection import Placement
 from .versions import fingerprint
@@ -161,6 +162,6 @@ def _settle(path: str) -> None:
 def folder_of(paths: Sequence[str | None], log: Log) -> str | None:
     """Where the images of an app's read models are kept: beside the first read model, or else beside the log."""
     for path in (*paths, log.path):
-        if path:
+        if path and (path is log.path or kind_of(path) is Kind.FILE):
             return f"{path}.images"
     return None

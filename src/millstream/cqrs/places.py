@@ -1,19 +1,21 @@
-"""Where read models are kept: databases that a worker writes to, and where the versions of a read model stand."""
+"""Where read models are kept: the databases that a worker writes to, in one way."""
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Protocol
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import NotALog, UsageError
 from ..log import Log
 from ..storage.database import Database
+from ..storage.duckdb.database import open_database as open_duck
 from ..storage.sqlite.database import open_database
 from .inline import BATCH, HOLD
-from .projection import ROWS, Placement
+from .projection import ROWS
+
+if TYPE_CHECKING:
+    from ..storage.postgres.schemas import Server
 
 
 class Target(Protocol):
@@ -69,7 +71,7 @@ class OwnFile:
         """The same with one connection for all that follows, on one thread."""
         db = self._open()
         try:
-            yield _OpenFile(db)
+            yield _Open(db, self)
         finally:
             db.close()
 
@@ -83,13 +85,10 @@ class OwnFile:
             ) from error
 
 
-class _OpenFile:
-    pieces = OwnFile.pieces
-    rows = OwnFile.rows
-    hold = OwnFile.hold
-
-    def __init__(self, db: Database) -> None:
+class _Open:
+    def __init__(self, db: Database, like: Target) -> None:
         self._db = db
+        self.pieces, self.rows, self.hold = like.pieces, like.rows, like.hold
 
     def transact(self, work: Callable[[Database], None]) -> None:
         with self._db.transaction():
@@ -128,53 +127,68 @@ class InLog:
         yield self
 
 
-class Home:
-    """The database that a projection was given, and the files of the versions that were built beside it.
+class OnServer:
+    """A version of a read model in a schema of a PostgreSQL database, by connections of its own."""
 
-    The home says which version answers. The first one's tables stand in the home itself, those of each later one in a
-    file of its own beside it.
+    pieces = 5_000
+    rows = ROWS
+    hold = 0.25
 
-    Attributes:
-        target: The home's database.
-    """
+    def __init__(self, server: Server, schema: str, *, ours: bool) -> None:
+        self.schema = schema
+        self._server = server
+        self._ours = ours
+        self._made = False
 
-    def __init__(self, log: Log, placement: Placement) -> None:
-        path = placement.path
-        if path is not None and log.path and os.path.realpath(path) == os.path.realpath(log.path):
-            raise UsageError(
-                f"{path} is the log's own file",
-                hint=f"Write {placement.name}.into() to keep a read model in the log's database, or give another file",
-            )
-        self.target: OwnFile | InLog = OwnFile(path) if path is not None else InLog(log)
-        self._path = path if path is not None else log.path
-        self._in_log = path is None
+    def transact(self, work: Callable[[Database], None]) -> None:
+        """Run work in a write transaction on a connection of its own."""
+        self._make()
+        with self._server.lend([self.schema]) as db, db.transaction():
+            work(db)
 
-    @property
-    def has_room(self) -> bool:
-        """Whether another version can be built beside it."""
-        return bool(self._path)
+    def reading(self) -> AbstractContextManager[Database]:
+        """A connection to read with."""
+        return self._server.lend([self.schema])
 
-    def room(self, name: str, number: int) -> str:
-        """A place for a new version."""
-        stem, suffix = os.path.splitext(os.path.basename(self._path))
-        return f"{stem}.{re.sub(r'[^A-Za-z0-9_-]', '_', name)}.{number}{suffix}"
+    @contextmanager
+    def kept_open(self) -> Iterator[Target]:
+        """The same with one connection for all that follows, on one thread."""
+        self._make()
+        with self._server.lend([self.schema]) as db:
+            yield _Open(db, self)
 
-    def at(self, place: str) -> OwnFile | InLog:
-        """The database of a version."""
-        return OwnFile(self.file(place)) if place else self.target
+    def _make(self) -> None:
+        if not self._made:
+            self._server.ensure(self.schema, ours=self._ours)
+            self._made = True
 
-    def file(self, place: str) -> str:
-        """The file of a version that was built beside the home."""
-        return os.path.join(os.path.dirname(self._path), place)
 
-    def path(self, place: str) -> str | None:
-        """The file that a version's tables are in; None for the log's own database."""
-        if place:
-            return self.file(place)
-        return None if self._in_log else self._path
+class InDuck:
+    """A read model's own DuckDB file, which one process at a time can have open."""
 
-    def remove(self, place: str) -> None:
-        """Delete the file of a version."""
-        for end in ("", "-wal", "-shm"):
-            with suppress(FileNotFoundError):
-                os.unlink(self.file(place) + end)
+    pieces = 20_000
+    rows = ROWS
+    hold = 0.5
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def transact(self, work: Callable[[Database], None]) -> None:
+        """Run work in a write transaction on a connection of its own."""
+        with self.reading() as db, db.transaction():
+            work(db)
+
+    @contextmanager
+    def reading(self) -> Iterator[Database]:
+        """A connection of its own."""
+        db = open_duck(self.path)
+        try:
+            yield db
+        finally:
+            db.close()
+
+    @contextmanager
+    def kept_open(self) -> Iterator[Target]:
+        """The same with one connection for all that follows, on one thread."""
+        with self.reading() as db:
+            yield _Open(db, self)

@@ -18,6 +18,7 @@ from ..log.handlers import Handler, InvalidHandler, handler_table
 from ..log.present import together
 from ..log.records import Recorded, Run
 from ..storage.database import Database
+from ..storage.redact import redact
 from .batches import cut, frame_of_runs, shape
 from .binding import named
 from .errors import ForeignReadModel, ReadModelChanged
@@ -86,8 +87,11 @@ class Projection:
         """Kept by a worker that follows the log, a moment behind it.
 
         Args:
-            path: The SQLite file of the read model; None for tables in the log's own database (of a log in
-                PostgreSQL: where the role's ``search_path`` begins, by default in the schema ``public``).
+            path: What the read model is kept in. ``"read.db"``: a SQLite file. ``"read.duckdb"``: a DuckDB file.
+                ``"postgresql://user@host/database?schema=shop"``: a schema of a PostgreSQL database, ``public`` if the
+                URL names none. ``":memory:"``: the memory of this process, filled from the log at each start. None:
+                tables in the log's own database (of a log in PostgreSQL: where the role's ``search_path`` begins, by
+                default in the schema ``public``).
         """
         return Placement(cls, path=None if path is None else os.fspath(path))
 
@@ -275,7 +279,7 @@ class Placement:
                 yield Piece(recorded.position, run.type, _refuse, error, recorded, run)
 
     def __repr__(self) -> str:
-        where = "inline" if self.inline else f"into {self.path or 'the log'}"
+        where = "inline" if self.inline else f"into {redact(self.path or 'the log')}"
         return f"<{self.name} {where}>"
 
 

@@ -22,9 +22,10 @@ from .binding import message_type, named, parameters
 from .command import MessageMeta
 from .errors import DuplicateHandler, ForeignReadModel, ReadModelBehind, ReadModelChanged, UnknownQuery
 from .follower import Follower
+from .homes import FILES, Home, Kind, Spot
 from .past import Images, folder_of, position_of
 from .projection import Placement, Projection
-from .views import View
+from .views import FilesView, View, Views
 
 Result = TypeVar("Result", covariant=True)
 
@@ -97,8 +98,8 @@ class Queries:
 
     A handler's ``db`` shows the tables of the read models that it declares to use, or of all of them, whichever
     file they lie in: unqualified names find them. What it shows is of one moment for as long as the handler
-    runs. Beside read models in files, the tables of the log's own database are shown when that is a file too: no
-    connection shows both a file and a log in PostgreSQL or in memory.
+    runs. Beside read models in SQLite, the tables of the log's own database are shown when that is a file too. No
+    connection shows both a file and PostgreSQL, or two files of DuckDB.
     """
 
     def __init__(
@@ -108,7 +109,8 @@ class Queries:
         self._placements = placements
         self._followers = followers
         self._handlers: dict[type[Any], _Handler] = {}
-        self._views: dict[tuple[str, ...], View] = {}
+        self._views = Views()
+        self._log_spot = Home(log, "", None).spot("")
         self._shown: dict[type[Any], tuple[list[int], View]] = {}
         """What the handler of a query was shown last: the versions, and the view that has them."""
         self._images: Images | None = None
@@ -142,8 +144,8 @@ class Queries:
         declared = self._declared(reads)
         if database and declared is not None and self._apart(declared):
             raise UsageError(
-                f"{query.__name__} reads tables in the log's database and read models in files, and no connection to a"
-                f" log {_kind(self._log)} shows both",
+                f"{query.__name__} reads tables of several databases, and no connection shows them all: "
+                + ", ".join(sorted({self._spot(each).kind for each in declared})),
                 hint="Keep them in one place, such as OrderSummary.into(); or answer it with two queries",
             )
         wanted = self._placements if declared is None else declared
@@ -167,9 +169,8 @@ class Queries:
         return tuple(by_class[projection] for projection in reads)
 
     def _apart(self, wanted: Sequence[Placement]) -> bool:
-        """Whether some of these are kept in files, and others where those cannot be shown with them."""
-        paths = [placement.path for placement in wanted]
-        return not self._log.path and None in paths and any(path is not None for path in paths)
+        """Whether no connection shows all of these."""
+        return len({self._spot(placement).reach for placement in wanted}) > 1
 
     def answer(self, query: Query[Result], asked: Asked = NOW) -> Result:
         """Answer a query; see ``App.query``."""
@@ -286,7 +287,7 @@ class Queries:
                 return handler.function(**arguments)  # type: ignore[no-any-return]
             if not images:
                 raise UsageError("there are no read models to ask of the past", hint="Give the app projections")
-            view = View([image.path for image in images])
+            view = FilesView([image.path for image in images])
             try:
                 with view.reading() as db:
                     return handler.function(**arguments, **{handler.database: db})  # type: ignore[no-any-return]
@@ -313,8 +314,8 @@ class Queries:
             if "no such table" not in error.message or not self._apart(self._placements):
                 raise
             raise DatabaseError(
-                f"{error.message}; the handler of {type(query).__name__} is shown the read models in files alone, for"
-                f" the log is {_kind(self._log)}",
+                f"{error.message}; the handler of {type(query).__name__} is shown the read models in SQLite alone,"
+                " and others are kept elsewhere",
                 hint="Say which read models it reads: @app.query(reads=[…])",
             ) from error
 
@@ -347,24 +348,37 @@ class Queries:
         wanted = self._wanted(handler)
         # Read models first: they are what queries are for; the tables of the log's own database come after. It is the
         # versions that answer now which are shown.
-        found = [self._path(placement) for placement in wanted]
-        paths = list(dict.fromkeys(os.path.abspath(path) for path in found if path is not None))
-        if not paths:
-            return self._log_alone()
-        if self._log.path and (handler.reads is None or any(path is None for path in found)):
-            paths.append(os.path.abspath(self._log.path))
-        key = tuple(paths)
-        view = self._views.get(key)
+        view = self._view([self._spot(placement) for placement in wanted], handler.reads is None)
         if view is None:
-            for gone in [known for known in self._views if not all(map(os.path.exists, known))]:
-                self._views.pop(gone).close()
-            view = self._views[key] = View(paths)
+            return self._log_alone()
         self._shown[handler.query_type] = versions, view
         return view.reading()
 
-    def _path(self, placement: Placement) -> str | None:
+    def _view(self, spots: list[Spot], undeclared: bool) -> View | None:
+        """What shows the tables that stand at some spots; None for the log's own connection."""
+        near = [spot for spot in spots if spot.reach == FILES]
+        paths = list(dict.fromkeys(spot.path for spot in near if spot.kind is not Kind.LOG))
+        if paths and (undeclared or len(near) == len(spots)):
+            # Read models first: they are what queries are for; the tables of the log's own database come after.
+            if self._log.path and (undeclared or any(spot.kind is Kind.LOG for spot in near)):
+                paths.append(os.path.abspath(self._log.path))
+            return self._views.of_files(paths)
+        if len({spot.reach for spot in spots}) > 1:
+            raise UsageError(
+                "the read models are kept in several databases, and no connection shows them all",
+                hint="Say which of them the query reads: @app.query(reads=[…])",
+            )
+        if not spots or all(spot.kind is Kind.LOG and not spot.schema for spot in spots):
+            return None
+        if spots[0].kind is Kind.DUCKDB:
+            return self._views.of_duck(spots[0].path)
+        schemas = list(dict.fromkeys(spot.schema for spot in spots if spot.schema))
+        return self._views.of_server(spots[0].server, schemas)
+
+    def _spot(self, placement: Placement) -> Spot:
+        """Where the version of a read model stands that answers."""
         follower = self._followers.get(placement.name)
-        return placement.path if follower is None else follower.path()
+        return self._log_spot if follower is None else follower.spot()
 
     @contextmanager
     def _log_alone(self) -> Iterator[Database]:
@@ -373,9 +387,7 @@ class Queries:
 
     def close(self) -> None:
         """Close the connections."""
-        for view in self._views.values():
-            view.close()
-        self._views.clear()
+        self._views.close()
         self._shown.clear()
         if self._images is not None:
             self._images.close()
@@ -387,10 +399,6 @@ def _writes(query: Query[Any]) -> UsageError:
         f"the handler of {type(query).__name__} writes, and queries only read",
         hint="Write in a command's aggregates, or in the handlers of a projection",
     )
-
-
-def _kind(log: Log) -> str:
-    return "in PostgreSQL" if log.location else "in memory"
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -6,6 +6,7 @@ They stand in a table of the projection's home, one row each; to swap is to chan
 from __future__ import annotations
 
 import hashlib
+import re
 import sqlite3
 from enum import StrEnum
 from types import FunctionType
@@ -28,6 +29,14 @@ TABLES = {
     " state text not null, withdrawn integer not null, tables text not null, primary key (name, number)"
 }
 """The table of versions: its columns by its name."""
+
+
+_BESIDE = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'", re.DOTALL)
+_CREATES = re.compile(
+    r'\bcreate\s+(?:or\s+replace\s+)?(?:unlogged\s+)?table\s+(?:if\s+not\s+exists\s+)?("(?:[^"]|"")+"|\w+)'
+    r"(?!\s*\.)",
+    re.IGNORECASE,
+)
 
 
 class VersionState(StrEnum):
@@ -122,7 +131,7 @@ def ensure(db: Database, projection: type[Projection], made_by: str) -> Version:
     if live is not None:
         return live
     schema = hashlib.sha256(projection.schema.encode()).hexdigest()
-    tables = tuple(tables_of(projection.schema))
+    tables = tuple(tables_of(projection.schema, db.dialect))
     db.ensure_table(PROJECTIONS, PROJECTION_TABLES[PROJECTIONS])
     kept = db.one(f"select schema_hash from {db.own(PROJECTIONS)} where name = ?", (projection.name,))
     # Tables from before there were versions are taken for those of this code, if they are of its schema.
@@ -221,8 +230,13 @@ def previous_of(db: Database, name: str) -> Version:
     raise NotFound(f"projection {name!r} has no version to go back to", hint="A version is kept when another is built")
 
 
-def tables_of(schema: str) -> list[str]:
-    """The names of the tables that a schema makes, in SQLite."""
+def tables_of(schema: str, dialect: str) -> list[str]:
+    """The names of the tables that a schema makes."""
+    if dialect != "sqlite":
+        return [
+            found[1][1:-1].replace('""', '"') if found[1].startswith('"') else found[1]
+            for found in _CREATES.finditer(_BESIDE.sub(" ", schema))
+        ]
     connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
         for statement in statements(schema):

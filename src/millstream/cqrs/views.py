@@ -1,28 +1,39 @@
-"""Read-only connections that show the tables of several files as one database."""
+"""What queries read: connections that show the tables of read models as one database, at one moment."""
 
 from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
-from urllib.parse import quote
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from ..storage.database import Database
-from ..storage.sqlite.database import SQLiteDatabase, open_database
+from ..storage.duckdb.database import open_database as open_duck
+from ..storage.sqlite.database import MEMORY, SQLiteDatabase, attached, open_database
+
+if TYPE_CHECKING:
+    from ..storage.postgres.schemas import Server
 
 _KEPT = 8
 _left_to_parent: list[Database] = []
 
 
-class View:
-    """Read-only connections that show several files' tables as one database, kept for the next query."""
+class View(ABC):
+    """Read-only connections for queries, each inside a transaction while it is lent."""
 
-    def __init__(self, paths: list[str]) -> None:
-        self._paths = paths
-        self._idle: list[SQLiteDatabase] = []
-        self._mutex = threading.Lock()
-        self._process = os.getpid()
+    @abstractmethod
+    def take(self) -> Database:
+        """A connection inside a read transaction; give it back. The same as `reading`, in a third of the time."""
+
+    @abstractmethod
+    def give_back(self, db: Database) -> None:
+        """Say that a connection is not needed any more."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close what is idle."""
 
     @contextmanager
     def reading(self) -> Iterator[Database]:
@@ -33,8 +44,17 @@ class View:
         finally:
             self.give_back(db)
 
+
+class FilesView(View):
+    """Read-only connections that show several files' tables as one database, kept for the next query."""
+
+    def __init__(self, paths: list[str]) -> None:
+        self._paths = paths
+        self._idle: list[SQLiteDatabase] = []
+        self._mutex = threading.Lock()
+        self._process = os.getpid()
+
     def take(self) -> Database:
-        """A connection inside a read transaction; give it back. The same as `reading`, in a third of the time."""
         db = self._idle_one()
         db.connection.execute("begin")  # takes no lock, and reads nothing: it cannot fail
         return db
@@ -53,14 +73,13 @@ class View:
         db = open_database(self._paths[0], readonly=True)
         try:
             for number, path in enumerate(self._paths[1:], start=1):
-                db.execute(f"attach database ? as read{number}", (f"file:{quote(path)}?mode=ro",))
+                db.execute(f"attach database ? as read{number}", (attached(path),))
         except BaseException:
             db.close()
             raise
         return db
 
     def give_back(self, db: Database) -> None:
-        """Say that a connection is not needed any more."""
         assert isinstance(db, SQLiteDatabase)
         if db.connection.in_transaction:
             db.connection.execute("rollback")
@@ -75,3 +94,76 @@ class View:
                 for db in self._idle:
                     db.close()
             self._idle = []
+
+
+class ServerView(View):
+    """Connections to a PostgreSQL database that look into the schemas of read models first."""
+
+    def __init__(self, server: Server, schemas: list[str]) -> None:
+        self._server = server
+        self._schemas = schemas
+
+    def take(self) -> Database:
+        return self._server.take(self._schemas)
+
+    def give_back(self, db: Database) -> None:
+        self._server.give_back(db)
+
+    def close(self) -> None:
+        self._server.close()
+
+
+class DuckView(View):
+    """Connections to a DuckDB file."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lent: dict[int, ExitStack] = {}
+
+    def take(self) -> Database:
+        with ExitStack() as stack:
+            db = open_duck(self._path)
+            stack.callback(db.close)
+            stack.enter_context(db.snapshot())
+            self._lent[id(db)] = stack.pop_all()
+        return db
+
+    def give_back(self, db: Database) -> None:
+        self._lent.pop(id(db)).close()
+
+    def close(self) -> None:
+        """Nothing is idle."""
+
+
+class Views:
+    """The views of an app, each kept for the next query."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], View] = {}
+
+    def of_files(self, paths: list[str]) -> View:
+        """What shows SQLite files, the names in the first one first."""
+        key = tuple(paths)
+        if key not in self._known:
+            for gone in [known for known, view in self._known.items() if _is_gone(known, view)]:
+                self._known.pop(gone).close()
+        return self._known.setdefault(key, FilesView(paths))
+
+    def of_duck(self, path: str) -> View:
+        """What shows a DuckDB file."""
+        return self._known.setdefault((path,), DuckView(path))
+
+    def of_server(self, server: Server, schemas: list[str]) -> View:
+        """What shows schemas of a PostgreSQL database, the names in the first one first."""
+        return self._known.setdefault((server.key, *schemas), ServerView(server, schemas))
+
+    def close(self) -> None:
+        """Close their connections."""
+        for view in self._known.values():
+            view.close()
+        self._known.clear()
+
+
+def _is_gone(key: tuple[object, ...], view: View) -> bool:
+    paths = [path for path in key if isinstance(path, str) and not path.startswith(MEMORY)]
+    return isinstance(view, FilesView) and not all(map(os.path.exists, paths))

@@ -149,7 +149,9 @@ def connect(
             cached_statements=256,
         )
         try:
-            if not readonly and path != ":memory:":
+            if path.startswith(MEMORY):
+                connection.execute(f"pragma query_only = {int(readonly)}")
+            elif not readonly and path != ":memory:":
                 connection.execute("pragma journal_mode = wal")
             connection.execute(f"pragma synchronous = {synchronous}")
             connection.execute("pragma foreign_keys = on")
@@ -159,9 +161,20 @@ def connect(
     return connection
 
 
+MEMORY = "memdb:"
+"""How the path begins of a database in memory that all connections of this process share; it goes with the last one."""
+
+
 def _uri(path: str, readonly: bool, immutable: bool) -> str:
+    if path.startswith(MEMORY):
+        return f"file:/{quote(path.removeprefix(MEMORY))}?vfs=memdb"
     mode = "ro&immutable=1" if immutable else "ro" if readonly else "rwc"
     return f"file:{quote(path)}?mode={mode}"
+
+
+def attached(path: str) -> str:
+    """How ATTACH names a file that is only read."""
+    return _uri(path, True, False)
 
 
 def open_database(path: str, *, synchronous: str = "FULL", readonly: bool = False) -> SQLiteDatabase:

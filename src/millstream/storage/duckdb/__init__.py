@@ -1,0 +1,1 @@
+"""DuckDB files, as places that read models are kept in."""
