@@ -43,7 +43,9 @@ def test_rows_without_a_time_are_late_and_an_empty_past_is_no_error() -> None:
     with ms.open() as log:
         [nothing] = stream("clicks", time="ts").lateness(log)
         assert (nothing.rows, nothing.keeps(0.999)) == (0, timedelta())
-        log.append("clicks", [ms.Plain("LatenessClick", {"ts": "2024-01-15"}), ms.Plain("LatenessClick", {"ts": "soon"})])
+        log.append(
+            "clicks", [ms.Plain("LatenessClick", {"ts": "2024-01-15"}), ms.Plain("LatenessClick", {"ts": "soon"})]
+        )
         log.append("clicks", ms.Plain("LatenessClick", {}))
         [report] = stream("clicks", time="ts").lateness(log)
         assert (report.rows, report.without_time, report.late) == (3, 2, 2)
