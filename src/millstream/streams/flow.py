@@ -22,9 +22,11 @@ from .distinct import Distinct, Top
 from .entering import Entering
 from .errors import FlowError
 from .expressions import check_rowwise
+from .fold import Fold
 from .functions import Functions
 from .grouped import Contiguity, Grouped, Windowed
 from .joins import AsOfJoin, How, IntervalJoin, check_join
+from .latest import Latest
 from .match import Match
 from .merging import Merge
 from .sequences import Sequences
@@ -51,6 +53,8 @@ Stage = (
     | Entering
     | Distinct
     | Top
+    | Latest
+    | Fold
 )
 IntoExpr = pl.Expr | str
 
@@ -282,6 +286,30 @@ class Flow(msgspec.Struct, Functions, frozen=True, eq=False):
         if micros == 0:
             raise UsageError("a key that is remembered for no time", hint="Give within= a duration such as '1h'")
         return self._with(Distinct(keys, micros), keys=keys)
+
+    def latest(self, *keys: str) -> Flow:
+        """The rows that are the newest of their key when they come: those that change a table.
+
+        Rows come out at once, as they stand in the log: one whose time is before that of a row of its key that has
+        come earlier is left out, and of one time the last of the log counts. So who puts each row in the place of
+        the one before it has the newest of each key at any moment. No row is late, but for those without a time. Null
+        is a key. The time of each key is kept for good.
+
+        Args:
+            keys: The columns by which rows are of one thing, such as an id.
+
+        Example:
+            >>> import millstream as ms
+            >>> from datetime import datetime
+            >>> import polars as pl
+            >>> rows = pl.DataFrame({"id": [1, 2, 1], "at": [datetime(2024, 1, day) for day in (3, 1, 2)]})
+            >>> ms.stream("parts", time="at").latest("id").over(rows)["id"].to_list()
+            [1, 2]
+        """
+        if not keys or not all(isinstance(key, str) for key in keys):
+            raise UsageError("latest takes the names of columns", hint="Write latest('id')")
+        check_names(keys, ())
+        return self._with(Latest(keys, order_of(self) == "settled"), keys=keys)
 
     def top(self, rows: int, *, by: str, descending: bool = True, per: str | Sequence[str] = ()) -> Flow:
         """Of each window the rows with the greatest values of a column, best first (ties by key, nulls last).
