@@ -20,6 +20,9 @@ LATE = "__late"
 SEQUENCE = "_position"
 """Where the row stands in the log; breaks ties of time and key."""
 
+IDLE = "__idle"
+"""Of what says that a source is silent, the time that it has reached (Int64); null for its rows."""
+
 ENVELOPE = ("_position", "_stream", "_version", "_type", "_time")
 """What the log knows of each event; usable in expressions, never part of the output."""
 

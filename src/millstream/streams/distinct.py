@@ -8,10 +8,11 @@ import msgspec
 import polars as pl
 
 from .alerts import Alert, AlertState
-from .columns import AT, SEQUENCE, key_column
+from .columns import AT, SEQUENCE
 from .errors import MissingColumn
 from .expressions import apply
 from .history import Pending
+from .keyed import marked
 from .state import Batch, OperatorState, Order, Parts, Step
 from .windows import split_late
 
@@ -60,32 +61,30 @@ class Distinct(msgspec.Struct, frozen=True, eq=False):
     def step(self, state: OperatorState, batch: Batch) -> Step:
         assert isinstance(state, DistinctState)
         rows, late = split_late(batch.frame)
-        waiting = state.waiting
         if rows.height or batch.reshaped:
-            for key in self.keys:
-                if key not in rows.columns:
-                    raise MissingColumn(key, "distinct", rows.columns)
-            marked = rows.with_columns(pl.col(key).alias(key_column(i)) for i, key in enumerate(self.keys))
-            rows = marked.drop(n for n in rows.columns if n.startswith("__key") and int(n[5:]) >= len(self.keys))
-        if batch.reshaped:
-            waiting = waiting.reshaped(rows, lambda held: held) if waiting.items else waiting
-        elif rows.height:
-            low, high = rows.select(pl.col(AT).min().alias("low"), pl.col(AT).max().alias("high")).row(0)
-            waiting = waiting.add(rows, low, high).compact(lambda frame: frame)
-        settled = None
-        if not batch.reshaped:
-            pending = Pending()
-            for part in waiting.items:
-                # A part that has settled in part stays as it is in the store; its settled rows are cut here.
-                if part.high >= batch.before:
-                    pending = pending.add(part.frame.filter(pl.col(AT) >= batch.before))
-            settled, _ = pending.settle(batch.after)
-            waiting = waiting.expire(batch.after)
+            rows = marked(rows, self.keys, "distinct")
+        waiting, settled = settle(state.waiting, rows, batch)
         frame = rows if batch.reshaped else pl.DataFrame() if settled is None else settled
         inner = msgspec.structs.replace(batch, frame=frame)
         step = self._bursts.step(state.seen, inner)
         assert isinstance(step.state, AlertState)
         return Step(self._state(waiting, step.state), step.frame, late)
+
+
+def settle(waiting: Parts, rows: pl.DataFrame, batch: Batch) -> tuple[Parts, pl.DataFrame | None]:
+    """What waits for the watermark, with more rows; and what the batch has settled (None when there is nothing)."""
+    if batch.reshaped:
+        return (waiting.reshaped(rows, lambda held: held) if waiting.items else waiting), None
+    if rows.height:
+        low, high = rows.select(pl.col(AT).min().alias("low"), pl.col(AT).max().alias("high")).row(0)
+        waiting = waiting.add(rows, low, high).compact(lambda frame: frame)
+    pending = Pending()
+    for part in waiting.items:
+        # A part that has settled in part stays as it is in the store; its settled rows are cut here.
+        if part.high >= batch.before:
+            pending = pending.add(part.frame.filter(pl.col(AT) >= batch.before))
+    settled, _ = pending.settle(batch.after)
+    return waiting.expire(batch.after), settled
 
 
 class Nothing(msgspec.Struct, frozen=True, eq=False):

@@ -6,7 +6,7 @@ asked about the past (`Flow.over`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -22,13 +22,16 @@ from .distinct import Distinct, Top
 from .entering import Entering
 from .errors import FlowError
 from .expressions import check_rowwise
+from .fold import Fold
+from .functions import Functions
 from .grouped import Contiguity, Grouped, Windowed
 from .joins import AsOfJoin, How, IntervalJoin, check_join
+from .latest import Latest
 from .match import Match
 from .merging import Merge
 from .sequences import Sequences
 from .sessions import SessionWindows
-from .shaping import Filter, Mapped, Rowwise, Select, WithColumns
+from .shaping import Filter, Rowwise, Select, WithColumns
 from .trailing import SlidingWindows
 from .tree import Meeting, Source, order_of, sources_of
 from .windows import PaneWindows, Window, check_name, check_names
@@ -50,6 +53,8 @@ Stage = (
     | Entering
     | Distinct
     | Top
+    | Latest
+    | Fold
 )
 IntoExpr = pl.Expr | str
 
@@ -62,7 +67,7 @@ class Sink(msgspec.Struct, frozen=True):
     name: str
 
 
-class Flow(msgspec.Struct, frozen=True, eq=False):
+class Flow(msgspec.Struct, Functions, frozen=True, eq=False):
     """Rows of a stream, and what is made of them. Begin with `stream`."""
 
     source: Source | Meeting
@@ -100,72 +105,6 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
             UnsupportedExpression: An expression depends on other rows.
         """
         return self._with(WithColumns(tuple(_expressions("with_columns", columns, named))))
-
-    def map_batches(
-        self, function: Callable[[pl.DataFrame], Any], *, schema: Mapping[str, Any], reads: Iterable[str] | None = None
-    ) -> Flow:
-        """With columns that a Python function makes of many rows at a time.
-
-        Rows come in batches of any size, and a batch may come again: so the function must give each row a value that
-        depends on that row alone, and have no other effects.
-
-        Args:
-            function: Takes a frame, and gives one (or what a frame can be made of) with a row for each row.
-            schema: The columns that it gives, with their types.
-            reads: The columns that it is shown; by default all, which then are read.
-
-        Raises:
-            FlowError: When it runs: it fails, or gives something else than ``schema`` says.
-
-        Example:
-            >>> import millstream as ms
-            >>> import polars as pl
-            >>> def length(frame: pl.DataFrame) -> pl.DataFrame:
-            ...     return frame.select(length=pl.col("text").str.len_chars())
-            >>> flow = ms.stream("posts").map_batches(length, schema={"length": pl.UInt32}, reads=["text"])
-        """
-        return self._mapped(function, schema, reads, by_row=False)
-
-    def map_rows(
-        self,
-        function: Callable[[dict[str, Any]], Any],
-        *,
-        schema: Mapping[str, Any],
-        reads: Iterable[str] | None = None,
-        errors: str | None = None,
-    ) -> Flow:
-        """With columns that a Python function makes of each row: slow beside expressions, and plain.
-
-        Args:
-            function: Takes a row as a dict, and gives the new columns as one; or, of a single column, its value.
-            schema: The columns that it gives, with their types.
-            reads: The columns that it is shown; by default all.
-            errors: The name of a further column: null, or the traceback of a function that has failed for the row,
-                whose columns are null then. Without it, a failure ends the flow.
-
-        Raises:
-            FlowError: When it runs: it fails, or gives something else than ``schema`` says.
-        """
-        return self._mapped(function, schema, reads, by_row=True, errors=errors)
-
-    def _mapped(
-        self,
-        function: Callable[..., Any],
-        schema: Mapping[str, Any],
-        reads: Iterable[str] | None,
-        *,
-        by_row: bool,
-        errors: str | None = None,
-    ) -> Flow:
-        if not callable(function):
-            raise UsageError(f"{function!r:.60} is no function", hint="Give a function of a frame, or of a row")
-        if not schema or not all(isinstance(name, str) for name in schema):
-            raise UsageError("schema= names no column", hint="Write schema={'score': pl.Float64}")
-        if isinstance(reads, str):
-            raise UsageError("reads= is one string", hint=f"Give a list: reads=[{reads!r}]")
-        stage = Mapped(function, dict(schema), None if reads is None else tuple(reads), by_row, errors)
-        check_names((), tuple(stage.outputs))
-        return self._with(stage)
 
     # --- several flows ----------------------------------------------------------------------------
 
@@ -348,6 +287,30 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
             raise UsageError("a key that is remembered for no time", hint="Give within= a duration such as '1h'")
         return self._with(Distinct(keys, micros), keys=keys)
 
+    def latest(self, *keys: str) -> Flow:
+        """The rows that are the newest of their key when they come: those that change a table.
+
+        Rows come out at once, as they stand in the log: one whose time is before that of a row of its key that has
+        come earlier is left out, and of one time the last of the log counts. So who puts each row in the place of
+        the one before it has the newest of each key at any moment. No row is late, but for those without a time. Null
+        is a key. The time of each key is kept for good.
+
+        Args:
+            keys: The columns by which rows are of one thing, such as an id.
+
+        Example:
+            >>> import millstream as ms
+            >>> from datetime import datetime
+            >>> import polars as pl
+            >>> rows = pl.DataFrame({"id": [1, 2, 1], "at": [datetime(2024, 1, day) for day in (3, 1, 2)]})
+            >>> ms.stream("parts", time="at").latest("id").over(rows)["id"].to_list()
+            [1, 2]
+        """
+        if not keys or not all(isinstance(key, str) for key in keys):
+            raise UsageError("latest takes the names of columns", hint="Write latest('id')")
+        check_names(keys, ())
+        return self._with(Latest(keys, order_of(self) == "settled"), keys=keys)
+
     def top(self, rows: int, *, by: str, descending: bool = True, per: str | Sequence[str] = ()) -> Flow:
         """Of each window the rows with the greatest values of a column, best first (ties by key, nulls last).
 
@@ -464,12 +427,21 @@ class Flow(msgspec.Struct, frozen=True, eq=False):
         return msgspec.structs.replace(self, stages=(*self.stages, stage), **changes)
 
 
-def stream(name: str, *, time: str | None = None, lateness: Duration = "0s", types: Types = None) -> Flow:
+def stream(
+    name: str,
+    *,
+    time: str | None = None,
+    lateness: Duration = "0s",
+    types: Types = None,
+    ahead: Duration | None = None,
+    idle: Duration | None = None,
+) -> Flow:
     """The rows of a stream of the log, or of a category such as ``"clicks-*"``.
 
     The watermark before a row is the greatest event time of the rows before it in the log, less
     ``lateness``. A row below it is late. So what is late, and what a flow gives, is decided by the log
-    alone; it also means that windows of a stream that has gone idle stay open until its next row.
+    alone; it also means that windows of a stream that has gone silent stay open until its next row, unless ``idle``
+    says otherwise.
 
     Args:
         name: The stream.
@@ -478,14 +450,30 @@ def stream(name: str, *, time: str | None = None, lateness: Duration = "0s", typ
         lateness: How far behind the latest row a row may come.
         types: The types of events that are rows: classes or names. By default all; that a stream was closed is
             never a row.
+        ahead: How far a row's time may be ahead of the time at which the log recorded it. One that is further ahead
+            counts as one without a time: it is late, and moves no watermark.
+        idle: After so long without a row (by the log's clock) a running flow has the log say, in stream ``"$idle"``,
+            that the source is silent: its event time then goes on as the clock does, from its last row, and again
+            after as long, until no result waits for it. What the log says holds for replays too.
 
     Example:
         >>> import millstream as ms
         >>> import polars as pl
-        >>> clicks = ms.stream("clicks", time="ts", lateness="2s")
+        >>> clicks = ms.stream("clicks", time="ts", lateness="2s", ahead="1h", idle="1m")
         >>> counts = clicks.group_by("user").window(ms.tumbling("5m")).agg(clicks=pl.len())
     """
-    return Flow(Source(name, time, duration_micros(lateness), type_names(types)))
+    if idle is not None and duration_micros(idle) == 0:
+        raise UsageError("a source that is silent at once", hint="Give idle= a duration such as '1m'")
+    return Flow(
+        Source(
+            name,
+            time,
+            duration_micros(lateness),
+            type_names(types),
+            None if ahead is None else duration_micros(ahead),
+            None if idle is None else duration_micros(idle),
+        )
+    )
 
 
 def refuse_ended(flow: Flow) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import polars as pl
 
 from ..errors import UsageError
-from ..time import Duration
+from ..time import Duration, duration_micros
 from .aggregates import aggregation
 from .calendars import CalendarWindows
 from .counted import CountWindows
+from .errors import FlowError
 from .expressions import check_rowwise
+from .fold import Fold, columns_of, plain_value
 from .matching import matching
 from .sessions import SessionWindows
 from .trailing import SlidingWindows, check_sliding
@@ -38,6 +40,65 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
                 f"{window!r:.80} is not a window", hint="Use tumbling, hopping, sliding, session, count or calendar"
             )
         return Windowed(self.flow, self.keys, window)
+
+    def fold(
+        self,
+        function: Callable[[dict[str, Any], dict[str, Any]], Any],
+        *,
+        start: Mapping[str, Any],
+        schema: Mapping[str, Any],
+        reads: Iterable[str] | None = None,
+        forget: Duration | None = None,
+    ) -> Flow:
+        """Each row with what a Python function has made of the rows of its key up to it.
+
+        Rows come in order of time (ties in the order of the log), once the watermark has passed them. What is held of
+        the keys of a batch is read and written together. The function must have no other effects: a batch may come
+        again.
+
+        Args:
+            function: Takes what is held of the key, and a row, each as a dict; gives what is then held, as one; or, of
+                a single column, its value.
+            start: What is held of a key before its first row.
+            schema: The columns that are held, with their types: whole numbers, Float64, String, Boolean, Binary, Date,
+                Datetime and Duration in microseconds, lists and structs of these.
+            reads: The columns of a row that the function is shown; by default all.
+            forget: A key without a row for so long begins anew. By default keys are held for good.
+
+        Raises:
+            FlowError: When it runs: the function fails, or gives something else than ``schema`` says.
+
+        Example:
+            >>> import millstream as ms
+            >>> from datetime import datetime
+            >>> import polars as pl
+            >>> def balance(held: dict, row: dict) -> dict:
+            ...     return {"balance": max(held["balance"] + row["amount"], 0)}
+            >>> flow = ms.stream("moves", time="at").group_by("account").fold(
+            ...     balance, start={"balance": 0}, schema={"balance": pl.Int64}, reads=["amount"]
+            ... )
+            >>> days = [datetime(2024, 1, day) for day in (1, 2, 3)]
+            >>> flow.over(pl.DataFrame({"account": 7, "amount": [5, -8, 3], "at": days}))["balance"].to_list()
+            [5, 0, 3]
+        """
+        if not callable(function):
+            raise UsageError(f"{function!r:.60} is no function", hint="Give a function of what is held, and a row")
+        if not schema or set(schema) != set(start):
+            raise UsageError("start= and schema= name different columns", hint="Name each column in both")
+        if isinstance(reads, str):
+            raise UsageError("reads= is one string", hint=f"Give a list: reads=[{reads!r}]")
+        micros = None if forget is None else duration_micros(forget)
+        if micros == 0:
+            raise UsageError("a key that is held for no time", hint="Give forget= a duration such as '1d'")
+        check_names(self.keys, tuple(schema))
+        types = dict(pl.Schema(schema))
+        try:
+            first = tuple(plain_value(dtype)(start[name]) for name, dtype in types.items())
+        except (TypeError, KeyError) as error:
+            raise FlowError(f"start= is not as schema= says: {error}", hint="Give values of these types") from error
+        columns_of([first], types)
+        asks = None if reads is None else tuple(reads)
+        return self.flow._with(Fold(self.keys, function, types, dict(start), asks, micros), keys=self.keys)
 
     def match(
         self,

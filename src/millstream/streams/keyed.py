@@ -10,7 +10,18 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from .columns import key_column
+from .errors import MissingColumn
 from .state import Parts, concat
+
+
+def marked(rows: pl.DataFrame, keys: Sequence[str], where: str) -> pl.DataFrame:
+    """Rows with these keys as their hidden key columns, and no others."""
+    for key in keys:
+        if key not in rows.columns:
+            raise MissingColumn(key, where, rows.columns)
+    rows = rows.with_columns(pl.col(key).alias(key_column(i)) for i, key in enumerate(keys))
+    return rows.drop(name for name in rows.columns if name.startswith("__key") and int(name[5:]) >= len(keys))
 
 
 def held_of(parts: Parts, asked: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame | None:

@@ -30,13 +30,15 @@ class Lateness(msgspec.Struct, frozen=True, eq=False):
         stream: The source.
         rows: How many rows there were.
         without_time: How many of them have no time; these are late whatever the lateness.
-        late: How many are late under the lateness that the flow has.
+        ahead: How many of them are stamped further ahead than the flow allows; these too.
+        late: How many are late under the lateness that the flow has, by the rows before them.
         worst: How far the latest came behind the greatest time before it.
     """
 
     stream: str
     rows: int
     without_time: int
+    ahead: int
     late: int
     worst: timedelta
     behind: np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -46,7 +48,7 @@ class Lateness(msgspec.Struct, frozen=True, eq=False):
         """The least lateness under which this share (0 to 1) of the rows that have a time are not late."""
         if not 0 <= share <= 1:
             raise UsageError(f"share={share!r} is no share", hint="Give a number from 0 to 1, such as 0.999")
-        timed = self.rows - self.without_time
+        timed = self.rows - self.without_time - self.ahead
         index = int(np.ceil(share * timed)) - 1 - (timed - len(self.behind))
         return timedelta(microseconds=int(self.behind[index])) if index >= 0 else timedelta()
 
@@ -61,11 +63,11 @@ def lateness(flow: Flow, log: Log, since: Moment | None, until: Moment | None) -
 def _of(source: Source, log: Log, after: int, end: int) -> Lateness:
     name = source.time or "_time"
     wanted = frozenset([source.time] if source.time else [])
-    high, rows, without, late = NO_TIME, 0, 0, 0
+    high, rows, without, late, ahead = NO_TIME, 0, 0, 0, 0
     behind = [np.zeros(0, np.int64)]
     known: Columns = {}
     for group in batches(labelled(log, [source], after, end)):
-        for frame in frames_of([run for _, run in group], known, wanted):
+        for frame in frames_of([run for number, run in group if number == 0], known, wanted):
             known = {**known, **{each: frame.schema[each] for each in wanted if each in frame.columns}}
             if name not in frame.columns:
                 rows, without = rows + frame.height, without + frame.height
@@ -75,6 +77,10 @@ def _of(source: Source, log: Log, after: int, end: int) -> Lateness:
                 raise FlowError(f"column {name!r} of stream {source.stream!r} is no time", hint="Name one that is")
             times = frame.select(at.cast(pl.Int64).alias(AT))[AT]
             rows, without = rows + len(times), without + times.null_count()
+            if source.ahead is not None:
+                possible = times <= frame["_time"].dt.epoch("us") + source.ahead
+                ahead += int((~possible).sum())
+                times = times.filter(possible)
             values = times.drop_nulls().to_numpy()
             if not len(values):
                 continue
@@ -86,4 +92,4 @@ def _of(source: Source, log: Log, after: int, end: int) -> Lateness:
             behind.append(gap)
     found = np.sort(np.concatenate(behind))
     worst = timedelta(microseconds=int(found[-1])) if len(found) else timedelta()
-    return Lateness(source.stream, rows, without, late + without, worst, found)
+    return Lateness(source.stream, rows, without, ahead, late + without + ahead, worst, found)

@@ -9,6 +9,7 @@ import polars as pl
 
 from .columns import ENVELOPE
 from .flow import Flow
+from .fold import Fold
 from .shaping import Filter, Mapped, Select, WithColumns
 from .trailing import SlidingWindows
 from .tree import Source, sources_of
@@ -96,7 +97,7 @@ class Demand:
             if isinstance(stage, WithColumns):
                 self._made(claims, _outputs(stage.expressions))
                 every = every or _many(stage.expressions)
-            elif isinstance(stage, Mapped):
+            elif isinstance(stage, Mapped | Fold):
                 self._made(claims, stage.outputs)
                 every = every or stage.asks is None
             elif isinstance(stage, Select):

@@ -9,7 +9,7 @@ import polars as pl
 
 from ..frames import Columns
 from ..log.objects import fitted, union
-from .columns import AT, END_OF_TIME, ENVELOPE, LATE, NO_TIME, SEQUENCE, micros, ordered, visible
+from .columns import AT, END_OF_TIME, ENVELOPE, IDLE, LATE, NO_TIME, SEQUENCE, micros, ordered, visible
 from .errors import FlowError, MissingColumn
 from .flow import Flow
 from .needs import Demand
@@ -170,6 +170,8 @@ class Pipeline:
         absent = sorted(needs.named - set(columns)) if fill else []
         shown = {**columns, **dict.fromkeys(absent, pl.Null())}
         envelope = {name: ENVELOPE_TYPES[name] for name in ENVELOPE if name in rows.columns}
+        if IDLE in rows.columns:
+            envelope[IDLE] = pl.Int64()
         if dict(rows.schema) != {**shown, **envelope}:
             rows = fitted(rows, {**shown, **envelope})
         return columns, rows
@@ -186,6 +188,8 @@ class Pipeline:
                 else NOWHERE
             )
             passing = msgspec.structs.replace(passing, before=_mark(source, high))
+        if IDLE in frame.columns:
+            frame = frame.filter(pl.col(IDLE).is_null()).drop(IDLE)
         return Batch(frame, _mark(source, high), _mark(source, after), timeline=passing), after
 
     def _reshaped(self, state: FlowState, rows: list[pl.DataFrame], fill: bool) -> tuple[FlowState, pl.DataFrame]:
@@ -195,7 +199,7 @@ class Pipeline:
         """
         batches = []
         for number, frame in enumerate(rows):
-            timed, _ = self._timed(self.sources[number], frame, state.sources[number].high)
+            timed, _ = self._timed(self.sources[number], frame.drop(IDLE, strict=False), state.sources[number].high)
             watermark = _mark(self.sources[number], state.sources[number].high)
             passing = msgspec.structs.replace(NOWHERE, before=watermark) if self._tree else None
             batches.append(Batch(timed, watermark, watermark, reshaped=True, timeline=passing))
@@ -220,13 +224,19 @@ class Pipeline:
         columns = state.sources[self.sources.index(source)].columns
         raise MissingColumn(name, f"the flow over {source.stream!r}", list(columns))
 
-    def finish(self, state: FlowState) -> tuple[FlowState, pl.DataFrame]:
-        """Close all that is open, as if time had gone on for ever."""
-        passing = msgspec.structs.replace(NOWHERE, before=END_OF_TIME) if self._tree else None
-        batches = [
-            Batch(pl.DataFrame(), _mark(source, held.high), END_OF_TIME, timeline=passing)
-            for source, held in zip(self.sources, state.sources, strict=True)
-        ]
+    def finish(self, state: FlowState, sources: Sequence[int] | None = None) -> tuple[FlowState, pl.DataFrame]:
+        """Close all that is open, as if time had gone on for ever.
+
+        Args:
+            state: The state before.
+            sources: Only the time of these sources has gone on; by default that of all.
+        """
+        batches = []
+        for number, (source, held) in enumerate(zip(self.sources, state.sources, strict=True)):
+            before = _mark(source, held.high)
+            after = END_OF_TIME if sources is None or number in sources else before
+            passing = msgspec.structs.replace(NOWHERE, before=after) if self._tree else None
+            batches.append(Batch(pl.DataFrame(), before, after, timeline=passing))
         state, frame, _ = self._run(state, batches, True)
         return state, frame
 
@@ -319,7 +329,15 @@ class Pipeline:
                 hint="Name a column of datetimes, or of ISO 8601 text",
             )
         keep = [n for n in rows.columns if n not in ENVELOPE or n in self._asked or n == SEQUENCE]
-        rows = rows.select(*keep, at.cast(pl.Int64).alias(AT))
+        at = at.cast(pl.Int64)
+        if source.ahead is not None:
+            if "_time" not in rows.columns:
+                raise MissingColumn("_time", f"stream({source.stream!r}, ahead=...)", visible(rows))
+            # A stamp that cannot be is no time: so it moves no watermark, and its row goes aside.
+            at = pl.when(at <= pl.col("_time").dt.epoch("us") + source.ahead).then(at)
+        if IDLE in rows.columns:
+            at = pl.coalesce(IDLE, at)
+        rows = rows.select(*keep, at.alias(AT))
         if not rows.height:
             return rows.with_columns(pl.lit(False).alias(LATE)), high
         # The running maximum of the rows before: what the watermark is when a row comes.

@@ -17,6 +17,7 @@ from ..time import Moment
 from .columns import SEQUENCE, is_hidden, visible
 from .errors import FlowError
 from .flow import Flow
+from .idle import TYPE, marks_of, silences, with_marks
 from .pipeline import FlowState, Pipeline
 from .rows import frames_of
 from .state import widened
@@ -26,16 +27,16 @@ if TYPE_CHECKING:
     from ..log.log import Log
 
 Labelled = tuple[int, Run]
-"""A run, and the number of the source that it is of."""
+"""A run, and the number of the source that it is of; less than zero (``~number``) where it says that one is silent."""
 
-_CLOSED = "StreamClosed"
+_OWN = ("StreamClosed", TYPE)
 """What the log says of a stream, not what happened in it."""
 
 
 def source_runs(log: Log, source: Source, after: int, end: int) -> Iterator[Run]:
     """The runs of a source strictly between two positions: those whose events are rows."""
     for run in log.runs(source.stream, types=source.types, after=after, until_position=end):
-        if run.type != _CLOSED:
+        if run.type not in _OWN:
             yield run
 
 
@@ -56,6 +57,11 @@ def batches(runs: Iterable[Labelled], rows: int = MAX_ROWS) -> Iterator[list[Lab
 def labelled(log: Log, sources: Sequence[Source], after: int, end: int) -> Iterator[Labelled]:
     """The runs of all sources between two positions, in the order of the log, each with its source's number."""
     each = [_labelled(number, source_runs(log, source, after, end)) for number, source in enumerate(sources)]
+    each += [
+        _labelled(~number, silences(log, source, after, end))
+        for number, source in enumerate(sources)
+        if source.idle is not None
+    ]
     return each[0] if len(each) == 1 else heapq.merge(*each, key=lambda found: found[1].position)
 
 
@@ -68,7 +74,8 @@ def frames(
 ) -> Iterator[pl.DataFrame | list[pl.DataFrame | None]]:
     """The rows of a group of runs as `Pipeline.step` takes them in: of each source, up to where a type widens."""
     needs, sources = pipeline.needs, state.sources
-    if len(sources) == 1:
+    marks = [marks_of(run for of, run in group if of == ~number) for number in range(len(sources))]
+    if len(sources) == 1 and marks[0] is None:
         yield from frames_of([run for _, run in group], sources[0].columns, needs[0].wanted)
         return
     each = [
@@ -78,7 +85,7 @@ def frames(
     # Where the columns of one change, the rows of all are cut.
     cuts = sorted({frame[SEQUENCE].item(0) for found in each for frame in found[1:]})
     for low, high in pairwise([-1, *cuts, group[-1][1].last + 1]):
-        yield [_between(found, low, high) for found in each]
+        yield [with_marks(_between(found, low, high), said, low, high) for found, said in zip(each, marks, strict=True)]
 
 
 def _between(found: Sequence[pl.DataFrame], low: int, high: int) -> pl.DataFrame | None:

@@ -23,6 +23,7 @@ from ..log.checkpoints import Checkpoint, advance, take
 from ..storage.base import StagedAppend
 from .errors import FlowError
 from .flow import Flow
+from .idle import Listener
 from .pipeline import FlowState, Pipeline
 from .replay import batches, frames, labelled
 from .state import concat
@@ -85,6 +86,7 @@ class Worker:
             # Taking it over and reading the state in one transaction: the old holder cannot write in between.
             self.checkpoint = take(tx.db, f"flow:{self.name}")
             self.state, self._stored = load(tx.db, self.name, self.pipeline)
+        self._listener = Listener(log, self.pipeline)
         self._seen = self.checkpoint.position
         self._ahead: _Ahead | None = None
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="millstream-flow-commit")
@@ -160,6 +162,11 @@ class Worker:
         else:
             self._done(ahead.state, ahead.position, difference)
 
+    def listen(self, head: int) -> None:
+        """Have the log say which sources are silent, when all up to its head is taken in and results wait for them."""
+        if self._ahead is None and self._seen >= head:
+            self._listener.tell(self.state)
+
     def close(self) -> None:
         """End the thread that commits; what was not committed is done anew by whoever goes on."""
         self._committer.shutdown()
@@ -170,6 +177,8 @@ class Worker:
         runs = labelled(self.log, self.pipeline.sources, ahead.position, head + 1)
         try:
             for group in batches(runs, self._rows):
+                for label, run in group:
+                    self._listener.hear(label, run)
                 for frame in frames(self.pipeline, ahead.state, group):
                     ahead.state, output, aside = self.pipeline.step(ahead.state, frame, fill=True)
                     if output.height:
@@ -299,6 +308,8 @@ class Running:
                 break
             if not self._log.wait(head, _TICK) and self._log.head == head:
                 self._lag()
+                for worker in self._workers:
+                    worker.listen(head)
 
     def _lag(self) -> None:
         for worker in self._workers:

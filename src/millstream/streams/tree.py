@@ -28,11 +28,23 @@ class Source(msgspec.Struct, frozen=True):
     lateness: int
     types: frozenset[str] | None = None
     """The types of its events that are rows; None for all but the log's own."""
+    ahead: int | None = None
+    """How far a row's time may be ahead of when it was recorded; None for any."""
+    idle: int | None = None
+    """After how long without a row time goes on by itself; None for never."""
 
     @property
     def shape(self) -> str:
         """What state depends on."""
-        return f"{self.stream} by {self.time} lateness {self.lateness}"
+        guard = "" if self.ahead is None else f" ahead {self.ahead}"
+        silence = "" if self.idle is None else f" idle {self.idle}"
+        return f"{self.stream} by {self.time} lateness {self.lateness}{guard}{silence}"
+
+    @property
+    def rows_shape(self) -> str:
+        """What its greatest time depends on."""
+        types = "" if self.types is None else f" of {', '.join(sorted(self.types))}"
+        return f"{self.stream}{types} by {self.time} ahead {self.ahead} idle {self.idle}"
 
     def reads(self, stream: str) -> bool:
         """Whether a stream is this one, or in this category."""

@@ -1,0 +1,216 @@
+"""What a Python function makes of the rows of each key, one after the other, in order of time."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from typing import Any, ClassVar
+from zoneinfo import ZoneInfo
+
+import msgspec
+import polars as pl
+
+from .columns import AT, SEQUENCE, key_column, ordered, visible
+from .distinct import settle
+from .errors import FlowError, MissingColumn
+from .keyed import held_of, marked, newest, put
+from .state import Batch, OperatorState, Order, Parts, Step
+from .windows import split_late
+
+_TOUCHED, _GROUP = "__touched", "__group"
+
+Plain = Callable[[Any], Any]
+
+
+class FoldState(msgspec.Struct, frozen=True, eq=False):
+    """Rows that wait for the watermark, and what has been made of each key's rows so far."""
+
+    parts: Parts = Parts()
+    waiting: Parts = Parts()
+    held: Parts = Parts()
+
+
+class Fold(msgspec.Struct, frozen=True, eq=False):
+    """The operator of ``fold``."""
+
+    keys: tuple[str, ...]
+    function: Callable[[dict[str, Any], dict[str, Any]], Any]
+    types: Mapping[str, pl.DataType]
+    initial: Mapping[str, Any]
+    asks: tuple[str, ...] | None
+    """The columns that the function is shown; None for all."""
+    forget: int | None
+
+    order: ClassVar[Order] = "time"
+
+    @property
+    def reads(self) -> set[str]:
+        """The columns that it reads by name."""
+        return {*self.keys, *(self.asks or ())}
+
+    @property
+    def outputs(self) -> list[str]:
+        """The columns that it gives."""
+        return list(self.types)
+
+    @property
+    def shape(self) -> str:
+        types = ", ".join(f"{name} {dtype}" for name, dtype in self.types.items())
+        return f"fold by {self.keys} to {types} forget {self.forget}"
+
+    def start(self) -> FoldState:
+        return FoldState()
+
+    def restore(self, parts: Parts, watermark: int) -> FoldState:
+        waiting, held = parts.apart(2)
+        return self._state(waiting.expire(watermark, AT), self._remembered(held, watermark))
+
+    def _state(self, waiting: Parts, held: Parts) -> FoldState:
+        return FoldState(Parts.side_by_side(waiting, held), waiting, held)
+
+    def _remembered(self, held: Parts, watermark: int) -> Parts:
+        # Rows to come are not before the watermark, so that a key of before is forgotten for all of them.
+        return held if self.forget is None else held.expire(watermark - self.forget + 1)
+
+    def step(self, state: OperatorState, batch: Batch) -> Step:
+        assert isinstance(state, FoldState)
+        rows, late = split_late(batch.frame)
+        if rows.height or batch.reshaped:
+            rows = marked(rows, self.keys, "group_by")
+            for name in self.asks or ():
+                if name not in rows.columns:
+                    raise MissingColumn(name, "fold", visible(rows))
+        waiting, settled = settle(state.waiting, rows, batch)
+        if batch.reshaped:
+            keys = self._keys
+            like = rows.select(*keys, *_empty(self.types), pl.col(AT).alias(_TOUCHED))
+            held = state.held.reshaped(like, lambda frame: newest(frame, keys)) if state.held.items else state.held
+            return Step(self._state(waiting, held), rows.with_columns(_empty(self.types)))
+        held, out = state.held, pl.DataFrame()
+        if settled is not None:
+            held, out = self._folded(held, ordered(settled))
+        return Step(self._state(waiting, self._remembered(held, batch.after)), out, late)
+
+    @property
+    def _keys(self) -> list[str]:
+        return [key_column(i) for i in range(len(self.keys))]
+
+    def _folded(self, held: Parts, rows: pl.DataFrame) -> tuple[Parts, pl.DataFrame]:
+        """Settled rows, in order, with what has been made of each key's rows up to there."""
+        keys, names = self._keys, list(self.types)
+        every = rows.select(keys).unique(maintain_order=True).with_row_index(_GROUP)
+        groups = rows.select(keys).join(every, on=keys, how="left", nulls_equal=True, maintain_order="left")[_GROUP]
+        known: list[tuple[int, dict[str, Any]] | None] = [None] * every.height
+        found = held_of(held, rows, keys)
+        if found is not None:
+            found = found.join(every, on=keys, how="inner", nulls_equal=True)
+            places = found[_GROUP].to_list()
+            times = found[_TOUCHED].to_list()
+            for place, at, values in zip(places, times, found.select(names).iter_rows(named=True), strict=True):
+                known[place] = (at, values)
+        plain = {name: plain_value(dtype) for name, dtype in self.types.items()}
+        shown = rows.select(self.asks if self.asks is not None else visible(rows))
+        made: list[tuple[Any, ...]] = []
+        for index, (group, at, row) in enumerate(zip(groups, rows[AT], shown.iter_rows(named=True), strict=True)):
+            before = known[group]
+            if before is None or (self.forget is not None and at - before[0] >= self.forget):
+                before = (at, {name: plain[name](value) for name, value in self.initial.items()})
+            try:
+                given = self.function(before[1], row)
+                got = given if isinstance(given, Mapping) else {names[0]: given} if len(names) == 1 else dict(given)
+                values = {name: plain[name](got[name]) for name in names}
+            except Exception as error:
+                raise FlowError(
+                    f"the function of fold fails for the row at position {rows[SEQUENCE][index]}"
+                    f" ({type(error).__name__}: {error})",
+                    hint="Make it take every row, and give all columns that schema= names, of their types",
+                ) from error
+            known[group] = (at, values)
+            # A copy, since the function may change what it is given.
+            made.append(tuple(plain[name](value) for name, value in values.items()))
+        columns = columns_of(made, self.types)
+        rows = rows.with_columns(columns.get_columns())
+        last = newest(rows.select(*keys, *names, pl.col(AT).alias(_TOUCHED)), keys)
+        return put(held, last, keys, _TOUCHED), rows
+
+
+def _empty(types: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+    return [pl.lit(None, dtype).alias(name) for name, dtype in types.items()]
+
+
+def columns_of(rows: Sequence[tuple[Any, ...]], types: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """Values as columns.
+
+    Raises:
+        FlowError: A value does not fit its column.
+    """
+    try:
+        return pl.DataFrame(rows, schema=dict(types), orient="row", strict=True)
+    except (TypeError, OverflowError, pl.exceptions.PolarsError) as error:
+        raise FlowError(
+            f"what the function of fold gave is not as schema= says: {str(error).splitlines()[0]}",
+            hint="Name the type that all its values have",
+        ) from error
+
+
+def plain_value(dtype: pl.DataType) -> Plain:
+    """What makes of a value the very value that comes back from a column of this type.
+
+    A value that is kept for the next row and one that was put away and taken up again then are the same, so that
+    what comes of them does not depend on where a batch ended.
+
+    Raises:
+        FlowError: Values of the type do not come back as they were.
+    """
+    inner = _plain_value(dtype)
+    return lambda value: None if value is None else inner(value)
+
+
+def _plain_value(dtype: pl.DataType) -> Plain:
+    if dtype.is_integer():
+        return _whole
+    if dtype == pl.Float64:
+        return _number
+    for kind, wanted in ((pl.String, str), (pl.Boolean, bool), (pl.Binary, bytes), (pl.Date, date)):
+        if dtype == kind:
+            return lambda value: _exactly(value, wanted)
+    if isinstance(dtype, pl.Duration) and dtype.time_unit == "us":
+        return lambda value: _exactly(value, timedelta)
+    if isinstance(dtype, pl.Datetime) and dtype.time_unit == "us":
+        zone = None if dtype.time_zone is None else ZoneInfo(dtype.time_zone)
+        return lambda value: _moment(value, zone)
+    if isinstance(dtype, pl.List):
+        each = plain_value(dtype.inner)  # type: ignore[arg-type]
+        return lambda value: [each(item) for item in value]
+    if isinstance(dtype, pl.Struct):
+        fields = {field.name: plain_value(field.dtype) for field in dtype.fields}  # type: ignore[arg-type]
+        return lambda value: {name: convert(value[name]) for name, convert in fields.items()}
+    raise FlowError(
+        f"a fold cannot keep values of type {dtype}",
+        hint="Cast to an integer, Float64, String, Boolean, Binary, Date, Datetime('us'), Duration('us'), List, Struct",
+    )
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError("True and False are no numbers")
+    return operator.index(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool | str):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)
+
+
+def _exactly(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value
+
+
+def _moment(value: Any, zone: ZoneInfo | None) -> datetime:
+    if not isinstance(value, datetime) or (value.tzinfo is None) != (zone is None):
+        raise TypeError(f"{value!r} is no datetime {'without' if zone is None else 'with'} a time zone")
+    return value if zone is None else value.astimezone(zone)
