@@ -12,7 +12,7 @@ import msgspec
 import polars as pl
 
 from ..errors import CaptureError, UsageError, VersionConflict
-from ..log.checkpoints import peek
+from ..log.checkpoints import reached
 from ..log.reading import scope_of
 from ..personal import Erased
 from ..storage.base import Encoding, StagedAppend, StagedRun
@@ -173,8 +173,7 @@ def _wait(capture: Capture, log: Log, position: int, patience: float) -> None:
     name = capture.checkpoint
     while True:
         with log.connect() as db:
-            found = peek(db, name)
-        done = found.position if found is not None else 0
+            done = reached(db, name)
         if done >= position:
             return
         if time.monotonic() >= end:

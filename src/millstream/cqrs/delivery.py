@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from ..errors import ConsumerFenced, NotFound, SinkUnavailable
-from ..log.checkpoints import Checkpoint, advance, peek, take
+from ..log.checkpoints import Checkpoint, advance, peek, reached, take
 from ..time import now_micros
 from .outbox import POSTED, Message, Outbox, stream_of
 
@@ -146,8 +146,7 @@ class Delivery:
     def position(self) -> int:
         """How far it has come; whichever process keeps it."""
         with self._log.connect() as db:
-            found = peek(db, self.consumer)
-        return found.position if found is not None else 0
+            return reached(db, self.consumer)
 
     def run(self, stop: threading.Event) -> None:
         """Send until ``stop`` is set.

@@ -14,7 +14,7 @@ import msgspec
 from ..errors import ConstraintViolated, IdReused, MillstreamError, NotFound, Rejected, StorageError, StreamClosed
 from ..events import Plain
 from ..log import Log, Recorded
-from ..log.checkpoints import Checkpoint, advance, peek, take
+from ..log.checkpoints import Checkpoint, advance, peek, reached, take
 from ..storage.base import Receipt, StagedAppend
 from ..storage.database import Database
 from . import timers
@@ -77,8 +77,7 @@ class Reactor:
     def position(self) -> int:
         """How far it has reacted; whichever process keeps it."""
         with self._log.connect() as db:
-            found = peek(db, self.consumer)
-        return found.position if found is not None else 0
+            return reached(db, self.consumer)
 
     def run(self, stop: threading.Event) -> None:
         """React, send and fire until ``stop`` is set.

@@ -69,3 +69,9 @@ def peek(db: Database, name: str) -> Checkpoint | None:
         return None
     row = db.one(f"select name, position, epoch from {db.own(TABLE)} where name = ?", (name,))
     return Checkpoint(**row) if row else None
+
+
+def reached(db: Database, name: str) -> int:
+    """How far a consumer has come; 0 when it has no checkpoint."""
+    found = peek(db, name)
+    return found.position if found is not None else 0

@@ -8,18 +8,11 @@ from typing import ClassVar
 import msgspec
 import polars as pl
 
-from .columns import AT, SEQUENCE, key_column, names_of, ordered
-from .errors import MissingColumn
+from .columns import AT, SEQUENCE, key_column, names_of, need, ordered
 from .expressions import apply
-from .state import Batch, OperatorState, Parts, Step, concat
+from .state import Batch, Kept, OperatorState, Parts, Step, concat
 
 _LAST = "__last"
-
-
-class AlertState(msgspec.Struct, frozen=True, eq=False):
-    """When the condition last held, for each key for which that was less than a cooldown ago."""
-
-    parts: Parts = Parts()
 
 
 class Alert(msgspec.Struct, frozen=True, eq=False):
@@ -27,7 +20,8 @@ class Alert(msgspec.Struct, frozen=True, eq=False):
 
     A burst of a key is a stretch of rows that meet the condition, each less than ``cooldown`` of event time
     after the one before. The first row of a burst is the alert; the condition has to stay unmet for
-    ``cooldown`` before there is another. With a cooldown of zero every row that meets it is one.
+    ``cooldown`` before there is another. With a cooldown of zero every row that meets it is one. Kept is when the
+    condition last held, for each key for which that was less than a cooldown ago.
     """
 
     condition: pl.Expr
@@ -47,11 +41,11 @@ class Alert(msgspec.Struct, frozen=True, eq=False):
     def shape(self) -> str:
         return f"alert cooldown {self.cooldown} by {self.keys}"
 
-    def start(self) -> AlertState:
-        return AlertState()
+    def start(self) -> Kept:
+        return Kept()
 
-    def restore(self, parts: Parts, watermark: int) -> AlertState:
-        return AlertState(parts.expire(self._limit(watermark)))
+    def restore(self, parts: Parts, watermark: int) -> Kept:
+        return Kept(parts.expire(self._limit(watermark)))
 
     def _limit(self, watermark: int) -> int:
         # Rows to come are not before the watermark, so older meetings are a cooldown away from all of them.
@@ -65,16 +59,14 @@ class Alert(msgspec.Struct, frozen=True, eq=False):
         if batch.reshaped:
             keys = [key_column(i) for i in range(self.keys)]
             like = frame.select(*keys, pl.col(AT).alias(_LAST))
-            return Step(AlertState(parts.reshaped(like, lambda held: self._merge(held, keys))), frame)
+            return Step(Kept(parts.reshaped(like, lambda held: self._merge(held, keys))), frame)
         if frame.height and self.cooldown:
             keys = [key_column(i) for i in range(self.keys)]
             frame, parts = self._bursts(parts, frame, keys)
-        return Step(AlertState(parts.expire(self._limit(batch.after))), frame)
+        return Step(Kept(parts.expire(self._limit(batch.after))), frame)
 
     def _bursts(self, parts: Parts, hot: pl.DataFrame, keys: Sequence[str]) -> tuple[pl.DataFrame, Parts]:
-        missing = [key for key in keys if key not in hot.columns]
-        if missing:
-            raise MissingColumn(missing[0], "alert", hot.columns)
+        need(keys, hot.columns, "alert")
         order = [*keys, AT, SEQUENCE]
         hot = hot.sort(order, maintain_order=True)
         before = pl.col(AT).shift(1)

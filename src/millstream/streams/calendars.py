@@ -8,22 +8,15 @@ import msgspec
 import polars as pl
 
 from .aggregates import Aggregation, merge_partials, partials_of
-from .columns import AT, utc
-from .errors import MissingColumn
-from .state import Batch, OperatorState, Order, Parts, Step, concat
+from .columns import AT, need, utc
+from .state import Batch, Kept, OperatorState, Order, Parts, Step, concat
 from .windows import Calendar, results, split_late
 
 _END = "__end"
 
 
-class CalendarState(msgspec.Struct, frozen=True, eq=False):
-    """Partials per window and key."""
-
-    parts: Parts = Parts()
-
-
 class CalendarWindows(msgspec.Struct, frozen=True, eq=False):
-    """The operator of calendar windows. A window is known by its end."""
+    """The operator of calendar windows. A window is known by its end; kept are partials per window and key."""
 
     window: Calendar
     keys: tuple[str, ...]
@@ -40,17 +33,17 @@ class CalendarWindows(msgspec.Struct, frozen=True, eq=False):
     def shape(self) -> str:
         return f"calendar {self.window.every} {self.window.zone} by {self.keys} of {self.aggregation.shape}"
 
-    def start(self) -> CalendarState:
-        return CalendarState()
+    def start(self) -> Kept:
+        return Kept()
 
-    def restore(self, parts: Parts, watermark: int) -> CalendarState:
-        return CalendarState(parts.expire(watermark + 1, _END))
+    def restore(self, parts: Parts, watermark: int) -> Kept:
+        return Kept(parts.expire(watermark + 1, _END))
 
     def step(self, state: OperatorState, batch: Batch) -> Step:
         parts = state.parts
         if batch.reshaped:
             like = self._partials(batch.frame)
-            return Step(CalendarState(parts.reshaped(like, self._merge)), self._result(like))
+            return Step(Kept(parts.reshaped(like, self._merge)), self._result(like))
         rows, late = split_late(batch.frame)
         if rows.height:
             added = self._partials(rows)
@@ -60,13 +53,11 @@ class CalendarWindows(msgspec.Struct, frozen=True, eq=False):
         closed = concat(done) if done else pl.DataFrame()
         parts = parts.expire(batch.after + 1, _END)
         if not closed.height:
-            return Step(CalendarState(parts), pl.DataFrame(), late)
-        return Step(CalendarState(parts), self._result(self._merge(closed)), late)
+            return Step(Kept(parts), pl.DataFrame(), late)
+        return Step(Kept(parts), self._result(self._merge(closed)), late)
 
     def _partials(self, rows: pl.DataFrame) -> pl.DataFrame:
-        for key in self.keys:
-            if key not in rows.columns:
-                raise MissingColumn(key, "group_by", rows.columns)
+        need(self.keys, rows.columns, "group_by")
         local = utc(pl.col(AT)).dt.convert_time_zone(self.window.zone)
         end = local.dt.truncate(self.window.every).dt.offset_by(self.window.every)
         return partials_of(self.aggregation, rows.with_columns(end.dt.epoch("us").alias(_END)), [_END, *self.keys])

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 import numpy as np
 import polars as pl
 
+from .errors import MissingColumn
+
 AT = "__at"
 """Event time of the row, microseconds since 1970 (Int64)."""
 
@@ -70,6 +72,17 @@ def ordered(frame: pl.DataFrame) -> pl.DataFrame:
         by = [*by, "__place"]
         order[tied] = order[tied][rows.select(pl.arg_sort_by(AT, *by, nulls_last=False)).to_series().to_numpy()]
     return frame[order]
+
+
+def need(names: Iterable[str], columns: list[str], where: str) -> None:
+    """See that columns are there.
+
+    Raises:
+        MissingColumn: One is not.
+    """
+    for name in names:
+        if name not in columns:
+            raise MissingColumn(name, where, columns)
 
 
 def utc(micros: pl.Expr) -> pl.Expr:

@@ -8,8 +8,7 @@ import msgspec
 import polars as pl
 
 from .aggregates import Aggregation, merge_partials, partials_of
-from .columns import AT, SEQUENCE
-from .errors import MissingColumn
+from .columns import AT, SEQUENCE, need
 from .history import Pending
 from .keyed import held_of, newest, put
 from .state import Batch, OperatorState, Order, Parts, Step, concat
@@ -96,9 +95,7 @@ class CountWindows(msgspec.Struct, frozen=True, eq=False):
         return Step(self._state(waiting, pending, windows), self._result(like))
 
     def _check(self, rows: pl.DataFrame) -> None:
-        for key in self.keys:
-            if key not in rows.columns:
-                raise MissingColumn(key, "group_by", rows.columns)
+        need(self.keys, rows.columns, "group_by")
 
     def _pieces(self, rows: pl.DataFrame, held: pl.DataFrame | None) -> pl.DataFrame:
         """The windows that settled rows are in, with what their keys' open ones held."""

@@ -7,13 +7,13 @@ from typing import ClassVar
 import msgspec
 import polars as pl
 
-from .alerts import Alert, AlertState
+from .alerts import Alert
 from .columns import AT, SEQUENCE
 from .errors import MissingColumn
 from .expressions import apply
 from .history import Pending
 from .keyed import marked
-from .state import Batch, OperatorState, Order, Parts, Step
+from .state import Batch, Kept, OperatorState, Order, Parts, Step
 from .windows import split_late
 
 
@@ -22,7 +22,7 @@ class DistinctState(msgspec.Struct, frozen=True, eq=False):
 
     parts: Parts = Parts()
     waiting: Parts = Parts()
-    seen: AlertState = AlertState()
+    seen: Kept = Kept()
 
 
 class Distinct(msgspec.Struct, frozen=True, eq=False):
@@ -55,7 +55,7 @@ class Distinct(msgspec.Struct, frozen=True, eq=False):
         waiting, seen = parts.apart(2)
         return self._state(waiting.expire(watermark, AT), self._bursts.restore(seen, watermark))
 
-    def _state(self, waiting: Parts, seen: AlertState) -> DistinctState:
+    def _state(self, waiting: Parts, seen: Kept) -> DistinctState:
         return DistinctState(Parts.side_by_side(waiting, seen.parts), waiting, seen)
 
     def step(self, state: OperatorState, batch: Batch) -> Step:
@@ -67,7 +67,7 @@ class Distinct(msgspec.Struct, frozen=True, eq=False):
         frame = rows if batch.reshaped else pl.DataFrame() if settled is None else settled
         inner = msgspec.structs.replace(batch, frame=frame)
         step = self._bursts.step(state.seen, inner)
-        assert isinstance(step.state, AlertState)
+        assert isinstance(step.state, Kept)
         return Step(self._state(waiting, step.state), step.frame, late)
 
 
@@ -85,12 +85,6 @@ def settle(waiting: Parts, rows: pl.DataFrame, batch: Batch) -> tuple[Parts, pl.
             pending = pending.add(part.frame.filter(pl.col(AT) >= batch.before))
     settled, _ = pending.settle(batch.after)
     return waiting.expire(batch.after), settled
-
-
-class Nothing(msgspec.Struct, frozen=True, eq=False):
-    """The state of an operator that has none."""
-
-    parts: Parts = Parts()
 
 
 class Top(msgspec.Struct, frozen=True, eq=False):
@@ -113,11 +107,11 @@ class Top(msgspec.Struct, frozen=True, eq=False):
     def shape(self) -> str:
         return f"top {self.rows} by {self.by} per {self.per}"
 
-    def start(self) -> Nothing:
-        return Nothing()
+    def start(self) -> Kept:
+        return Kept()
 
-    def restore(self, parts: Parts, watermark: int) -> Nothing:
-        return Nothing()
+    def restore(self, parts: Parts, watermark: int) -> Kept:
+        return Kept()
 
     def step(self, state: OperatorState, batch: Batch) -> Step:
         frame = batch.frame

@@ -10,16 +10,13 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from .columns import key_column
-from .errors import MissingColumn
+from .columns import key_column, need
 from .state import Parts, concat
 
 
 def marked(rows: pl.DataFrame, keys: Sequence[str], where: str) -> pl.DataFrame:
     """Rows with these keys as their hidden key columns, and no others."""
-    for key in keys:
-        if key not in rows.columns:
-            raise MissingColumn(key, where, rows.columns)
+    need(keys, rows.columns, where)
     rows = rows.with_columns(pl.col(key).alias(key_column(i)) for i, key in enumerate(keys))
     return rows.drop(name for name in rows.columns if name.startswith("__key") and int(name[5:]) >= len(keys))
 

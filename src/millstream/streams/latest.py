@@ -9,19 +9,13 @@ import polars as pl
 
 from .columns import AT, key_column, ordered
 from .keyed import held_of, marked, newest, put
-from .state import Batch, OperatorState, Parts, Step
+from .state import Batch, Kept, OperatorState, Parts, Step
 
 _NEWEST = "__newest"
 
 
-class LatestState(msgspec.Struct, frozen=True, eq=False):
-    """The time of the newest row of each key."""
-
-    parts: Parts = Parts()
-
-
 class Latest(msgspec.Struct, frozen=True, eq=False):
-    """The operator of ``latest``."""
+    """The operator of ``latest``. Kept is the time of the newest row of each key."""
 
     keys: tuple[str, ...]
     settled: bool
@@ -38,11 +32,11 @@ class Latest(msgspec.Struct, frozen=True, eq=False):
     def shape(self) -> str:
         return f"latest by {self.keys}"
 
-    def start(self) -> LatestState:
-        return LatestState()
+    def start(self) -> Kept:
+        return Kept()
 
-    def restore(self, parts: Parts, watermark: int) -> LatestState:
-        return LatestState(parts)
+    def restore(self, parts: Parts, watermark: int) -> Kept:
+        return Kept(parts)
 
     def step(self, state: OperatorState, batch: Batch) -> Step:
         parts = state.parts
@@ -54,7 +48,7 @@ class Latest(msgspec.Struct, frozen=True, eq=False):
             like = rows.select(*keys, pl.col(AT).alias(_NEWEST))
             if parts.items:
                 parts = parts.reshaped(like, lambda held: newest(held, keys))
-            return Step(LatestState(parts), rows)
+            return Step(Kept(parts), rows)
         # What has no time is neither old nor new. What is late by the watermark may well be the newest of its key.
         late = rows.filter(pl.col(AT).is_null())
         rows = rows.filter(pl.col(AT).is_not_null())
@@ -68,4 +62,4 @@ class Latest(msgspec.Struct, frozen=True, eq=False):
             rows = rows.drop(_NEWEST + "_known")
         rows = rows.filter(pl.col(_NEWEST).is_null() | (pl.col(AT) >= pl.col(_NEWEST))).drop(_NEWEST)
         changed = newest(rows.select(*keys, pl.col(AT).alias(_NEWEST)), keys)
-        return Step(LatestState(put(parts, changed, keys, _NEWEST)), rows, late if late.height else None)
+        return Step(Kept(put(parts, changed, keys, _NEWEST)), rows, late if late.height else None)

@@ -12,8 +12,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from .columns import AT, LATE, SEQUENCE, key_column, names_of, utc
-from .errors import MissingColumn
+from .columns import AT, LATE, SEQUENCE, key_column, names_of, need, utc
 from .expressions import apply
 from .history import Index, Pending, Sorted, stretches
 from .keys import KeyIds
@@ -133,9 +132,7 @@ class Match(msgspec.Struct, frozen=True, eq=False):
     # --- rows in --------------------------------------------------------------------------------------
 
     def _masked(self, rows: pl.DataFrame) -> pl.DataFrame:
-        for key in self.keys:
-            if key not in rows.columns:
-                raise MissingColumn(key, "group_by", rows.columns)
+        need(self.keys, rows.columns, "group_by")
         mask = pl.lit(0, pl.Int64)
         for bit, condition in enumerate(self.define):
             mask = mask + condition.fill_null(False).cast(pl.Int64) * (1 << bit)

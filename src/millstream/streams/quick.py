@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -41,11 +42,12 @@ def quick_frame(group: Sequence[Run], known: Columns, wanted: frozenset[str] | N
         return None  # also where it is no JSON: who reads it then, says so
     if len(rows) != sum(run.count for run in group):
         return None
-    if more and any(getattr(row, f"m{i}") is not msgspec.UNSET for i in range(len(more)) for row in rows):
+    unknown = [attrgetter(f"m{i}") for i in range(len(more or ()))]
+    if any(value is not msgspec.UNSET for get in unknown for value in map(get, rows)):
         return None
     series = []
     for index, (name, dtype) in enumerate(known.items()):
-        values = [getattr(row, f"c{index}") for row in rows] if index >= len(_GETTERS) else _GETTERS[index](rows)
+        values = list(map(attrgetter(f"c{index}"), rows))
         if isinstance(dtype, pl.Float64):
             kinds_seen = set(map(type, values))
             if int in kinds_seen:
@@ -91,14 +93,3 @@ def _decoder(
     except ValueError:  # names that a struct's fields cannot have
         return None
     return msgspec.json.Decoder(row)
-
-
-_GETTERS = (
-    lambda rows: [row.c0 for row in rows],
-    lambda rows: [row.c1 for row in rows],
-    lambda rows: [row.c2 for row in rows],
-    lambda rows: [row.c3 for row in rows],
-    lambda rows: [row.c4 for row in rows],
-    lambda rows: [row.c5 for row in rows],
-)
-"""An attribute that is written out is read twice as fast as one that is looked up by its name."""

@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 import msgspec
 import polars as pl
 
-from .columns import AT, LATE, SEQUENCE, key_column, names_of, utc
+from .columns import AT, LATE, SEQUENCE, key_column, names_of, need, utc
 from .conditions import Columns, Trail, Value, reference, split_condition, value_of
-from .errors import FlowError, MissingColumn, UnsupportedExpression
+from .errors import FlowError, UnsupportedExpression
 from .expressions import apply
 from .grammar import Program
 from .history import Pending
@@ -202,9 +202,8 @@ class Sequences:
     # --- rows in --------------------------------------------------------------------------------------
 
     def _masked(self, rows: pl.DataFrame) -> pl.DataFrame:
+        need(self.keys, rows.columns, "group_by")
         for key in self.keys:
-            if key not in rows.columns:
-                raise MissingColumn(key, "group_by", rows.columns)
             if rows.schema[key].is_nested():
                 raise FlowError(
                     f"column {key!r} is {rows.schema[key]}, which this pattern cannot be grouped by",

@@ -12,22 +12,15 @@ import msgspec
 import polars as pl
 
 from .aggregates import Aggregation, merge_partials, partials_of
-from .columns import AT
-from .errors import MissingColumn
-from .state import Batch, OperatorState, Order, Parts, Step, concat
+from .columns import AT, need
+from .state import Batch, Kept, OperatorState, Order, Parts, Step, concat
 from .windows import Session, results, split_late
 
 _START, _LAST, _NUMBER = "__start", "__last", "__session"
 
 
-class SessionState(msgspec.Struct, frozen=True, eq=False):
-    """Pieces of sessions that have not closed."""
-
-    parts: Parts = Parts()
-
-
 class SessionWindows(msgspec.Struct, frozen=True, eq=False):
-    """The operator of session windows."""
+    """The operator of session windows. Kept are the pieces of sessions that have not closed."""
 
     window: Session
     keys: tuple[str, ...]
@@ -44,11 +37,11 @@ class SessionWindows(msgspec.Struct, frozen=True, eq=False):
     def shape(self) -> str:
         return f"session {self.window.gap} by {self.keys} of {self.aggregation.shape}"
 
-    def start(self) -> SessionState:
-        return SessionState()
+    def start(self) -> Kept:
+        return Kept()
 
-    def restore(self, parts: Parts, watermark: int) -> SessionState:
-        return SessionState(parts.expire(self._limit(watermark), _LAST))
+    def restore(self, parts: Parts, watermark: int) -> Kept:
+        return Kept(parts.expire(self._limit(watermark), _LAST))
 
     def _limit(self, watermark: int) -> int:
         """The least last row of a session that is still open."""
@@ -58,16 +51,16 @@ class SessionWindows(msgspec.Struct, frozen=True, eq=False):
         parts = state.parts
         if batch.reshaped:
             like = self._pieces(batch.frame)
-            return Step(SessionState(parts.reshaped(like, self._merge)), self._result(like))
+            return Step(Kept(parts.reshaped(like, self._merge)), self._result(like))
         rows, late = split_late(batch.frame)
         if rows.height:
             parts = self._add(parts, self._pieces(rows)).compact(self._merge)
         limit = self._limit(batch.after)
         done = [part.frame.filter(pl.col(_LAST) < limit) for part in parts.items if part.low < limit]
         if not any(frame.height for frame in done):
-            return Step(SessionState(parts.expire(limit, _LAST)), pl.DataFrame(), late)
+            return Step(Kept(parts.expire(limit, _LAST)), pl.DataFrame(), late)
         closed, parts = self._close(parts, concat(done), limit)
-        return Step(SessionState(parts), self._result(closed), late)
+        return Step(Kept(parts), self._result(closed), late)
 
     def _close(self, parts: Parts, done: pl.DataFrame, limit: int) -> tuple[pl.DataFrame, Parts]:
         held = concat(part.frame for part in parts.items)
@@ -90,9 +83,7 @@ class SessionWindows(msgspec.Struct, frozen=True, eq=False):
         return parts.add(pieces, low, high)
 
     def _pieces(self, rows: pl.DataFrame) -> pl.DataFrame:
-        for key in self.keys:
-            if key not in rows.columns:
-                raise MissingColumn(key, "group_by", rows.columns)
+        need(self.keys, rows.columns, "group_by")
         numbered = self._numbered(rows.with_columns(pl.col(AT).alias(_START), pl.col(AT).alias(_LAST)))
         partials = partials_of(self.aggregation, numbered, [_NUMBER, *self.keys])
         spans = numbered.group_by(_NUMBER).agg(pl.col(_START).min(), pl.col(_LAST).max())

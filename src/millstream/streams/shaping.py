@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from .columns import ENVELOPE, SEQUENCE, hidden, is_hidden, names_of, visible
+from .columns import ENVELOPE, SEQUENCE, hidden, is_hidden, names_of, need, visible
 from .errors import FlowError, MissingColumn
 from .expressions import apply
 
@@ -113,8 +113,7 @@ class Mapped(msgspec.Struct, frozen=True, eq=False):
                 f"the function of map_batches made {made.height} rows of {shown.height}",
                 hint="Give a row for each row, in their order; filter afterwards",
             )
-        if missing := [name for name in self.types if name not in made.columns]:
-            raise MissingColumn(missing[0], "schema= of map_batches", made.columns)
+        need(self.types, made.columns, "schema= of map_batches")
         return self._typed(made.select(list(self.types)))
 
     def _of_rows(self, shown: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:

@@ -173,6 +173,12 @@ class OperatorState(Protocol):
     def parts(self) -> Parts: ...
 
 
+class Kept(msgspec.Struct, frozen=True, eq=False):
+    """A state that is nothing but its parts."""
+
+    parts: Parts = Parts()
+
+
 class Operator(Protocol):
     """A pure function from state and batch to state and batch."""
 

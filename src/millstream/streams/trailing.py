@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 
 from .aggregates import Aggregation, Partial
-from .columns import AT, LATE, hidden, key_column, utc, visible
-from .errors import MissingColumn, UnsupportedExpression
+from .columns import AT, LATE, hidden, key_column, need, utc, visible
+from .errors import UnsupportedExpression
 from .expressions import apply, is_rowwise
 from .history import Index, Pending, Sorted, stretches
 from .keys import Ints, KeyIds
@@ -75,9 +75,7 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
         rows, late = split_late(batch.frame)
         pending = state.pending
         if rows.height:
-            for key in self.keys:
-                if key not in rows.columns:
-                    raise MissingColumn(key, "group_by", rows.columns)
+            need(self.keys, rows.columns, "group_by")
             pending = pending.add(rows)
             parts = parts.add(rows, pending.lows[-1], pending.highs[-1]).compact(lambda frame: frame)
         settled, pending = pending.settle(batch.after)
@@ -91,9 +89,7 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
 
     def _reshaped(self, state: SlidingState, batch: Batch) -> Step:
         rows = batch.frame
-        for key in self.keys:
-            if key not in rows.columns:
-                raise MissingColumn(key, "group_by", rows.columns)
+        need(self.keys, rows.columns, "group_by")
         self._values(rows)
         nothing = self._finish(rows, [np.zeros(0, np.int64) for _ in self.aggregation.partials])
         parts = state.parts.reshaped(rows, lambda held: held)

@@ -20,10 +20,10 @@ import polars as pl
 from ..errors import UsageError
 from ..time import Duration, duration_micros
 from .aggregates import Aggregation
-from .columns import AT, ENVELOPE, LATE, SEQUENCE, is_hidden, key_column, utc
-from .errors import FlowError, MissingColumn
+from .columns import AT, ENVELOPE, LATE, SEQUENCE, is_hidden, key_column, need, utc
+from .errors import FlowError
 from .expressions import apply
-from .state import Batch, OperatorState, Order, Parts, Step, concat
+from .state import Batch, Kept, OperatorState, Order, Parts, Step, concat
 
 PANE = "__pane"
 _WINDOW = "__window"
@@ -150,14 +150,8 @@ def calendar(every: str, *, time_zone: str) -> Calendar:
     return Calendar(every, time_zone)
 
 
-class PaneState(msgspec.Struct, frozen=True, eq=False):
-    """Partials per pane and key."""
-
-    parts: Parts = Parts()
-
-
 class PaneWindows(msgspec.Struct, frozen=True, eq=False):
-    """The operator of tumbling and hopping windows."""
+    """The operator of tumbling and hopping windows. Kept are partials per pane and key."""
 
     window: Hopping
     keys: tuple[str, ...]
@@ -179,18 +173,18 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
     def shape(self) -> str:
         return f"window {self.window.size}/{self.window.every} by {self.keys} of {self.aggregation.shape}"
 
-    def start(self) -> PaneState:
-        return PaneState()
+    def start(self) -> Kept:
+        return Kept()
 
-    def restore(self, parts: Parts, watermark: int) -> PaneState:
-        return PaneState(parts.expire(self._limit(watermark), PANE))
+    def restore(self, parts: Parts, watermark: int) -> Kept:
+        return Kept(parts.expire(self._limit(watermark), PANE))
 
     def step(self, state: OperatorState, batch: Batch) -> Step:
         parts = state.parts
         if batch.reshaped:
             like = self._partials(batch.frame)
             nothing = self._result(like.with_columns(pl.col(PANE).alias(_WINDOW)))
-            return Step(PaneState(parts.reshaped(like, self._merge)), nothing)
+            return Step(Kept(parts.reshaped(like, self._merge)), nothing)
         rows, late = split_late(batch.frame)
         if rows.height:
             added = self._partials(rows)
@@ -198,15 +192,13 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
             parts = parts.add(added, panes.min(), panes.max())  # type: ignore[arg-type]
             parts = parts.compact(self._merge)
         closed, parts = self._close(parts, batch.before, batch.after)
-        return Step(PaneState(parts), closed, late)
+        return Step(Kept(parts), closed, late)
 
     # --- rows to partials -----------------------------------------------------------------------------
 
     def _partials(self, rows: pl.DataFrame) -> pl.DataFrame:
         columns = rows.columns
-        for key in self.keys:
-            if key not in columns:
-                raise MissingColumn(key, "group_by", columns)
+        need(self.keys, columns, "group_by")
         pane = pl.col(AT) // self.pane
         low, high = rows.select(pane.min().alias("low"), pane.max().alias("high")).row(0)
         aggregates = apply("agg", columns, lambda: self.aggregation.of_rows(rows.schema))
