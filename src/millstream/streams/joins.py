@@ -291,9 +291,15 @@ def taken(frame: pl.DataFrame, rows: Ints) -> pl.DataFrame:
     return frame.select(pl.all().gather(picked.replace(-1, None)))
 
 
-def spans(left: pl.DataFrame, right: pl.DataFrame, on: Sequence[str], low: int, high: int) -> tuple[Ints, Ints, Ints]:
-    """For each row of the left, where its partners begin and end in an order of the right by key, time and place."""
-    ids, others = _numbers(left, right, on)
+def spans(
+    left: pl.DataFrame, right: pl.DataFrame, on: Sequence[str], low: int, high: int, *, nulls: bool = False
+) -> tuple[Ints, Ints, Ints]:
+    """For each row of the left, where its partners begin and end in an order of the right by key, time and place.
+
+    Args:
+        nulls: Null is a key.
+    """
+    ids, others = _numbers(left, right, on, nulls)
     at = left[AT].to_numpy()
     times, rank = np.unique(right[AT].to_numpy(), return_inverse=True)
     width = len(times) + 1
@@ -308,13 +314,16 @@ def spans(left: pl.DataFrame, right: pl.DataFrame, on: Sequence[str], low: int, 
     return begins, ends, order
 
 
-def _numbers(left: pl.DataFrame, right: pl.DataFrame, on: Sequence[str]) -> tuple[Ints, Ints]:
-    """A number for the key of each row, of both sides; -1 where a key is null."""
+def _numbers(left: pl.DataFrame, right: pl.DataFrame, on: Sequence[str], nulls: bool) -> tuple[Ints, Ints]:
+    """A number for the key of each row, of both sides; -1 where a key is null, and that is none."""
     if not on:
         return np.zeros(left.height, np.int64), np.zeros(right.height, np.int64)
     both = widened([left.select(on), right.select(on)])
-    known = both.unique().drop_nulls().with_row_index("__number")
-    numbers = both.join(known, on=list(on), how="left", maintain_order="left")["__number"].cast(pl.Int64).fill_null(-1)
+    known = both.unique() if nulls else both.unique().drop_nulls()
+    numbered = both.join(
+        known.with_row_index("__number"), on=list(on), how="left", nulls_equal=nulls, maintain_order="left"
+    )
+    numbers = numbered["__number"].cast(pl.Int64).fill_null(-1)
     ids = numbers.to_numpy()
     return ids[: left.height], ids[left.height :]
 
