@@ -123,6 +123,22 @@ def test_a_silent_source_no_longer_holds_back_those_it_was_merged_with() -> None
         worker.close()
 
 
+def test_a_join_that_was_put_away_can_be_asked_whether_a_result_waits() -> None:
+    clock = FakeClock(START)
+    with ms.open(clock=clock) as log:
+        quiet, busy = stream("quiet", time="ts", idle="1m"), stream("busy", time="ts", idle="1m")
+        alone = quiet.join(busy, on="user", ahead="2m", how="anti").to("silent-counts", type="SilentAlone")
+        log.append("quiet", row(START))
+        log.append("busy", row(START, user=2))
+        for _ in range(5):
+            worker = Worker(log, alone)
+            catch_up(worker, log)
+            worker.close()
+            clock.advance("1m")
+        assert [event.data["user"] for event in log.read("silent-counts")] == [1]
+        assert len(list(log.read("$idle"))) == 6
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(["row", "wait", "restart"]), st.integers(0, 100)), max_size=25),

@@ -15,6 +15,7 @@ from trees import in_time, play_tree, played
 import millstream as ms
 from millstream.errors import UsageError
 from millstream.streams import FlowError, run, stream, tumbling
+from millstream.streams.replay import replay
 from millstream.streams.runner import Worker
 
 left = stream("a", time="ts", lateness="2s").select("user", "kind", "ts", "n")
@@ -179,3 +180,24 @@ def test_joins_that_make_no_sense_are_refused() -> None:
         play_tree(left.join(right, on="user"), two(1))
     with pytest.raises(ms.MissingColumn, match="'nobody'"):
         play_tree(left.join(right, on="nobody"), two(1))
+
+
+@pytest.mark.parametrize("prefix", ["", "plan_"])
+def test_what_follows_a_join_may_ask_for_columns_of_either_side_before_there_was_a_row(prefix: str) -> None:
+    with ms.open() as log:
+        amounts, plans = stream("amounts", time="ts"), stream("plans", time="ts").select("user", "most")
+        most = pl.col(f"{prefix}most")
+        flows = [
+            amounts.join_asof(plans, on="user", prefix=prefix).filter(pl.col("amount") > most),
+            amounts.join(plans, on="user", back="1d", prefix=prefix).filter(pl.col("amount") > most),
+            amounts.join_latest(plans, on="user", prefix=prefix).alert(pl.col("amount") > most),
+        ]
+        log.append("plans", pl.DataFrame({"user": [1], "most": [2], "ts": [START]}), type="JoinedPlan")
+        for amount in (1, 3, 2.5):
+            log.append("amounts", ms.Plain("JoinedAmount", {"user": 1, "amount": amount, "ts": START.isoformat()}))
+        for flow in flows:
+            result = flow.over(log)
+            assert result["amount"].to_list() == [3, 2.5]
+            assert result[f"{prefix}most"].to_list() == [2, 2]
+            for rows in (1, 2):
+                assert replay(flow, log, rows=rows).equals(result)

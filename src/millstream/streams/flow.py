@@ -16,7 +16,9 @@ from ..errors import UsageError
 from ..log.reading import Types, type_names
 from ..time import Duration, Moment, duration_micros
 from .alerts import Alert
+from .broadcast import Broadcast
 from .calendars import CalendarWindows
+from .choosing import Choosing
 from .counted import CountWindows
 from .distinct import Distinct, Top
 from .entering import Entering
@@ -32,6 +34,7 @@ from .merging import Merge
 from .sequences import Sequences
 from .sessions import SessionWindows
 from .shaping import Filter, Rowwise, Select, WithColumns
+from .state import Order
 from .trailing import SlidingWindows
 from .tree import Meeting, Source, order_of, sources_of
 from .windows import PaneWindows, Window, check_name, check_names
@@ -67,7 +70,7 @@ class Sink(msgspec.Struct, frozen=True):
     name: str
 
 
-class Flow(msgspec.Struct, Functions, frozen=True, eq=False):
+class Flow(msgspec.Struct, Functions, Choosing, frozen=True, eq=False):
     """Rows of a stream, and what is made of them. Begin with `stream`."""
 
     source: Source | Meeting
@@ -200,6 +203,48 @@ class Flow(msgspec.Struct, Functions, frozen=True, eq=False):
         span = None if within is None else duration_micros(within)
         return Flow(AsOfJoin((self, other), keys, how, prefix, span, delete), keys=keys)
 
+    def join_latest(
+        self,
+        other: Flow,
+        *,
+        on: str | Sequence[str] = (),
+        how: Literal["left", "inner"] = "left",
+        prefix: str = "",
+        delete: pl.Expr | None = None,
+    ) -> Flow:
+        """Each row with what another flow said last, when the row came: limits that change while the flow runs.
+
+        Places in the log decide, not times. A row that is still in the order of the log gets the last row of the other
+        flow up to its place; the result of a window, pattern or join the last one up to the row that completed it. So
+        a flow of limits that has been quiet for months holds nothing back, and a change counts from where it stands.
+        Rows stay in their order, with their keys. Null equals no key. The last row of each key is kept for good.
+
+        Args:
+            other: The other flow, of rows that are still in the order of the log.
+            on: The key columns; by default the last row of all.
+            how: ``"left"``: also rows without a partner, with nulls; ``"inner"``: only those with one.
+            prefix: Goes before the names of the other's columns. Two columns of one name raise `FlowError`.
+            delete: A row of the other flow that meets this says that its key is gone.
+
+        Example:
+            >>> import millstream as ms
+            >>> import polars as pl
+            >>> counts = ms.stream("clicks").group_by("user").window(ms.tumbling("1m")).agg(n=pl.len())
+            >>> alerts = counts.join_latest(ms.stream("limits"), on="user").alert(pl.col("n") >= pl.col("limit"))
+        """
+        keys = (on,) if isinstance(on, str) else tuple(on)
+        check_join(keys, how, ("left", "inner"))
+        refuse_ended(self)
+        refuse_ended(other)
+        if order_of(other) != "log":
+            raise FlowError(
+                "join_latest goes by places in the log, which the other flow's rows have left",
+                hint="Append them to a stream first, with to(...), and join that",
+            )
+        if delete is not None:
+            check_rowwise([delete], "join_latest")
+        return Flow(Broadcast((self, other), keys, how, prefix, delete), keys=self.keys)
+
     def split(self, condition: pl.Expr) -> tuple[Flow, Flow]:
         """Two flows: of the rows that meet a condition, and of all others (null is not met).
 
@@ -235,99 +280,6 @@ class Flow(msgspec.Struct, Functions, frozen=True, eq=False):
         return Grouped(self, ()).match(
             pattern, within=within, define=define, contiguity=contiguity, measures=measures, skip=skip
         )
-
-    # --- alerts ---------------------------------------------------------------------------------------
-
-    def alert(self, condition: pl.Expr, *, cooldown: Duration = "0s", on: Literal["each", "enter"] = "each") -> Flow:
-        """The rows that meet a condition, once per burst and key.
-
-        Args:
-            condition: What to be alerted of, such as ``pl.col("clicks") >= 50``.
-            cooldown: Alerts of a key, each less than this after the one before (in event time), are one burst, and
-                only the first of them is given. With zero every one is.
-            on: ``"each"``: each row that meets the condition is an alert. ``"enter"``: only one that comes after a
-                row of its key that did not meet it, or is the key's first. A row that does not come says nothing.
-
-        Raises:
-            UnsupportedExpression: The condition depends on other rows.
-            FlowError: There is a cooldown, or ``on="enter"``, and no window or pattern before it to put rows into
-                order of time.
-        """
-        if on not in ("each", "enter"):
-            raise UsageError(f"on={on!r} is not known", hint="Use 'each' or 'enter'")
-        check_rowwise([condition], "alert")
-        micros = duration_micros(cooldown)
-        if (micros or on == "enter") and not self._ordered:
-            what = "with a cooldown" if micros else "on='enter'"
-            raise FlowError(
-                f"an alert {what} needs rows in order of time",
-                hint="Put a window, such as sliding(...), or a pattern before it",
-            )
-        if on == "each":
-            return self._with(Alert(condition, micros, len(self.keys)))
-        entering = self._with(Entering(condition, len(self.keys)))
-        return entering._with(Alert(pl.lit(True), micros, len(self.keys))) if micros else entering
-
-    # --- fewer ----------------------------------------------------------------------------------------
-
-    def distinct(self, *keys: str, within: Duration) -> Flow:
-        """The rows of a key of which there was none less than ``within`` before, in order of time.
-
-        Each row, given or not, makes the time begin anew. Rows come out once the watermark has passed them; of
-        several of one time the first of the log counts. Null is a key. Keys are forgotten after ``within``.
-
-        Args:
-            keys: The columns by which rows are the same, such as an id.
-            within: The time for which a key is remembered.
-        """
-        if not keys or not all(isinstance(key, str) for key in keys):
-            raise UsageError("distinct takes the names of columns", hint="Write distinct('id', within='1h')")
-        micros = duration_micros(within)
-        if micros == 0:
-            raise UsageError("a key that is remembered for no time", hint="Give within= a duration such as '1h'")
-        return self._with(Distinct(keys, micros), keys=keys)
-
-    def latest(self, *keys: str) -> Flow:
-        """The rows that are the newest of their key when they come: those that change a table.
-
-        Rows come out at once, as they stand in the log: one whose time is before that of a row of its key that has
-        come earlier is left out, and of one time the last of the log counts. So who puts each row in the place of
-        the one before it has the newest of each key at any moment. No row is late, but for those without a time. Null
-        is a key. The time of each key is kept for good.
-
-        Args:
-            keys: The columns by which rows are of one thing, such as an id.
-
-        Example:
-            >>> import millstream as ms
-            >>> from datetime import datetime
-            >>> import polars as pl
-            >>> rows = pl.DataFrame({"id": [1, 2, 1], "at": [datetime(2024, 1, day) for day in (3, 1, 2)]})
-            >>> ms.stream("parts", time="at").latest("id").over(rows)["id"].to_list()
-            [1, 2]
-        """
-        if not keys or not all(isinstance(key, str) for key in keys):
-            raise UsageError("latest takes the names of columns", hint="Write latest('id')")
-        check_names(keys, ())
-        return self._with(Latest(keys, order_of(self) == "settled"), keys=keys)
-
-    def top(self, rows: int, *, by: str, descending: bool = True, per: str | Sequence[str] = ()) -> Flow:
-        """Of each window the rows with the greatest values of a column, best first (ties by key, nulls last).
-
-        Args:
-            rows: How many rows of each window, at most.
-            by: The column.
-            descending: False for the least values.
-            per: So many rows for each value of these columns.
-
-        Raises:
-            FlowError: There is no window of time, pattern or join before it.
-        """
-        if not isinstance(rows, int) or rows < 1:
-            raise UsageError(f"the top {rows!r}", hint="Give a number of rows, such as 3")
-        if order_of(self) != "time":
-            raise FlowError("top goes over the results of a window", hint="Put tumbling(...) or the like before it")
-        return self._with(Top(rows, by, descending, (per,) if isinstance(per, str) else tuple(per)))
 
     # --- ends -----------------------------------------------------------------------------------------
 
@@ -418,8 +370,12 @@ class Flow(msgspec.Struct, Functions, frozen=True, eq=False):
         return any(source.reads(stream) for source in sources_of(self))
 
     @property
+    def _order(self) -> Order:
+        return order_of(self)
+
+    @property
     def _ordered(self) -> bool:
-        return order_of(self) != "log"
+        return self._order != "log"
 
     def _with(self, stage: Stage, **changes: Any) -> Flow:
         if self.sink is not None:

@@ -18,7 +18,7 @@ from .expressions import check_rowwise
 from .fold import Fold, columns_of, plain_value
 from .matching import matching
 from .sessions import SessionWindows
-from .trailing import SlidingWindows, check_sliding
+from .trailing import SlidingWindows
 from .windows import Calendar, Count, Hopping, PaneWindows, Session, Window, check_names
 
 if TYPE_CHECKING:
@@ -174,5 +174,4 @@ class Windowed(msgspec.Struct, frozen=True, eq=False):
             return self.flow._with(CountWindows(self.spec, self.keys, parts), keys=self.keys)
         if isinstance(self.spec, Calendar):
             return self.flow._with(CalendarWindows(self.spec, self.keys, parts), keys=self.keys)
-        check_sliding(parts)
         return self.flow._with(SlidingWindows(self.spec, self.keys, parts), keys=self.keys)

@@ -8,6 +8,7 @@ merged when they have doubled; a question about a span of time of a key is two b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -66,13 +67,8 @@ class Sorted(msgspec.Struct, frozen=True, eq=False):
     beside: tuple[Ints, ...]
     newest: int
     """The greatest time in it."""
-    sums: tuple[Ints, ...] = ()
-    """Running totals of what is kept beside, from zero; only where an index is asked for them."""
-
-    def summed(self) -> Sorted:
-        """The run with its running totals."""
-        sums = tuple(np.concatenate([[0], np.cumsum(values)]) for values in self.beside)
-        return msgspec.structs.replace(self, sums=sums)
+    built: tuple[Any, ...] = ()
+    """What answers questions about stretches of what is kept beside; only where an index is asked such."""
 
 
 class Index(msgspec.Struct, frozen=True, eq=False):

@@ -6,7 +6,7 @@ what the log says: so a replay, a backtest and another worker see the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -78,11 +78,14 @@ class Listener:
             if source.idle is not None and (heard := self._last(source)) is not None
         }
 
-    def hear(self, label: int, run: Run) -> None:
-        """Take note of a run of a source, or of what says that it is silent."""
-        number = label if label >= 0 else ~label
-        if self._pipeline.sources[number].idle is not None:
-            self._heard[number] = max(run.recorded, self._heard.get(number, 0))
+    def hear(self, group: Sequence[tuple[int, Run]]) -> None:
+        """Take note of runs of the sources, and of what says that one is silent."""
+        if all(source.idle is None for source in self._pipeline.sources):
+            return
+        for label, run in group:
+            number = label if label >= 0 else ~label
+            if self._pipeline.sources[number].idle is not None:
+                self._heard[number] = max(run.recorded, self._heard.get(number, 0))
 
     def tell(self, state: FlowState) -> bool:
         """Have the log say which sources are silent now, where a result waits for them; whether any was."""

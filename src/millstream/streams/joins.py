@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 How = Literal["inner", "left", "full", "semi", "anti"]
 
-_GONE = "__gone"
+GONE = "__gone"
+"""Whether a row of the other side says that its key is gone."""
 
 
 class JoinState(msgspec.Struct, frozen=True, eq=False):
@@ -49,6 +50,9 @@ class Join(msgspec.Struct, frozen=True, eq=False):
     prefix: str
 
     order: ClassVar[Order] = "time"
+
+    def heeds(self, number: int) -> bool:
+        return True
 
     def reads(self, number: int) -> set[str]:
         return set(self.on)
@@ -112,6 +116,31 @@ class Join(msgspec.Struct, frozen=True, eq=False):
         state = self._state(sides[0].expire(low, AT), sides[1].expire(other, AT), state.columns)
         return Step(state, out, widened(late) if late else None)
 
+    def _coming(self, left: pl.DataFrame, right: pl.DataFrame) -> tuple[list[str], list[str]]:
+        """The columns of each side that come out, beside the keys.
+
+        A column that is asked for after the join may be of either side, and is null where it is not: so of two of one
+        name, one that never had a value gives way.
+        """
+        others = [name for name in visible(left) if name not in self.on]
+        more = [name for name in visible(right) if name not in self.on]
+        if self.how in ("semi", "anti"):
+            return others, []
+        for name in list(more):
+            same = self.prefix + name
+            if same not in left.columns:
+                continue
+            if right.schema[name] == pl.Null:
+                more.remove(name)
+            elif left.schema[same] == pl.Null and same in others:
+                others.remove(same)
+            else:
+                raise FlowError(
+                    f"both sides of the join have a column {same!r}",
+                    hint="Give prefix='...' for the columns of the other side, or select fewer",
+                )
+        return others, more
+
     def _compacted(self, number: int, parts: Parts, watermark: int) -> Parts:
         return parts.compact(lambda frame: frame)
 
@@ -129,19 +158,12 @@ class Join(msgspec.Struct, frozen=True, eq=False):
 
     def _joined(self, left: pl.DataFrame, right: pl.DataFrame, lefts: Ints, rights: Ints, at: Ints) -> pl.DataFrame:
         """Rows of both sides beside one another (-1 for none), with their time, in order."""
-        a = _taken(left, lefts)
-        others = [name for name in visible(left) if name not in self.on]
+        a = taken(left, lefts)
+        others, more = self._coming(left, right)
         columns = [a[name] for name in others]
-        b = _taken(right, rights)
+        b = taken(right, rights)
         keys = [a[key] for key in self.on]
         if self.how not in ("semi", "anti"):
-            more = [name for name in visible(right) if name not in self.on]
-            for name in more:
-                if self.prefix + name in a.columns:
-                    raise FlowError(
-                        f"both sides of the join have a column {self.prefix + name!r}",
-                        hint="Give prefix='...' for the columns of the other side, or select fewer",
-                    )
             columns += [b[name].alias(self.prefix + name) for name in more]
             if self.how == "full":
                 keys = [
@@ -180,7 +202,7 @@ class IntervalJoin(Join, frozen=True, eq=False):
         return watermark - reach, watermark - reach
 
     def _pairs(self, left: pl.DataFrame, right: pl.DataFrame, before: int, after: int) -> pl.DataFrame:
-        begins, ends, order = _spans(left, right, self.on, -self.back, self.ahead)
+        begins, ends, order = spans(left, right, self.on, -self.back, self.ahead)
         counts = ends - begins
         at, other = left[AT].to_numpy(), right[AT].to_numpy()
         found: list[tuple[Ints, Ints, Ints]] = []
@@ -197,7 +219,7 @@ class IntervalJoin(Join, frozen=True, eq=False):
             which = np.flatnonzero(alone & (decided >= before) & (decided < after))
             found.append((which, np.full(len(which), -1), decided[which]))
         if self.how == "full":
-            begins, ends, _ = _spans(right, left, self.on, -self.ahead, self.back)
+            begins, ends, _ = spans(right, left, self.on, -self.ahead, self.back)
             decided = other + self.back
             which = np.flatnonzero((ends == begins) & (decided >= before) & (decided < after))
             found.append((np.full(len(which), -1), which, decided[which]))
@@ -227,7 +249,7 @@ class AsOfJoin(Join, frozen=True, eq=False):
         if number == 0 or not kept.width:
             return kept
         gone = pl.lit(False) if self.delete is None else self.delete.fill_null(False)
-        return apply("join_asof", visible(frame), lambda: kept.with_columns(gone.alias(_GONE)))
+        return apply("join_asof", visible(frame), lambda: kept.with_columns(gone.alias(GONE)))
 
     def _compacted(self, number: int, parts: Parts, watermark: int) -> Parts:
         if number == 0:
@@ -246,12 +268,12 @@ class AsOfJoin(Join, frozen=True, eq=False):
         if not left.height:
             return pl.DataFrame()
         low = -(2**61) if self.within is None else -self.within
-        begins, ends, order = _spans(left, right, self.on, low, 0)
+        begins, ends, order = spans(left, right, self.on, low, 0)
         partner = np.full(left.height, -1, np.int64)
         some = ends > begins
         partner[some] = order[ends[some] - 1]
         if len(order):
-            partner[some & right[_GONE].to_numpy()[partner]] = -1
+            partner[some & right[GONE].to_numpy()[partner]] = -1
         chosen = np.flatnonzero(partner >= 0) if self.how == "inner" else np.arange(left.height)
         if not len(chosen):
             return pl.DataFrame()
@@ -261,7 +283,7 @@ class AsOfJoin(Join, frozen=True, eq=False):
 _NONE = np.zeros(0, np.int64)
 
 
-def _taken(frame: pl.DataFrame, rows: Ints) -> pl.DataFrame:
+def taken(frame: pl.DataFrame, rows: Ints) -> pl.DataFrame:
     """Rows by their number; nulls for -1."""
     picked = pl.Series(rows, dtype=pl.Int64)
     if not frame.height:
@@ -269,9 +291,15 @@ def _taken(frame: pl.DataFrame, rows: Ints) -> pl.DataFrame:
     return frame.select(pl.all().gather(picked.replace(-1, None)))
 
 
-def _spans(left: pl.DataFrame, right: pl.DataFrame, on: Sequence[str], low: int, high: int) -> tuple[Ints, Ints, Ints]:
-    """For each row of the left, where its partners begin and end in an order of the right by key, time and place."""
-    ids, others = _numbers(left, right, on)
+def spans(
+    left: pl.DataFrame, right: pl.DataFrame, on: Sequence[str], low: int, high: int, *, nulls: bool = False
+) -> tuple[Ints, Ints, Ints]:
+    """For each row of the left, where its partners begin and end in an order of the right by key, time and place.
+
+    Args:
+        nulls: Null is a key.
+    """
+    ids, others = _numbers(left, right, on, nulls)
     at = left[AT].to_numpy()
     times, rank = np.unique(right[AT].to_numpy(), return_inverse=True)
     width = len(times) + 1
@@ -286,13 +314,16 @@ def _spans(left: pl.DataFrame, right: pl.DataFrame, on: Sequence[str], low: int,
     return begins, ends, order
 
 
-def _numbers(left: pl.DataFrame, right: pl.DataFrame, on: Sequence[str]) -> tuple[Ints, Ints]:
-    """A number for the key of each row, of both sides; -1 where a key is null."""
+def _numbers(left: pl.DataFrame, right: pl.DataFrame, on: Sequence[str], nulls: bool) -> tuple[Ints, Ints]:
+    """A number for the key of each row, of both sides; -1 where a key is null, and that is none."""
     if not on:
         return np.zeros(left.height, np.int64), np.zeros(right.height, np.int64)
     both = widened([left.select(on), right.select(on)])
-    known = both.unique().drop_nulls().with_row_index("__number")
-    numbers = both.join(known, on=list(on), how="left", maintain_order="left")["__number"].cast(pl.Int64).fill_null(-1)
+    known = both.unique() if nulls else both.unique().drop_nulls()
+    numbered = both.join(
+        known.with_row_index("__number"), on=list(on), how="left", nulls_equal=nulls, maintain_order="left"
+    )
+    numbers = numbered["__number"].cast(pl.Int64).fill_null(-1)
     ids = numbers.to_numpy()
     return ids[: left.height], ids[left.height :]
 

@@ -45,6 +45,9 @@ class Merge(msgspec.Struct, frozen=True, eq=False):
     def shape(self) -> str:
         return "merge by time" if self.timed else "merge"
 
+    def heeds(self, number: int) -> bool:
+        return True
+
     def reads(self, number: int) -> set[str]:
         return set()
 

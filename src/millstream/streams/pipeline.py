@@ -50,6 +50,7 @@ class Branch(msgspec.Struct, frozen=True, eq=False):
     flow: Flow
     inputs: tuple[Branch, ...]
     sources: tuple[int, ...]
+    """The sources that its watermark is of."""
     first: int
     """The number of its first operator; that of the meeting that it begins with, if it does."""
 
@@ -79,7 +80,8 @@ class Pipeline:
             sources: tuple[int, ...] = (self.sources.index(source),)
         else:
             inputs = tuple(self._grow(each) for each in source.inputs)
-            sources = tuple(sorted({number for branch in inputs for number in branch.sources}))
+            heeded = [branch for number, branch in enumerate(inputs) if source.heeds(number)]
+            sources = tuple(sorted({number for branch in heeded for number in branch.sources}))
         first = len(self.operators)
         mine: list[Operator | Meeting] = [] if isinstance(source, Source) else [source]
         mine += [stage for stage in flow.stages if not isinstance(stage, Rowwise)]
@@ -118,7 +120,7 @@ class Pipeline:
 
     def watermark(self, state: FlowState) -> int:
         """The time below which rows are late: of several sources the least."""
-        return self._watermark(state, range(len(self.sources)))
+        return self._watermark(state, self._root.sources)
 
     def _watermark(self, state: FlowState, sources: Sequence[int]) -> int:
         return min(_mark(self.sources[number], state.sources[number].high) for number in sources)
@@ -231,6 +233,9 @@ class Pipeline:
             state: The state before.
             sources: Only the time of these sources has gone on; by default that of all.
         """
+        if not self._told:
+            # A state that was put away does not know its columns yet.
+            state, _, _ = self.step(state, [None] * len(self.sources), fill=True)
         batches = []
         for number, (source, held) in enumerate(zip(self.sources, state.sources, strict=True)):
             before = _mark(source, held.high)
@@ -278,12 +283,13 @@ class Pipeline:
                 else batch
                 for each, batch in zip(branch.inputs, inputs, strict=True)
             ]
+            heeded = [batch for number, batch in enumerate(inputs) if source.heeds(number)]
             joint = Batch(
                 pl.DataFrame(),
-                min(batch.before for batch in inputs),
-                min(batch.after for batch in inputs),
+                min(batch.before for batch in heeded),
+                min(batch.after for batch in heeded),
                 inputs[0].reshaped,
-                together([batch.timeline for batch in inputs if batch.timeline is not None]),
+                together([batch.timeline for batch in heeded if batch.timeline is not None]),
             )
             step = source.meet(operators[number], inputs, joint)
             operators[number] = step.state

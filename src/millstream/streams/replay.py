@@ -74,7 +74,10 @@ def frames(
 ) -> Iterator[pl.DataFrame | list[pl.DataFrame | None]]:
     """The rows of a group of runs as `Pipeline.step` takes them in: of each source, up to where a type widens."""
     needs, sources = pipeline.needs, state.sources
-    marks = [marks_of(run for of, run in group if of == ~number) for number in range(len(sources))]
+    marks = [
+        None if source.idle is None else marks_of(run for of, run in group if of == ~number)
+        for number, source in enumerate(pipeline.sources)
+    ]
     if len(sources) == 1 and marks[0] is None:
         yield from frames_of([run for _, run in group], sources[0].columns, needs[0].wanted)
         return

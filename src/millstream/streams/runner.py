@@ -177,8 +177,7 @@ class Worker:
         runs = labelled(self.log, self.pipeline.sources, ahead.position, head + 1)
         try:
             for group in batches(runs, self._rows):
-                for label, run in group:
-                    self._listener.hear(label, run)
+                self._listener.hear(group)
                 for frame in frames(self.pipeline, ahead.state, group):
                     ahead.state, output, aside = self.pipeline.step(ahead.state, frame, fill=True)
                     if output.height:

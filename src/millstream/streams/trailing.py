@@ -7,18 +7,20 @@ the lateness), and are final.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import msgspec
 import numpy as np
 import polars as pl
 
-from .aggregates import Aggregation, Partial
+from .aggregates import Aggregation
 from .columns import AT, LATE, hidden, key_column, need, utc, visible
-from .errors import UnsupportedExpression
-from .expressions import apply, is_rowwise
+from .errors import FlowError
+from .expressions import apply
 from .history import Index, Pending, Sorted, stretches
 from .keys import Ints, KeyIds
+from .spans import Answer, Track, answers, laid_out
 from .state import Batch, OperatorState, Order, Parts, Step, concat
 from .windows import Sliding, split_late
 
@@ -60,11 +62,13 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
         state = self.start()
         if not parts.items:
             return msgspec.structs.replace(state, parts=parts)
-        settled, pending = Pending().add(concat(part.frame for part in parts.items)).settle(watermark)
+        rows = concat(part.frame for part in parts.items)
+        settled, pending = Pending().add(rows).settle(watermark)
         index = state.index
-        if settled is not None:
+        how = answers(self.aggregation, rows.schema)
+        if settled is not None and how is not None:
             for piece in stretches(settled, self.window.size):
-                index, _ = self._answer(index, piece)
+                index, _ = self._answer(index, piece, how)
         return SlidingState(parts, pending, index)
 
     def step(self, state: OperatorState, batch: Batch) -> Step:
@@ -79,19 +83,35 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
             pending = pending.add(rows)
             parts = parts.add(rows, pending.lows[-1], pending.highs[-1]).compact(lambda frame: frame)
         settled, pending = pending.settle(batch.after)
-        answers = []
+        out = pl.DataFrame()
         if settled is not None:
-            for piece in stretches(settled, self.window.size):
-                index, answer = self._answer(index, piece)
-                answers.append(answer)
+            how = answers(self.aggregation, settled.schema)
+            if how is None:
+                out = self._finish(settled, self._laid_out(settled, parts, batch.after))
+            else:
+                found = []
+                for piece in stretches(settled, self.window.size):
+                    index, answer = self._answer(index, piece, how)
+                    found.append(answer)
+                out = concat(found)
         parts = parts.expire(batch.after - self.window.size)
-        return Step(SlidingState(parts, pending, index), concat(answers) if answers else pl.DataFrame(), late)
+        return Step(SlidingState(parts, pending, index), out, late)
 
     def _reshaped(self, state: SlidingState, batch: Batch) -> Step:
         rows = batch.frame
         need(self.keys, rows.columns, "group_by")
-        self._values(rows)
-        nothing = self._finish(rows, [np.zeros(0, np.int64) for _ in self.aggregation.partials])
+        for name in ("window_start", "window_end", *self.aggregation.names):
+            if name in visible(rows):
+                raise FlowError(
+                    f"the rows of the sliding window have a column {name!r} already",
+                    hint="Leave it out with select(...), or give the aggregate another name",
+                )
+        how = apply("agg", rows.columns, lambda: answers(self.aggregation, rows.schema))
+        if how is None:
+            nothing = self._finish(rows, laid_out(self.aggregation, rows, rows, self.keys, self.window.size))
+        else:
+            self._values(rows, how)
+            nothing = self._finish(rows, pl.DataFrame(schema={each.name: each.dtype for each in how}))
         parts = state.parts.reshaped(rows, lambda held: held)
         if parts is state.parts:
             return Step(state, nothing)
@@ -99,7 +119,7 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
 
     # --- answers --------------------------------------------------------------------------------------
 
-    def _answer(self, index: Index, rows: pl.DataFrame) -> tuple[Index, pl.DataFrame]:
+    def _answer(self, index: Index, rows: pl.DataFrame, how: Sequence[Answer]) -> tuple[Index, pl.DataFrame]:
         """The answers to rows that are later than all in the index, and the index with them."""
         size = self.window.size
         at = rows[AT].to_numpy()
@@ -110,52 +130,65 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
         # Rows of one key and time have one answer, so their order is free.
         order = pl.Series(packed).arg_sort().to_numpy()
         packed = packed[order]
-        sums = self._values(rows)
-        beside = tuple(values[order] for values in sums)
+        beside = tuple(values[order] for values in self._values(rows, how))
         index = index.add(Sorted(packed, beside, int(at.max())), limit)
-        if beside:
-            runs = tuple(run if run.sums else run.summed() for run in index.runs)
-            index = msgspec.structs.replace(index, runs=runs)
+        tracks = [track for answer in how for track in answer.tracks]
+        if tracks:
+            index = msgspec.structs.replace(index, runs=tuple(_built(run, tracks) for run in index.runs))
         # The searches are asked in ascending order, which keeps the run's pages in the cache.
         low = (ids[order] << index.bits) | np.maximum(at[order] - size - index.base, 0)
-        return index, self._finish(rows, self._spans(index, low, packed, order))
+        counts, found = self._spans(index, low, packed, tracks)
+        counts, *found = (_unordered(values, order) for values in (counts, *found))
+        columns, used = [], 0
+        for answer in how:
+            columns.append(answer.series(found[used : used + len(answer.tracks)], counts))
+            used += len(answer.tracks)
+        return index, self._finish(rows, pl.DataFrame(columns))
 
-    def _spans(self, index: Index, low: Ints, high: Ints, order: Ints) -> list[Ints]:
-        """For each row, how many rows and what sums stand between two packed numbers."""
-        totals = [np.zeros(len(low), np.int64) for _ in range(len(self.aggregation.partials))]
+    def _spans(self, index: Index, low: Ints, high: Ints, tracks: Sequence[Track]) -> tuple[Ints, list[Ints]]:
+        """How many rows stand between two packed numbers, and what each track comes to there."""
+        counts = np.zeros(len(low), np.int64)
+        found: list[Ints] = []
         side = "left" if self.window.closed == "both" else "right"
         for run in index.runs:
             begins = run.packed.searchsorted(low, side=side)  # type: ignore[call-overload]
             ends = run.packed.searchsorted(high, side="right")
-            sums = iter(run.sums)
-            for total, partial in zip(totals, self.aggregation.partials, strict=True):
-                if partial.value is None:
-                    total += ends - begins
-                else:
-                    running = next(sums)
-                    total += running[ends] - running[begins]
-        answers = []
-        for total in totals:
-            answer = np.empty_like(total)
-            answer[order] = total
-            answers.append(answer)
-        return answers
+            counts += ends - begins
+            more = [track.over(built, begins, ends) for track, built in zip(tracks, run.built, strict=True)]
+            if found:
+                more = [track.added(*both) for track, *both in zip(tracks, found, more, strict=True)]
+            found = more
+        return counts, found
 
-    def _values(self, rows: pl.DataFrame) -> list[Ints]:
-        """What each row adds to each partial, but for those that count rows."""
-        partials = [partial for partial in self.aggregation.partials if partial.value is not None]
-        if not partials:
+    def _values(self, rows: pl.DataFrame, how: Sequence[Answer]) -> list[Ints]:
+        """What is kept beside each row."""
+        values = [track.value.alias(f"__t{i}") for i, track in enumerate(t for answer in how for t in answer.tracks)]
+        if not values:
             return []
-        schema = rows.schema
-        frame = apply("agg", rows.columns, lambda: rows.select(_value(p, schema) for p in partials))
-        return [frame[partial.name].to_numpy() for partial in partials]
+        names = [f"__t{i}" for i in range(len(values))]
+        frame = apply("agg", rows.columns, lambda: rows.with_columns(values).select(names))
+        return [frame[name].to_numpy() for name in names]
 
-    def _finish(self, rows: pl.DataFrame, totals: list[Ints]) -> pl.DataFrame:
-        partials = [
-            pl.Series(partial.name, total) for partial, total in zip(self.aggregation.partials, totals, strict=True)
-        ]
+    def _laid_out(self, settled: pl.DataFrame, parts: Parts, watermark: int) -> pl.DataFrame:
+        """The partials of settled rows, from the rows of their spans."""
+        size = self.window.size
+        low = settled[AT].min()
+        assert isinstance(low, int)
+        near = pl.col(AT).is_between(low - size, watermark, closed="left")
+        among = [part.frame.filter(near) for part in parts.items]
+        if self.keys:
+            wanted = settled.select(self.keys).unique()
+            among = [frame.join(wanted, on=list(self.keys), how="semi", nulls_equal=True) for frame in among]
+        span = size if self.window.closed == "both" else size - 1
+        return apply(
+            "agg",
+            sorted(self.aggregation.reads),
+            lambda: laid_out(self.aggregation, settled, concat(among), self.keys, span),
+        )
+
+    def _finish(self, rows: pl.DataFrame, partials: pl.DataFrame) -> pl.DataFrame:
         others = [name for name in visible(rows) if name not in self.keys]
-        return rows.with_columns(*partials).select(
+        return rows.with_columns(partials.get_columns()).select(
             *self.keys,
             utc(pl.col(AT) - self.window.size).alias("window_start"),
             utc(pl.col(AT)).alias("window_end"),
@@ -167,34 +200,15 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
         )
 
 
-def check_sliding(aggregation: Aggregation) -> None:
-    """Refuse aggregates that a sliding window cannot answer.
-
-    Raises:
-        UnsupportedExpression: It is not a count, or a sum or mean of integers or booleans.
-    """
-    for partial in aggregation.partials:
-        if partial.kind not in ("len", "count", "sum") or (partial.value is not None and not is_rowwise(partial.value)):
-            raise UnsupportedExpression(
-                f"{partial.kind}({partial.value})",
-                "a sliding window",
-                "only counts, sums and means of each row's integers are answered over a sliding span",
-                hint="Use len, count, sum or mean; write a filtered sum as (condition).sum()",
-            )
+def _unordered(values: Ints, order: Ints) -> Ints:
+    """Values that were asked for in an order, as the rows stand."""
+    out = np.empty_like(values)
+    out[order] = values
+    return out
 
 
-def _value(partial: Partial, schema: pl.Schema) -> pl.Expr:
-    assert partial.value is not None
-    if partial.kind == "count":
-        return partial.value.is_not_null().cast(pl.Int64).alias(partial.name)
-    if partial.kind == "len":
-        return pl.lit(1, pl.Int64).alias(partial.name)
-    dtype = partial.sum_type(schema)
-    if dtype != pl.Int64:
-        raise UnsupportedExpression(
-            f"{partial.value}.sum()",
-            "a sliding window",
-            f"a sum of {dtype} is not answered over a sliding span",
-            hint="Cast the column to an integer, such as cents",
-        )
-    return partial.value.cast(pl.Int64).fill_null(0).alias(partial.name)
+def _built(run: Sorted, tracks: Sequence[Track]) -> Sorted:
+    if run.built:
+        return run
+    built = tuple(track.built(values) for track, values in zip(tracks, run.beside, strict=True))
+    return msgspec.structs.replace(run, built=built)

@@ -69,6 +69,10 @@ class Meeting(Protocol):
         """What its state depends on, but for its inputs."""
         ...
 
+    def heeds(self, number: int) -> bool:
+        """Whether the watermark of an input holds back what comes out; that of the first always does."""
+        ...
+
     def reads(self, number: int) -> set[str]:
         """The columns that it reads of one of its inputs."""
         ...
