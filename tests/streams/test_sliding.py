@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 from referee import START, agree, clicks, play
 
+import millstream as ms
 from millstream.errors import UsageError
 from millstream.streams import FlowError, UnsupportedExpression, sliding, stream, tumbling
 
@@ -110,3 +111,16 @@ def test_the_past_of_nothing_has_the_columns_of_a_result_and_what_is_no_past_is_
         assert source.group_by("user").window(window).agg(n=pl.len()).over(rows).columns == columns
     with pytest.raises(UsageError, match="no past"):
         source.over("x")  # type: ignore[arg-type]
+
+
+def test_a_long_span_of_many_rows_of_few_keys_goes_on_where_it_was() -> None:
+    times = pl.Series([START] * 20_000).dt.offset_by("0s") + pl.Series(range(20_000)).cast(pl.Duration("us"))
+    rows = pl.DataFrame({"user": [n % 500 for n in range(20_000)], "ts": times})
+    flow = stream("clicks", time="ts").group_by("user").window(sliding("3650d")).agg(n=pl.len())
+    with ms.open() as log:
+        log.append("clicks", rows, type="SpanClick")
+        ended = flow.to("out", type="SpanCounted")
+        ms.run(log, ended, until="head")
+        log.append("clicks", rows.tail(500).with_columns(pl.col("ts") + timedelta(seconds=1)), type="SpanClick")
+        ms.run(log, ended, until="head")
+        assert log.scan("out").collect()["n"].tail(499).to_list() == [41] * 499

@@ -103,7 +103,8 @@ class Index(msgspec.Struct, frozen=True, eq=False):
         stale = not index.ids.direct and index.ids.count > 4 * index.rows + 100_000
         if stale or not index.ids.takes(frame, _BITS - index.bits):
             index = index._renumbered()
-        if index.ids.count + frame.height >= 2 ** (_BITS - index.bits):
+        room = 2 ** (_BITS - index.bits)
+        if not index.ids.direct and index.ids.count + frame.height >= room <= index.ids.count + _keys(frame, index.ids):
             raise FlowError(
                 f"{index.ids.count} keys do not fit an index over so long a span", hint="Use a shorter window"
             )
@@ -176,6 +177,10 @@ class Index(msgspec.Struct, frozen=True, eq=False):
             order = np.argsort(packed, kind="stable")
             runs.append(Sorted(packed[order], tuple(v[order] for v in run.beside), run.newest))
         return msgspec.structs.replace(self, ids=ids, runs=tuple(runs))
+
+
+def _keys(frame: pl.DataFrame, ids: KeyIds) -> int:
+    return frame.select(ids.columns).n_unique() if ids.columns else 1
 
 
 def stretches(frame: pl.DataFrame, span: int) -> list[pl.DataFrame]:

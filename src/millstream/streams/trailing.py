@@ -24,6 +24,9 @@ from .spans import Answer, Track, answers, laid_out
 from .state import Batch, OperatorState, Order, Parts, Step, concat
 from .windows import Sliding, split_late
 
+_RESTORED = 1 << 20
+"""Rows that go into the index at once when a state is taken up again."""
+
 
 class SlidingState(msgspec.Struct, frozen=True, eq=False):
     """Rows that wait for the watermark, and an index over those of the last span.
@@ -68,7 +71,9 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
         how = answers(self.aggregation, rows.schema)
         if settled is not None and how is not None:
             for piece in stretches(settled, self.window.size):
-                index, _ = self._answer(index, piece, how)
+                limit = _earliest(piece) - self.window.size
+                for slice in piece.iter_slices(_RESTORED):
+                    index, *_ = self._indexed(index, slice, limit, how)
         return SlidingState(parts, pending, index)
 
     def step(self, state: OperatorState, batch: Batch) -> Step:
@@ -123,15 +128,7 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
         """The answers to rows that are later than all in the index, and the index with them."""
         size = self.window.size
         at = rows[AT].to_numpy()
-        limit = int(at.min()) - size
-        index = index.fit(rows, limit)
-        ids = index.ids.encode(rows)
-        packed = index.pack(ids, at)
-        # Rows of one key and time have one answer, so their order is free.
-        order = pl.Series(packed).arg_sort().to_numpy()
-        packed = packed[order]
-        beside = tuple(values[order] for values in self._values(rows, how))
-        index = index.add(Sorted(packed, beside, int(at.max())), limit)
+        index, packed, ids, order = self._indexed(index, rows, int(at.min()) - size, how)
         tracks = [track for answer in how for track in answer.tracks]
         if tracks:
             index = msgspec.structs.replace(index, runs=tuple(_built(run, tracks) for run in index.runs))
@@ -144,6 +141,21 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
             columns.append(answer.series(found[used : used + len(answer.tracks)], counts))
             used += len(answer.tracks)
         return index, self._finish(rows, pl.DataFrame(columns))
+
+    def _indexed(
+        self, index: Index, rows: pl.DataFrame, limit: int, how: Sequence[Answer]
+    ) -> tuple[Index, Ints, Ints, Ints]:
+        """The index with more rows, without what is older than a limit; these rows' packed key and time in ascending
+        order, the numbers of their keys, and which of them stands where in that order."""
+        at = rows[AT].to_numpy()
+        index = index.fit(rows, limit)
+        ids = index.ids.encode(rows)
+        packed = index.pack(ids, at)
+        # Rows of one key and time have one answer, so their order is free.
+        order = pl.Series(packed).arg_sort().to_numpy()
+        packed = packed[order]
+        beside = tuple(values[order] for values in self._values(rows, how))
+        return index.add(Sorted(packed, beside, int(at.max())), limit), packed, ids, order
 
     def _spans(self, index: Index, low: Ints, high: Ints, tracks: Sequence[Track]) -> tuple[Ints, list[Ints]]:
         """How many rows stand between two packed numbers, and what each track comes to there."""
@@ -172,9 +184,7 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
     def _laid_out(self, settled: pl.DataFrame, parts: Parts, watermark: int) -> pl.DataFrame:
         """The partials of settled rows, from the rows of their spans."""
         size = self.window.size
-        low = settled[AT].min()
-        assert isinstance(low, int)
-        near = pl.col(AT).is_between(low - size, watermark, closed="left")
+        near = pl.col(AT).is_between(_earliest(settled) - size, watermark, closed="left")
         among = [part.frame.filter(near) for part in parts.items]
         if self.keys:
             wanted = settled.select(self.keys).unique()
@@ -198,6 +208,12 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
             pl.lit(False).alias(LATE),
             *(pl.col(key).alias(key_column(i)) for i, key in enumerate(self.keys)),
         )
+
+
+def _earliest(rows: pl.DataFrame) -> int:
+    low = rows[AT].min()
+    assert isinstance(low, int)
+    return low
 
 
 def _unordered(values: Ints, order: Ints) -> Ints:
