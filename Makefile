@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench bench-postgres bench-moving bench-archive bench-sourcing bench-cdc bench-cqrs_write bench-streams bench-flow_state picture lock wheel clean help
+.PHONY: demo test check bench bench-postgres bench-moving bench-archive bench-sourcing bench-cdc bench-cqrs_write bench-streams bench-flow_state bench-flow_kills picture lock wheel clean help
 
 help:  ## this list
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 44
@@ -24,7 +24,7 @@ check: $(READY)  ## lint, format, types, layers
 bench: $(READY)  ## measure, beside the peers (BENCH="one threads" for some)
 	@$(BIN)/python benchmarks/log.py $(BENCH)
 
-bench-postgres bench-moving bench-archive bench-sourcing bench-cdc bench-cqrs_write bench-streams bench-flow_state: $(READY)  ## measure PostgreSQL, copies, archives, aggregates, captures, commands, flows and their state
+bench-postgres bench-moving bench-archive bench-sourcing bench-cdc bench-cqrs_write bench-streams bench-flow_state bench-flow_kills: $(READY)  ## measure PostgreSQL, copies, archives, aggregates, captures, commands, flows and their state
 	@$(BIN)/python benchmarks/$(@:bench-%=%).py $(BENCH)
 
 picture: $(READY)  ## draw docs/images/demo.svg anew, from a run of the demo

@@ -31,6 +31,7 @@ from .joins import AsOfJoin, How, IntervalJoin, check_join
 from .latest import Latest
 from .match import Match
 from .merging import Merge
+from .revising import RevisingWindows, check_follows, refuse_revised
 from .sequences import Sequences
 from .sessions import SessionWindows
 from .shaping import Filter, Rowwise, Select, WithColumns
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 Stage = (
     Rowwise
     | PaneWindows
+    | RevisingWindows
     | SessionWindows
     | CountWindows
     | CalendarWindows
@@ -262,9 +264,11 @@ class Flow(msgspec.Struct, Functions, Choosing, frozen=True, eq=False):
         check_names(keys, ())
         return Grouped(self, keys)
 
-    def window(self, window: Window) -> Windowed:
+    def window(
+        self, window: Window, *, early: Duration | None = None, allowed_lateness: Duration | None = None
+    ) -> Windowed:
         """Windows over all rows together; see `Grouped.window`."""
-        return Grouped(self, ()).window(window)
+        return Grouped(self, ()).window(window, early=early, allowed_lateness=allowed_lateness)
 
     def match(
         self,
@@ -380,6 +384,7 @@ class Flow(msgspec.Struct, Functions, Choosing, frozen=True, eq=False):
     def _with(self, stage: Stage, **changes: Any) -> Flow:
         if self.sink is not None:
             raise FlowError("the flow has ended with to()", hint="Put to() last")
+        check_follows(self.stages, stage)
         return msgspec.structs.replace(self, stages=(*self.stages, stage), **changes)
 
 
@@ -438,6 +443,7 @@ def refuse_ended(flow: Flow) -> None:
         raise UsageError(f"{flow!r:.80} is no flow", hint="Give a flow, such as ms.stream('payments', time='at')")
     if flow.sink is not None or flow.late is not None:
         raise FlowError("a flow that has ended cannot meet others", hint="Put to() and late_to() after they have met")
+    refuse_revised(flow.stages)
 
 
 def _expressions(where: str, columns: Iterable[IntoExpr], named: Mapping[str, IntoExpr]) -> list[pl.Expr]:

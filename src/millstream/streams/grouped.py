@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ from .errors import FlowError
 from .expressions import check_rowwise
 from .fold import Fold, columns_of, plain_value
 from .matching import matching
+from .revising import STATUS, RevisingWindows
 from .sessions import SessionWindows
 from .trailing import SlidingWindows
 from .windows import Calendar, Count, Hopping, PaneWindows, Session, Window, check_names
@@ -33,13 +35,45 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
     flow: Flow
     keys: tuple[str, ...]
 
-    def window(self, window: Window) -> Windowed:
-        """Cut each key's rows into windows: `tumbling`, `hopping`, `sliding`, `session`, `count` or `calendar`."""
+    def window(
+        self, window: Window, *, early: Duration | None = None, allowed_lateness: Duration | None = None
+    ) -> Windowed:
+        """Cut each key's rows into windows: `tumbling`, `hopping`, `sliding`, `session`, `count` or `calendar`.
+
+        Args:
+            window: The windows.
+            early: Of tumbling and hopping windows, also give results before they are final: whenever the watermark
+                passes a multiple of this time, those of the open windows in which rows have come since.
+            allowed_lateness: Of tumbling and hopping windows, rows that are late by at most this still count: whenever
+                the watermark passes a multiple of ``early`` (else of the windows' pieces), windows that had closed give
+                a corrected result. Their state is held for so much longer.
+
+        With either, results have a column ``status``: ``"early"``, ``"final"`` (once) or ``"corrected"``. The last
+        of a key and ``window_start`` is what holds. Only what can take such results may follow: ``select``,
+        ``with_columns``, functions, ``latest``, and ``filter`` by keys, window and status.
+        """
         if not isinstance(window, Window):
             raise UsageError(
                 f"{window!r:.80} is not a window", hint="Use tumbling, hopping, sliding, session, count or calendar"
             )
-        return Windowed(self.flow, self.keys, window)
+        if early is None and allowed_lateness is None:
+            return Windowed(self.flow, self.keys, window)
+        if not isinstance(window, Hopping):
+            raise UsageError(
+                "only tumbling and hopping windows have results that change", hint="Leave early= and allowed_lateness="
+            )
+        if self.flow._ordered:
+            raise FlowError(
+                "early= and allowed_lateness= go by when rows came, and these have been put in order of time",
+                hint="Put the window right behind the stream, or behind a merge of streams",
+            )
+        tick = math.gcd(window.size, window.every) if early is None else duration_micros(early)
+        if not tick or window.size % tick or window.every % tick:
+            raise UsageError(
+                f"windows of that size do not end with a tick of early={early!r}", hint="Let early= divide it"
+            )
+        allowed = 0 if allowed_lateness is None else duration_micros(allowed_lateness)
+        return Windowed(self.flow, self.keys, window, (tick, early is not None, allowed))
 
     def fold(
         self,
@@ -150,6 +184,8 @@ class Windowed(msgspec.Struct, frozen=True, eq=False):
     flow: Flow
     keys: tuple[str, ...]
     spec: Window
+    revising: tuple[int, bool, int] | None = None
+    """How often results are given anew, whether also early ones, and the allowed lateness; all in microseconds."""
 
     def agg(self, **aggregates: pl.Expr) -> Flow:
         """Aggregate each window. Columns: the keys, ``window_start``, ``window_end``, the aggregates.
@@ -167,7 +203,11 @@ class Windowed(msgspec.Struct, frozen=True, eq=False):
         check_names((*self.keys, "window_start", "window_end"), tuple(aggregates))
         parts = aggregation(aggregates)
         if isinstance(self.spec, Hopping):
-            return self.flow._with(PaneWindows(self.spec, self.keys, parts), keys=self.keys)
+            windows = PaneWindows(self.spec, self.keys, parts)
+            if self.revising is None:
+                return self.flow._with(windows, keys=self.keys)
+            check_names((*self.keys, STATUS), tuple(aggregates))
+            return self.flow._with(RevisingWindows(windows, *self.revising), keys=self.keys)
         if isinstance(self.spec, Session):
             return self.flow._with(SessionWindows(self.spec, self.keys, parts), keys=self.keys)
         if isinstance(self.spec, Count):

@@ -67,6 +67,7 @@ class Pipeline:
         """For each operator, the sources that its watermark is of."""
         self._root = self._grow(flow)
         self._tree = bool(self._root.inputs)
+        self._paced = self._tree or any(getattr(operator, "timed", False) for operator in self.operators)
         demand = Demand(flow)
         self._demand = demand
         self.needs = [demand.needs[source] for source in self.sources]
@@ -183,7 +184,7 @@ class Pipeline:
         source = self.sources[number]
         frame, after = self._timed(source, rows, high)
         passing = None
-        if self._tree:
+        if self._paced:
             passing = (
                 timeline(_mark(source, high), *(each.to_numpy() for each in _passing(source, frame, high)))
                 if frame.height
@@ -203,7 +204,7 @@ class Pipeline:
         for number, frame in enumerate(rows):
             timed, _ = self._timed(self.sources[number], frame.drop(IDLE, strict=False), state.sources[number].high)
             watermark = _mark(self.sources[number], state.sources[number].high)
-            passing = msgspec.structs.replace(NOWHERE, before=watermark) if self._tree else None
+            passing = msgspec.structs.replace(NOWHERE, before=watermark) if self._paced else None
             batches.append(Batch(timed, watermark, watermark, reshaped=True, timeline=passing))
         state, nothing, _ = self._run(state, batches, fill)
         return state, nothing
@@ -240,7 +241,7 @@ class Pipeline:
         for number, (source, held) in enumerate(zip(self.sources, state.sources, strict=True)):
             before = _mark(source, held.high)
             after = END_OF_TIME if sources is None or number in sources else before
-            passing = msgspec.structs.replace(NOWHERE, before=after) if self._tree else None
+            passing = msgspec.structs.replace(NOWHERE, before=after) if self._paced else None
             batches.append(Batch(pl.DataFrame(), before, after, timeline=passing))
         state, frame, _ = self._run(state, batches, True)
         return state, frame

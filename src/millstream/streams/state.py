@@ -155,7 +155,7 @@ class Batch(msgspec.Struct, frozen=True, eq=False):
     reshaped: bool = False
     """Whether it says only what columns the rows to come have: it has none, and no time passes."""
     timeline: Timeline | None = None
-    """How the watermark moved in between; only where flows meet."""
+    """How the watermark moved in between; only where flows meet, or an operator asks for it (``timed``)."""
 
 
 class Step(msgspec.Struct, frozen=True, eq=False):

@@ -26,7 +26,7 @@ from .expressions import apply
 from .state import Batch, Kept, OperatorState, Order, Parts, Step, concat
 
 PANE = "__pane"
-_WINDOW = "__window"
+WINDOW = "__window"
 
 
 class Hopping(msgspec.Struct, frozen=True):
@@ -177,26 +177,26 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
         return Kept()
 
     def restore(self, parts: Parts, watermark: int) -> Kept:
-        return Kept(parts.expire(self._limit(watermark), PANE))
+        return Kept(parts.expire(self.limit(watermark), PANE))
 
     def step(self, state: OperatorState, batch: Batch) -> Step:
         parts = state.parts
         if batch.reshaped:
-            like = self._partials(batch.frame)
-            nothing = self._result(like.with_columns(pl.col(PANE).alias(_WINDOW)))
-            return Step(Kept(parts.reshaped(like, self._merge)), nothing)
+            like = self.partials(batch.frame)
+            return Step(Kept(parts.reshaped(like, self.merge)), self.nothing(like))
         rows, late = split_late(batch.frame)
         if rows.height:
-            added = self._partials(rows)
+            added = self.partials(rows)
             panes = added[PANE]
             parts = parts.add(added, panes.min(), panes.max())  # type: ignore[arg-type]
-            parts = parts.compact(self._merge)
-        closed, parts = self._close(parts, batch.before, batch.after)
-        return Step(Kept(parts), closed, late)
+            parts = parts.compact(self.merge)
+        closed = self.closed(parts, batch.before, batch.after)
+        return Step(Kept(parts.expire(self.limit(batch.after), PANE)), closed, late)
 
     # --- rows to partials -----------------------------------------------------------------------------
 
-    def _partials(self, rows: pl.DataFrame) -> pl.DataFrame:
+    def partials(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """The partials of some rows, per pane and key."""
         columns = rows.columns
         need(self.keys, columns, "group_by")
         pane = pl.col(AT) // self.pane
@@ -219,7 +219,8 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
         keys = [*by, *self.keys]
         return frame.group_by(keys).agg(aggregates) if keys else frame.select(aggregates)
 
-    def _merge(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def merge(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Partials with those of one pane and key as one."""
         return self._group(frame, self.aggregation.merged(), PANE)
 
     # --- partials to windows --------------------------------------------------------------------------
@@ -228,50 +229,62 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
         """The number of the last window whose end the watermark has reached."""
         return (watermark - self.window.size) // self.window.every
 
-    def _limit(self, watermark: int) -> int:
+    def limit(self, watermark: int) -> int:
         """The first pane that some window still needs."""
         return (self._last_closed(watermark) + 1) * self.window.every // self.pane
 
-    def _close(self, parts: Parts, before: int, after: int) -> tuple[pl.DataFrame, Parts]:
+    def closed(self, parts: Parts, before: int, after: int) -> pl.DataFrame:
+        """The results of the windows that close while the watermark goes from one time to another."""
         first, last = self._last_closed(before) + 1, self._last_closed(after)
-        size, every, pane = self.window.size, self.window.every, self.pane
+        every, pane = self.window.every, self.pane
         low = parts.low
         if low is not None:
             # No window before the first that holds the earliest pane has anything in it.
-            first = max(first, (low * pane - size) // every + 1)
+            first = max(first, (low * pane - self.window.size) // every + 1)
         if low is None or first > last:
-            return self._finish(None), parts
-        end = (last * every + size) // pane
+            return pl.DataFrame()
+        end = (last * every + self.window.size) // pane
         held = concat(part.frame for part in parts.items if part.low < end)
         if first == last:
             inside = held.filter(pl.col(PANE).is_between(first * every // pane, end - 1))
-            windows = inside.with_columns(pl.lit(first, pl.Int64).alias(_WINDOW))
+            windows = inside.with_columns(pl.lit(first, pl.Int64).alias(WINDOW))
         else:
-            # A pane belongs to the window that starts last before it, and to those before as far as they
-            # reach.
-            pieces = []
-            newest = pl.col(PANE) * pane // every
-            for back in range(-(-size // every)):
-                window = newest - back
-                pieces.append(
-                    held.with_columns(window.alias(_WINDOW)).filter(
-                        pl.col(_WINDOW).is_between(first, last) & (pl.col(_WINDOW) * every + size > pl.col(PANE) * pane)
-                    )
-                )
-            windows = concat(pieces)
-        merged = self._group(windows, self.aggregation.merged(), _WINDOW)
-        return self._finish(merged), parts.expire(self._limit(after), PANE)
+            windows = self.spread(held, pl.col(WINDOW).is_between(first, last))
+        return self._finish(self._group(windows, self.aggregation.merged(), WINDOW))
 
-    def _finish(self, merged: pl.DataFrame | None) -> pl.DataFrame:
-        if merged is None or not merged.height:
-            return pl.DataFrame()
-        return self._result(merged)
+    def spread(self, held: pl.DataFrame, wanted: pl.Expr) -> pl.DataFrame:
+        """Rows per pane, once for each window that they are in, of those windows that are wanted."""
+        size, every, pane = self.window.size, self.window.every, self.pane
+        # A pane belongs to the window that starts last before it, and to those before as far as they reach.
+        newest = pl.col(PANE) * pane // every
+        return concat(
+            held.with_columns((newest - back).alias(WINDOW)).filter(
+                wanted & (pl.col(WINDOW) * every + size > pl.col(PANE) * pane)
+            )
+            for back in range(-(-size // every))
+        )
 
-    def _result(self, merged: pl.DataFrame) -> pl.DataFrame:
-        start = pl.col(_WINDOW) * self.window.every
-        end = start + self.window.size
+    def end(self, window: pl.Expr) -> pl.Expr:
+        """When a window ends, by its number."""
+        return window * self.window.every + self.window.size
+
+    def revised(self, spread: pl.DataFrame, at: int) -> pl.DataFrame:
+        """The results of windows that are given at another time than their end."""
+        merged = self._group(spread, self.aggregation.merged(), WINDOW).sort(WINDOW)
+        return self._result(merged, pl.lit(at)) if merged.height else pl.DataFrame()
+
+    def _finish(self, merged: pl.DataFrame) -> pl.DataFrame:
+        return self._result(merged) if merged.height else pl.DataFrame()
+
+    def _result(self, merged: pl.DataFrame, at: pl.Expr | None = None) -> pl.DataFrame:
+        end = self.end(pl.col(WINDOW))
         # The last moment that it covers: its end is the first of the window after it.
-        return results(merged, self.keys, self.aggregation, start, end, end - 1)
+        at = end - 1 if at is None else at
+        return results(merged, self.keys, self.aggregation, end - self.window.size, end, at)
+
+    def nothing(self, like: pl.DataFrame) -> pl.DataFrame:
+        """No result, with its columns, by partials without a row."""
+        return self._result(like.with_columns(pl.col(PANE).alias(WINDOW)))
 
 
 def results(

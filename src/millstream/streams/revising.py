@@ -1,0 +1,204 @@
+"""Windows whose results may come before they are final, and be corrected afterwards.
+
+Time is cut into ticks. When the watermark passes one, each window in which a row has come since the one before gives
+its result anew: ``early`` while it is open, ``corrected`` when it had closed. A row belongs to the tick that the
+watermark stood in before it, which the log decides; so what is given does not depend on the batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import ClassVar
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from .columns import AT, LATE, NO_TIME, SEQUENCE, names_of
+from .errors import FlowError
+from .keys import Ints
+from .latest import Latest
+from .shaping import Filter, Rowwise
+from .state import Batch, OperatorState, Order, Parts, Step, concat
+from .windows import PANE, WINDOW, PaneWindows, numbered
+
+STATUS = "status"
+
+
+class RevisingState(msgspec.Struct, frozen=True, eq=False):
+    """Partials per pane and key: of the ticks that are over, and of the one at hand."""
+
+    parts: Parts = Parts()
+    settled: Parts = Parts()
+    fresh: Parts = Parts()
+
+
+class RevisingWindows(msgspec.Struct, frozen=True, eq=False):
+    """The operator of tumbling and hopping windows with early results, or with an allowed lateness."""
+
+    windows: PaneWindows
+    tick: int
+    early: bool
+    allowed: int
+
+    order: ClassVar[Order] = "time"
+    timed: ClassVar[bool] = True
+    """It looks at how the watermark moves through a batch."""
+
+    @property
+    def reads(self) -> set[str]:
+        """The columns that it reads."""
+        return self.windows.reads
+
+    @property
+    def shape(self) -> str:
+        early = " early" if self.early else ""
+        return f"{self.windows.shape} each {self.tick}{early} allowed {self.allowed}"
+
+    def start(self) -> RevisingState:
+        return RevisingState()
+
+    def restore(self, parts: Parts, watermark: int) -> RevisingState:
+        settled, fresh = parts.apart(2)
+        reached = self._reached(watermark)
+        if reached is not None:
+            settled = settled.expire(self._limit(reached), PANE)
+        return _state(settled, fresh)
+
+    def step(self, state: OperatorState, batch: Batch) -> Step:
+        assert isinstance(state, RevisingState)
+        if batch.reshaped:
+            like = self.windows.partials(batch.frame)
+            settled, fresh = (each.reshaped(like, self.windows.merge) for each in (state.settled, state.fresh))
+            return Step(_state(settled, fresh), self._said(self.windows.nothing(like), "final"))
+        rows, late = batch.frame, None
+        settled, fresh = state.settled, state.fresh
+        now, out = self._reached(batch.before), list[pl.DataFrame]()
+        if rows.height:
+            rows, marks, late = self._accepted(batch)
+            for tick, part in self._by_tick(rows, marks, batch):
+                # What closes before a row comes is final without it.
+                settled, fresh, now = self._on(settled, fresh, now, tick, out)
+                added = self.windows.partials(part)
+                fresh = fresh.add(added, added[PANE].min(), added[PANE].max()).compact(self.windows.merge)  # type: ignore[arg-type]
+        settled, fresh, _ = self._on(settled, fresh, now, self._reached(batch.after), out)
+        return Step(_state(settled, fresh), concat(out) if out else pl.DataFrame(), late)
+
+    def _reached(self, watermark: int) -> int | None:
+        """The number of ticks that a watermark has passed."""
+        return None if watermark == NO_TIME else watermark // self.tick
+
+    def _limit(self, tick: int) -> int:
+        """The first pane that may still be asked for."""
+        return self.windows.limit(tick * self.tick - self.allowed)
+
+    def _accepted(self, batch: Batch) -> tuple[pl.DataFrame, Ints, pl.DataFrame | None]:
+        """The rows that count, the watermark before each of them, and the rows that are too late."""
+        rows, timeline = batch.frame, batch.timeline
+        assert timeline is not None
+        marks = timeline.before_positions(rows[SEQUENCE].to_numpy())
+        if not rows[LATE].any():
+            return rows, marks, None
+        counts = (~rows[LATE] | (rows[AT] >= pl.Series(marks) - self.allowed)).fill_null(False)
+        if counts.all():
+            return rows, marks, None
+        return rows.filter(counts), marks[counts.to_numpy()], rows.filter(~counts)
+
+    def _by_tick(self, rows: pl.DataFrame, marks: Ints, batch: Batch) -> Iterator[tuple[int | None, pl.DataFrame]]:
+        """The rows, by the tick that the watermark stood in before them; None before it was anywhere."""
+        assert batch.timeline is not None
+        ticks = np.where(marks == NO_TIME, NO_TIME, marks // self.tick)
+        bounds = [0, *(np.flatnonzero(np.diff(ticks)) + 1).tolist(), len(ticks)]
+        for begin, end in pairwise(bounds):
+            if begin < end:
+                tick = int(ticks[begin])
+                yield (None if tick == NO_TIME else tick), rows.slice(begin, end - begin)
+
+    def _on(
+        self, settled: Parts, fresh: Parts, now: int | None, to: int | None, out: list[pl.DataFrame]
+    ) -> tuple[Parts, Parts, int | None]:
+        """Let time go on to a tick; adds to what is given."""
+        if to is None or (now is not None and to <= now):
+            return settled, fresh, now
+        closed_before = NO_TIME if now is None else now * self.tick
+        if fresh.items:
+            # Before the first watermark no time has passed: what came then is told as soon as there is one.
+            tick = to if now is None else now + 1
+            settled = self._revise(settled, fresh, closed_before, tick * self.tick, out)
+            fresh, now = Parts((), fresh.next), tick
+            closed_before = tick * self.tick
+        closed = self.windows.closed(settled, closed_before, to * self.tick)
+        if closed.height:
+            out.append(self._said(closed, "final"))
+        return settled.expire(self._limit(to), PANE), fresh, to
+
+    def _revise(self, settled: Parts, fresh: Parts, before: int, at: int, out: list[pl.DataFrame]) -> Parts:
+        """Give the results that a tick brings: of windows that close, and of those in which rows have come."""
+        windows = self.windows
+        came = windows.merge(concat(part.frame for part in fresh.items))
+        settled = settled.add(came, came[PANE].min(), came[PANE].max()).compact(windows.merge)  # type: ignore[arg-type]
+        found = [self._said(windows.closed(settled, before, at), "final")]
+        end = windows.end(pl.col(WINDOW))
+        asked = [("corrected", end <= before)] + ([("early", end > at)] if self.early else [])
+        by = [WINDOW, *windows.keys]
+        for status, wanted in asked:
+            touched = windows.spread(came, wanted).select(by).unique()
+            if not touched.height:
+                continue
+            held = windows.spread(concat(part.frame for part in settled.items), pl.col(WINDOW).is_in(_values(touched)))
+            again = held.join(touched, on=by, how="semi", nulls_equal=True)
+            found.append(self._said(windows.revised(again, at - 1), status))
+        found = [frame for frame in found if frame.height]
+        if found:
+            out.append(numbered(concat(found)))
+        return settled
+
+    def _said(self, frame: pl.DataFrame, status: str) -> pl.DataFrame:
+        if not frame.width:
+            return frame
+        place = frame.columns.index("window_end") + 1
+        return frame.insert_column(place, pl.lit(status).alias(STATUS))
+
+
+def check_follows(stages: Sequence[object], stage: object) -> None:
+    """Refuse a stage that would take results that may still change for final ones.
+
+    Raises:
+        FlowError: It is one.
+    """
+    revising = next((each for each in stages if isinstance(each, RevisingWindows)), None)
+    if revising is None or isinstance(stage, Latest):
+        return
+    steady = {*revising.windows.keys, "window_start", "window_end", STATUS}
+    if isinstance(stage, Filter):
+        odd = names_of([stage.condition]) - steady
+        if not odd:
+            return
+        raise FlowError(
+            f"a filter by {', '.join(sorted(odd))}: a window's later result may fail what an earlier one has met",
+            hint="Filter by the keys and the window alone, or where the results are read",
+        )
+    if not isinstance(stage, Rowwise):
+        raise FlowError(
+            f"{type(stage).__name__.lower()} after results that may be corrected: what it has made of one stands",
+            hint="Leave early= and allowed_lateness= out of the window, or end the flow with to() and latest() alone",
+        )
+
+
+def refuse_revised(stages: Sequence[object]) -> None:
+    """Refuse to let results that may still change meet other flows."""
+    if any(isinstance(each, RevisingWindows) for each in stages):
+        raise FlowError(
+            "results that may be corrected cannot meet other flows: what comes of one stands",
+            hint="Leave early= and allowed_lateness= out of the window",
+        )
+
+
+def _values(touched: pl.DataFrame) -> list[int]:
+    found: list[int] = touched[WINDOW].unique().to_list()
+    return found
+
+
+def _state(settled: Parts, fresh: Parts) -> RevisingState:
+    return RevisingState(Parts.side_by_side(settled, fresh), settled, fresh)
