@@ -107,6 +107,7 @@ with shop.app as app:
 """
 SHOP = """
 import millstream as ms
+import polars as pl
 
 class UserAdded(ms.Event):
     email: str
@@ -129,6 +130,7 @@ def make_app():
     return app
 
 app = make_app()
+flow = ms.stream("clicks").group_by("page").window(ms.tumbling("1h")).agg(n=pl.len())
 """
 
 
@@ -176,7 +178,7 @@ def workshop(tmp_path, environment, request):
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the examples are for a shell")
 @pytest.mark.parametrize("name", NAMES)
 def test_the_examples_run(workshop, environment, name, request):
-    if name == "sql":
+    if name in ("sql", "flow check"):
         pytest.importorskip("duckdb")
     if name == "projection retry":
         (workshop / "mended").touch()

@@ -1,13 +1,16 @@
 """Stream processing: event-time windows, alerts and patterns over the log, exactly once (pattern 4)."""
 
-from .errors import FlowChanged, FlowError, MissingColumn, UnsupportedExpression, UnsupportedPattern
+from .errors import CannotCheck, FlowChanged, FlowError, MissingColumn, UnsupportedExpression, UnsupportedPattern
 from .flow import Flow, stream
+from .referee import FlowCheck
 from .runner import Running, run, start
 from .windows import calendar, count, hopping, session, sliding, tumbling
 
 __all__ = [
+    "CannotCheck",
     "Flow",
     "FlowChanged",
+    "FlowCheck",
     "FlowError",
     "MissingColumn",
     "Running",

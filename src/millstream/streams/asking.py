@@ -1,0 +1,116 @@
+"""What a flow is asked without being run: what it makes of the past, whether that is right, what it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from ..log.log import Log
+    from ..time import Moment
+    from .flow import Flow
+    from .lateness import Lateness
+    from .referee import FlowCheck
+
+
+class Asking:
+    """What `Flow` answers."""
+
+    __slots__ = ()
+
+    @property
+    def _flow(self) -> Flow:
+        raise NotImplementedError
+
+    def over(
+        self,
+        history: Log | pl.DataFrame,
+        *,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        final: bool = True,
+    ) -> pl.DataFrame:
+        """What the flow makes of the past, as a frame; nothing is written.
+
+        Args:
+            history: The log, or a frame of the source's rows in the order of their arrival.
+            since: Only events recorded at or after this time.
+            until: Only events recorded before this time.
+            final: Close what is still open at the end, as if time had gone on. Without it, the frame holds
+                just what a run would have given so far.
+
+        Returns:
+            The rows, in the order in which a run gives them. Without any, the frame may lack columns.
+        """
+        from .replay import replay
+
+        return replay(self._flow, history, since=since, until=until, final=final)
+
+    def schema(self, log: Log) -> pl.Schema:
+        """The columns of what comes out, with their types, by the events that the log holds now; nothing is run.
+
+        Types follow those of the source's columns: where these widen later, as fields of objects may, so do they.
+
+        Raises:
+            MissingColumn: The flow asks for a column that no event has.
+            StreamNotFound, FlowError: The log has no event for the flow yet.
+        """
+        from .replay import schema
+
+        return schema(self._flow, log)
+
+    def lateness(self, log: Log, *, since: Moment | None = None, until: Moment | None = None) -> tuple[Lateness, ...]:
+        """How late the rows of each source came, in the past of a log: to choose a ``lateness`` by.
+
+        Args:
+            since: Only events recorded at or after this time.
+            until: Only events recorded before this time.
+
+        Example:
+            >>> import millstream as ms
+            >>> from datetime import datetime
+            >>> log = ms.open()
+            >>> minutes = [0, 2, 1, 5]
+            >>> events = [ms.Plain("Click", {"ts": f"2024-01-15T10:0{minute}:00Z"}) for minute in minutes]
+            >>> receipt = log.append("clicks", events)
+            >>> [clicks] = ms.stream("clicks", time="ts").lateness(log)
+            >>> clicks.rows, clicks.late, clicks.worst, clicks.keeps(0.75)
+            (4, 1, datetime.timedelta(seconds=60), datetime.timedelta(0))
+        """
+        from .lateness import lateness
+
+        return lateness(self._flow, log, since, until)
+
+    def check(self, log: Log, *, tolerance: float = 1e-9) -> FlowCheck:
+        """Compute all that the flow should have given anew, in one piece, by SQL; and compare, row by row, both ways.
+
+        What a run of the flow has written to its stream is compared (all events of its type there), with what the rows
+        up to the run's checkpoint give. A flow that has not been run, or has no end, is compared by what `over` gives
+        of the whole log. Of the operators' code nothing is used: windows, joins and the like are SQL over all rows at
+        once, by DuckDB, and the expressions are Polars' own. All rows are held in memory.
+
+        A row is late by the watermark before it, and then counts nowhere but in the number of late rows, which is
+        compared too. A result counts once the watermark at the position has passed it; what is still open counts on
+        neither side.
+
+        Args:
+            log: The log. Nothing is written.
+            tolerance: Floats that differ by at most this part of them are equal, where all else of their rows is.
+
+        Raises:
+            CannotCheck: SQL cannot say what a part of the flow means, such as a pattern or a Python function.
+            MissingExtra: DuckDB is not installed.
+
+        Example:
+            >>> import millstream as ms
+            >>> import polars as pl
+            >>> log = ms.open()
+            >>> receipt = log.append("clicks", pl.DataFrame({"user": [1, 1, 2]}), type="Click")
+            >>> counts = ms.stream("clicks").group_by("user").window(ms.tumbling("1h")).agg(n=pl.len())
+            >>> counts.check(log).equal
+            True
+        """
+        from .referee import check
+
+        return check(self._flow, log, tolerance=tolerance)
