@@ -79,6 +79,7 @@ from .cqrs.versions import Version as Version
 
 # 4 stream processing
 from .streams import matched as matched
+from .streams.explaining import Explanation as Explanation
 from .streams.flow import Flow as Flow
 from .streams.referee.check import FlowCheck as FlowCheck
 from .streams.flow import stream as stream

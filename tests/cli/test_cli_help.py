@@ -130,7 +130,7 @@ def make_app():
     return app
 
 app = make_app()
-flow = ms.stream("clicks").group_by("page").window(ms.tumbling("1h")).agg(n=pl.len())
+pages = ms.stream("clicks").filter(pl.col("page") == "b").to("pages", type="PageSeen")
 """
 
 
@@ -166,6 +166,8 @@ def workshop(tmp_path, environment, request):
         db.execute("pragma journal_mode = wal")
     with ms.open(str(tmp_path / "shop.db")) as log:
         ms.capture(f"sqlite:///{tmp_path}/shop.sqlite").catch_up(log)
+        pages = ms.stream("clicks").filter(pl.col("page") == "b").to("pages", type="PageSeen")
+        ms.run(log, pages, until="head")
     if request.node.callspec.params["name"].startswith(("projection", "query")):
         (tmp_path / "shop.py").write_text(READ_MODELS)
         subprocess.run([sys.executable, "-c", MADE], cwd=tmp_path, env=environment, check=True)

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UsageError
+from ..errors import NotFound, UsageError
 from .apps import named
 from .options import LogPath, OutputFormat, open_to_read
 from .output import chosen, note, write_record, write_rows
 
 if TYPE_CHECKING:
     from ..streams import Flow
+
+_ENVELOPE = ("_position", "_stream", "_version", "_type", "_time")
 
 FlowName = Annotated[
     str,
@@ -55,8 +57,8 @@ def check(
     not, what it gives now. The exit code is 1 if anything differs. Needs DuckDB.
 
     \bExamples:
-      $ millstream flow check shop.db shop:flow
-      $ millstream flow check shop.db shop:flow --rows
+      $ millstream flow check shop.db shop:pages
+      $ millstream flow check shop.db shop:pages --rows
     """
     with open_to_read(log) as source:
         found = load(flow).check(source)
@@ -84,3 +86,35 @@ def check(
     if not found.equal:
         note(str(found))
         raise typer.Exit(1)
+
+
+def explain(
+    log: LogPath,
+    flow: FlowName,
+    position: Annotated[
+        int, typer.Argument(metavar="POSITION", help="Where a row of the flow stands in the log.", show_default=False)
+    ],
+    output: OutputFormat = None,
+) -> None:
+    """Show the very events behind a row that a flow has written.
+
+    They are found by playing the log again up to the row, in memory. Of these
+    events alone, the flow would have made the row.
+
+    \bExamples:
+      $ millstream flow explain shop.db shop:pages 8
+      $ millstream flow explain shop.db shop:pages 8 --output json
+    """
+    with open_to_read(log) as source:
+        event = next(source.read(after=position - 1, limit=1), None)
+        if event is None:
+            raise NotFound(f"there is no event at position {position}", hint="Positions begin with 1")
+        found = load(flow).explain(source, event)
+    rows = [
+        {"position": row["_position"], "stream": row["_stream"], "type": row["_type"], "time": row["_time"]}
+        | {"data": {name: value for name, value in row.items() if name not in _ENVELOPE}}
+        for frame in found.inputs.values()
+        for row in frame.iter_rows(named=True)
+    ]
+    rows.sort(key=lambda row: row["position"])
+    write_rows(rows, ("position", "stream", "type", "time", "data"), chosen(output), limit=len(rows))

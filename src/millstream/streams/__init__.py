@@ -1,6 +1,7 @@
 """Stream processing: event-time windows, alerts and patterns over the log, exactly once (pattern 4)."""
 
 from .errors import CannotCheck, FlowChanged, FlowError, MissingColumn, UnsupportedExpression, UnsupportedPattern
+from .explaining import Explanation
 from .flow import Flow, stream
 from .referee import FlowCheck
 from .runner import Running, run, start
@@ -8,6 +9,7 @@ from .windows import calendar, count, hopping, session, sliding, tumbling
 
 __all__ = [
     "CannotCheck",
+    "Explanation",
     "Flow",
     "FlowChanged",
     "FlowCheck",

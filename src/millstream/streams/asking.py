@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import polars as pl
 
     from ..log.log import Log
+    from ..log.records import Recorded
     from ..time import Moment
+    from .explaining import Explanation
     from .flow import Flow
     from .lateness import Lateness
     from .referee import FlowCheck
@@ -114,3 +117,34 @@ class Asking:
         from .referee import check
 
         return check(self._flow, log, tolerance=tolerance)
+
+    def explain(self, log: Log, row: Recorded | Mapping[str, Any] | pl.DataFrame) -> Explanation:
+        """The very events behind a row: those whose presence made it, followed back to the sources.
+
+        The log is played again, up to the row, and all of it is held in memory; nothing is written. Behind the row of
+        a window stand the rows of its key in its span; behind a joined row those of both sides; behind a match the
+        rows that it took; behind a fold's those of its key up to it; behind an alert, and behind what ``distinct``,
+        ``latest`` or ``top`` let through, the row itself. What made no other row is not named: those that were
+        filtered out, came late, or were outdone. Of the rows named, alone, the flow makes the row again.
+
+        Args:
+            log: The log.
+            row: An event of the stream that the flow wrote to; or a row of `over`, as a dict or a frame of one row, of
+                which some columns are enough, when only one row is like that.
+
+        Raises:
+            NotFound: The flow gives no such row.
+            FlowError: It gives several that differ.
+
+        Example:
+            >>> import millstream as ms
+            >>> import polars as pl
+            >>> log = ms.open()
+            >>> receipt = log.append("clicks", pl.DataFrame({"user": [1, 2, 1]}), type="Click")
+            >>> busy = ms.stream("clicks").group_by("user").window(ms.tumbling("1h")).agg(n=pl.len())
+            >>> busy.alert(pl.col("n") > 1).explain(log, {"user": 1}).positions
+            [1, 3]
+        """
+        from .explaining import explain
+
+        return explain(self._flow, log, row)
