@@ -30,7 +30,7 @@ class Engine(AbstractContextManager["Engine"]):
         self._error = duckdb.Error
         self._db = duckdb.connect(":memory:")
         self._db.execute("set timezone = 'UTC'")
-        self.name = f"DuckDB {duckdb.__version__}, rn-wise expressions by Polars {pl.__version__}"
+        self.name = f"DuckDB {duckdb.__version__}, row-wise expressions by Polars {pl.__version__}"
         self.asked: list[str] = []
 
     def ask(self, query: str, **tables: pl.DataFrame) -> pl.DataFrame:
