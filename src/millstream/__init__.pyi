@@ -81,6 +81,7 @@ from .cqrs.versions import Version as Version
 from .streams import matched as matched
 from .streams.explaining import Explanation as Explanation
 from .streams.flow import Flow as Flow
+from .streams.progress import FlowProgress as FlowProgress
 from .streams.referee.check import FlowCheck as FlowCheck
 from .streams.flow import stream as stream
 from .streams.runner import Running as Running

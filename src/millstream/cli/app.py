@@ -238,6 +238,7 @@ _flows = typer.Typer(
 )
 _add("check", flows.check, _flows)
 _add("explain", flows.explain, _flows)
+_add("graph", flows.graph, _flows)
 app.add_typer(_flows, name="flow")
 
 _commands = typer.Typer(help="Commands of an app of your own.", rich_markup_mode="rich")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -118,3 +119,13 @@ def explain(
     ]
     rows.sort(key=lambda row: row["position"])
     write_rows(rows, ("position", "stream", "type", "time", "data"), chosen(output), limit=len(rows))
+
+
+def graph(flow: FlowName) -> None:
+    """Draw a flow: its sources, its stages and its end, as SVG.
+
+    \bExamples:
+      $ millstream flow graph shop:pages > pages.svg
+      $ millstream flow graph shop:pages | head -c 4
+    """
+    sys.stdout.write(load(flow).graph())

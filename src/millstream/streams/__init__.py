@@ -3,6 +3,7 @@
 from .errors import CannotCheck, FlowChanged, FlowError, MissingColumn, UnsupportedExpression, UnsupportedPattern
 from .explaining import Explanation
 from .flow import Flow, stream
+from .progress import FlowProgress
 from .referee import FlowCheck
 from .runner import Running, run, start
 from .windows import calendar, count, hopping, session, sliding, tumbling
@@ -14,6 +15,7 @@ __all__ = [
     "FlowChanged",
     "FlowCheck",
     "FlowError",
+    "FlowProgress",
     "MissingColumn",
     "Running",
     "UnsupportedExpression",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UsageError
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from .flow import Flow
     from .lateness import Lateness
     from .referee import FlowCheck
+    from .runner import Running
 
 
 class Asking:
@@ -148,3 +151,27 @@ class Asking:
         from .explaining import explain
 
         return explain(self._flow, log, row)
+
+    def graph(self, running: Running | None = None) -> str:
+        """The flow as a picture, SVG: sources, stages, where flows meet, its end.
+
+        Args:
+            running: Flows at work, of which it is one: then the picture says how many rows have come and gone and how
+                fast, where the watermarks stand, and how many rows each stage holds.
+
+        Example:
+            >>> import millstream as ms
+            >>> import polars as pl
+            >>> counts = ms.stream("clicks").group_by("user").window(ms.tumbling("5m")).agg(clicks=pl.len())
+            >>> counts.graph().startswith("<svg")
+            True
+        """
+        from .graph import graph
+
+        flow = self._flow
+        if running is None:
+            return graph(flow)
+        name = flow.sink.name if flow.sink is not None else ""
+        if name not in running.flows:
+            raise UsageError("the flow is not among those that run", hint="Give the ms.Running that runs it")
+        return graph(flow, running.progress().get(name))

@@ -122,6 +122,14 @@ class Pipeline:
         """The time below which rows are late: of several sources the least."""
         return self._watermark(state, self._root.sources)
 
+    def watermarks(self, state: FlowState) -> dict[str, int]:
+        """The watermark of each source, by its stream; of a stream that is read in two ways, the lesser."""
+        found: dict[str, int] = {}
+        for source, held in zip(self.sources, state.sources, strict=True):
+            mark = _mark(source, held.high)
+            found[source.stream] = min(mark, found.get(source.stream, mark))
+        return found
+
     def _watermark(self, state: FlowState, sources: Sequence[int]) -> int:
         return min(_mark(self.sources[number], state.sources[number].high) for number in sources)
 
