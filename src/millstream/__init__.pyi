@@ -79,7 +79,10 @@ from .cqrs.versions import Version as Version
 
 # 4 stream processing
 from .streams import matched as matched
+from .streams.explaining import Explanation as Explanation
 from .streams.flow import Flow as Flow
+from .streams.progress import FlowProgress as FlowProgress
+from .streams.referee.check import FlowCheck as FlowCheck
 from .streams.flow import stream as stream
 from .streams.runner import Running as Running
 from .streams.runner import run as run
@@ -170,6 +173,7 @@ from .sourcing.errors import WrongAggregate as WrongAggregate
 from .sourcing.errors import InvalidDecision as InvalidDecision
 from .log.handlers import InvalidHandler as InvalidHandler
 from .log.retry import Contended as Contended
+from .streams.errors import CannotCheck as CannotCheck
 from .streams.errors import FlowChanged as FlowChanged
 from .streams.errors import FlowError as FlowError
 from .streams.errors import MissingColumn as MissingColumn

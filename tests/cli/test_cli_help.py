@@ -107,6 +107,7 @@ with shop.app as app:
 """
 SHOP = """
 import millstream as ms
+import polars as pl
 
 class UserAdded(ms.Event):
     email: str
@@ -129,6 +130,7 @@ def make_app():
     return app
 
 app = make_app()
+pages = ms.stream("clicks").filter(pl.col("page") == "b").to("pages", type="PageSeen")
 """
 
 
@@ -164,6 +166,8 @@ def workshop(tmp_path, environment, request):
         db.execute("pragma journal_mode = wal")
     with ms.open(str(tmp_path / "shop.db")) as log:
         ms.capture(f"sqlite:///{tmp_path}/shop.sqlite").catch_up(log)
+        pages = ms.stream("clicks").filter(pl.col("page") == "b").to("pages", type="PageSeen")
+        ms.run(log, pages, until="head")
     if request.node.callspec.params["name"].startswith(("projection", "query")):
         (tmp_path / "shop.py").write_text(READ_MODELS)
         subprocess.run([sys.executable, "-c", MADE], cwd=tmp_path, env=environment, check=True)
@@ -176,7 +180,7 @@ def workshop(tmp_path, environment, request):
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the examples are for a shell")
 @pytest.mark.parametrize("name", NAMES)
 def test_the_examples_run(workshop, environment, name, request):
-    if name == "sql":
+    if name in ("sql", "flow check"):
         pytest.importorskip("duckdb")
     if name == "projection retry":
         (workshop / "mended").touch()

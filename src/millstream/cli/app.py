@@ -20,6 +20,7 @@ from . import (
     cdc,
     compact,
     copy,
+    flows,
     forget,
     inline,
     outbox,
@@ -231,6 +232,14 @@ _apps = typer.Typer(help="An app of your own: run it, and see how it is.", rich_
 _add("run", apps.run, _apps)
 _add("status", apps.status, _apps)
 app.add_typer(_apps, name="app")
+
+_flows = typer.Typer(
+    help="Flows of your own: see whether they are right, and why they say what they say.", rich_markup_mode="rich"
+)
+_add("check", flows.check, _flows)
+_add("explain", flows.explain, _flows)
+_add("graph", flows.graph, _flows)
+app.add_typer(_flows, name="flow")
 
 _commands = typer.Typer(help="Commands of an app of your own.", rich_markup_mode="rich")
 _add("send", apps.send, _commands)

@@ -28,17 +28,19 @@ AppName = Annotated[
 ]
 
 
-def load(place: str) -> App:
-    """The app that ``module:app`` names; the current folder is looked in first.
+def named(place: str, what: str) -> Any:
+    """What ``module:name`` names; the current folder is looked in first.
+
+    Args:
+        what: What it should be, for the errors: ``"an app"``.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is nothing of that name.
     """
-    from ..app.app import App
-
+    word = what.split()[-1]
     module, colon, path = place.partition(":")
     if not (colon and module and path):
-        raise UsageError(f"{place!r:.60} does not name an app", hint="Write module:app, such as shop:app")
+        raise UsageError(f"{place!r:.60} does not name {what}", hint=f"Write module:{word}, such as shop:{word}")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
@@ -48,8 +50,20 @@ def load(place: str) -> App:
         raise UsageError(f"{module} cannot be imported: {said}", hint="--debug shows where that arose") from error
     for name in path.split("."):
         if not hasattr(found, name):
-            raise UsageError(f"{module} has no {path}", hint="Name the variable that holds the ms.App")
+            raise UsageError(f"{module} has no {path}", hint=f"Name the variable that holds {what}")
         found = getattr(found, name)
+    return found
+
+
+def load(place: str) -> App:
+    """The app that ``module:app`` names; the current folder is looked in first.
+
+    Raises:
+        UsageError: There is none.
+    """
+    from ..app.app import App
+
+    found = named(place, "an app")
     if callable(found) and not isinstance(found, App):
         found = found()
     if not isinstance(found, App):

@@ -1,14 +1,21 @@
 """Stream processing: event-time windows, alerts and patterns over the log, exactly once (pattern 4)."""
 
-from .errors import FlowChanged, FlowError, MissingColumn, UnsupportedExpression, UnsupportedPattern
+from .errors import CannotCheck, FlowChanged, FlowError, MissingColumn, UnsupportedExpression, UnsupportedPattern
+from .explaining import Explanation
 from .flow import Flow, stream
+from .progress import FlowProgress
+from .referee import FlowCheck
 from .runner import Running, run, start
 from .windows import calendar, count, hopping, session, sliding, tumbling
 
 __all__ = [
+    "CannotCheck",
+    "Explanation",
     "Flow",
     "FlowChanged",
+    "FlowCheck",
     "FlowError",
+    "FlowProgress",
     "MissingColumn",
     "Running",
     "UnsupportedExpression",

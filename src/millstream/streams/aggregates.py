@@ -110,6 +110,8 @@ class Aggregation(msgspec.Struct, frozen=True, eq=False):
     names: tuple[str, ...]
     kept: tuple[pl.Expr, ...] = ()
     """What is computed from the rows of a group, which are then kept."""
+    given: tuple[pl.Expr, ...] = ()
+    """The aggregates as they were given."""
 
     @property
     def shape(self) -> str:
@@ -167,7 +169,8 @@ def aggregation(aggregates: Mapping[str, pl.Expr]) -> Aggregation:
         finals.append(_finish(expression.meta.undo_aliases(), expression, partials, kept).alias(name))
     if kept:
         partials[_ROWS] = Partial(_ROWS, "rows", None, tuple(sorted(names_of(kept))))
-    return Aggregation(tuple(partials.values()), tuple(finals), tuple(aggregates), tuple(kept))
+    given = tuple(aggregates.values())
+    return Aggregation(tuple(partials.values()), tuple(finals), tuple(aggregates), tuple(kept), given)
 
 
 _OPERATORS: tuple[Callable[[pl.Expr, pl.Expr], pl.Expr], ...] = (

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from ..log.objects import fitted
-from .columns import AT, SEQUENCE, is_hidden, names_of, visible
+from .columns import AT, OTHER, SEQUENCE, followed, is_hidden, names_of, visible
 from .errors import MissingColumn
 from .expressions import apply
 from .joins import GONE, Join, JoinState, spans, taken
@@ -76,7 +76,7 @@ class Broadcast(Join, frozen=True, eq=False):
         if number == 0:
             return frame
         gone = pl.lit(False) if self.delete is None else self.delete.fill_null(False)
-        kept = frame.select(*visible(frame), SEQUENCE)
+        kept = frame.select(*visible(frame), SEQUENCE, *followed(frame))
         return apply("join_latest", visible(frame), lambda: kept.with_columns(gone.alias(GONE)))
 
     def _asked(self, parts: Parts, rows: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
@@ -117,4 +117,5 @@ class Broadcast(Join, frozen=True, eq=False):
         return kept.select(
             *(name for name in kept.columns if name in others or name in self.on or is_hidden(name)),
             *(found[name].alias(self.prefix + name) for name in more),
+            *(found[name].alias(OTHER) for name in followed(found)),
         )

@@ -25,6 +25,9 @@ SEQUENCE = "_position"
 IDLE = "__idle"
 """Of what says that a source is silent, the time that it has reached (Int64); null for its rows."""
 
+ID, OTHER = "__id", "__other"
+"""When a row is explained: what each row is followed by; and what a joined row had on the other side."""
+
 ENVELOPE = ("_position", "_stream", "_version", "_type", "_time")
 """What the log knows of each event; usable in expressions, never part of the output."""
 
@@ -53,6 +56,11 @@ def visible(frame: pl.DataFrame) -> list[str]:
 def hidden(frame: pl.DataFrame) -> list[str]:
     """The names of the columns that travel unseen."""
     return [name for name in frame.columns if is_hidden(name)]
+
+
+def followed(frame: pl.DataFrame) -> list[str]:
+    """What rows are followed by, where they are."""
+    return [ID] if ID in frame.columns else []
 
 
 def ordered(frame: pl.DataFrame) -> pl.DataFrame:

@@ -87,3 +87,22 @@ class FlowChanged(Conflict):
         self.name = name
         self.stored = stored
         self.given = given
+
+
+class CannotCheck(FlowError):
+    """A part of a flow whose meaning cannot be said in SQL, so that no referee can confirm it.
+
+    Attributes:
+        part: The part.
+        reason: Why not.
+    """
+
+    code = "cannot-check"
+
+    def __init__(self, part: str, reason: str) -> None:
+        super().__init__(
+            f"{part} cannot be checked: {reason}",
+            hint="Check the flow up to there: it is a flow of its own, without to(...)",
+        )
+        self.part = part
+        self.reason = reason

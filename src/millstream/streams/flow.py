@@ -7,15 +7,16 @@ asked about the past (`Flow.over`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import polars as pl
 
 from ..errors import UsageError
 from ..log.reading import Types, type_names
-from ..time import Duration, Moment, duration_micros
+from ..time import Duration, duration_micros
 from .alerts import Alert
+from .asking import Asking
 from .broadcast import Broadcast
 from .calendars import CalendarWindows
 from .choosing import Choosing
@@ -39,10 +40,6 @@ from .state import Order
 from .trailing import SlidingWindows
 from .tree import Meeting, Source, order_of, sources_of
 from .windows import PaneWindows, Window, check_name, check_names
-
-if TYPE_CHECKING:
-    from ..log.log import Log
-    from .lateness import Lateness
 
 Stage = (
     Rowwise
@@ -72,7 +69,7 @@ class Sink(msgspec.Struct, frozen=True):
     name: str
 
 
-class Flow(msgspec.Struct, Functions, Choosing, frozen=True, eq=False):
+class Flow(msgspec.Struct, Functions, Choosing, Asking, frozen=True, eq=False):
     """Rows of a stream, and what is made of them. Begin with `stream`."""
 
     source: Source | Meeting
@@ -310,68 +307,13 @@ class Flow(msgspec.Struct, Functions, Choosing, frozen=True, eq=False):
             raise FlowError(f"the flow would read the late rows it writes to {stream!r}", hint="Use another stream")
         return msgspec.structs.replace(self, late=(stream, type))
 
-    def over(
-        self,
-        history: Log | pl.DataFrame,
-        *,
-        since: Moment | None = None,
-        until: Moment | None = None,
-        final: bool = True,
-    ) -> pl.DataFrame:
-        """What the flow makes of the past, as a frame; nothing is written.
-
-        Args:
-            history: The log, or a frame of the source's rows in the order of their arrival.
-            since: Only events recorded at or after this time.
-            until: Only events recorded before this time.
-            final: Close what is still open at the end, as if time had gone on. Without it, the frame holds
-                just what a run would have given so far.
-
-        Returns:
-            The rows, in the order in which a run gives them. Without any, the frame may lack columns.
-        """
-        from .replay import replay
-
-        return replay(self, history, since=since, until=until, final=final)
-
-    def schema(self, log: Log) -> pl.Schema:
-        """The columns of what comes out, with their types, by the events that the log holds now; nothing is run.
-
-        Types follow those of the source's columns: where these widen later, as fields of objects may, so do they.
-
-        Raises:
-            MissingColumn: The flow asks for a column that no event has.
-            StreamNotFound, FlowError: The log has no event for the flow yet.
-        """
-        from .replay import schema
-
-        return schema(self, log)
-
-    def lateness(self, log: Log, *, since: Moment | None = None, until: Moment | None = None) -> tuple[Lateness, ...]:
-        """How late the rows of each source came, in the past of a log: to choose a ``lateness`` by.
-
-        Args:
-            since: Only events recorded at or after this time.
-            until: Only events recorded before this time.
-
-        Example:
-            >>> import millstream as ms
-            >>> from datetime import datetime
-            >>> log = ms.open()
-            >>> minutes = [0, 2, 1, 5]
-            >>> events = [ms.Plain("Click", {"ts": f"2024-01-15T10:0{minute}:00Z"}) for minute in minutes]
-            >>> receipt = log.append("clicks", events)
-            >>> [clicks] = ms.stream("clicks", time="ts").lateness(log)
-            >>> clicks.rows, clicks.late, clicks.worst, clicks.keeps(0.75)
-            (4, 1, datetime.timedelta(seconds=60), datetime.timedelta(0))
-        """
-        from .lateness import lateness
-
-        return lateness(self, log, since, until)
-
     def _reads(self, stream: str) -> bool:
         """Whether a stream is the source, or in the category that is."""
         return any(source.reads(stream) for source in sources_of(self))
+
+    @property
+    def _flow(self) -> Flow:
+        return self
 
     @property
     def _order(self) -> Order:

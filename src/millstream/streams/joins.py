@@ -16,7 +16,7 @@ import polars as pl
 from ..errors import UsageError
 from ..frames import Columns
 from ..log.objects import fitted
-from .columns import AT, LATE, SEQUENCE, key_column, names_of, visible
+from .columns import AT, ID, LATE, OTHER, SEQUENCE, followed, key_column, names_of, visible
 from .errors import FlowError, MissingColumn
 from .expressions import apply
 from .keys import Ints
@@ -150,7 +150,7 @@ class Join(msgspec.Struct, frozen=True, eq=False):
         for key in self.on:
             if key not in frame.columns:
                 raise MissingColumn(key, "join", visible(frame))
-        return frame.select(*visible(frame), AT, LATE, SEQUENCE)
+        return frame.select(*visible(frame), AT, LATE, SEQUENCE, *followed(frame))
 
     def _pairs(self, left: pl.DataFrame, right: pl.DataFrame, before: int, after: int) -> pl.DataFrame:
         """What comes out when all of these rows are settled, and those before ``before`` were already."""
@@ -180,6 +180,8 @@ class Join(msgspec.Struct, frozen=True, eq=False):
             b[AT].alias("__right"),
             b[SEQUENCE].alias("__right_place"),
         )
+        if ID in a.columns:
+            frame = frame.with_columns(a[ID], b[ID].alias(OTHER))
         by = [AT, *(key_column(i) for i in range(len(keys))), "__left", "__left_place", "__right", "__right_place"]
         frame = frame.sort(by, nulls_last=False, maintain_order=True).drop(by[-4:])
         return frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(SEQUENCE))

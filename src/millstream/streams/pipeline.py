@@ -14,7 +14,7 @@ from .errors import FlowError, MissingColumn
 from .flow import Flow
 from .needs import Demand
 from .shaping import Rowwise
-from .state import Batch, Operator, OperatorState, Parts, widened
+from .state import Batch, Operator, OperatorState, Parts, Step, widened
 from .tree import NOWHERE, Meeting, Source, order_of, sources_of, timeline, together
 
 
@@ -122,6 +122,14 @@ class Pipeline:
     def watermark(self, state: FlowState) -> int:
         """The time below which rows are late: of several sources the least."""
         return self._watermark(state, self._root.sources)
+
+    def watermarks(self, state: FlowState) -> dict[str, int]:
+        """The watermark of each source, by its stream; of a stream that is read in two ways, the lesser."""
+        found: dict[str, int] = {}
+        for source, held in zip(self.sources, state.sources, strict=True):
+            mark = _mark(source, held.high)
+            found[source.stream] = min(mark, found.get(source.stream, mark))
+        return found
 
     def _watermark(self, state: FlowState, sources: Sequence[int]) -> int:
         return min(_mark(self.sources[number], state.sources[number].high) for number in sources)
@@ -292,7 +300,7 @@ class Pipeline:
                 inputs[0].reshaped,
                 together([batch.timeline for batch in heeded if batch.timeline is not None]),
             )
-            step = source.meet(operators[number], inputs, joint)
+            step = self._meet(number, source, operators[number], inputs, joint)
             operators[number] = step.state
             _put_aside(step.late, late)
             batch = msgspec.structs.replace(joint, frame=self._filled(branch, step.frame) if fill else step.frame)
@@ -303,11 +311,17 @@ class Pipeline:
                 # A frame without columns is what an operator gives when it has nothing to say.
                 frame = stage.apply(frame) if frame.width else frame
                 continue
-            step = stage.step(operators[number], msgspec.structs.replace(batch, frame=frame))
+            step = self._take(number, stage, operators[number], msgspec.structs.replace(batch, frame=frame))
             operators[number], frame = step.state, step.frame
             _put_aside(step.late, late)
             number += 1
         return msgspec.structs.replace(batch, frame=frame)
+
+    def _take(self, number: int, stage: Operator, state: OperatorState, batch: Batch) -> Step:
+        return stage.step(state, batch)
+
+    def _meet(self, number: int, meeting: Meeting, state: OperatorState, inputs: Sequence[Batch], joint: Batch) -> Step:
+        return meeting.meet(state, inputs, joint)
 
     def _filled(self, branch: Branch, frame: pl.DataFrame) -> pl.DataFrame:
         """What comes out of a meeting, with the columns that are asked for and that no row has had yet."""

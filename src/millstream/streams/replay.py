@@ -122,25 +122,43 @@ def replay(
     if not isinstance(history, pl.DataFrame | Reader):
         raise UsageError(f"{history!r:.80} is no past of a flow", hint="Give the log, or a Polars frame of rows")
     pipeline = Pipeline(flow)
-    state = pipeline.start()
-    if isinstance(history, pl.DataFrame) and len(pipeline.sources) > 1:
+    if not isinstance(history, pl.DataFrame):
+        after = history.position_at(since) if since is not None else 0
+        end = (history.position_at(until) if until is not None else history.head) + 1
+        return played(pipeline, history, after, end, final=final, rows=rows)[0]
+    if len(pipeline.sources) > 1:
         raise UsageError(
             "one frame is no past of a flow with several sources", hint="Append the rows to a log, such as ms.open()"
         )
+    state = pipeline.start()
     results: list[pl.DataFrame] = []
-    if isinstance(history, pl.DataFrame):
-        for part in _slices(history, rows):
-            state, result, _ = pipeline.step(state, part)
-            results.append(result)
-    else:
-        for group in _groups(pipeline, history, since, until, rows):
-            for frame in frames(pipeline, state, group):
-                state, result, _ = pipeline.step(state, frame, fill=True)
-                results.append(result)
-        if results:
-            pipeline.check(state)
+    for part in _slices(history, rows):
+        state, result, _ = pipeline.step(state, part)
+        results.append(result)
     if final:
         results.append(pipeline.finish(state)[1])
+    return _together(results)
+
+
+def played(
+    pipeline: Pipeline, log: Log, after: int, end: int, *, final: bool, rows: int = MAX_ROWS
+) -> tuple[pl.DataFrame, FlowState]:
+    """What a flow makes of what stands strictly between two positions of a log, and its state then."""
+    state = pipeline.start()
+    results: list[pl.DataFrame] = []
+    for group in batches(labelled(log, pipeline.sources, after, end), rows):
+        for frame in frames(pipeline, state, group):
+            state, result, _ = pipeline.step(state, frame, fill=True)
+            results.append(result)
+    if results:
+        pipeline.check(state)
+    if final:
+        state, result = pipeline.finish(state)
+        results.append(result)
+    return _together(results), state
+
+
+def _together(results: Sequence[pl.DataFrame]) -> pl.DataFrame:
     some = [result for result in results if result.height] or [r for r in results if r.width][-1:]
     return widened(some) if some else pl.DataFrame()
 
@@ -167,11 +185,3 @@ def _slices(history: pl.DataFrame, rows: int) -> Iterator[pl.DataFrame]:
         placed = history.with_columns(pl.int_range(1, history.height + 1, dtype=pl.Int64).alias(SEQUENCE))
     for start in range(0, max(placed.height, 1), rows):
         yield placed.slice(start, rows)
-
-
-def _groups(
-    pipeline: Pipeline, history: Log, since: Moment | None, until: Moment | None, rows: int
-) -> Iterator[list[Labelled]]:
-    after = history.position_at(since) if since is not None else 0
-    end = (history.position_at(until) if until is not None else history.head) + 1
-    yield from batches(labelled(history, pipeline.sources, after, end), rows)

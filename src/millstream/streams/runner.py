@@ -25,6 +25,7 @@ from .errors import FlowError
 from .flow import Flow
 from .idle import Listener
 from .pipeline import FlowState, Pipeline
+from .progress import FlowProgress, Meter, heights, told
 from .replay import batches, frames, labelled
 from .state import concat
 from .store import Change, change, load
@@ -87,6 +88,7 @@ class Worker:
             self.checkpoint = take(tx.db, f"flow:{self.name}")
             self.state, self._stored = load(tx.db, self.name, self.pipeline)
         self._listener = Listener(log, self.pipeline)
+        self._meter = Meter([*(source.stream for source in self.pipeline.sources), ""])
         self._seen = self.checkpoint.position
         self._ahead: _Ahead | None = None
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="millstream-flow-commit")
@@ -96,6 +98,10 @@ class Worker:
     def position(self) -> int:
         """The last position of the log that it is done with."""
         return self._seen
+
+    def progress(self, head: int) -> FlowProgress:
+        """How it is getting on. May be called from another thread."""
+        return told(self.pipeline, self.state, self._meter, self._seen, head)
 
     def advance(self, head: int) -> bool:
         """Take in what the log holds up to a position: for a while. What was done is committed at the end, or when it
@@ -180,6 +186,7 @@ class Worker:
                 self._listener.hear(group)
                 for frame in frames(self.pipeline, ahead.state, group):
                     ahead.state, output, aside = self.pipeline.step(ahead.state, frame, fill=True)
+                    self._meter.add(*heights(frame), output.height)
                     if output.height:
                         ahead.outputs.append(output)
                     if aside is not None:
@@ -282,6 +289,11 @@ class Running:
     def late(self) -> dict[str, int]:
         """How many rows have come late, or had no time, by flow; as of the last commit."""
         return {worker.name: worker.state.late for worker in self._workers}
+
+    def progress(self) -> dict[str, FlowProgress]:
+        """How each flow is getting on, by name: positions, rates, watermarks, how much it holds."""
+        head = self._log.head
+        return {worker.name: worker.progress(head) for worker in self._workers}
 
     def run(self, *, until: Literal["head"] | None = None) -> None:
         """Work in this thread: until stopped, or until the present head of the log."""

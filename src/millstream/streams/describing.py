@@ -1,0 +1,163 @@
+"""What a flow's parts are, in a few words each: for pictures and for people."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import msgspec
+import polars as pl
+
+from .alerts import Alert
+from .broadcast import Broadcast
+from .calendars import CalendarWindows
+from .counted import CountWindows
+from .distinct import Distinct, Top
+from .entering import Entering
+from .fold import Fold
+from .joins import AsOfJoin, IntervalJoin
+from .latest import Latest
+from .match import Match
+from .merging import Merge
+from .sequences import Sequences
+from .sessions import SessionWindows
+from .shaping import Filter, Mapped, Select, WithColumns
+from .trailing import SlidingWindows
+from .tree import Source
+from .windows import PaneWindows
+
+_UNITS = (("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1))
+
+
+class Words(msgspec.Struct, frozen=True):
+    """A part of a flow: what it is, and what there is to say of it, a line each."""
+
+    title: str
+    lines: tuple[str, ...] = ()
+
+
+def span(micros: int) -> str:
+    """A length of time as one writes it: ``1h30m``."""
+    parts = []
+    for unit, size in _UNITS:
+        count, micros = divmod(micros, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
+def text(expression: pl.Expr) -> str:
+    """An expression without what is there for Polars alone."""
+    said = re.sub(r'col\("([^"]*)"\)', r"\1", str(expression))
+    said = re.sub(r"dyn (?:int|float): ", "", said)
+    said = re.sub(r'lit\(("[^"]*"|\w+)\)', r"\1", said)
+    said = said.replace("\0", "").replace("[(", "(").replace(")]", ")")
+    said = re.sub(r'\(\[([\w.]+|"[^"]*")\]\)', r"(\1)", said)
+    for _ in range(3):
+        said = re.sub(r'(?<![\w.])\(([\w.]+(?:\(\))?|"[^"]*")\)', r"\1", said)
+    inner = said[1:-1]
+    return inner if said.startswith("(") and said.endswith(")") and _balanced(inner) else said
+
+
+def _balanced(said: str) -> bool:
+    depth = 0
+    for sign in said:
+        depth += (sign == "(") - (sign == ")")
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def _by(keys: Sequence[str]) -> tuple[str, ...]:
+    return (f"by {', '.join(keys)}",) if keys else ()
+
+
+def _named(expressions: Iterable[pl.Expr]) -> tuple[str, ...]:
+    names = [e.meta.output_name(raise_if_undetermined=False) or text(e) for e in expressions]
+    return (", ".join(names),)
+
+
+def _aggregates(stage: PaneWindows | SessionWindows | CountWindows | CalendarWindows | SlidingWindows) -> str:
+    of = stage.aggregation
+    return ", ".join(f"{name} = {text(each)}" for name, each in zip(of.names, of.given, strict=True))
+
+
+def words(part: object) -> Words:
+    """What a source, a stage or a meeting is."""
+    match part:
+        case Source():
+            lines = [f"time {part.time}" if part.time else "time of recording"]
+            if part.lateness:
+                lines[0] += f", lateness {span(part.lateness)}"
+            if part.idle is not None or part.ahead is not None:
+                guards = [("idle", part.idle), ("ahead", part.ahead)]
+                lines.append(", ".join(f"{name} {span(each)}" for name, each in guards if each is not None))
+            if part.types is not None:
+                lines.append(", ".join(sorted(part.types)))
+            return Words(part.stream, tuple(lines))
+        case Filter():
+            return Words("filter", (text(part.condition),))
+        case WithColumns():
+            return Words("with columns", _named(part.expressions))
+        case Select():
+            return Words("select", _named(part.expressions))
+        case Mapped():
+            how = "map rows" if part.by_row else "map batches"
+            return Words(how, (f"{getattr(part.function, '__name__', 'a function')}: {', '.join(part.outputs)}",))
+        case PaneWindows():
+            size, every = part.window.size, part.window.every
+            how = f"tumbling {span(size)}" if size == every else f"hopping {span(size)} every {span(every)}"
+            return Words(how, (*_by(part.keys), _aggregates(part)))
+        case SlidingWindows():
+            return Words(f"sliding {span(part.window.size)}", (*_by(part.keys), _aggregates(part)))
+        case SessionWindows():
+            return Words(f"session, gap {span(part.window.gap)}", (*_by(part.keys), _aggregates(part)))
+        case CountWindows():
+            return Words(f"count {part.window.rows}", (*_by(part.keys), _aggregates(part)))
+        case CalendarWindows():
+            return Words(f"calendar {part.window.every}", (part.window.zone, *_by(part.keys), _aggregates(part)))
+    return _of_rows(part)
+
+
+def _of_rows(part: object) -> Words:
+    match part:
+        case Match():
+            elements = part.automaton.elements
+            pattern = " ".join(e.variable + _quantifier(e.least, e.most) for e in elements)
+            return Words("match", (pattern, *_by(part.keys), f"within {span(part.within)}"))
+        case Sequences():
+            return Words("match", (part.program.text, *_by(part.keys), f"within {span(part.within)}"))
+        case Alert():
+            cooldown = (f"cooldown {span(part.cooldown)}",) if part.cooldown else ()
+            return Words("alert", (text(part.condition), *cooldown))
+        case Entering():
+            return Words("alert on entering", (text(part.condition),))
+        case Distinct():
+            return Words("distinct", (*_by(part.keys), f"within {span(part.within)}"))
+        case Top():
+            what = f"{part.by}{'' if part.descending else ', least first'}"
+            return Words(f"top {part.rows} by {what}", (f"per {', '.join(part.per)}",) if part.per else ())
+        case Latest():
+            return Words("latest", _by(part.keys))
+        case Fold():
+            name = getattr(part.function, "__name__", "a function")
+            forget = (f"forget {span(part.forget)}",) if part.forget is not None else ()
+            return Words("fold", (*_by(part.keys), f"{name}: {', '.join(part.types)}", *forget))
+        case Merge():
+            return Words("merge", ("in order of time" if part.timed else "in the order of the log",))
+        case IntervalJoin():
+            return Words(f"join {part.how}", (*_by(part.on), f"back {span(part.back)}, ahead {span(part.ahead)}"))
+        case AsOfJoin():
+            within = (f"within {span(part.within)}",) if part.within is not None else ()
+            return Words(f"join as of, {part.how}", (*_by(part.on), *within))
+        case Broadcast():
+            return Words(f"join latest, {part.how}", _by(part.on))
+    return Words(type(part).__name__.lower())
+
+
+def _quantifier(least: int, most: int | None) -> str:
+    plain = {(1, 1): "", (1, None): "+", (0, None): "*", (0, 1): "?"}
+    found = plain.get((least, most))
+    if found is not None:
+        return found
+    return f"{{{least}}}" if least == most else f"{{{least},{'' if most is None else most}}}"

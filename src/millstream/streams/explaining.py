@@ -1,0 +1,106 @@
+"""The very events behind a row of a flow, by replay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import polars as pl
+
+from ..errors import NotFound, UsageError
+from ..log.records import Recorded
+from ..time import to_micros
+from .columns import ID, visible
+from .errors import FlowError
+from .replay import played
+from .state import widened
+from .tracing import Tracer
+
+if TYPE_CHECKING:
+    from ..log.log import Log
+    from .flow import Flow
+
+
+class Explanation(msgspec.Struct, frozen=True, eq=False):
+    """What a row of a flow was made of.
+
+    Attributes:
+        row: The row.
+        inputs: The rows of each source that made it, in the order of the log, with ``_position``, ``_stream``,
+            ``_version``, ``_type`` and ``_time`` and the columns that the flow reads.
+    """
+
+    row: dict[str, Any]
+    inputs: dict[str, pl.DataFrame]
+
+    @property
+    def positions(self) -> list[int]:
+        """Where the events stand in the log, in order."""
+        found = [position for rows in self.inputs.values() for position in rows["_position"].to_list()]
+        return sorted(set(found))
+
+
+def explain(flow: Flow, log: Log, row: Recorded | Mapping[str, Any] | pl.DataFrame) -> Explanation:
+    """See `Flow.explain`."""
+    # What an event of the log was made of stands before it.
+    end = row.position if isinstance(row, Recorded) else log.head + 1
+    asked = _asked(row)
+    tracer = Tracer(flow)
+    played(tracer, log, 0, end, final=not isinstance(row, Recorded))
+    out = widened(tracer.out) if tracer.out else pl.DataFrame()
+    known = [name for name in asked if name in visible(out)]
+    if out.width and (unknown := sorted(set(asked) - set(known))):
+        raise UsageError(
+            f"the flow gives no column {unknown[0]!r}; it gives {', '.join(map(repr, visible(out)))}",
+            hint="Give a row of the flow, or some of its columns",
+        )
+    found = out
+    for name in known:
+        found = found.filter(_is(found[name], asked[name]))
+    if not found.height:
+        raise NotFound(
+            "the flow gives no such row of this log", hint="Give a row as it came out, such as an event of its stream"
+        )
+    shown = found.select(visible(found))
+    if shown.n_unique() > 1:
+        raise FlowError(
+            f"{found.height} rows of the flow are like that",
+            hint="Name more of the columns, such as the window's start",
+        )
+    origins = tracer.origins([found[ID].item(0)])
+    inputs: dict[str, pl.DataFrame] = {}
+    for number, rows in origins.items():
+        stream = tracer.sources[number].stream
+        inputs[stream] = rows if stream not in inputs else widened([inputs[stream], rows]).unique(maintain_order=True)
+    return Explanation(shown.row(0, named=True), inputs)
+
+
+def _asked(row: Recorded | Mapping[str, Any] | pl.DataFrame) -> dict[str, Any]:
+    if isinstance(row, Recorded):
+        data = row.data
+        return dict(data) if isinstance(data, Mapping) else dict(msgspec.structs.asdict(data))
+    if isinstance(row, pl.DataFrame):
+        if row.height != 1:
+            raise UsageError(f"a frame of {row.height} rows", hint="Give one row: frame.row(0, named=True)")
+        return row.row(0, named=True)
+    if not isinstance(row, Mapping) or not row:
+        raise UsageError(f"{row!r:.60} is no row", hint="Give an event of the flow's stream, or a dict of columns")
+    return dict(row)
+
+
+def _is(column: pl.Series, value: Any) -> pl.Series:
+    """Which values of a column are a value; floats may differ in their last digits."""
+    if value is None:
+        return column.is_null()
+    if column.dtype.is_temporal() and isinstance(value, str) and isinstance(column.dtype, pl.Datetime):
+        return (column.dt.epoch("us") == to_micros(value)).fill_null(False)
+    if column.dtype.is_float() and isinstance(value, int | float):
+        near = (column - float(value)).abs() <= 1e-9 * abs(float(value))
+        return (near | column.eq_missing(pl.Series([float(value)]))).fill_null(False)
+    if column.dtype.is_nested():
+        return pl.Series([each == value for each in column.to_list()], dtype=pl.Boolean)
+    try:
+        return column.eq_missing(pl.Series([value]).cast(column.dtype))
+    except (pl.exceptions.PolarsError, TypeError):
+        return pl.Series([str(each) == str(value) for each in column.to_list()], dtype=pl.Boolean)

@@ -1,0 +1,131 @@
+"""The events behind a row: of them alone the flow makes the row again, and no fewer will do."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+from typing import Any
+
+import polars as pl
+import pytest
+from referee import START, clicks
+from test_flow_check import FLOWS, filled
+
+import millstream as ms
+from millstream.errors import NotFound, UsageError
+from millstream.log.log import Log
+from millstream.streams import Explanation, Flow, FlowError, run, sliding, stream, tumbling
+
+left = stream("a", time="ts", lateness="2s")
+by_user = left.group_by("user")
+amount = pl.col("amount")
+
+
+def streak(held: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    return {"best": max(held["best"], row["amount"])}
+
+
+MORE: dict[str, Flow] = {
+    "match": by_user.match("a b+", within="1m", define={"a": amount > 60, "b": amount < 30}),
+    "relaxed": by_user.match(
+        "a b c", within="2m", contiguity="relaxed",
+        define={"a": pl.col("kind") == "view", "b": amount > 70, "c": pl.col("kind") == "purchase"},
+    ),
+    "absence": by_user.match(
+        "a !b", within="30s", contiguity="relaxed", define={"a": amount > 60, "b": pl.col("kind") == "click"}
+    ),
+    "measures": left.match(
+        "a (b | c){2}", within="1m", define={"a": amount > 60, "b": amount < 30, "c": pl.col("kind") == "view"},
+        measures={"low": ms.matched.min("b.amount")}, skip="to next row",
+    ),
+    "fold": by_user.fold(streak, start={"best": 0}, schema={"best": pl.Int64}, forget="1m"),
+    "map": left.map_rows(lambda row: row["amount"] * 2, schema={"double": pl.Int64}, reads=["amount"]),
+}  # fmt: skip
+ALL = FLOWS | MORE
+
+
+def alone(log: Log, found: Explanation) -> Log:
+    """A log with just the events of an explanation, in their order."""
+    other = ms.open()
+    wanted = set(found.positions)
+    for run_ in log.runs():
+        places = [position - run_.position for position in wanted if run_.position <= position <= run_.last]
+        if places:
+            other.append(run_.stream, run_.frame()[sorted(places)], type=run_.type)
+    return other
+
+
+def holds(rows: pl.DataFrame, row: dict[str, Any]) -> bool:
+    for name, value in row.items():
+        if name not in rows.columns:
+            if value is not None:
+                return False
+            continue
+        column = rows[name]
+        if isinstance(value, float):
+            rows = rows.filter((column - value).abs() <= 1e-9 * abs(value))
+        else:
+            rows = rows.filter(column.eq_missing(pl.Series([value], dtype=column.dtype)))
+    return rows.height > 0
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_of_the_events_behind_a_row_alone_the_flow_makes_it_again(name: str) -> None:
+    flow = ALL[name]
+    with filled(7, 120) as log:
+        rows = flow.over(log)
+        assert rows.height
+        places = random.Random(name).sample(range(rows.height), min(3, rows.height))
+        for row in (rows.row(place, named=True) for place in places):
+            found = flow.explain(log, row)
+            assert found.positions
+            with alone(log, found) as other:
+                assert other.head == len(found.positions)
+                assert holds(flow.over(other), row), (row, found.inputs)
+
+
+@pytest.mark.parametrize("name", ["match", "relaxed", "absence", "measures"])
+def test_a_match_is_explained_by_the_rows_that_it_took(name: str) -> None:
+    with filled(5, 160) as log:
+        for row in ALL[name].over(log).rows(named=True)[:10]:
+            assert len(ALL[name].explain(log, row).positions) == row["events"]
+
+
+def test_an_event_of_the_log_is_explained_through_alerts_and_windows_to_its_sources() -> None:
+    flow = (
+        left.filter(pl.col("kind") == "click").group_by("user").window(sliding("1m")).agg(n=pl.len())
+        .alert(pl.col("n") > 2, cooldown="5m").select("user", "n", at="window_end").to("alerts", type="ExplainedAlert")
+    )  # fmt: skip
+    with filled(3) as log:
+        run(log, flow, until="head")
+        log.append("a", clicks(9, 50), type="CheckedA")
+        for event in list(log.read("alerts"))[:5]:
+            found = flow.explain(log, event)
+            rows = found.inputs["a"]
+            assert rows.height == event.data["n"] == found.row["n"]
+            assert rows["kind"].unique().to_list() == ["click"]
+            assert rows["user"].eq_missing(pl.Series([event.data["user"]])).all()
+            assert rows["ts"].is_between(event.data["at"] - timedelta(minutes=1), event.data["at"]).all()
+            assert all(position < event.position for position in found.positions)
+
+
+def test_rows_that_came_late_are_not_named() -> None:
+    rows = pl.DataFrame({"user": 1, "ts": [START + timedelta(seconds=s) for s in (0, 30, 90, 10, 100)]})
+    flow = stream("a", time="ts").group_by("user").window(tumbling("1m")).agg(n=pl.len())
+    with ms.open() as log:
+        log.append("a", rows, type="ExplainedRow")
+        assert flow.explain(log, {"window_start": START}).positions == [1, 2]
+        assert flow.explain(log, flow.over(log).tail(1)).positions == [3, 5]
+
+
+def test_a_row_that_is_not_there_or_not_the_only_one_is_told() -> None:
+    flow = by_user.window(tumbling("1m")).agg(n=pl.len())
+    with filled(1) as log:
+        with pytest.raises(NotFound, match="no such row"):
+            flow.explain(log, {"n": 10_000})
+        with pytest.raises(FlowError, match="rows of the flow are like that"):
+            flow.explain(log, {"user": 1})
+        with pytest.raises(UsageError, match="no column 'm'"):
+            flow.explain(log, {"m": 1})
+        with pytest.raises(UsageError, match="is no row"):
+            flow.explain(log, {})
