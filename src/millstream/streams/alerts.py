@@ -10,6 +10,7 @@ import polars as pl
 
 from .columns import AT, SEQUENCE, key_column, names_of, need, ordered
 from .expressions import apply
+from .keyed import among, begins
 from .state import Batch, Kept, OperatorState, Parts, Step, concat
 
 _LAST = "__last"
@@ -69,12 +70,9 @@ class Alert(msgspec.Struct, frozen=True, eq=False):
         need(keys, hot.columns, "alert")
         order = [*keys, AT, SEQUENCE]
         hot = hot.sort(order, maintain_order=True)
-        before = pl.col(AT).shift(1)
-        if keys:
-            before = before.over(keys)
-        hot = hot.with_columns(before.alias(_LAST))
+        hot = hot.with_columns(pl.when(~begins(keys)).then(pl.col(AT).shift(1)).alias(_LAST))
         if parts.items:
-            known = self._merge(concat(part.frame for part in parts.items), keys)
+            known = self._merge(concat(among(parts, hot, keys)), keys)
             if keys:
                 hot = hot.join(known, on=keys, how="left", nulls_equal=True, suffix="_known", maintain_order="left")
             else:
@@ -83,8 +81,8 @@ class Alert(msgspec.Struct, frozen=True, eq=False):
         new = self._merge(hot.select(*keys, pl.col(AT).alias(_LAST)), keys)
         span = new.select(pl.col(_LAST).min().alias("low"), pl.col(_LAST).max().alias("high")).row(0)
         parts = parts.add(new, *span).compact(lambda frame: self._merge(frame, keys))
-        begins = pl.col(_LAST).is_null() | (pl.col(AT) - pl.col(_LAST) >= self.cooldown)
-        return ordered(hot.filter(begins).drop(_LAST)), parts
+        anew = pl.col(_LAST).is_null() | (pl.col(AT) - pl.col(_LAST) >= self.cooldown)
+        return ordered(hot.filter(anew).drop(_LAST)), parts
 
     def _merge(self, frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
         if not keys:

@@ -27,9 +27,21 @@ def held_of(parts: Parts, asked: pl.DataFrame, keys: Sequence[str]) -> pl.DataFr
         return None
     if not keys:
         return concat(part.frame for part in parts.items).tail(1)
+    return newest(concat(among(parts, asked, keys)), keys)
+
+
+def among(parts: Parts, asked: pl.DataFrame, keys: Sequence[str]) -> list[pl.DataFrame]:
+    """Of each part, the rows of some keys; without keys, all."""
+    if not keys:
+        return [part.frame for part in parts.items]
     wanted = asked.select(keys).unique()
-    found = [part.frame.join(wanted, on=list(keys), how="semi", nulls_equal=True) for part in parts.items]
-    return newest(concat(found), keys)
+    return [part.frame.join(wanted, on=list(keys), how="semi", nulls_equal=True) for part in parts.items]
+
+
+def begins(keys: Sequence[str]) -> pl.Expr:
+    """Whether a row is the first of its key, of rows that are sorted by key."""
+    first = pl.int_range(pl.len()) == 0
+    return pl.any_horizontal(first, *(pl.col(key).ne_missing(pl.col(key).shift(1)) for key in keys))
 
 
 def newest(frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:

@@ -17,6 +17,7 @@ import polars as pl
 
 from .columns import AT, LATE, NO_TIME, SEQUENCE, names_of
 from .errors import FlowError
+from .keyed import among
 from .keys import Ints
 from .latest import Latest
 from .shaping import Filter, Rowwise
@@ -146,7 +147,8 @@ class RevisingWindows(msgspec.Struct, frozen=True, eq=False):
             touched = windows.spread(came, wanted).select(by).unique()
             if not touched.height:
                 continue
-            held = windows.spread(concat(part.frame for part in settled.items), pl.col(WINDOW).is_in(_values(touched)))
+            near = concat(among(settled, touched, windows.keys))
+            held = windows.spread(near, pl.col(WINDOW).is_in(touched[WINDOW].unique().to_list()))
             again = held.join(touched, on=by, how="semi", nulls_equal=True)
             found.append(self._said(windows.revised(again, at - 1), status))
         found = [frame for frame in found if frame.height]
@@ -193,11 +195,6 @@ def refuse_revised(stages: Sequence[object]) -> None:
             "results that may be corrected cannot meet other flows: what comes of one stands",
             hint="Leave early= and allowed_lateness= out of the window",
         )
-
-
-def _values(touched: pl.DataFrame) -> list[int]:
-    found: list[int] = touched[WINDOW].unique().to_list()
-    return found
 
 
 def _state(settled: Parts, fresh: Parts) -> RevisingState:

@@ -13,6 +13,7 @@ import polars as pl
 
 from .aggregates import Aggregation, merge_partials, partials_of
 from .columns import AT, need
+from .keyed import among
 from .state import Batch, Kept, OperatorState, Order, Parts, Step, concat
 from .windows import Session, results, split_late
 
@@ -63,9 +64,7 @@ class SessionWindows(msgspec.Struct, frozen=True, eq=False):
         return Step(Kept(parts), self._result(closed), late)
 
     def _close(self, parts: Parts, done: pl.DataFrame, limit: int) -> tuple[pl.DataFrame, Parts]:
-        held = concat(part.frame for part in parts.items)
-        if self.keys:
-            held = held.join(done.select(self.keys).unique(), on=self.keys, how="semi", nulls_equal=True)
+        held = concat(among(parts, done, self.keys))
         spans = self._numbered(held).with_columns(
             pl.col(_START).min().over(_NUMBER), pl.col(_LAST).max().over(_NUMBER).alias("__end")
         )
