@@ -142,9 +142,8 @@ def highest_bid() -> ms.Flow:
 
 def new_sellers() -> ms.Flow:
     """q8: who signed up and began an auction within the same ten seconds?"""
-    joined = PERSON.group_by("id", "name").window(ms.tumbling("10s")).agg(n=pl.len())
-    sold = AUCTION.with_columns(id="seller").group_by("id").window(ms.tumbling("10s")).agg(auctions=pl.len())
-    both = joined.join(sold.select("id", "window_start"), on=["id", "window_start"])
+    sellers = AUCTION.select(id="seller")
+    both = PERSON.join(sellers, on="id", window=ms.tumbling("10s"), how="semi")
     return both.select("id", "name", "window_start")
 
 

@@ -6,6 +6,7 @@ from .flow import Flow, stream
 from .progress import FlowProgress
 from .referee import FlowCheck
 from .runner import Running, run, start
+from .table import Table, table
 from .windows import calendar, count, hopping, session, sliding, tumbling
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "FlowProgress",
     "MissingColumn",
     "Running",
+    "Table",
     "UnsupportedExpression",
     "UnsupportedPattern",
     "calendar",
@@ -28,5 +30,6 @@ __all__ = [
     "sliding",
     "start",
     "stream",
+    "table",
     "tumbling",
 ]
