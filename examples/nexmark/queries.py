@@ -216,7 +216,7 @@ def per_auction() -> ms.Flow:
 def ten_best() -> ms.Flow:
     """q19: the ten highest bids of each auction, as a list, once no bid has come for a while."""
     bid = pl.struct("bidder", "price", "channel", "url", "dateTime", "extra")
-    best = bid.sort_by("price", descending=True, maintain_order=True).head(10).implode()
+    best = bid.top_k_by("price", 10).implode()
     return BID.group_by("auction").window(ms.session("10m")).agg(best=best).select("auction", "best")
 
 

@@ -6,6 +6,7 @@ from .flow import Flow, stream
 from .progress import FlowProgress
 from .referee import FlowCheck
 from .runner import Running, run, start
+from .sketches import quantile
 from .table import Table, table
 from .windows import calendar, count, hopping, session, sliding, tumbling
 
@@ -25,6 +26,7 @@ __all__ = [
     "calendar",
     "count",
     "hopping",
+    "quantile",
     "run",
     "session",
     "sliding",
