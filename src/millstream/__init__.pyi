@@ -86,6 +86,8 @@ from .streams.referee.check import FlowCheck as FlowCheck
 from .streams.flow import stream as stream
 from .streams.runner import Running as Running
 from .streams.runner import run as run
+from .streams.sketches import quantile as quantile
+from .streams.table import table as table
 from .streams.windows import calendar as calendar
 from .streams.windows import count as count
 from .streams.windows import hopping as hopping

@@ -149,3 +149,30 @@ def test_a_column_that_no_row_has_had_is_missed_before_anything_is_written() -> 
     log.append("s", ms.Plain("E", {"ts": HOURS[5], "k": 7}))
     run(log, flow.to("o", type="O"), until="head")
     assert [event.data["k"] for event in log.read("o")] == [None]
+
+
+OBJECTS: list[list[Any]] = [
+    [{"a": 1, "b": "x"}, {"a": 2, "b": None}, None, {"a": 3}],
+    [{"a": 1}, {}, {"a": 2}],
+    [{"a": 1}, {"a": None}, {"a": 2}, None],
+    [{"a": 1, "c": {"d": True}}, {"a": 2, "c": {"d": False}}, {"a": 3, "c": None}, {"a": 4, "c": {}}],
+    [{"a": 1}, {"a": 2}, {"a": 2, "b": 1}, {"a": 2**63}],
+    [{"a": 1.5}, {"a": 2}, {"a": 2**60}],
+    [{"a": 1}, {"a": 2}, "text"],
+]
+
+
+@pytest.mark.parametrize("values", OBJECTS, ids=str)
+def test_objects_in_objects_are_the_same_rows_by_whichever_way_they_are_read(
+    values: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = stream("s", time="ts").select("v", "n")
+    with ms.open() as log:
+        for n, value in enumerate(values * 2):
+            log.append("s", ms.Plain("E", {"v": value, "n": n, "ts": HOURS[n]}))
+        whole = flow.over(log)
+        assert whole["n"].to_list() == list(range(len(values) * 2))
+        assert all(replay(flow, log, rows=rows).equals(whole) for rows in (1, 2, 3))
+        monkeypatch.setattr("millstream.streams.rows.quick_frame", lambda *_: None)
+        assert flow.over(log).equals(whole)
+        assert replay(flow, log, rows=1).equals(whole)

@@ -6,6 +6,8 @@ from .flow import Flow, stream
 from .progress import FlowProgress
 from .referee import FlowCheck
 from .runner import Running, run, start
+from .sketches import quantile
+from .table import Table, table
 from .windows import calendar, count, hopping, session, sliding, tumbling
 
 __all__ = [
@@ -18,15 +20,18 @@ __all__ = [
     "FlowProgress",
     "MissingColumn",
     "Running",
+    "Table",
     "UnsupportedExpression",
     "UnsupportedPattern",
     "calendar",
     "count",
     "hopping",
+    "quantile",
     "run",
     "session",
     "sliding",
     "start",
     "stream",
+    "table",
     "tumbling",
 ]

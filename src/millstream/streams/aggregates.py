@@ -15,91 +15,12 @@ from polars.exceptions import PolarsError
 
 from .columns import AT, SEQUENCE, names_of
 from .errors import UnsupportedExpression
-from .expressions import apply, is_rowwise
-
-Schema = Mapping[str, pl.DataType]
+from .expressions import apply, check_rowwise, is_rowwise
+from .partials import Partial, Schema
+from .sketches import Best, Quantile, Registers, Sketch, best_of, distinct_of, quantile_of
 
 _ROWS = "__rows"
 _VALUE = "__value"
-
-
-class Partial(msgspec.Struct, frozen=True, eq=False):
-    """One mergeable value of a group: how it comes from rows, and how two of them become one."""
-
-    name: str
-    kind: str
-    """``len``, ``count``, ``sum``, ``min``, ``max``, ``first``, ``last``, ``unique``, ``moments`` or ``rows``."""
-    value: pl.Expr | None
-    """What of each row is aggregated; None for ``pl.len()`` and for rows that are kept."""
-    columns: tuple[str, ...] = ()
-    """Of rows that are kept, these columns."""
-
-    def of_rows(self, schema: Schema) -> pl.Expr:
-        """The partial of a group of rows. Counts and sums of integers are 64 bits wide."""
-        if self.kind == "rows":
-            return pl.struct(*self.columns, AT, SEQUENCE).implode().alias(self.name)
-        if self.value is None:
-            return pl.len().cast(pl.Int64).alias(self.name)
-        value = self.value
-        if self.kind == "len":
-            return value.len().cast(pl.Int64).alias(self.name)
-        if self.kind == "count":
-            return value.count().cast(pl.Int64).alias(self.name)
-        if self.kind == "sum":
-            return value.cast(self.sum_type(schema)).sum().alias(self.name)
-        if self.kind in ("first", "last"):
-            rows, condition = _filtered(value)
-            placed = pl.struct(pl.col(AT).alias("at"), pl.col(SEQUENCE).alias("place"), rows.alias("value"))
-            return self._end(placed if condition is None else placed.filter(condition)).alias(self.name)
-        if self.kind == "unique":
-            return value.unique().implode().alias(self.name)
-        if self.kind == "moments":
-            number = value.cast(pl.Float64)
-            mean = number.mean()
-            away = ((number - mean) ** 2).sum()
-            return pl.struct(number.count().cast(pl.Int64).alias("n"), mean.alias("mean"), away.alias("away")).alias(
-                self.name
-            )
-        return (value.min() if self.kind == "min" else value.max()).alias(self.name)
-
-    def merged(self) -> pl.Expr:
-        """The partial of several partials of one group."""
-        column = pl.col(self.name)
-        if self.kind == "min":
-            return column.min()
-        if self.kind == "rows":
-            return column.explode().implode()
-        if self.kind == "unique":
-            return column.explode().unique().implode()
-        if self.kind in ("first", "last"):
-            return self._end(column.filter(column.struct.field("at").is_not_null())).alias(self.name)
-        if self.kind == "moments":
-            return _moments(column).alias(self.name)
-        return column.max() if self.kind == "max" else column.sum()
-
-    def _end(self, placed: pl.Expr) -> pl.Expr:
-        """The first or the last of some values, by time and place."""
-        by = [placed.struct.field("at"), placed.struct.field("place")]
-        ordered = placed.sort_by(by, maintain_order=True)
-        return ordered.first() if self.kind == "first" else ordered.last()
-
-    def sum_type(self, schema: Schema) -> pl.DataType:
-        """The type that a sum is kept in."""
-        assert self.value is not None
-        dtype = pl.DataFrame(schema=dict(schema)).lazy().select(self.value).collect_schema().dtypes()[0]
-        if dtype == pl.UInt64:
-            return dtype
-        if dtype.is_integer() or dtype == pl.Boolean:
-            return pl.Int64()
-        if isinstance(dtype, pl.Decimal):
-            return pl.Decimal(38, dtype.scale)
-        if dtype.is_float():
-            return pl.Float64()
-        if isinstance(dtype, pl.Duration | pl.Null):
-            return dtype
-        raise UnsupportedExpression(
-            f"{self.value}.sum()", "agg", f"values of type {dtype} have no sum", hint="Cast the column first"
-        )
 
 
 class Aggregation(msgspec.Struct, frozen=True, eq=False):
@@ -152,12 +73,12 @@ class Aggregation(msgspec.Struct, frozen=True, eq=False):
         return [partial.merged() for partial in self.partials]
 
 
-def aggregation(aggregates: Mapping[str, pl.Expr]) -> Aggregation:
+def aggregation(aggregates: Mapping[str, pl.Expr | Quantile]) -> Aggregation:
     """Split aggregates into partials that can be merged and what finishes them.
 
-    Counts, sums, minima, maxima, means, variances, first and last values and exact distinct counts of any row-wise
-    expression (also filtered) can be merged, and so can any arithmetic, comparison or cast of them. For what else
-    gives one value of a group, its rows are kept.
+    Counts, sums, minima, maxima, means, variances, first, last and best values, distinct counts of any row-wise
+    expression (also filtered), and quantiles by sketch, can be merged, and so can any arithmetic, comparison or cast of
+    them, but for quantiles. For what else gives one value of a group, its rows are kept.
 
     Raises:
         UnsupportedExpression: An expression does not give one value of a group.
@@ -166,6 +87,9 @@ def aggregation(aggregates: Mapping[str, pl.Expr]) -> Aggregation:
     kept: list[pl.Expr] = []
     finals = []
     for name, expression in aggregates.items():
+        if isinstance(expression, Quantile):
+            finals.append(_quantile(expression, partials).alias(name))
+            continue
         finals.append(_finish(expression.meta.undo_aliases(), expression, partials, kept).alias(name))
     if kept:
         partials[_ROWS] = Partial(_ROWS, "rows", None, tuple(sorted(names_of(kept))))
@@ -203,6 +127,8 @@ def _finish(node: pl.Expr, whole: pl.Expr, partials: dict[str, Partial], kept: l
     inputs = meta.pop()
     if len(inputs) == 1:
         found = _merging(node, inputs[0], partials)
+        if found is None:
+            found = _best(node, inputs[0], partials)
         if found is not None:
             return found
         if meta.eq(-inputs[0]):
@@ -238,6 +164,8 @@ def _merging(node: pl.Expr, inner: pl.Expr, partials: dict[str, Partial]) -> pl.
             return _partial(kind, inner, partials).struct.field("value")
     if meta.eq(inner.n_unique()):
         return _partial("unique", inner, partials).list.len().cast(pl.Int64)
+    if meta.eq(inner.approx_n_unique()):
+        return distinct_of(_added(Registers("", "distinct", inner), partials))
     if meta.eq(inner.mean()):
         count = _partial("count", inner, partials)
         total = _partial("sum", inner, partials).cast(pl.Float64)
@@ -288,27 +216,41 @@ def _is_plural(node: pl.Expr) -> bool:
     return node.meta.has_multiple_outputs() or any(_is_plural(each) for each in node.meta.pop())
 
 
-def _filtered(value: pl.Expr) -> tuple[pl.Expr, pl.Expr | None]:
-    """A row-wise expression, and the condition that its rows are filtered by."""
-    inputs = value.meta.pop()
-    if len(inputs) == 2 and value.meta.eq(inputs[1].filter(inputs[0])):
-        return inputs[1], inputs[0]
-    return value, None
+def _quantile(wanted: Quantile, partials: dict[str, Partial]) -> pl.Expr:
+    """What gives a quantile from a sketch."""
+    if not _is_mergeable(wanted.value):
+        check_rowwise([wanted.value], "quantile")
+    sketch = Sketch("", f"quantiles {wanted.error}", wanted.value, error=wanted.error)
+    return quantile_of(_added(sketch, partials), wanted)
 
 
-def _moments(column: pl.Expr) -> pl.Expr:
-    """Number, mean and squared distances from it, of several parts (Chan, Golub and LeVeque, 1979)."""
-    n, mean, away = (column.struct.field(name) for name in ("n", "mean", "away"))
-    total = n.sum()
-    whole = pl.when(total > 0).then((n * mean.fill_null(0.0)).sum() / total)
-    apart = (n * (mean.fill_null(0.0) - whole) ** 2).sum()
-    return pl.struct(total.alias("n"), whole.alias("mean"), (away.fill_null(0.0).sum() + apart).alias("away"))
+def _best(node: pl.Expr, inner: pl.Expr, partials: dict[str, Partial]) -> pl.Expr | None:
+    """What gives a list of the greatest or least values from partials; None where it is something else."""
+    inputs = inner.meta.pop()
+    if not node.meta.eq(inner.implode()) or len(inputs) not in (2, 3) or not inputs[-2].meta.is_literal():
+        return None
+    *by, count, value = inputs
+    rows = pl.select(count).item()
+    if not isinstance(rows, int) or not _is_mergeable(value) or (by and not all(is_rowwise(e) for e in (*by, value))):
+        return None
+    for name, descending in (("top", True), ("bottom", False)):
+        verb = getattr(value, f"{name}_k_by" if by else f"{name}_k")
+        if inner.meta.eq(verb(*by, rows)):
+            order = by[0] if by else None
+            kind = f"{name} {rows}" + (f" by {order}" if by else "")
+            return best_of(_added(Best("", kind, value, rows=rows, by=order, descending=descending), partials))
+    return None
 
 
 def _partial(kind: str, value: pl.Expr | None, partials: dict[str, Partial]) -> pl.Expr:
-    key = f"{kind}({'' if value is None else value})"
+    return _added(Partial("", kind, value), partials)
+
+
+def _added(partial: Partial, partials: dict[str, Partial]) -> pl.Expr:
+    """The column of a partial, which is added unless it is there."""
+    key = f"{partial.kind}({'' if partial.value is None else partial.value})"
     if key not in partials:
-        partials[key] = Partial(f"__p{len(partials)}", kind, value)
+        partials[key] = msgspec.structs.replace(partial, name=f"__p{len(partials)}")
     return pl.col(partials[key].name)
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import polars as pl
 
 from ..log.objects import fitted
-from .columns import AT, OTHER, SEQUENCE, followed, is_hidden, names_of, visible
+from .columns import AT, GONE, OTHER, SEQUENCE, followed, is_hidden, names_of, visible
 from .errors import MissingColumn
 from .expressions import apply
-from .joins import GONE, Join, JoinState, spans, taken
+from .joins import Join, JoinState, gone, spans, taken
 from .keyed import newest, put
 from .keys import Ints
 from .state import Batch, OperatorState, Order, Parts, Step, concat
@@ -75,9 +75,8 @@ class Broadcast(Join, frozen=True, eq=False):
                 raise MissingColumn(key, "join_latest", visible(frame))
         if number == 0:
             return frame
-        gone = pl.lit(False) if self.delete is None else self.delete.fill_null(False)
         kept = frame.select(*visible(frame), SEQUENCE, *followed(frame))
-        return apply("join_latest", visible(frame), lambda: kept.with_columns(gone.alias(GONE)))
+        return apply("join_latest", visible(frame), lambda: kept.with_columns(gone(frame, self.delete)))
 
     def _asked(self, parts: Parts, rows: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
         """What was said before, as far as it may be asked for, and what is said now."""

@@ -28,6 +28,9 @@ IDLE = "__idle"
 ID, OTHER = "__id", "__other"
 """When a row is explained: what each row is followed by; and what a joined row had on the other side."""
 
+GONE = "__gone"
+"""Of what is joined to others: whether a row says that its key is gone."""
+
 ENVELOPE = ("_position", "_stream", "_version", "_type", "_time")
 """What the log knows of each event; usable in expressions, never part of the output."""
 

@@ -6,8 +6,8 @@ asked about the past (`Flow.over`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 import polars as pl
@@ -17,7 +17,6 @@ from ..log.reading import Types, type_names
 from ..time import Duration, duration_micros
 from .alerts import Alert
 from .asking import Asking
-from .broadcast import Broadcast
 from .calendars import CalendarWindows
 from .choosing import Choosing
 from .counted import CountWindows
@@ -28,15 +27,16 @@ from .expressions import check_rowwise
 from .fold import Fold
 from .functions import Functions
 from .grouped import Contiguity, Grouped, Windowed
-from .joins import AsOfJoin, How, IntervalJoin, check_join
+from .joining import Joining, refuse_ended
 from .latest import Latest
 from .match import Match
 from .merging import Merge
-from .revising import RevisingWindows, check_follows, refuse_revised
+from .revising import RevisingWindows, check_follows
 from .sequences import Sequences
 from .sessions import SessionWindows
 from .shaping import Filter, Rowwise, Select, WithColumns
 from .state import Order
+from .table import TableRows
 from .trailing import SlidingWindows
 from .tree import Meeting, Source, order_of, sources_of
 from .windows import PaneWindows, Window, check_name, check_names
@@ -57,6 +57,7 @@ Stage = (
     | Top
     | Latest
     | Fold
+    | TableRows
 )
 IntoExpr = pl.Expr | str
 
@@ -69,7 +70,7 @@ class Sink(msgspec.Struct, frozen=True):
     name: str
 
 
-class Flow(msgspec.Struct, Functions, Choosing, Asking, frozen=True, eq=False):
+class Flow(msgspec.Struct, Functions, Choosing, Joining, Asking, frozen=True, eq=False):
     """Rows of a stream, and what is made of them. Begin with `stream`."""
 
     source: Source | Meeting
@@ -131,118 +132,6 @@ class Flow(msgspec.Struct, Functions, Choosing, Asking, frozen=True, eq=False):
             refuse_ended(flow)
         keys = self.keys if all(flow.keys == self.keys for flow in flows) else ()
         return Flow(Merge(flows, len(keys), any(flow._ordered for flow in flows)), keys=keys)
-
-    def join(
-        self,
-        other: Flow,
-        *,
-        on: str | Sequence[str],
-        back: Duration = "0s",
-        ahead: Duration = "0s",
-        how: How = "inner",
-        prefix: str = "",
-    ) -> Flow:
-        """Pairs with rows of another flow of the same key, whose time is near.
-
-        A pair comes out in the order of the later of its two times, once the watermark of both sides has passed
-        it. A row without a partner (``left``, ``full``, ``anti``), and one that has some (``semi``), comes out once
-        no partner can come any more, at the end of its interval. Null equals no key. Columns: the keys, this
-        flow's, the other's.
-
-        Args:
-            other: The other flow.
-            on: The key columns.
-            back: A partner is at most this much earlier than a row of this flow,
-            ahead: and at most this much later.
-            how: ``"inner"``, ``"left"``, ``"full"``; ``"semi"``: this flow's rows with a partner; ``"anti"``: those
-                without.
-            prefix: Goes before the names of the other's columns. Two columns of one name raise `FlowError`.
-
-        Example:
-            >>> import millstream as ms
-            >>> shown, clicked = ms.stream("shown", time="at"), ms.stream("clicked", time="at")
-            >>> paired = shown.join(clicked, on="ad", ahead="10m", prefix="click_")
-        """
-        keys = (on,) if isinstance(on, str) else tuple(on)
-        check_join(keys, how, ("inner", "left", "full", "semi", "anti"))
-        refuse_ended(self)
-        refuse_ended(other)
-        meeting = IntervalJoin((self, other), keys, how, prefix, duration_micros(back), duration_micros(ahead))
-        return Flow(meeting, keys=keys)
-
-    def join_asof(
-        self,
-        other: Flow,
-        *,
-        on: str | Sequence[str],
-        within: Duration | None = None,
-        how: Literal["left", "inner"] = "left",
-        prefix: str = "",
-        delete: pl.Expr | None = None,
-    ) -> Flow:
-        """Each row with the last row of another flow of the same key, at or before its time: a table as it stood then.
-
-        A row comes out once the watermark of both sides has passed it, in order of time. Of several rows of one time
-        the last of the log counts. Null equals no key. Without ``within`` the last row of each key is kept for good.
-
-        Args:
-            other: The other flow: such as the changes of a table.
-            on: The key columns.
-            within: How far back the other row may be.
-            how: ``"left"``: also rows without a partner, with nulls; ``"inner"``: only those with one.
-            prefix: Goes before the names of the other's columns. Two columns of one name raise `FlowError`.
-            delete: A row of the other flow that meets this says that its key is gone.
-        """
-        keys = (on,) if isinstance(on, str) else tuple(on)
-        check_join(keys, how, ("left", "inner"))
-        refuse_ended(self)
-        refuse_ended(other)
-        if delete is not None:
-            check_rowwise([delete], "join_asof")
-        span = None if within is None else duration_micros(within)
-        return Flow(AsOfJoin((self, other), keys, how, prefix, span, delete), keys=keys)
-
-    def join_latest(
-        self,
-        other: Flow,
-        *,
-        on: str | Sequence[str] = (),
-        how: Literal["left", "inner"] = "left",
-        prefix: str = "",
-        delete: pl.Expr | None = None,
-    ) -> Flow:
-        """Each row with what another flow said last, when the row came: limits that change while the flow runs.
-
-        Places in the log decide, not times. A row that is still in the order of the log gets the last row of the other
-        flow up to its place; the result of a window, pattern or join the last one up to the row that completed it. So
-        a flow of limits that has been quiet for months holds nothing back, and a change counts from where it stands.
-        Rows stay in their order, with their keys. Null equals no key. The last row of each key is kept for good.
-
-        Args:
-            other: The other flow, of rows that are still in the order of the log.
-            on: The key columns; by default the last row of all.
-            how: ``"left"``: also rows without a partner, with nulls; ``"inner"``: only those with one.
-            prefix: Goes before the names of the other's columns. Two columns of one name raise `FlowError`.
-            delete: A row of the other flow that meets this says that its key is gone.
-
-        Example:
-            >>> import millstream as ms
-            >>> import polars as pl
-            >>> counts = ms.stream("clicks").group_by("user").window(ms.tumbling("1m")).agg(n=pl.len())
-            >>> alerts = counts.join_latest(ms.stream("limits"), on="user").alert(pl.col("n") >= pl.col("limit"))
-        """
-        keys = (on,) if isinstance(on, str) else tuple(on)
-        check_join(keys, how, ("left", "inner"))
-        refuse_ended(self)
-        refuse_ended(other)
-        if order_of(other) != "log":
-            raise FlowError(
-                "join_latest goes by places in the log, which the other flow's rows have left",
-                hint="Append them to a stream first, with to(...), and join that",
-            )
-        if delete is not None:
-            check_rowwise([delete], "join_latest")
-        return Flow(Broadcast((self, other), keys, how, prefix, delete), keys=self.keys)
 
     def split(self, condition: pl.Expr) -> tuple[Flow, Flow]:
         """Two flows: of the rows that meet a condition, and of all others (null is not met).
@@ -377,15 +266,6 @@ def stream(
             None if idle is None else duration_micros(idle),
         )
     )
-
-
-def refuse_ended(flow: Flow) -> None:
-    """Refuse a flow that others cannot go on from."""
-    if not isinstance(flow, Flow):
-        raise UsageError(f"{flow!r:.80} is no flow", hint="Give a flow, such as ms.stream('payments', time='at')")
-    if flow.sink is not None or flow.late is not None:
-        raise FlowError("a flow that has ended cannot meet others", hint="Put to() and late_to() after they have met")
-    refuse_revised(flow.stages)
 
 
 def _expressions(where: str, columns: Iterable[IntoExpr], named: Mapping[str, IntoExpr]) -> list[pl.Expr]:

@@ -20,6 +20,7 @@ from .fold import Fold, columns_of, plain_value
 from .matching import matching
 from .revising import STATUS, RevisingWindows
 from .sessions import SessionWindows
+from .sketches import Quantile
 from .trailing import SlidingWindows
 from .windows import Calendar, Count, Hopping, PaneWindows, Session, Window, check_names
 
@@ -187,7 +188,7 @@ class Windowed(msgspec.Struct, frozen=True, eq=False):
     revising: tuple[int, bool, int] | None = None
     """How often results are given anew, whether also early ones, and the allowed lateness; all in microseconds."""
 
-    def agg(self, **aggregates: pl.Expr) -> Flow:
+    def agg(self, **aggregates: pl.Expr | Quantile) -> Flow:
         """Aggregate each window. Columns: the keys, ``window_start``, ``window_end``, the aggregates.
 
         A sliding window gives a row for each row, with the row's other columns before the aggregates;

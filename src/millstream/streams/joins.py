@@ -16,7 +16,7 @@ import polars as pl
 from ..errors import UsageError
 from ..frames import Columns
 from ..log.objects import fitted
-from .columns import AT, ID, LATE, OTHER, SEQUENCE, followed, key_column, names_of, visible
+from .columns import AT, GONE, ID, LATE, OTHER, SEQUENCE, followed, key_column, names_of, visible
 from .errors import FlowError, MissingColumn
 from .expressions import apply
 from .keys import Ints
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
 How = Literal["inner", "left", "full", "semi", "anti"]
 
-GONE = "__gone"
-"""Whether a row of the other side says that its key is gone."""
+Strategy = Literal["backward", "forward", "nearest"]
 
 
 class JoinState(msgspec.Struct, frozen=True, eq=False):
@@ -50,6 +49,10 @@ class Join(msgspec.Struct, frozen=True, eq=False):
     prefix: str
 
     order: ClassVar[Order] = "time"
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        return ()
 
     def heeds(self, number: int) -> bool:
         return True
@@ -230,56 +233,90 @@ class IntervalJoin(Join, frozen=True, eq=False):
 
 
 class AsOfJoin(Join, frozen=True, eq=False):
-    """The operator of ``join_asof``: each row with the last row of the other side at or before its time."""
+    """The operator of ``join_asof``: each row with the last row of the other side at or before its time, or near it."""
 
     within: int | None
     delete: pl.Expr | None
+    strategy: Strategy = "backward"
 
     @property
     def shape(self) -> str:
-        return f"as of {self.how} on {self.on} within {self.within} without {self.delete}"
+        near = "" if self.strategy == "backward" else f"{self.strategy} "
+        return f"as of {near}{self.how} on {self.on} within {self.within} without {self.delete}"
+
+    @property
+    def back(self) -> int:
+        """How far before a row of the left its partner may be."""
+        return 0 if self.strategy == "forward" else 2**61 if self.within is None else self.within
+
+    @property
+    def ahead(self) -> int:
+        """How far after it."""
+        return 0 if self.strategy == "backward" or self.within is None else self.within
 
     def reads(self, number: int) -> set[str]:
         names = set(self.on)
         return names | names_of([self.delete]) if number == 1 and self.delete is not None else names
 
     def limits(self, watermark: int) -> tuple[int, int]:
-        return watermark, (-(2**62) if self.within is None else watermark - self.within)
+        low = watermark - self.ahead
+        return low, (-(2**62) if self.within is None else low - self.back)
 
     def _prepared(self, number: int, frame: pl.DataFrame) -> pl.DataFrame:
         kept = super()._prepared(number, frame)
         if number == 0 or not kept.width:
             return kept
-        gone = pl.lit(False) if self.delete is None else self.delete.fill_null(False)
-        return apply("join_asof", visible(frame), lambda: kept.with_columns(gone.alias(GONE)))
+        return apply("join_asof", visible(frame), lambda: kept.with_columns(gone(frame, self.delete)))
 
     def _compacted(self, number: int, parts: Parts, watermark: int) -> Parts:
-        if number == 0:
+        if number == 0 or self.strategy != "backward":
             return parts.compact(lambda frame: frame)
         return parts.compact(lambda frame: self._current(frame, watermark))
 
     def _current(self, frame: pl.DataFrame, watermark: int) -> pl.DataFrame:
         """Without the rows that no later row can ask for: those that had a successor before the watermark."""
         settled = frame.filter(pl.col(AT) < watermark).sort(AT, SEQUENCE, maintain_order=True)
-        last = settled.unique(subset=list(self.on), keep="last", maintain_order=True)
+        last = settled.unique(subset=list(self.on), keep="last", maintain_order=True) if self.on else settled.tail(1)
         # What was settled before this step may still be asked for by rows of this step.
         return concat([last, frame.filter(pl.col(AT) >= watermark)])
 
     def _pairs(self, left: pl.DataFrame, right: pl.DataFrame, before: int, after: int) -> pl.DataFrame:
-        left = left.filter(pl.col(AT) >= before)
+        left = left.filter(pl.col(AT).is_between(before - self.ahead, after - self.ahead, closed="left"))
         if not left.height:
             return pl.DataFrame()
-        low = -(2**61) if self.within is None else -self.within
-        begins, ends, order = spans(left, right, self.on, low, 0)
-        partner = np.full(left.height, -1, np.int64)
-        some = ends > begins
-        partner[some] = order[ends[some] - 1]
-        if len(order):
-            partner[some & right[GONE].to_numpy()[partner]] = -1
+        if self.strategy != "backward":
+            # Looking ahead, the first of those to come; of one time the last of the log counts there, too.
+            right = right.sort(SEQUENCE, maintain_order=True).unique(subset=[*self.on, AT], keep="last")
+        partner = self._partner(left, right)
+        if right.height:
+            partner[(partner >= 0) & right[GONE].to_numpy()[partner]] = -1
         chosen = np.flatnonzero(partner >= 0) if self.how == "inner" else np.arange(left.height)
         if not len(chosen):
             return pl.DataFrame()
-        return self._joined(left, right, chosen, partner[chosen], left[AT].to_numpy()[chosen])
+        return self._joined(left, right, chosen, partner[chosen], left[AT].to_numpy()[chosen] + self.ahead)
+
+    def _partner(self, left: pl.DataFrame, right: pl.DataFrame) -> Ints:
+        """The partner of each row; -1 where there is none."""
+        earlier, later = np.full(left.height, -1, np.int64), np.full(left.height, -1, np.int64)
+        if self.strategy != "forward":
+            begins, ends, order = spans(left, right, self.on, -self.back, 0)
+            some = ends > begins
+            earlier[some] = order[ends[some] - 1]
+        if self.strategy != "backward":
+            begins, ends, order = spans(left, right, self.on, 0, self.ahead)
+            some = ends > begins
+            later[some] = order[begins[some]]
+        both = np.flatnonzero((earlier >= 0) & (later >= 0))
+        at, times = left[AT].to_numpy()[both], right[AT].to_numpy()
+        later[both[at - times[earlier[both]] <= times[later[both]] - at]] = -1
+        return np.where(later >= 0, later, earlier)
+
+
+def gone(frame: pl.DataFrame, delete: pl.Expr | None) -> pl.Expr:
+    """Whether a row of the other side says that its key is gone: by a condition, or itself where it is of a table."""
+    said = pl.lit(False) if delete is None else delete.fill_null(False)
+    # A series, since the frame that it goes into may have the visible columns alone.
+    return (said | pl.lit(frame[GONE]) if GONE in frame.columns else said).alias(GONE)
 
 
 _NONE = np.zeros(0, np.int64)

@@ -45,6 +45,10 @@ class Merge(msgspec.Struct, frozen=True, eq=False):
     def shape(self) -> str:
         return "merge by time" if self.timed else "merge"
 
+    @property
+    def gives(self) -> tuple[str, ...]:
+        return ()
+
     def heeds(self, number: int) -> bool:
         return True
 

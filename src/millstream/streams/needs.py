@@ -10,7 +10,8 @@ import polars as pl
 from .columns import ENVELOPE
 from .flow import Flow
 from .fold import Fold
-from .shaping import Filter, Mapped, Select, WithColumns
+from .shaping import Filter, Mapped, Select, Unmet, WithColumns
+from .table import TableRows
 from .trailing import SlidingWindows
 from .tree import Source, sources_of
 
@@ -58,7 +59,8 @@ class Demand:
         self._all: set[Source] = set()
         self._late = flow.late is not None
         self.asked: dict[int, frozenset[str]] = {}
-        """For each flow that begins with a meeting (by its identity), what is asked of what comes out of it."""
+        """For each flow that begins with a meeting, and each stage that opens a table's changes (by their identity),
+        what is asked of what comes out of it."""
         # What comes out at the end comes out with all its columns.
         self._walk(flow, {}, True)
         named: dict[Source, set[str]] = {source: set() for source in sources_of(flow)}
@@ -100,12 +102,16 @@ class Demand:
             elif isinstance(stage, Mapped | Fold):
                 self._made(claims, stage.outputs)
                 every = every or stage.asks is None
+            elif isinstance(stage, TableRows):
+                self.asked[id(stage)] = frozenset(claims)
+                self._made(claims, claims)
+                every = False
             elif isinstance(stage, Select):
                 self._made(claims, claims)
                 every = _many(stage.expressions)
             elif isinstance(stage, SlidingWindows):
                 self._made(claims, ["window_start", "window_end", *stage.aggregation.names])
-            elif not (isinstance(stage, Filter) or getattr(stage, "keeps", False)):
+            elif not (isinstance(stage, Filter | Unmet) or getattr(stage, "keeps", False)):
                 self._made(claims, claims)
                 every = False
             self._ask(claims, stage.reads)
@@ -117,6 +123,7 @@ class Demand:
             if every:
                 self._all.add(source)
             return
+        self._made(claims, source.gives)
         self.asked[id(flow)] = self.asked.get(id(flow), frozenset()) | frozenset(claims)
         for number, inner in enumerate(source.inputs):
             handed: dict[str, list[Claim]] = {}

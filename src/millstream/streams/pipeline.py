@@ -15,6 +15,7 @@ from .flow import Flow
 from .needs import Demand
 from .shaping import Rowwise
 from .state import Batch, Operator, OperatorState, Parts, Step, widened
+from .table import TableRows
 from .tree import NOWHERE, Meeting, Source, order_of, sources_of, timeline, together
 
 
@@ -303,7 +304,7 @@ class Pipeline:
             step = self._meet(number, source, operators[number], inputs, joint)
             operators[number] = step.state
             _put_aside(step.late, late)
-            batch = msgspec.structs.replace(joint, frame=self._filled(branch, step.frame) if fill else step.frame)
+            batch = msgspec.structs.replace(joint, frame=self._filled(branch.flow, step.frame) if fill else step.frame)
             number += 1
         frame = batch.frame
         for stage in branch.flow.stages:
@@ -313,6 +314,8 @@ class Pipeline:
                 continue
             step = self._take(number, stage, operators[number], msgspec.structs.replace(batch, frame=frame))
             operators[number], frame = step.state, step.frame
+            if fill and isinstance(stage, TableRows):
+                frame = self._filled(stage, frame)
             _put_aside(step.late, late)
             number += 1
         return msgspec.structs.replace(batch, frame=frame)
@@ -323,11 +326,11 @@ class Pipeline:
     def _meet(self, number: int, meeting: Meeting, state: OperatorState, inputs: Sequence[Batch], joint: Batch) -> Step:
         return meeting.meet(state, inputs, joint)
 
-    def _filled(self, branch: Branch, frame: pl.DataFrame) -> pl.DataFrame:
-        """What comes out of a meeting, with the columns that are asked for and that no row has had yet."""
+    def _filled(self, part: Flow | TableRows, frame: pl.DataFrame) -> pl.DataFrame:
+        """What comes out of a meeting or a table's changes, with what is asked for and no row has had yet."""
         if not frame.width:
             return frame
-        absent = sorted(self._demand.asked[id(branch.flow)] - set(frame.columns) - set(ENVELOPE))
+        absent = sorted(self._demand.asked[id(part)] - set(frame.columns) - set(ENVELOPE))
         return frame.with_columns(pl.lit(None).alias(name) for name in absent) if absent else frame
 
     def _published(self, frame: pl.DataFrame) -> pl.DataFrame:

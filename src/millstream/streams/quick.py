@@ -29,7 +29,7 @@ def quick_frame(group: Sequence[Run], known: Columns, wanted: frozenset[str] | N
     if not known or group[0].decodes_as is not None:
         return None
     names = tuple(known)
-    kinds = tuple(_KINDS.get(type(dtype)) for dtype in known.values())
+    kinds = tuple(_kind(dtype) for dtype in known.values())
     if None in kinds:
         return None
     more = None if wanted is None else tuple(sorted(wanted.difference(names)))
@@ -45,21 +45,42 @@ def quick_frame(group: Sequence[Run], known: Columns, wanted: frozenset[str] | N
     unknown = [attrgetter(f"m{i}") for i in range(len(more or ()))]
     if any(value is not msgspec.UNSET for get in unknown for value in map(get, rows)):
         return None
-    series = []
-    for index, (name, dtype) in enumerate(known.items()):
-        values = list(map(attrgetter(f"c{index}"), rows))
-        if isinstance(dtype, pl.Float64):
-            kinds_seen = set(map(type, values))
-            if int in kinds_seen:
-                integers = [value for value in values if type(value) is int]
-                if min(integers) < _LOW or max(integers) > _HIGH:
-                    return None
-                values = [float(value) if type(value) is int else value for value in values]
-        try:
-            series.append(pl.Series(name, values, dtype=dtype))
-        except (OverflowError, TypeError):  # a whole number of more than 64 bits
-            return None
-    return pl.DataFrame(series)
+    try:
+        return pl.DataFrame(
+            [
+                _series(name, dtype, list(map(attrgetter(f"c{index}"), rows)))
+                for index, (name, dtype) in enumerate(known.items())
+            ]
+        )
+    except (OverflowError, TypeError):  # a whole number of more than 64 bits
+        return None
+
+
+def _series(name: str, dtype: pl.DataType, values: list[Any]) -> pl.Series:
+    """Values of a type as a column.
+
+    Raises:
+        OverflowError, TypeError: It would not be what the slower way makes of them.
+    """
+    if isinstance(dtype, pl.Float64):
+        if int in set(map(type, values)):
+            integers = [value for value in values if type(value) is int]
+            if min(integers) < _LOW or max(integers) > _HIGH:
+                raise OverflowError
+            values = [float(value) if type(value) is int else value for value in values]
+    elif isinstance(dtype, pl.Struct):
+        there = pl.Series(value is not None for value in values)
+        held = [value for value in values if value is not None]
+        fields = [
+            _series(field.name, field.dtype, list(map(attrgetter(f"c{index}"), held)))  # type: ignore[arg-type]
+            for index, field in enumerate(dtype.fields)
+        ]
+        opened = pl.DataFrame(fields)
+        if opened.select(pl.all_horizontal(pl.all().is_null()).any()).item():
+            raise TypeError  # it may be an object without fields, which has no type
+        places = (there.cast(pl.Int64).cum_sum() - 1).set(~there, None)
+        return opened.to_struct(name).gather(places) if held else pl.Series(name, values, dtype=dtype)
+    return pl.Series(name, values, dtype=dtype)
 
 
 _KINDS: dict[Any, str] = {
@@ -69,6 +90,17 @@ _KINDS: dict[Any, str] = {
     pl.Boolean: "bool",
     pl.Null: "null",
 }
+Kind = str | tuple[tuple[str, Any], ...]
+"""What a type is here; of objects, the names and kinds of their fields."""
+
+
+def _kind(dtype: Any) -> Kind | None:
+    if not isinstance(dtype, pl.Struct):
+        return _KINDS.get(type(dtype))
+    fields = tuple((field.name, _kind(field.dtype)) for field in dtype.fields)
+    return fields if fields and all(kind is not None for _, kind in fields) else None
+
+
 _TYPES: dict[str, Any] = {
     "int": int | None,
     "float": float | int | None,
@@ -80,16 +112,24 @@ _TYPES: dict[str, Any] = {
 
 @lru_cache(maxsize=256)
 def _decoder(
-    names: tuple[str, ...], kinds: tuple[str, ...], more: tuple[str, ...] | None
+    names: tuple[str, ...], kinds: tuple[Kind, ...], more: tuple[str, ...] | None
 ) -> msgspec.json.Decoder[Any] | None:
     """Decodes rows into structs with attributes ``c0``, ``c1``… for what is known, and ``m0``… for what is not."""
-    fields: list[tuple[str, Any, Any]] = [(f"c{i}", _TYPES[kind], None) for i, kind in enumerate(kinds)]
+    try:
+        return msgspec.json.Decoder(_struct(names, kinds, more))
+    except ValueError:  # names that a struct's fields cannot have
+        return None
+
+
+def _struct(names: tuple[str, ...], kinds: tuple[Kind, ...], more: tuple[str, ...] | None) -> Any:
+    types = [_TYPES[kind] if isinstance(kind, str) else _object(kind) for kind in kinds]
+    fields: list[tuple[str, Any, Any]] = [(f"c{i}", each, None) for i, each in enumerate(types)]
     rename = {f"c{i}": name for i, name in enumerate(names)}
     for i, name in enumerate(more or ()):
         fields.append((f"m{i}", msgspec.Raw | msgspec.UnsetType, msgspec.UNSET))
         rename[f"m{i}"] = name
-    try:
-        row = msgspec.defstruct("Row", fields, rename=rename, gc=False, forbid_unknown_fields=more is None)
-    except ValueError:  # names that a struct's fields cannot have
-        return None
-    return msgspec.json.Decoder(row)
+    return msgspec.defstruct("Row", fields, rename=rename, gc=False, forbid_unknown_fields=more is None)
+
+
+def _object(kind: tuple[tuple[str, Any], ...]) -> Any:
+    return _struct(tuple(name for name, _ in kind), tuple(inner for _, inner in kind), None) | None

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from .columns import ENVELOPE, SEQUENCE, hidden, is_hidden, names_of, need, visible
+from .columns import ENVELOPE, GONE, SEQUENCE, hidden, is_hidden, names_of, need, visible
 from .errors import FlowError, MissingColumn
 from .expressions import apply
 
@@ -26,6 +26,21 @@ class Filter(msgspec.Struct, frozen=True, eq=False):
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
         return apply("filter", frame.columns, lambda: frame.filter(self.condition))
+
+
+class Unmet(msgspec.Struct, frozen=True, eq=False):
+    """Marks the rows of a table that do not meet a condition as gone: the row of that key before them is."""
+
+    condition: pl.Expr
+
+    @property
+    def reads(self) -> set[str]:
+        """The columns that it reads."""
+        return names_of([self.condition])
+
+    def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
+        gone = pl.col(GONE) | ~self.condition.fill_null(False)
+        return apply("filter", frame.columns, lambda: frame.with_columns(gone.alias(GONE)))
 
 
 class WithColumns(msgspec.Struct, frozen=True, eq=False):
@@ -152,7 +167,7 @@ class Mapped(msgspec.Struct, frozen=True, eq=False):
             ) from error
 
 
-Rowwise = Filter | WithColumns | Select | Mapped
+Rowwise = Filter | Unmet | WithColumns | Select | Mapped
 """Each row for itself."""
 
 

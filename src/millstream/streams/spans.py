@@ -14,11 +14,12 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from .aggregates import Aggregation, Partial, partials_of
+from .aggregates import Aggregation, partials_of
 from .columns import AT, SEQUENCE
 from .expressions import is_rowwise
 from .joins import spans
 from .keys import Ints
+from .partials import Partial
 
 _PAIRS = 1 << 20
 """So many rows are laid out at a time, but for a single stretch that has more."""

@@ -69,6 +69,11 @@ class Meeting(Protocol):
         """What its state depends on, but for its inputs."""
         ...
 
+    @property
+    def gives(self) -> tuple[str, ...]:
+        """The columns that it makes, which come from none of its inputs."""
+        ...
+
     def heeds(self, number: int) -> bool:
         """Whether the watermark of an input holds back what comes out; that of the first always does."""
         ...

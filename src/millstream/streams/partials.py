@@ -1,0 +1,114 @@
+"""What is kept of the rows of a group: values that can be merged, and how they come of rows and of one another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+import polars as pl
+
+from .columns import AT, SEQUENCE
+from .errors import UnsupportedExpression
+
+Schema = Mapping[str, pl.DataType]
+
+
+class Partial(msgspec.Struct, frozen=True, eq=False):
+    """One mergeable value of a group: how it comes from rows, and how two of them become one."""
+
+    name: str
+    kind: str
+    """``len``, ``count``, ``sum``, ``min``, ``max``, ``first``, ``last``, ``unique``, ``moments`` or ``rows``."""
+    value: pl.Expr | None
+    """What of each row is aggregated; None for ``pl.len()`` and for rows that are kept."""
+    columns: tuple[str, ...] = ()
+    """Of rows that are kept, these columns."""
+
+    def of_rows(self, schema: Schema) -> pl.Expr:
+        """The partial of a group of rows. Counts and sums of integers are 64 bits wide."""
+        if self.kind == "rows":
+            return pl.struct(*self.columns, AT, SEQUENCE).implode().alias(self.name)
+        if self.value is None:
+            return pl.len().cast(pl.Int64).alias(self.name)
+        value = self.value
+        if self.kind == "len":
+            return value.len().cast(pl.Int64).alias(self.name)
+        if self.kind == "count":
+            return value.count().cast(pl.Int64).alias(self.name)
+        if self.kind == "sum":
+            return value.cast(self.sum_type(schema)).sum().alias(self.name)
+        if self.kind in ("first", "last"):
+            rows, condition = filtered(value)
+            placed = pl.struct(pl.col(AT).alias("at"), pl.col(SEQUENCE).alias("place"), rows.alias("value"))
+            return self._end(placed if condition is None else placed.filter(condition)).alias(self.name)
+        if self.kind == "unique":
+            return value.unique().implode().alias(self.name)
+        if self.kind == "moments":
+            number = value.cast(pl.Float64)
+            mean = number.mean()
+            away = ((number - mean) ** 2).sum()
+            return pl.struct(number.count().cast(pl.Int64).alias("n"), mean.alias("mean"), away.alias("away")).alias(
+                self.name
+            )
+        return (value.min() if self.kind == "min" else value.max()).alias(self.name)
+
+    def merged(self) -> pl.Expr:
+        """The partial of several partials of one group."""
+        column = pl.col(self.name)
+        if self.kind == "min":
+            return column.min()
+        if self.kind == "rows":
+            return column.explode().implode()
+        if self.kind == "unique":
+            return column.explode().unique().implode()
+        if self.kind in ("first", "last"):
+            return self._end(column.filter(column.struct.field("at").is_not_null())).alias(self.name)
+        if self.kind == "moments":
+            return _moments(column).alias(self.name)
+        return column.max() if self.kind == "max" else column.sum()
+
+    def _end(self, placed: pl.Expr) -> pl.Expr:
+        """The first or the last of some values, by time and place."""
+        by = [placed.struct.field("at"), placed.struct.field("place")]
+        ordered = placed.sort_by(by, maintain_order=True)
+        return ordered.first() if self.kind == "first" else ordered.last()
+
+    def sum_type(self, schema: Schema) -> pl.DataType:
+        """The type that a sum is kept in."""
+        assert self.value is not None
+        dtype = type_of(self.value, schema)
+        if dtype == pl.UInt64:
+            return dtype
+        if dtype.is_integer() or dtype == pl.Boolean:
+            return pl.Int64()
+        if isinstance(dtype, pl.Decimal):
+            return pl.Decimal(38, dtype.scale)
+        if dtype.is_float():
+            return pl.Float64()
+        if isinstance(dtype, pl.Duration | pl.Null):
+            return dtype
+        raise UnsupportedExpression(
+            f"{self.value}.sum()", "agg", f"values of type {dtype} have no sum", hint="Cast the column first"
+        )
+
+
+def type_of(value: pl.Expr, schema: Schema) -> pl.DataType:
+    """The type of a value of each row."""
+    return pl.DataFrame(schema=dict(schema)).lazy().select(value).collect_schema().dtypes()[0]
+
+
+def filtered(value: pl.Expr) -> tuple[pl.Expr, pl.Expr | None]:
+    """A row-wise expression, and the condition that its rows are filtered by."""
+    inputs = value.meta.pop()
+    if len(inputs) == 2 and value.meta.eq(inputs[1].filter(inputs[0])):
+        return inputs[1], inputs[0]
+    return value, None
+
+
+def _moments(column: pl.Expr) -> pl.Expr:
+    """Number, mean and squared distances from it, of several parts (Chan, Golub and LeVeque, 1979)."""
+    n, mean, away = (column.struct.field(name) for name in ("n", "mean", "away"))
+    total = n.sum()
+    whole = pl.when(total > 0).then((n * mean.fill_null(0.0)).sum() / total)
+    apart = (n * (mean.fill_null(0.0) - whole) ** 2).sum()
+    return pl.struct(total.alias("n"), whole.alias("mean"), (away.fill_null(0.0).sum() + apart).alias("away"))
