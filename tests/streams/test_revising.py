@@ -11,7 +11,7 @@ from referee import START, clicks, play
 
 import millstream as ms
 from millstream.errors import UsageError
-from millstream.streams import FlowError, hopping, session, stream, tumbling
+from millstream.streams import CannotCheck, FlowError, hopping, session, stream, tumbling
 
 Told = tuple[Any, ...]
 
@@ -161,3 +161,17 @@ def test_a_type_that_widens_between_ticks_changes_no_result() -> None:
             ("corrected", 7.5),
         ]
         assert [event.data["total"] for event in log.read("out")][:4] == [1.0, 3.5, 1.0, 3.5]
+
+
+def test_what_is_said_of_such_windows() -> None:
+    counts = stream("clicks", time="ts").group_by("user").window(tumbling("1m"), early="10s", allowed_lateness="1h")
+    flow = counts.agg(n=pl.len())
+    picture = flow.to("out", type="Counted").graph()
+    assert "again each 10s" in picture
+    assert "allowed lateness 1h" in picture
+    with ms.open() as log:
+        log.append("clicks", pl.DataFrame({"user": [1, 2], "ts": [START, START + timedelta(minutes=2)]}), type="Said")
+        with pytest.raises(FlowError, match="are not explained"):
+            flow.explain(log, {"user": 1, "status": "final"})
+        with pytest.raises(CannotCheck, match="early or corrected results cannot be checked"):
+            flow.check(log)

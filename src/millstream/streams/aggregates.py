@@ -31,7 +31,7 @@ class Aggregation(msgspec.Struct, frozen=True, eq=False):
     names: tuple[str, ...]
     kept: tuple[pl.Expr, ...] = ()
     """What is computed from the rows of a group, which are then kept."""
-    given: tuple[pl.Expr, ...] = ()
+    given: tuple[pl.Expr | Quantile, ...] = ()
     """The aggregates as they were given."""
 
     @property

@@ -19,9 +19,11 @@ from .joins import AsOfJoin, IntervalJoin
 from .latest import Latest
 from .match import Match
 from .merging import Merge
+from .revising import RevisingWindows
 from .sequences import Sequences
 from .sessions import SessionWindows
 from .shaping import Filter, Mapped, Select, WithColumns
+from .sketches import Quantile
 from .trailing import SlidingWindows
 from .tree import Source
 from .windows import PaneWindows
@@ -79,7 +81,11 @@ def _named(expressions: Iterable[pl.Expr]) -> tuple[str, ...]:
 
 def _aggregates(stage: PaneWindows | SessionWindows | CountWindows | CalendarWindows | SlidingWindows) -> str:
     of = stage.aggregation
-    return ", ".join(f"{name} = {text(each)}" for name, each in zip(of.names, of.given, strict=True))
+    return ", ".join(f"{name} = {_aggregate(each)}" for name, each in zip(of.names, of.given, strict=True))
+
+
+def _aggregate(given: pl.Expr | Quantile) -> str:
+    return f"quantile({text(given.value)}, {given.q})" if isinstance(given, Quantile) else text(given)
 
 
 def words(part: object) -> Words:
@@ -108,6 +114,11 @@ def words(part: object) -> Words:
             size, every = part.window.size, part.window.every
             how = f"tumbling {span(size)}" if size == every else f"hopping {span(size)} every {span(every)}"
             return Words(how, (*_by(part.keys), _aggregates(part)))
+        case RevisingWindows():
+            told = words(part.windows)
+            each = (f"again each {span(part.tick)}",) if part.early else ()
+            late = (f"allowed lateness {span(part.allowed)}",) if part.allowed else ()
+            return Words(told.title, (*told.lines, *each, *late))
         case SlidingWindows():
             return Words(f"sliding {span(part.window.size)}", (*_by(part.keys), _aggregates(part)))
         case SessionWindows():

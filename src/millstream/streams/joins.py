@@ -19,6 +19,7 @@ from ..log.objects import fitted
 from .columns import AT, GONE, ID, LATE, OTHER, SEQUENCE, followed, key_column, names_of, visible
 from .errors import FlowError, MissingColumn
 from .expressions import apply
+from .keyed import among
 from .keys import Ints
 from .merging import relate
 from .state import Batch, OperatorState, Order, Parts, Step, concat, widened
@@ -109,15 +110,49 @@ class Join(msgspec.Struct, frozen=True, eq=False):
                 low, high = frame.select(pl.col(AT).min().alias("low"), pl.col(AT).max().alias("high")).row(0)
                 sides[number] = sides[number].add(frame, low, high)
         sides = [self._compacted(number, side, joint.before) for number, side in enumerate(sides)]
-        held = [
-            concat(part.frame for part in side.items) if side.items else pl.DataFrame(schema=columns)
-            for side, columns in zip(sides, state.columns, strict=True)
-        ]
-        lefts, rights = (frame.filter(pl.col(AT) < joint.after) for frame in held)
+        lefts, rights = (
+            concat(frames) if frames else pl.DataFrame(schema=columns)
+            for frames, columns in zip(self._near(sides, joint), state.columns, strict=True)
+        )
         out = self._pairs(lefts, rights, joint.before, joint.after)
         low, other = self.limits(joint.after)
-        state = self._state(sides[0].expire(low, AT), sides[1].expire(other, AT), state.columns)
+        state = self._state(sides[0].expire(low), sides[1].expire(other), state.columns)
         return Step(state, out, widened(late) if late else None)
+
+    def delays(self, number: int) -> tuple[int, ...] | None:
+        """How long after the time of a row of a side something is decided about it, and of its key with it; None where
+        that says nothing."""
+        return None
+
+    def _near(self, sides: Sequence[Parts], joint: Batch) -> list[list[pl.DataFrame]]:
+        """The settled rows of both sides that matter to a step: those of the keys of which it decides something."""
+        delays = [self.delays(number) for number in range(2)]
+        settled = pl.col(AT) < joint.after
+        if not self.on or any(each is None for each in delays):
+            return [[part.frame.filter(settled) for part in side.items] for side in sides]
+        asked = []
+        for side, after in zip(sides, delays, strict=True):
+            for delay in after or ():
+                low, high = joint.before - delay, joint.after - delay
+                rows = pl.col(AT).is_between(low, high, closed="left")
+                asked += [
+                    part.frame.filter(rows).select(self.on)
+                    for part in side.items
+                    if part.low < high and part.high >= low
+                ]
+        if not any(frame.height for frame in asked):
+            return [[part.frame.clear() for part in side.items[:1]] for side in sides]
+        keys = widened(asked)
+        found = []
+        for side in sides:
+            fits = not side.items or all(side.items[0].frame.schema[key] == keys.schema[key] for key in self.on)
+            found.append(
+                [
+                    frame.filter(settled)
+                    for frame in (among(side, keys, self.on) if fits else [part.frame for part in side.items])
+                ]
+            )
+        return found
 
     def _coming(self, left: pl.DataFrame, right: pl.DataFrame) -> tuple[list[str], list[str]]:
         """The columns of each side that come out, beside the keys.
@@ -145,7 +180,9 @@ class Join(msgspec.Struct, frozen=True, eq=False):
         return others, more
 
     def _compacted(self, number: int, parts: Parts, watermark: int) -> Parts:
-        return parts.compact(lambda frame: frame)
+        # What has run out goes when parts are merged: who asks looks at times, and does not see it.
+        low = self.limits(watermark)[number]
+        return parts.compact(lambda frame: frame.filter(pl.col(AT) >= low))
 
     def _prepared(self, number: int, frame: pl.DataFrame) -> pl.DataFrame:
         if not frame.width:
@@ -206,6 +243,11 @@ class IntervalJoin(Join, frozen=True, eq=False):
         reach = self.back + self.ahead
         return watermark - reach, watermark - reach
 
+    def delays(self, number: int) -> tuple[int, ...]:
+        if number == 0:
+            return (0,) if self.how == "inner" else (0, self.ahead)
+        return (0, self.back) if self.how == "full" else (0,)
+
     def _pairs(self, left: pl.DataFrame, right: pl.DataFrame, before: int, after: int) -> pl.DataFrame:
         begins, ends, order = spans(left, right, self.on, -self.back, self.ahead)
         counts = ends - begins
@@ -262,6 +304,9 @@ class AsOfJoin(Join, frozen=True, eq=False):
         low = watermark - self.ahead
         return low, (-(2**62) if self.within is None else low - self.back)
 
+    def delays(self, number: int) -> tuple[int, ...]:
+        return (self.ahead,) if number == 0 else ()
+
     def _prepared(self, number: int, frame: pl.DataFrame) -> pl.DataFrame:
         kept = super()._prepared(number, frame)
         if number == 0 or not kept.width:
@@ -270,7 +315,7 @@ class AsOfJoin(Join, frozen=True, eq=False):
 
     def _compacted(self, number: int, parts: Parts, watermark: int) -> Parts:
         if number == 0 or self.strategy != "backward":
-            return parts.compact(lambda frame: frame)
+            return super()._compacted(number, parts, watermark)
         return parts.compact(lambda frame: self._current(frame, watermark))
 
     def _current(self, frame: pl.DataFrame, watermark: int) -> pl.DataFrame:

@@ -12,9 +12,11 @@ from .broadcast import Broadcast
 from .calendars import CalendarWindows
 from .columns import AT, END_OF_TIME, ID, LATE, NO_TIME, OTHER, SEQUENCE, key_column, visible
 from .counted import CountWindows
+from .errors import FlowError
 from .fold import Fold
 from .joins import AsOfJoin, IntervalJoin
 from .match import Match
+from .revising import RevisingWindows
 from .sequences import Sequences
 from .sessions import SessionWindows
 from .state import Batch, Operator
@@ -22,7 +24,17 @@ from .trailing import SlidingWindows
 from .tree import Meeting
 from .windows import PaneWindows
 
-Combining = PaneWindows | SessionWindows | CalendarWindows | CountWindows | SlidingWindows | Match | Sequences | Fold
+Combining = (
+    PaneWindows
+    | RevisingWindows
+    | SessionWindows
+    | CalendarWindows
+    | CountWindows
+    | SlidingWindows
+    | Match
+    | Sequences
+    | Fold
+)
 """The stages whose rows are made of several rows; those of all others are rows that they were given."""
 
 MINE = "__mine"
@@ -59,6 +71,11 @@ def parents_of(operator: Operator | Meeting, rows: pl.DataFrame, came: Sequence[
             return found | _ids(rows[MINE])
         case IntervalJoin() | AsOfJoin() | Broadcast():
             return _ids(rows[MINE]) | _ids(rows[OTHER])
+        case RevisingWindows():
+            raise FlowError(
+                "results that come early or are corrected are not explained",
+                hint="Leave early= and allowed_lateness= out: what the final result was made of is the same",
+            )
     raise AssertionError(f"{type(operator).__name__} has no origins")
 
 

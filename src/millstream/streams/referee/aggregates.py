@@ -9,7 +9,9 @@ import msgspec
 import polars as pl
 from polars.exceptions import PolarsError
 
+from ..errors import CannotCheck
 from ..expressions import is_rowwise
+from ..sketches import Quantile
 from .engine import AT, PLACE, ROW, Engine
 
 _SQL = {
@@ -73,9 +75,13 @@ class Leaf(msgspec.Struct, frozen=True, eq=False):
 class Plan:
     """Aggregates as the leaves that are computed, and what is made of them."""
 
-    def __init__(self, given: Sequence[pl.Expr], names: Sequence[str]) -> None:
+    def __init__(self, given: Sequence[pl.Expr | Quantile], names: Sequence[str]) -> None:
         self.leaves: list[Leaf] = []
-        self.finals = [self._of(each.meta.undo_aliases()).alias(name) for each, name in zip(given, names, strict=True)]
+        self.finals: list[pl.Expr] = []
+        for each, name in zip(given, names, strict=True):
+            if isinstance(each, Quantile):
+                raise CannotCheck(f"the quantile {name!r}", "a sketch is only near the value that SQL gives")
+            self.finals.append(self._of(each.meta.undo_aliases()).alias(name))
 
     @property
     def over_windows(self) -> bool:
@@ -90,6 +96,8 @@ class Plan:
         inputs = node.meta.pop()
         if len(inputs) == 1:
             [inner] = inputs
+            if node.meta.eq(inner.approx_n_unique()):
+                raise CannotCheck("approx_n_unique", "a sketch is only near the number that SQL gives")
             for kind, make in _KINDS.items():
                 if node.meta.eq(make(inner)):
                     value, condition = _filtered(inner)

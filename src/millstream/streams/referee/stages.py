@@ -20,6 +20,7 @@ from .windows import Windows, slid, windowed
 _CANNOT = {
     "Match": ("match", "SQL has no sequences of rows here"),
     "Sequences": ("match", "SQL has no sequences of rows here"),
+    "RevisingWindows": ("a window with early or corrected results", "what came early hangs on the order of the log"),
     "Fold": ("fold", "what a Python function makes of rows is known to that function alone"),
 }
 
