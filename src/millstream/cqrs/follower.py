@@ -222,6 +222,14 @@ class Follower:
             with self._log.tail.joined():
                 keeper.follow(_Until(stop, lease, self._again, self), self._watch)
 
+    def fill(self) -> None:
+        """Bring it level with the log, in this thread, and let go of it."""
+        with self.target.kept_open() as target:
+            keeper = Keeper(self._log, self.placement, target, self._announce)
+            keeper.take()
+            keeper.catch_up(self._log.head, NEVER)
+            keeper.commit()
+
     def rebuild(self, told: Callable[[Progress], None] | None, trimmed: IfTrimmed) -> Version:
         """Build a new version beside the one that answers, and have it answer; in this thread."""
         found = self._build(NEVER, afresh=True, told=told, trimmed=trimmed)

@@ -95,20 +95,35 @@ class Projection:
         """
         return Placement(cls, path=None if path is None else os.fspath(path))
 
+    @classmethod
+    def live(cls) -> Placement:
+        """Kept by nobody: each query first folds the events that came since the last one, into memory.
+
+        So a query always shows all that is committed, and nothing runs between queries. The first query of a process
+        folds the whole history of the types that are handled. That is sensible where that is short (some ten thousand
+        events, or some hundred thousand for ``@ms.on_batch``), or where it is seldom asked: a report, a test, a look
+        that is still being designed. What is asked often, by many processes, or of a long history, is for `into`.
+        """
+        return Placement(cls, live=True, path=":memory:")
+
 
 class Placement:
-    """A projection, and where and when it is kept. Made by `Projection.inline` and `Projection.into`.
+    """A projection, and where and when it is kept. Made by `Projection.inline`, `Projection.into`, `Projection.live`.
 
     Attributes:
         projection: The projection's class.
         inline: Whether it is kept inside the appending commits.
+        live: Whether it is computed when it is asked.
         path: The file of the read model; None for the log's own database.
         types: The names of the types that it handles.
     """
 
-    def __init__(self, projection: type[Projection], *, inline: bool = False, path: str | None = None) -> None:
+    def __init__(
+        self, projection: type[Projection], *, inline: bool = False, live: bool = False, path: str | None = None
+    ) -> None:
         self.projection = projection
         self.inline = inline
+        self.live = live
         self.path = path
         self.name = projection.name
         self._bound = _bound(projection)
@@ -279,7 +294,7 @@ class Placement:
                 yield Piece(recorded.position, run.type, _refuse, error, recorded, run)
 
     def __repr__(self) -> str:
-        where = "inline" if self.inline else f"into {redact(self.path or 'the log')}"
+        where = "inline" if self.inline else "live" if self.live else f"into {redact(self.path or 'the log')}"
         return f"<{self.name} {where}>"
 
 
