@@ -64,6 +64,8 @@ class Projection:
     name: ClassVar[str] = ""
     version: ClassVar[object] = None
     on_failure: ClassVar[Literal["stop", "skip", "park"]] = "stop"
+    _is_base = True
+    """Whether this is a class of the library's, whose code does not make a read model another one."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -80,7 +82,7 @@ class Projection:
 
         An error that a handler raises, a violated constraint above all, rejects the append: nothing is left.
         """
-        return Placement(cls, inline=True)
+        return cls._placed(inline=True)
 
     @classmethod
     def into(cls, path: str | os.PathLike[str] | None = None) -> Placement:
@@ -93,7 +95,7 @@ class Projection:
                 tables in the log's own database (of a log in PostgreSQL: where the role's ``search_path`` begins, by
                 default in the schema ``public``).
         """
-        return Placement(cls, path=None if path is None else os.fspath(path))
+        return cls._placed(path=None if path is None else os.fspath(path))
 
     @classmethod
     def live(cls) -> Placement:
@@ -104,7 +106,16 @@ class Projection:
         events, or some hundred thousand for ``@ms.on_batch``), or where it is seldom asked: a report, a test, a look
         that is still being designed. What is asked often, by many processes, or of a long history, is for `into`.
         """
-        return Placement(cls, live=True, path=":memory:")
+        return cls._placed(live=True, path=":memory:")
+
+    @classmethod
+    def _placed(cls, **where: Any) -> Placement:
+        return Placement(cls, **where)
+
+    @classmethod
+    def _made_of(cls) -> list[str]:
+        """What makes its rows beside its schema and its code."""
+        return []
 
 
 class Placement:
@@ -126,11 +137,14 @@ class Placement:
         self.live = live
         self.path = path
         self.name = projection.name
-        self._bound = _bound(projection)
+        self._bound = self._bind()
         self._batched = any(bound.batch for bound in self._bound.values())
         self._classes = {name: bound.event for name, bound in self._bound.items()}
         self._shapes = {name: shape(bound.event) if bound.batch else None for name, bound in self._bound.items()}
         self.types = tuple(self._bound)
+
+    def _bind(self) -> dict[str, Bound]:
+        return _bound(self.projection)
 
     @property
     def events(self) -> list[type[Any]]:

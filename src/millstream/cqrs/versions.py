@@ -75,7 +75,7 @@ def fingerprint(projection: type[Projection]) -> str:
     The code counts, not its text, of the class and its bases below `Projection`. What a handler calls outside them is
     beyond it: that is what ``version`` is for, which stands for all code where it is given.
     """
-    parts = [projection.schema]
+    parts = [projection.schema, *projection._made_of()]
     if projection.version is not None:
         parts.append(f"version {projection.version!r}")
     else:
@@ -84,11 +84,13 @@ def fingerprint(projection: type[Projection]) -> str:
         for base in projection.__mro__:
             if base is Projection:
                 break
+            if "_is_base" in vars(base):
+                continue
             parts += [f"{name} = {mark(value)}" for name, value in sorted(vars(base).items()) if _counts(name, value)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-_SAID = frozenset({"schema", "name", "version", "on_failure"})
+_SAID = frozenset({"schema", "name", "version", "on_failure", "_form", "_more"})
 
 
 def _counts(name: str, value: Any) -> bool:
