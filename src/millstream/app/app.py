@@ -14,6 +14,7 @@ from ..cqrs.follower import Follower
 from ..cqrs.inline import InlineProjection
 from ..cqrs.lease import Leases
 from ..cqrs.live import LiveModel
+from ..cqrs.lockstep import keep_apart
 from ..cqrs.outbox import Outbox
 from ..cqrs.past import At
 from ..cqrs.process import Process
@@ -113,6 +114,7 @@ class App(WriteSide, ReadSide):
         live = _live(_backgrounds("flows", flows, "[ms.stream('clicks').….to('counts', type='Counted')]"))
         _check_names("flows", live, "Give each once; name one: .to(stream, type=…, name='…')")
         self._placements = _distinct(projections)
+        keep_apart(self._placements)
         leases = self._leases = Leases(log)
         moved = threading.Condition()
         watch = Watch(log, moved)

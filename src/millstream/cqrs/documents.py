@@ -45,10 +45,10 @@ class Documents(Projection, Generic[Document]):
     """Base class of projections that keep one document for each key, whichever streams its events are of.
 
     ``ms.Documents[Customer]`` keeps objects of a class of fields, a dataclass or ``msgspec.Struct``, each field with a
-    default. Handlers, marked ``@ms.on``, take the event and the document of its key, a new one where there was
-    none, and change it, or return another one, or ``self.gone`` to have it removed. They are folds: they may ask for
-    ``recorded`` and ``key: str``, have no other effects, and so a replay gives the same documents. The documents that
-    a stretch of events is about are read by one statement and written by another.
+    default. Handlers, marked ``@ms.on``, take the event and the document of its key, a new one where there was none,
+    and change it, or return another one, or ``self.gone`` to have it removed. They are folds: they may ask for
+    ``recorded`` and ``key: str`` (and for ``db`` with ``reads``), have no other effects: so a replay gives the same.
+    The documents that a stretch of events is about are read by one statement and written by another.
 
     They stand in one table, as columns ``key`` and ``document`` (JSON), and the fields that ``columns`` names beside.
 
@@ -133,7 +133,7 @@ class Documents(Projection, Generic[Document]):
         return {key: cls._form.decode(text) for key, text in rows}
 
     @classmethod
-    def _placed(cls, **where: Any) -> Placement:
+    def _alone(cls, **where: Any) -> Placement:
         return _Keyed(cls, **where)
 
     @classmethod
@@ -205,6 +205,7 @@ class _Keyed(Placement):
     """Documents, and where and when they are kept."""
 
     projection: type[Documents[Any]]
+    folds = True
 
     def _bind(self) -> dict[str, Bound]:
         self._instance = self.projection()
@@ -245,7 +246,7 @@ class _Keyed(Placement):
                 document = documents.get(key)
                 if document is None:
                     document = form.document()
-                changed = fold(event, document, recorded, key)
+                changed = fold(event, document, recorded, key, db)
                 documents[key] = None if changed is Documents.gone else document if changed is None else changed
         self._write(db, documents, there)
 
@@ -284,7 +285,7 @@ def _not_alone(event: Any, db: Database, recorded: Recorded | None) -> object:
     raise AssertionError("documents are folded by stretches of events")
 
 
-Fold = Callable[[Any, Any, Recorded, str], Any]
+Fold = Callable[[Any, Any, Recorded, str, Database], Any]
 
 
 def _fold(projection: type[Documents[Any]], instance: Documents[Any], handler: Handler) -> Fold:
@@ -298,6 +299,8 @@ def _fold(projection: type[Documents[Any]], instance: Documents[Any], handler: H
             asked[parameter.name] = 2
         elif parameter.name == "key" and parameter.annotation in (str, "str", None):
             asked[parameter.name] = 3
+        elif projection.reads and (named(parameter.annotation, "Database") or parameter.name == "db"):
+            asked[parameter.name] = 4
         elif not taken and (parameter.annotation is document or parameter.annotation in (None, document.__name__)):
             taken = parameter.name
             asked[parameter.name] = 1
@@ -305,7 +308,8 @@ def _fold(projection: type[Documents[Any]], instance: Documents[Any], handler: H
             raise InvalidHandler(
                 where,
                 f"it asks for {parameter.name!r}, which a fold is not given",
-                hint=f"Ask for the event, the document ({document.__name__}), recorded: ms.Recorded and key: str",
+                hint=f"Ask for the event, the document ({document.__name__}), recorded: ms.Recorded and key: str; and"
+                " for db: ms.Database, if it declares what it reads",
             )
     if not taken:
         raise InvalidHandler(
@@ -314,7 +318,7 @@ def _fold(projection: type[Documents[Any]], instance: Documents[Any], handler: H
     method = getattr(instance, handler.method)
     others = [name for name in asked if name != taken]
     if not others:
-        return lambda event, document, recorded, key: method(event, **{taken: document})
+        return lambda event, document, *_: method(event, **{taken: document})
     return lambda *given: method(given[0], **{name: given[at] for name, at in asked.items()})
 
 

@@ -136,7 +136,7 @@ class Follower:
 
         def work(db: Database) -> None:
             found.clear()
-            live = versions.ensure(db, self.placement.projection, self.made_by)
+            live = versions.ensure(db, self.placement, self.made_by)
             if not live.place:
                 self.placement.check(db, self._log)
                 if live.fingerprint != self.made_by and not self.home.has_room:

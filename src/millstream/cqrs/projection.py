@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -42,6 +42,8 @@ class Projection:
         name: Names it in checkpoints and errors; by default the class's name.
         version: Stands for the code of the class, where it is given: the read model is then built anew when the schema
             or this changes. By default when the schema or the code of the class does.
+        reads: Other projections, whose tables its handlers look things up in. They are carried along: a copy of their
+            rows is kept in the same database, at the same event, so that a rebuild or a replay finds what was found.
         on_failure: What becomes of an event whose handler raises. ``"stop"``: the projection stands right before it.
             ``"skip"``: it goes on without it. ``"park"``: it goes on, and later events of the same stream wait behind
             the one that failed.
@@ -63,6 +65,7 @@ class Projection:
     schema: ClassVar[str] = ""
     name: ClassVar[str] = ""
     version: ClassVar[object] = None
+    reads: ClassVar[Sequence[type[Projection]]] = ()
     on_failure: ClassVar[Literal["stop", "skip", "park"]] = "stop"
     _is_base = True
     """Whether this is a class of the library's, whose code does not make a read model another one."""
@@ -110,6 +113,15 @@ class Projection:
 
     @classmethod
     def _placed(cls, **where: Any) -> Placement:
+        if not cls.reads:
+            return cls._alone(**where)
+        from .lockstep import Lockstep
+
+        return Lockstep(cls, **where)
+
+    @classmethod
+    def _alone(cls, **where: Any) -> Placement:
+        """The same, without those that it reads."""
         return Placement(cls, **where)
 
     @classmethod
@@ -137,11 +149,21 @@ class Placement:
         self.live = live
         self.path = path
         self.name = projection.name
+        self.others: dict[str, str] = {}
+        """Tables beside its own that are not to be used: the names of the projections that keep them."""
         self._bound = self._bind()
         self._batched = any(bound.batch for bound in self._bound.values())
         self._classes = {name: bound.event for name, bound in self._bound.items()}
         self._shapes = {name: shape(bound.event) if bound.batch else None for name, bound in self._bound.items()}
         self.types = tuple(self._bound)
+
+    folds = False
+    """Whether what it makes of many events at once is what it would make of one after the other."""
+
+    @property
+    def schema(self) -> str:
+        """The SQL that makes its tables."""
+        return self.projection.schema
 
     def _bind(self) -> dict[str, Bound]:
         return _bound(self.projection)
@@ -172,7 +194,7 @@ class Placement:
         table = db.own(PROJECTIONS)
         if not self.check(db, log):
             try:
-                db.executescript(self.projection.schema)
+                db.executescript(self.schema)
             except DatabaseError as error:
                 raise DatabaseError(
                     f"the schema of projection {self.name!r} does not run: {error.message}",
@@ -207,7 +229,7 @@ class Placement:
         return row is None or row["schema_hash"] == self._schema_hash()
 
     def _schema_hash(self) -> str:
-        return hashlib.sha256(self.projection.schema.encode()).hexdigest()
+        return hashlib.sha256(self.schema.encode()).hexdigest()
 
     def pieces(
         self, pages: Iterable[list[Run]], *, rows: int = ROWS, apart: Collection[str] = ()
@@ -277,7 +299,7 @@ class Placement:
 
     def _one_of(self, group: list[Run]) -> Piece:
         parts = [piece for run in group for piece in self._of(run)]
-        return Piece(group[0].position, group[0].type, _all, parts, None, group[0])
+        return Piece(group[0].position, group[0].type, apply_all, parts, None, group[0])
 
     def _of(self, run: Run) -> Iterator[Piece | Batch]:
         found = self._bound.get(run.type)
@@ -404,7 +426,8 @@ class Batch(msgspec.Struct, gc=False):
         return [self.placement.batch(part) for part in parts]
 
 
-def _all(pieces: list[Piece | Batch], db: Database, recorded: Recorded | None) -> None:
+def apply_all(pieces: list[Piece | Batch], db: Database, recorded: Recorded | None) -> None:
+    """Apply several pieces of one event."""
     for piece in pieces:
         piece.to(db)
 

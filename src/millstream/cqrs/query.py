@@ -24,6 +24,7 @@ from .errors import DuplicateHandler, ForeignReadModel, ReadModelBehind, ReadMod
 from .follower import Follower
 from .homes import FILES, Home, Kind, Spot
 from .live import LiveModel
+from .lockstep import carried
 from .past import Images, folder_of, position_of
 from .projection import Placement, Projection
 from .views import FilesView, View, Views
@@ -164,13 +165,16 @@ class Queries:
         if reads is None:
             return None
         by_class = {placement.projection: placement for placement in self._placements}
+        for placement in self._placements:
+            for projection in carried(placement.projection):
+                by_class.setdefault(projection, placement)  # its rows stand with what reads it
         for projection in reads:
             if projection not in by_class:
                 raise UsageError(
                     f"{getattr(projection, '__name__', projection)} is not a projection of this app",
                     hint="Give it to ms.App(projections=[…])",
                 )
-        return tuple(by_class[projection] for projection in reads)
+        return tuple(dict.fromkeys(by_class[projection] for projection in reads))
 
     def _apart(self, wanted: Sequence[Placement]) -> bool:
         """Whether no connection shows all of these."""
