@@ -126,6 +126,17 @@ def test_queries_are_asked_of_the_present_and_the_past(run: Run) -> None:
     assert told(followed)["result"] == 12
 
 
+def test_what_is_in_memory_is_filled_to_be_asked_and_not_looked_after_from_here(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(APP.replace('Till.into("read.db")', "Till.into(':memory:')"))
+    assert "nobody pays that" in run("query", "shop:app", "Takings", code=1).stderr
+    (tmp_path / "shop.py").write_text(
+        APP.replace('Till.into("read.db")', "Till.into(':memory:')").replace("< 0", "< -9")
+    )
+    assert told(run("query", "shop:app", "Takings"))["result"] == 21
+    assert told(run("projection", "ls", "shop:app"))["state"] == "in memory"
+    assert "kept in memory" in run("projection", "rebuild", "shop:app", "Till", "--check", code=2).stderr
+
+
 WRONG = [
     (["projection", "ls", "shop"], 2, "does not name an app"),
     (["projection", "ls", "nowhere:app"], 2, "nowhere cannot be imported"),

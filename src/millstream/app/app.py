@@ -13,6 +13,8 @@ from ..cqrs.errors import DuplicateHandler
 from ..cqrs.follower import Follower
 from ..cqrs.inline import InlineProjection
 from ..cqrs.lease import Leases
+from ..cqrs.live import LiveModel
+from ..cqrs.lockstep import keep_apart
 from ..cqrs.outbox import Outbox
 from ..cqrs.past import At
 from ..cqrs.process import Process
@@ -105,21 +107,28 @@ class App(WriteSide, ReadSide):
             if not isinstance(placement, Placement):
                 raise UsageError(
                     f"{placement!r:.60} does not say where it is kept",
-                    hint="Write OrderSummary.inline(), OrderSummary.into() or OrderSummary.into('read.db')",
+                    hint="Write OrderSummary.inline(), .into(), .into('read.db') or .live()",
                 )
         captures = _backgrounds("captures", captures, "[ms.capture('sqlite:///shop.sqlite')]")
         _check_names("captures", captures, "Give each once; name one: ms.capture(url, name='…', prefix='…')")
         live = _live(_backgrounds("flows", flows, "[ms.stream('clicks').….to('counts', type='Counted')]"))
         _check_names("flows", live, "Give each once; name one: .to(stream, type=…, name='…')")
         self._placements = _distinct(projections)
+        keep_apart(self._placements)
         leases = self._leases = Leases(log)
         moved = threading.Condition()
         watch = Watch(log, moved)
         self._inline = [InlineProjection(log, p) for p in projections if p.inline]
-        self._followers = {p.name: Follower(log, p, leases, moved, watch) for p in projections if not p.inline}
+        self._followers = {
+            p.name: (LiveModel if p.live else Follower)(log, p, leases, moved, watch)
+            for p in projections
+            if not p.inline
+        }
         self._queries = Queries(log, self._placements, self._followers, moved)
         self._workers = [
-            Worker(f.placement.name, "projection", f.run, settled=f.settled) for f in self._followers.values()
+            Worker(f.placement.name, "projection", f.run, settled=f.settled)
+            for f in self._followers.values()
+            if not f.placement.live
         ]
         for number, capture in enumerate(captures, start=1):
             begun = threading.Event()
@@ -263,6 +272,8 @@ class App(WriteSide, ReadSide):
             worker.join()
         self._queries.close()
         for follower in self._followers.values():
+            if isinstance(follower, LiveModel):
+                follower.close()
             follower.home.let_go()
 
     def run(self, *, on_failure: Callable[[str, str], object] | None = None) -> None:
@@ -304,6 +315,12 @@ class App(WriteSide, ReadSide):
                     error=str(inline.failure) if failed else None, position=position, behind=max(0, head - position),
                 )
             )  # fmt: skip
+        for name, live in self._followers.items():
+            if isinstance(live, LiveModel):
+                state = State.RUNNING if live.failure is None else State.FAILED
+                at = live.position()
+                error = None if live.failure is None else str(live.failure)
+                found.append(WorkerStatus(name, "projection", state, 0, error, at, max(0, head - at)))
         for worker in self._workers:
             follower = self._followers.get(worker.name) if worker.kind == "projection" else None
             reached = follower.position() if follower is not None else None

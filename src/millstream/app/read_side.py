@@ -32,6 +32,7 @@ class ReadModel(msgspec.Struct, frozen=True):
         name: The projection's name.
         place: The file that its tables are in; None for the log's own database.
         inline: Whether it is kept in the appending commits.
+        live: Whether it is computed when it is asked.
         position: The position up to which it shows the log.
         behind: How many positions that is from the log's head.
         holder: Whether some process keeps it now.
@@ -44,6 +45,7 @@ class ReadModel(msgspec.Struct, frozen=True):
     name: str
     place: str | None
     inline: bool
+    live: bool
     position: int
     behind: int
     holder: bool
@@ -69,7 +71,17 @@ class ReadSide:
             position = inline.position()
             found.append(
                 ReadModel(
-                    inline.placement.name, None, True, position, max(0, head - position), True, False, None, (), ()
+                    inline.placement.name,
+                    None,
+                    True,
+                    False,
+                    position,
+                    max(0, head - position),
+                    True,
+                    False,
+                    None,
+                    (),
+                    (),
                 )
             )
         for follower in self._followers.values():
@@ -80,6 +92,7 @@ class ReadSide:
                     follower.placement.name,
                     follower.path(),
                     False,
+                    follower.placement.live,
                     position,
                     max(0, head - position),
                     lease is not None and bool(lease.holder),
@@ -113,12 +126,12 @@ class ReadSide:
             The version that answers now.
 
         Raises:
-            UsageError: It is kept inline, or in the database of a log in memory.
+            UsageError: It is inline or live, or in the database of a log in memory.
             ProjectionFailed: A handler raised. The old one answers as before.
             Trimmed: Events that it is made of were trimmed.
             ConsumerFenced: Another process began the same after this one.
         """
-        return self._follower(projection).rebuild(progress, trimmed)
+        return self._kept(projection).rebuild(progress, trimmed)
 
     def rollback(self, projection: Which) -> Version:
         """Have the version of a read model that answered before answer again: one transaction.
@@ -128,14 +141,14 @@ class ReadSide:
         Raises:
             NotFound: There is no version to go back to.
         """
-        return self._follower(projection).roll_back()
+        return self._kept(projection).roll_back()
 
     def compare(self, projection: Which) -> Comparison:
         """Replay the log apart, up to where a read model stands, and compare what both hold by content.
 
         Nothing is changed. It needs the memory for the read model twice, and the time of a rebuild.
         """
-        follower = self._follower(projection)
+        follower = self._kept(projection)
         follower.look()
         return compare(self.log, follower.placement, follower.home, follower.target)
 
@@ -161,7 +174,7 @@ class ReadSide:
             NotFound: Nothing failed at that position.
             ProjectionFailed: One raised again; it stays parked.
         """
-        follower = self._follower(projection)
+        follower = self._kept(projection)
         follower.look()
         done = retry(self.log, follower.placement, follower.stopped() or follower.target, position)
         follower.try_again()
@@ -176,19 +189,53 @@ class ReadSide:
         Raises:
             NotFound: Nothing failed at that position, or the projection does not stand before an event.
         """
-        follower = self._follower(projection)
+        follower = self._kept(projection)
         follower.look()
         found = skip(self.log, follower.placement, follower.stopped() or follower.target, position)
         follower.try_again()
         return found
 
     def pause(self, projection: Which) -> None:
-        """Have no worker keep a projection, in whichever process, until `resume`. Queries answer with what is there."""
-        self._leases.pause(self._follower(projection).placement.name, True)
+        """Have no worker keep a projection, in whichever process, until `resume`. Queries answer with what is there.
+
+        Raises:
+            UsageError: It is inline or live, or in memory, where each process keeps its own.
+        """
+        self._pause(projection, True)
 
     def resume(self, projection: Which) -> None:
         """Have a projection that was paused kept again."""
-        self._leases.pause(self._follower(projection).placement.name, False)
+        self._pause(projection, False)
+
+    def _pause(self, projection: Which, paused: bool) -> None:
+        follower = self._kept(projection)
+        if not follower.home.is_shared:
+            raise UsageError(
+                f"projection {follower.placement.name!r} is kept in memory, by each process for itself: nothing can be"
+                " paused for all of them",
+                hint="Keep it where all processes see it, such as into('read.db'); or stop the app: app.stop()",
+            )
+        self._leases.pause(follower.placement.name, paused)
+
+    def fill(self) -> None:
+        """Have what is kept in memory read the log, in this thread: for a process that asks and runs no workers.
+
+        Raises:
+            ProjectionFailed: A handler raised. All before that event is kept.
+        """
+        for follower in self._followers.values():
+            if not follower.home.is_shared:
+                follower.fill()
+
+    def _kept(self, projection: Which) -> Follower:
+        """What keeps a projection whose rows are there between queries."""
+        found = self._follower(projection)
+        if found.placement.live:
+            raise UsageError(
+                f"projection {found.placement.name!r} is live, computed by each query: nothing is kept of it",
+                hint="Correct its code and ask again; to have it kept, write .into(…)",
+            )
+        return found
 
     def _follower(self, projection: Which) -> Follower:
         name = projection if isinstance(projection, str) else getattr(projection, "name", repr(projection))

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from ..errors import NotFound
+from ..errors import NotFound, UsageError
 from .apps import AppName, opened
 from .options import OutputFormat
 from .output import chosen, note, write_record, write_rows
 
 if TYPE_CHECKING:
+    from ..app.app import App
     from ..app.read_side import ReadModel
     from ..cqrs.building import Progress
 
@@ -32,6 +33,10 @@ def _row(model: ReadModel) -> dict[str, Any]:
     waiting = [failure for failure in model.failures if failure.state != "skipped"]
     if model.inline:
         state = "inline"
+    elif model.live:
+        state = "live"
+    elif model.place == ":memory:":
+        state = "in memory"
     elif any(failure.state == "stopped" for failure in waiting):
         state = "failed"
     else:
@@ -51,7 +56,8 @@ def ls(app: AppName, output: OutputFormat = None) -> None:
     """List the read models of an app, and how far each has come.
 
     A projection is kept by some process, or not; paused; or failed. An inline
-    one is kept in the commits that append.
+    one is kept in the commits that append, one in memory by each process that
+    runs the app, and a live one is computed by each query.
 
     \bExamples:
       $ millstream projection ls shop:app
@@ -112,6 +118,16 @@ def resume(app: AppName, name: _Name) -> None:
         found.resume(name)
 
 
+def _check_shared(app: App, name: str) -> None:
+    """Refuse what would only be done to rows that go with this command."""
+    model = {model.name: model for model in app.read_models()}.get(name)
+    if model is not None and model.place == ":memory:" and not model.live:
+        raise UsageError(
+            f"projection {name!r} is kept in memory, by each process for itself",
+            hint="Have the process do it that runs the app, from Python; or start that one anew",
+        )
+
+
 def rebuild(
     app: AppName,
     name: _Name,
@@ -134,6 +150,7 @@ def rebuild(
       $ millstream projection rebuild shop:app OrderSummary
     """
     with opened(app) as found:
+        _check_shared(found, name)
         if check:
             compared = found.compare(name)
             write_record(
@@ -177,6 +194,7 @@ def rollback(app: AppName, name: _Name, output: OutputFormat = None) -> None:
       $ millstream projection rollback shop:app OrderSummary --output json
     """
     with opened(app) as found:
+        _check_shared(found, name)
         version = found.rollback(name)
     write_record({"name": name, "version": version.number}, chosen(output))
 
@@ -192,6 +210,7 @@ def retry(app: AppName, name: _Name, position: _Position = None, output: OutputF
       $ millstream projection retry shop:app OrderSummary
     """
     with opened(app) as found:
+        _check_shared(found, name)
         done = found.retry(name, position=position)
     write_record({"name": name, "tried": done}, chosen(output))
 
@@ -207,5 +226,6 @@ def skip(app: AppName, name: _Name, position: _Position = None, output: OutputFo
       $ millstream projection skip shop:app OrderSummary -p 4 --output json
     """
     with opened(app) as found:
+        _check_shared(found, name)
         failure = found.skip(name, position=position)
     write_record({"name": name, "skipped": failure.position, "error": failure.error}, chosen(output))

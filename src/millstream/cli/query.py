@@ -43,6 +43,8 @@ def query(
     """
     with opened(app) as found:
         asked = _made(found.queries(), name, fields or [])
+        if at is None:
+            found.fill()  # nothing here keeps what is in memory
         if follow:
             for answer in found.subscribe(asked, timeout=timeout):
                 _write(answer, chosen(output))

@@ -121,7 +121,7 @@ class Build:
         def work(db: Database) -> None:
             found.clear()
             stale.clear()
-            live = versions.ensure(db, self._placement.projection, self._made_by)
+            live = versions.ensure(db, self._placement, self._made_by)
             known = versions.all_of(db, live.name)
             building = None
             for each in known:

@@ -63,7 +63,7 @@ def compare(log: Log, placement: Placement, home: Home, target: Target) -> Compa
     The order of rows does not count, nor do the rowids of tables without a primary key.
     """
     with target.reading() as db, db.snapshot():
-        names = versions.tables_of(placement.projection.schema, db.dialect)
+        names = versions.tables_of(placement.schema, db.dialect)
         checkpoint = peek(db, placement.consumer)
         position = checkpoint.position if checkpoint is not None else 0
         kept = {name: _content(db, name) for name in names}

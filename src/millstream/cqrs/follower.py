@@ -136,7 +136,7 @@ class Follower:
 
         def work(db: Database) -> None:
             found.clear()
-            live = versions.ensure(db, self.placement.projection, self.made_by)
+            live = versions.ensure(db, self.placement, self.made_by)
             if not live.place:
                 self.placement.check(db, self._log)
                 if live.fingerprint != self.made_by and not self.home.has_room:
@@ -221,6 +221,14 @@ class Follower:
             self._announce(taken)
             with self._log.tail.joined():
                 keeper.follow(_Until(stop, lease, self._again, self), self._watch)
+
+    def fill(self) -> None:
+        """Bring it level with the log, in this thread, and let go of it."""
+        with self.target.kept_open() as target:
+            keeper = Keeper(self._log, self.placement, target, self._announce)
+            keeper.take()
+            keeper.catch_up(self._log.head, NEVER)
+            keeper.commit()
 
     def rebuild(self, told: Callable[[Progress], None] | None, trimmed: IfTrimmed) -> Version:
         """Build a new version beside the one that answers, and have it answer; in this thread."""

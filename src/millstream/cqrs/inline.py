@@ -56,7 +56,7 @@ class InlineProjection:
             return
         while self._catch_up():
             pass
-        fingerprint = hashlib.sha256(self.placement.projection.schema.encode()).hexdigest()
+        fingerprint = hashlib.sha256(self.placement.schema.encode()).hexdigest()
         self._log.inline(self.placement.consumer, self.placement.types, self._handle, fingerprint=fingerprint)
 
     def _prepare(self, db: Database, receipt: Receipt) -> None:

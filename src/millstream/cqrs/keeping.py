@@ -16,6 +16,7 @@ from . import failures
 from .errors import ProjectionFailed
 from .failures import Failure, FailureState
 from .lease import Stop
+from .lockstep import watched
 from .places import Target
 from .projection import Batch, Piece, Placement
 from .watch import Watch
@@ -235,9 +236,10 @@ class _Step:
         if peek(db, self._before.name) != self._before:
             raise ConsumerFenced(self._before.name)
         deadline = time.monotonic() + self._hold
+        seen = watched(db, self._placement)
         for piece in self._pieces:
             try:
-                self._apply(piece, db)
+                self._apply(piece, db, seen)
             except StorageError as error:
                 # A full disk or a lock is no fault of the handler's: the supervisor tries again.
                 if isinstance(error, DatabaseError):
@@ -255,7 +257,7 @@ class _Step:
             position = self._pieces[self.done - 1].last
         self.checkpoint = advance(db, self._before, position)
 
-    def _apply(self, piece: Piece | Batch, db: Database) -> None:
+    def _apply(self, piece: Piece | Batch, db: Database, seen: Database) -> None:
         if self._blocked and piece.count == 1 and piece.stream in self._blocked and piece.stream not in self.freed:
             name = self._placement.name
             if failures.is_blocked(db, name, piece.stream):
@@ -266,4 +268,4 @@ class _Step:
                 )
                 return
             self.freed.add(piece.stream)  # somebody has settled it meanwhile
-        piece.to(db)
+        piece.to(seen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -42,6 +42,8 @@ class Projection:
         name: Names it in checkpoints and errors; by default the class's name.
         version: Stands for the code of the class, where it is given: the read model is then built anew when the schema
             or this changes. By default when the schema or the code of the class does.
+        reads: Other projections, whose tables its handlers look things up in. They are carried along: a copy of their
+            rows is kept in the same database, at the same event, so that a rebuild or a replay finds what was found.
         on_failure: What becomes of an event whose handler raises. ``"stop"``: the projection stands right before it.
             ``"skip"``: it goes on without it. ``"park"``: it goes on, and later events of the same stream wait behind
             the one that failed.
@@ -63,7 +65,10 @@ class Projection:
     schema: ClassVar[str] = ""
     name: ClassVar[str] = ""
     version: ClassVar[object] = None
+    reads: ClassVar[Sequence[type[Projection]]] = ()
     on_failure: ClassVar[Literal["stop", "skip", "park"]] = "stop"
+    _is_base = True
+    """Whether this is a class of the library's, whose code does not make a read model another one."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -80,7 +85,7 @@ class Projection:
 
         An error that a handler raises, a violated constraint above all, rejects the append: nothing is left.
         """
-        return Placement(cls, inline=True)
+        return cls._placed(inline=True)
 
     @classmethod
     def into(cls, path: str | os.PathLike[str] | None = None) -> Placement:
@@ -93,29 +98,75 @@ class Projection:
                 tables in the log's own database (of a log in PostgreSQL: where the role's ``search_path`` begins, by
                 default in the schema ``public``).
         """
-        return Placement(cls, path=None if path is None else os.fspath(path))
+        return cls._placed(path=None if path is None else os.fspath(path))
+
+    @classmethod
+    def live(cls) -> Placement:
+        """Kept by nobody: each query first folds the events that came since the last one, into memory.
+
+        So a query always shows all that is committed, and nothing runs between queries. The first query of a process
+        folds the whole history of the types that are handled. That is sensible where that is short (some ten thousand
+        events, or some hundred thousand for ``@ms.on_batch``), or where it is seldom asked: a report, a test, a look
+        that is still being designed. What is asked often, by many processes, or of a long history, is for `into`.
+        """
+        return cls._placed(live=True, path=":memory:")
+
+    @classmethod
+    def _placed(cls, **where: Any) -> Placement:
+        if not cls.reads:
+            return cls._alone(**where)
+        from .lockstep import Lockstep
+
+        return Lockstep(cls, **where)
+
+    @classmethod
+    def _alone(cls, **where: Any) -> Placement:
+        """The same, without those that it reads."""
+        return Placement(cls, **where)
+
+    @classmethod
+    def _made_of(cls) -> list[str]:
+        """What makes its rows beside its schema and its code."""
+        return []
 
 
 class Placement:
-    """A projection, and where and when it is kept. Made by `Projection.inline` and `Projection.into`.
+    """A projection, and where and when it is kept. Made by `Projection.inline`, `Projection.into`, `Projection.live`.
 
     Attributes:
         projection: The projection's class.
         inline: Whether it is kept inside the appending commits.
+        live: Whether it is computed when it is asked.
         path: The file of the read model; None for the log's own database.
         types: The names of the types that it handles.
     """
 
-    def __init__(self, projection: type[Projection], *, inline: bool = False, path: str | None = None) -> None:
+    def __init__(
+        self, projection: type[Projection], *, inline: bool = False, live: bool = False, path: str | None = None
+    ) -> None:
         self.projection = projection
         self.inline = inline
+        self.live = live
         self.path = path
         self.name = projection.name
-        self._bound = _bound(projection)
+        self.others: dict[str, str] = {}
+        """Tables beside its own that are not to be used: the names of the projections that keep them."""
+        self._bound = self._bind()
         self._batched = any(bound.batch for bound in self._bound.values())
         self._classes = {name: bound.event for name, bound in self._bound.items()}
         self._shapes = {name: shape(bound.event) if bound.batch else None for name, bound in self._bound.items()}
         self.types = tuple(self._bound)
+
+    folds = False
+    """Whether what it makes of many events at once is what it would make of one after the other."""
+
+    @property
+    def schema(self) -> str:
+        """The SQL that makes its tables."""
+        return self.projection.schema
+
+    def _bind(self) -> dict[str, Bound]:
+        return _bound(self.projection)
 
     @property
     def events(self) -> list[type[Any]]:
@@ -143,7 +194,7 @@ class Placement:
         table = db.own(PROJECTIONS)
         if not self.check(db, log):
             try:
-                db.executescript(self.projection.schema)
+                db.executescript(self.schema)
             except DatabaseError as error:
                 raise DatabaseError(
                     f"the schema of projection {self.name!r} does not run: {error.message}",
@@ -178,7 +229,7 @@ class Placement:
         return row is None or row["schema_hash"] == self._schema_hash()
 
     def _schema_hash(self) -> str:
-        return hashlib.sha256(self.projection.schema.encode()).hexdigest()
+        return hashlib.sha256(self.schema.encode()).hexdigest()
 
     def pieces(
         self, pages: Iterable[list[Run]], *, rows: int = ROWS, apart: Collection[str] = ()
@@ -248,7 +299,7 @@ class Placement:
 
     def _one_of(self, group: list[Run]) -> Piece:
         parts = [piece for run in group for piece in self._of(run)]
-        return Piece(group[0].position, group[0].type, _all, parts, None, group[0])
+        return Piece(group[0].position, group[0].type, apply_all, parts, None, group[0])
 
     def _of(self, run: Run) -> Iterator[Piece | Batch]:
         found = self._bound.get(run.type)
@@ -279,7 +330,7 @@ class Placement:
                 yield Piece(recorded.position, run.type, _refuse, error, recorded, run)
 
     def __repr__(self) -> str:
-        where = "inline" if self.inline else f"into {redact(self.path or 'the log')}"
+        where = "inline" if self.inline else "live" if self.live else f"into {redact(self.path or 'the log')}"
         return f"<{self.name} {where}>"
 
 
@@ -375,7 +426,8 @@ class Batch(msgspec.Struct, gc=False):
         return [self.placement.batch(part) for part in parts]
 
 
-def _all(pieces: list[Piece | Batch], db: Database, recorded: Recorded | None) -> None:
+def apply_all(pieces: list[Piece | Batch], db: Database, recorded: Recorded | None) -> None:
+    """Apply several pieces of one event."""
     for piece in pieces:
         piece.to(db)
 

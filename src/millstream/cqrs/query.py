@@ -23,6 +23,8 @@ from .command import MessageMeta
 from .errors import DuplicateHandler, ForeignReadModel, ReadModelBehind, ReadModelChanged, UnknownQuery
 from .follower import Follower
 from .homes import FILES, Home, Kind, Spot
+from .live import LiveModel
+from .lockstep import carried
 from .past import Images, folder_of, position_of
 from .projection import Placement, Projection
 from .views import FilesView, View, Views
@@ -60,7 +62,9 @@ class _Handler(msgspec.Struct, frozen=True):
     reads: tuple[Placement, ...] | None
     """The read models that it declares to use; None: any."""
     followers: tuple[Follower, ...]
-    """Those of what it may use that workers keep."""
+    """Those of what it may use that workers keep, and live ones."""
+    lives: tuple[LiveModel, ...]
+    """Those that are computed now."""
 
 
 class Answer(msgspec.Struct, Generic[Result]):
@@ -150,7 +154,8 @@ class Queries:
             )
         wanted = self._placements if declared is None else declared
         followers = tuple(self._followers[each.name] for each in wanted if each.name in self._followers)
-        self._handlers[query] = _Handler(function, query, name, database, declared, followers)
+        lives = tuple(each for each in followers if isinstance(each, LiveModel))
+        self._handlers[query] = _Handler(function, query, name, database, declared, followers, lives)
 
     def known(self) -> list[type[Any]]:
         """The queries that have a handler."""
@@ -160,13 +165,16 @@ class Queries:
         if reads is None:
             return None
         by_class = {placement.projection: placement for placement in self._placements}
+        for placement in self._placements:
+            for projection in carried(placement.projection):
+                by_class.setdefault(projection, placement)  # its rows stand with what reads it
         for projection in reads:
             if projection not in by_class:
                 raise UsageError(
                     f"{getattr(projection, '__name__', projection)} is not a projection of this app",
                     hint="Give it to ms.App(projections=[…])",
                 )
-        return tuple(by_class[projection] for projection in reads)
+        return tuple(dict.fromkeys(by_class[projection] for projection in reads))
 
     def _apart(self, wanted: Sequence[Placement]) -> bool:
         """Whether no connection shows all of these."""
@@ -182,6 +190,8 @@ class Queries:
                 raise follower.failure
         if asked is not NOW:
             self._prepare(handler, asked)
+        for live in handler.lives:
+            live.fold()
         if not handler.database:
             return handler.function(**{handler.query: query})  # type: ignore[no-any-return]
         before = [follower.current() for follower in handler.followers]
@@ -225,7 +235,7 @@ class Queries:
         handler = self._handler(query)
         followers = handler.followers
         # What is kept in the commits of the log, or written by others, moves with its head.
-        by_head = len(followers) < len(self._wanted(handler)) or not followers
+        by_head = len(followers) < len(self._wanted(handler)) or not followers or bool(handler.lives)
 
         def mark() -> list[Any]:
             return [*(follower.mark() for follower in followers), self._log.head if by_head else 0]

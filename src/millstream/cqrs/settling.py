@@ -10,6 +10,7 @@ from ..storage.database import Database
 from . import failures
 from .errors import ProjectionFailed
 from .failures import WAITING, Failure, FailureState
+from .lockstep import watched
 from .places import Target
 from .projection import Batch, Piece, Placement
 
@@ -109,7 +110,7 @@ def _retry_stream(log: Log, placement: Placement, target: Target, stream: str) -
                 return
             for piece in pieces:
                 at[:] = [piece]
-                piece.to(db)
+                piece.to(watched(db, placement))
             at.clear()
             for failure in waiting:
                 failures.settle(db, placement.name, failure.position)

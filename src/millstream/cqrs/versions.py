@@ -6,7 +6,6 @@ They stand in a table of the projection's home, one row each; to swap is to chan
 from __future__ import annotations
 
 import hashlib
-import re
 import sqlite3
 from enum import StrEnum
 from types import FunctionType
@@ -20,7 +19,8 @@ from ..marks import mark
 from ..storage.database import Database
 from ..storage.frames import quoted_column
 from ..storage.sqlite.database import statements
-from .projection import PROJECTIONS, Projection
+from .lockstep import tables_in
+from .projection import PROJECTIONS, Placement, Projection
 from .projection import TABLES as PROJECTION_TABLES
 
 VERSIONS = "millstream_versions"
@@ -29,14 +29,6 @@ TABLES = {
     " state text not null, withdrawn integer not null, tables text not null, primary key (name, number)"
 }
 """The table of versions: its columns by its name."""
-
-
-_BESIDE = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'", re.DOTALL)
-_CREATES = re.compile(
-    r'\bcreate\s+(?:or\s+replace\s+)?(?:unlogged\s+)?table\s+(?:if\s+not\s+exists\s+)?("(?:[^"]|"")+"|\w+)'
-    r"(?!\s*\.)",
-    re.IGNORECASE,
-)
 
 
 class VersionState(StrEnum):
@@ -75,7 +67,7 @@ def fingerprint(projection: type[Projection]) -> str:
     The code counts, not its text, of the class and its bases below `Projection`. What a handler calls outside them is
     beyond it: that is what ``version`` is for, which stands for all code where it is given.
     """
-    parts = [projection.schema]
+    parts = [projection.schema, *projection._made_of()]
     if projection.version is not None:
         parts.append(f"version {projection.version!r}")
     else:
@@ -84,11 +76,14 @@ def fingerprint(projection: type[Projection]) -> str:
         for base in projection.__mro__:
             if base is Projection:
                 break
+            if "_is_base" in vars(base):
+                continue
             parts += [f"{name} = {mark(value)}" for name, value in sorted(vars(base).items()) if _counts(name, value)]
+    parts += [fingerprint(each) for each in projection.reads]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-_SAID = frozenset({"schema", "name", "version", "on_failure"})
+_SAID = frozenset({"schema", "name", "version", "on_failure", "reads", "_form", "_more"})
 
 
 def _counts(name: str, value: Any) -> bool:
@@ -124,20 +119,20 @@ def live_of(db: Database, name: str) -> Version | None:
     return next((each for each in all_of(db, name) if each.state is VersionState.LIVE), None)
 
 
-def ensure(db: Database, projection: type[Projection], made_by: str) -> Version:
+def ensure(db: Database, placement: Placement, made_by: str) -> Version:
     """The version that answers, made the first one where there was none. Call inside a transaction."""
     db.ensure_table(VERSIONS, TABLES[VERSIONS])
-    live = live_of(db, projection.name)
+    live = live_of(db, placement.name)
     if live is not None:
         return live
-    schema = hashlib.sha256(projection.schema.encode()).hexdigest()
-    tables = tuple(tables_of(projection.schema, db.dialect))
+    schema = hashlib.sha256(placement.schema.encode()).hexdigest()
+    tables = tuple(tables_of(placement.schema, db.dialect))
     db.ensure_table(PROJECTIONS, PROJECTION_TABLES[PROJECTIONS])
-    kept = db.one(f"select schema_hash from {db.own(PROJECTIONS)} where name = ?", (projection.name,))
+    kept = db.one(f"select schema_hash from {db.own(PROJECTIONS)} where name = ?", (placement.name,))
     # Tables from before there were versions are taken for those of this code, if they are of its schema.
     if kept is not None and kept["schema_hash"] != schema:
         made_by, tables = f"schema {kept['schema_hash']}", ()
-    live = Version(projection.name, 1, made_by, "", VersionState.LIVE, tables=tables)
+    live = Version(placement.name, 1, made_by, "", VersionState.LIVE, tables=tables)
     _insert(db, live)
     return live
 
@@ -233,10 +228,7 @@ def previous_of(db: Database, name: str) -> Version:
 def tables_of(schema: str, dialect: str) -> list[str]:
     """The names of the tables that a schema makes."""
     if dialect != "sqlite":
-        return [
-            found[1][1:-1].replace('""', '"') if found[1].startswith('"') else found[1]
-            for found in _CREATES.finditer(_BESIDE.sub(" ", schema))
-        ]
+        return tables_in(schema)
     connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
         for statement in statements(schema):

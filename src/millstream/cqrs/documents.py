@@ -1,0 +1,356 @@
+"""Documents: read models of one document for each key, folded from the events of any streams."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Any, ClassVar, Final, Generic, TypeVar, get_args, get_origin
+
+import msgspec
+import polars as pl
+
+from ..errors import InvalidEvent, UsageError
+from ..events import Plain, type_name
+from ..log.handlers import Handler, InvalidHandler, handler_table
+from ..log.records import Recorded, Run
+from ..storage.database import Database, Params
+from ..storage.frames import quoted, quoted_column, upsert_sql
+from .binding import named
+from .projection import Batch, Bound, Placement, Projection
+
+Document = TypeVar("Document")
+
+_FOLD = "fold"
+_FEW = 20
+"""Fewer documents than these are written one by one: a frame for them would take longer."""
+_ASKED = 400
+"""How many documents one statement asks for."""
+_KINDS: dict[Any, tuple[str, pl.DataType]] = {
+    msgspec.inspect.BoolType: ("boolean", pl.Boolean()),
+    msgspec.inspect.IntType: ("bigint", pl.Int64()),
+    msgspec.inspect.FloatType: ("double precision", pl.Float64()),
+}
+_EMPTY = pl.DataFrame()
+
+
+class _Gone:
+    def __repr__(self) -> str:
+        return "gone"
+
+
+class Documents(Projection, Generic[Document]):
+    """Base class of projections that keep one document for each key, whichever streams its events are of.
+
+    ``ms.Documents[Customer]`` keeps objects of a class of fields, a dataclass or ``msgspec.Struct``, each field with a
+    default. Handlers, marked ``@ms.on``, take the event and the document of its key, a new one where there was none,
+    and change it, or return another one, or ``self.gone`` to have it removed. They are folds: they may ask for
+    ``recorded`` and ``key: str`` (and for ``db`` with ``reads``), have no other effects: so a replay gives the same.
+    The documents that a stretch of events is about are read by one statement and written by another.
+
+    They stand in one table, as columns ``key`` and ``document`` (JSON), and the fields that ``columns`` names beside.
+
+    Attributes:
+        key: The field of the events that holds the key, or ``"_stream"`` for the name of the stream; or such a name for
+            each class of events. Where it is more than that, override `keys_of`.
+        columns: Fields of the document that are columns too, to be searched and sorted by.
+        table: The table's name; by default the class's, ``CustomerViews`` as ``customer_views``.
+        schema: More SQL to be run behind that of the table: indexes.
+
+    Example:
+        >>> import millstream as ms
+        >>> import msgspec
+        >>> class Ordered(ms.Event, type="DocOrdered"):
+        ...     customer: str
+        ...     cents: int
+        >>> class Customer(msgspec.Struct):
+        ...     orders: int = 0
+        ...     cents: int = 0
+        >>> class Customers(ms.Documents[Customer]):
+        ...     key = "customer"
+        ...     columns = ["cents"]
+        ...
+        ...     @ms.on
+        ...     def ordered(self, event: Ordered, customer: Customer) -> None:
+        ...         customer.orders += 1
+        ...         customer.cents += event.cents
+        >>> class GetCustomer(ms.Query[Customer | None]):
+        ...     name: str
+        >>> app = ms.App(ms.open(), projections=[Customers.live()])
+        >>> @app.query
+        ... def get_customer(query: GetCustomer, db: ms.Database) -> Customer | None:
+        ...     return Customers.get(db, query.name)
+        >>> _ = app.log.append("order-1", [Ordered(customer="Ann", cents=5), Ordered(customer="Ann", cents=7)])
+        >>> app.query(GetCustomer("Ann"))
+        Customer(orders=2, cents=12)
+    """
+
+    key: ClassVar[str | Mapping[Any, str]] = ""
+    columns: ClassVar[Sequence[str]] = ()
+    table: ClassVar[str] = ""
+    gone: Final = _Gone()
+    _is_base = True
+    _form: ClassVar[_Form]
+    _more: ClassVar[str] = ""
+    """The SQL that the class's author gave."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        document = _document_of(cls)
+        if document is None:
+            raise InvalidHandler(
+                cls.__qualname__, "it does not say what its documents are", hint="Write ms.Documents[Customer]"
+            )
+        if isinstance(document, TypeVar):
+            return
+        if "table" not in vars(cls):
+            cls.table = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+        cls._form = _Form(cls, document)
+        cls._more = vars(cls).get("schema", cls._more)
+        cls.schema = f"{cls._form.creates}; {cls._more}"
+
+    def keys_of(self, event: Any, recorded: Recorded) -> str | Iterable[str] | None:
+        """The key, or the keys, of the documents that an event is about; None: it is about none."""
+        return self._form.key_of(event, recorded)
+
+    @classmethod
+    def get(cls, db: Database, key: str) -> Document | None:
+        """The document of a key, from within a query; None when there is none."""
+        row = db.execute(f"select document from {quoted(cls.table)} where key = ?", (key,)).fetchone()
+        return None if row is None else cls._form.decode(row[0])
+
+    @classmethod
+    def find(cls, db: Database, where: str = "true", params: Params = ()) -> dict[str, Document]:
+        """Documents by their keys, from within a query.
+
+        Args:
+            where: A condition on the columns, and what may follow it: ``"cents > ? order by cents desc limit 10"``.
+            params: What its question marks stand for.
+        """
+        rows = db.execute(f"select key, document from {quoted(cls.table)} where {where}", params)
+        return {key: cls._form.decode(text) for key, text in rows}
+
+    @classmethod
+    def _alone(cls, **where: Any) -> Placement:
+        return _Keyed(cls, **where)
+
+    @classmethod
+    def _made_of(cls) -> list[str]:
+        form = cls._form
+        return [repr(msgspec.json.schema(form.document)), repr(sorted(form.fields.items())), repr(form.document())]
+
+
+class _Form:
+    """What the documents of a class are like, and how they are kept."""
+
+    def __init__(self, projection: type[Documents[Any]], document: type[Any]) -> None:
+        name = projection.__qualname__
+        try:
+            document()
+            self.decode = msgspec.json.Decoder(document).decode
+            known = {field.name: field.type for field in _fields(document)}
+        except Exception as error:
+            raise InvalidHandler(
+                name,
+                f"{document!r:.60} cannot be a document: {error}",
+                hint="Give a msgspec.Struct or a dataclass, with a default for each field",
+            ) from error
+        if isinstance(projection.columns, str):
+            raise UsageError(f"{name}.columns is a text", hint=f"Write columns = [{projection.columns!r}]")
+        for column in projection.columns:
+            if column not in known or column in ("key", "document"):
+                raise UsageError(
+                    f"{name}.columns names {column!r}, which is no field of {document.__name__} to be a column",
+                    hint=f"Its fields: {', '.join(known)}",
+                )
+        self.document = document
+        self.names = list(projection.columns)
+        kinds = [_KINDS.get(_plain(known[column]), ("text", pl.String())) for column in self.names]
+        self.fields = {column: kind[0] for column, kind in zip(self.names, kinds, strict=True)}
+        self.frame = {"key": pl.String(), **dict(zip(self.names, (kind[1] for kind in kinds), strict=True))}
+        self.frame["document"] = pl.String()
+        declared = "".join(f", {quoted_column(column)} {kind}" for column, kind in self.fields.items())
+        self.creates = (
+            f"create table {quoted(projection.table)} (key text primary key{declared}, document text not null)"
+        )
+        self.encode = msgspec.json.Encoder().encode
+        keys = projection.key
+        self._key = keys if isinstance(keys, str) else ""
+        self._keys = {} if isinstance(keys, str) else {type_name(cls): field for cls, field in keys.items()}
+        if not (keys or projection.keys_of is not Documents.keys_of):
+            raise InvalidHandler(name, "it has no key", hint='Write key = "customer", a field of its events')
+
+    def key_of(self, event: Any, recorded: Recorded) -> str | None:
+        field = self._key or self._keys.get(recorded.type, "")
+        if field == "_stream":
+            return recorded.stream
+        found = event.data.get(field) if isinstance(event, Plain) else getattr(event, field, None)
+        if found is None and not (field and (isinstance(event, Plain) or hasattr(event, field))):
+            raise UsageError(
+                f"{recorded.type} has no field {field!r} to be the key", hint="Name one for each type: key = {…}"
+            )
+        return None if found is None else str(found)
+
+    def row(self, key: str, document: Any) -> tuple[Any, ...]:
+        return (
+            key,
+            *[_value(getattr(document, name), self.fields[name]) for name in self.names],
+            self.encode(document).decode(),
+        )
+
+
+class _Keyed(Placement):
+    """Documents, and where and when they are kept."""
+
+    projection: type[Documents[Any]]
+    folds = True
+
+    def _bind(self) -> dict[str, Bound]:
+        self._instance = self.projection()
+        table = handler_table(self.projection)
+        if not table:
+            raise InvalidHandler(
+                self.projection.__qualname__, "it handles no event", hint="Mark its handlers with @ms.on"
+            )
+        self._folds = {type: _fold(self.projection, self._instance, each) for type, each in table.items()}
+        return {type: Bound(_not_alone, handler.event, False, _FOLD) for type, handler in table.items()}
+
+    def batch(self, runs: list[Run]) -> Batch:
+        """Runs whose events are folded together."""
+        return _Folded(self, runs, sum(run.count for run in runs), _EMPTY)
+
+    def fold(self, runs: list[Run], db: Database) -> None:
+        """Fold the events of runs into their documents."""
+        keys_of, classes = self._instance.keys_of, self._classes
+        found: list[tuple[Any, Recorded, list[str]]] = []
+        wanted: dict[str, None] = {}
+        for run in runs:
+            cls = classes.get(run.type)
+            if cls is None:
+                raise InvalidEvent(f"an event of type {run.type!r} cannot be read")
+            events = [Plain(run.type, data) for data in run.data()] if cls is Plain else run.events(cls)
+            for index, event in enumerate(events):
+                recorded = Recorded(run, index, event)
+                named = keys_of(event, recorded)
+                keys = [] if named is None else [named] if isinstance(named, str) else list(named)
+                found.append((event, recorded, keys))
+                wanted.update(dict.fromkeys(keys))
+        form = self.projection._form
+        documents = self._read(db, list(wanted))
+        there = set(documents)
+        for event, recorded, keys in found:
+            fold = self._folds[recorded.run.type]
+            for key in keys:
+                document = documents.get(key)
+                if document is None:
+                    document = form.document()
+                changed = fold(event, document, recorded, key, db)
+                documents[key] = None if changed is Documents.gone else document if changed is None else changed
+        self._write(db, documents, there)
+
+    def _read(self, db: Database, keys: list[str]) -> dict[str, Any]:
+        form, table = self.projection._form, quoted(self.projection.table)
+        documents: dict[str, Any] = {}
+        for start in range(0, len(keys), _ASKED):
+            some = keys[start : start + _ASKED]
+            marks = ", ".join("?" * len(some))
+            for key, text in db.execute(f"select key, document from {table} where key in ({marks})", some):
+                documents[key] = form.decode(text)
+        return documents
+
+    def _write(self, db: Database, documents: dict[str, Any], there: set[str]) -> None:
+        form, table = self.projection._form, self.projection.table
+        removed = [(key,) for key, document in documents.items() if document is None and key in there]
+        if removed:
+            db.executemany(f"delete from {quoted(table)} where key = ?", removed)
+        rows = [form.row(key, document) for key, document in documents.items() if document is not None]
+        if db.dialect == "sqlite" or len(rows) < _FEW:
+            db.executemany(upsert_sql(table, list(form.frame), ["key"], (), "?"), rows)
+        else:
+            db.upsert(table, pl.DataFrame(rows, schema=form.frame, orient="row"), key="key")
+
+
+class _Folded(Batch):
+    """Neighbouring events that are folded together."""
+
+    def to(self, db: Database) -> None:
+        """Apply it."""
+        assert isinstance(self.placement, _Keyed)
+        self.placement.fold(self.runs, db)
+
+
+def _not_alone(event: Any, db: Database, recorded: Recorded | None) -> object:
+    raise AssertionError("documents are folded by stretches of events")
+
+
+Fold = Callable[[Any, Any, Recorded, str, Database], Any]
+
+
+def _fold(projection: type[Documents[Any]], instance: Documents[Any], handler: Handler) -> Fold:
+    """A handler, called with what it asks for."""
+    where = f"{projection.__qualname__}.{handler.method}"
+    document = projection._form.document
+    taken = ""
+    asked: dict[str, int] = {}
+    for parameter in handler.parameters:
+        if named(parameter.annotation, "Recorded") or parameter.name == "recorded":
+            asked[parameter.name] = 2
+        elif parameter.name == "key" and parameter.annotation in (str, "str", None):
+            asked[parameter.name] = 3
+        elif projection.reads and (named(parameter.annotation, "Database") or parameter.name == "db"):
+            asked[parameter.name] = 4
+        elif not taken and (parameter.annotation is document or parameter.annotation in (None, document.__name__)):
+            taken = parameter.name
+            asked[parameter.name] = 1
+        elif parameter.required:
+            raise InvalidHandler(
+                where,
+                f"it asks for {parameter.name!r}, which a fold is not given",
+                hint=f"Ask for the event, the document ({document.__name__}), recorded: ms.Recorded and key: str; and"
+                " for db: ms.Database, if it declares what it reads",
+            )
+    if not taken:
+        raise InvalidHandler(
+            where, "it does not take the document", hint=f"Write def {handler.method}(self, event, document)"
+        )
+    method = getattr(instance, handler.method)
+    others = [name for name in asked if name != taken]
+    if not others:
+        return lambda event, document, *_: method(event, **{taken: document})
+    return lambda *given: method(given[0], **{name: given[at] for name, at in asked.items()})
+
+
+def _document_of(cls: type[Any]) -> Any:
+    for base in cls.__mro__:
+        for each in vars(base).get("__orig_bases__", ()):
+            origin = get_origin(each)
+            if isinstance(origin, type) and issubclass(origin, Documents):
+                return get_args(each)[0]
+    return None
+
+
+def _fields(document: type[Any]) -> Sequence[msgspec.inspect.Field]:
+    found: Any = msgspec.inspect.type_info(document)
+    return found.fields  # type: ignore[no-any-return]
+
+
+def _plain(found: msgspec.inspect.Type) -> type[msgspec.inspect.Type]:
+    """What a column holds that may be empty."""
+    if isinstance(found, msgspec.inspect.UnionType):
+        kinds = [type(each) for each in found.types if not isinstance(each, msgspec.inspect.NoneType)]
+        return kinds[0] if len(kinds) == 1 else msgspec.inspect.AnyType
+    return type(found)
+
+
+def _value(value: Any, kind: str) -> Any:
+    if value is None or kind != "text" or (isinstance(value, str) and not isinstance(value, Enum)):
+        return value
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, Decimal | int | float):
+        return str(value)
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,212 @@
+"""Documents: one for each key, folded from the events of many streams."""
+
+from __future__ import annotations
+
+import time
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import millstream as ms
+
+
+class Ordered(ms.Event, type="DocsOrdered"):
+    customer: str
+    cents: int
+
+
+class Moved(ms.Event, type="DocsMoved"):
+    city: str
+
+
+class Paired(ms.Event, type="DocsPaired"):
+    one: str
+    other: str
+
+
+class Left(ms.Event, type="DocsLeft"):
+    who: str
+
+
+class Customer(msgspec.Struct):
+    orders: int = 0
+    cents: int = 0
+    city: str | None = None
+    big: bool = False
+    friends: list[str] = []
+    last: datetime | None = None
+    share: Decimal = Decimal(0)
+
+
+class Customers(ms.Documents[Customer]):
+    key = {Ordered: "customer", Moved: "_stream", Left: "who"}
+    columns = ["cents", "city", "big", "share", "last"]
+    schema = "create index customers_by_city on customers (city)"
+
+    def keys_of(self, event: Any, recorded: ms.Recorded) -> Any:
+        if isinstance(event, Paired):
+            return [event.one, event.other] if event.one != event.other else None
+        return super().keys_of(event, recorded)
+
+    @ms.on
+    def ordered(self, event: Ordered, customer: Customer, recorded: ms.Recorded) -> None:
+        if event.cents < 0:
+            raise ValueError("nobody pays that")
+        customer.orders += 1
+        customer.cents += event.cents
+        customer.big = customer.cents > 100
+        customer.share = Decimal(customer.cents) / 8
+        customer.last = recorded.time
+
+    @ms.on
+    def moved(self, event: Moved, customer: Customer) -> Customer:
+        return msgspec.structs.replace(customer, city=event.city)
+
+    @ms.on
+    def paired(self, event: Paired, customer: Customer, key: str) -> None:
+        customer.friends.append(event.other if key == event.one else event.one)
+
+    @ms.on
+    def left(self, event: Left, customer: Customer) -> object:
+        return self.gone
+
+
+class GetCustomer(ms.Query[Customer | None]):
+    name: str
+
+
+class Rich(ms.Query[list[str]]):
+    pass
+
+
+@pytest.fixture(params=["file", "log", "live", "inline", "duckdb", "postgres"])
+def placed(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    kind = request.param
+    if kind in ("live", "inline"):
+        return getattr(Customers, kind)()
+    into = {"file": str(tmp_path / "read.db"), "log": None, "duckdb": str(tmp_path / "read.duckdb")}
+    return Customers.into(request.getfixturevalue("postgres") if kind == "postgres" else into[kind])
+
+
+def app_of(log: ms.Log, placed: Any) -> ms.App:
+    app = ms.App(log, projections=[placed])
+
+    @app.query
+    def get_customer(query: GetCustomer, db: ms.Database) -> Customer | None:
+        return placed.projection.get(db, query.name)  # type: ignore[no-any-return]
+
+    @app.query
+    def rich(query: Rich, db: ms.Database) -> list[str]:
+        return list(placed.projection.find(db, "cents > ? order by cents desc", (50,)))
+
+    return app
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[ms.Log]:
+    with ms.open(str(tmp_path / "log.db"), clock=lambda: datetime(2024, 1, 15, tzinfo=UTC)) as log:
+        yield log
+
+
+def test_each_key_has_the_fold_of_its_events_from_all_streams(log: ms.Log, placed: Any) -> None:
+    log.append("order-1", [Ordered(customer="Ann", cents=60), Ordered(customer="Bob", cents=55)])
+    log.append("order-2", Ordered(customer="Ann", cents=50))
+    with app_of(log, placed) as app:
+        log.append("Ann", Moved(city="Bern"))
+        log.append("pairs", [Paired(one="Ann", other="Bob"), Paired(one="Ann", other="Ann")])
+        log.append("bulk", [Ordered(customer=f"c-{n % 50}", cents=1) for n in range(500)])
+        receipt = log.append("leave", [Left(who="c-1"), Left(who="nobody"), Left(who="c-2")])
+        log.append("order-3", Ordered(customer="c-2", cents=3))
+        ann = app.query(GetCustomer("Ann"), after=receipt)
+        assert ann == Customer(2, 110, "Bern", True, ["Bob"], datetime(2024, 1, 15, tzinfo=UTC), Decimal("13.75"))
+        assert app.query(Rich()) == ["Ann", "Bob"]
+        assert app.query(GetCustomer("c-1")) is None
+        assert app.query(GetCustomer("c-2"), fresh=True).cents == 3  # type: ignore[union-attr]
+        if not placed.inline and not placed.live:
+            assert app.compare(Customers).same
+    # The past, from the same folds.
+    if placed.path is None or not placed.path.startswith("postgres"):
+        assert app.query(GetCustomer("Ann"), at=ms.Position(2)).cents == 60  # type: ignore[union-attr]
+
+
+def test_an_event_that_fails_is_found_among_those_that_are_folded_together(log: ms.Log, tmp_path: Path) -> None:
+    app = app_of(log, Customers.into(str(tmp_path / "read.db")))
+    log.append("o", [Ordered(customer="Ann", cents=-1 if n == 37 else 1) for n in range(60)])
+    with app:
+        with pytest.raises(ms.ProjectionFailed) as caught:
+            app.query(GetCustomer("Ann"), fresh=True)
+        assert caught.value.position == 38
+        assert app.query(GetCustomer("Ann")).cents == 37  # type: ignore[union-attr]
+        app.skip(Customers)
+        assert app.query(GetCustomer("Ann"), fresh=True).cents == 59  # type: ignore[union-attr]
+
+
+def test_other_documents_are_built_beside(log: ms.Log, tmp_path: Path) -> None:
+    log.append("order-1", Ordered(customer="Ann", cents=60))
+    with app_of(log, Customers.into(str(tmp_path / "read.db"))) as app:
+        app.query(GetCustomer("Ann"), fresh=True)
+
+    @dataclass
+    class Wider:
+        cents: int = 0
+        amounts: list[int] = field(default_factory=list)
+
+    class Other(ms.Documents[Wider]):
+        name = "Customers"
+        table = "customers"
+        key = "customer"
+        columns = ("cents",)
+
+        @ms.on
+        def ordered(self, event: Ordered, document: Wider) -> None:
+            document.cents += event.cents
+            document.amounts.append(event.cents)
+
+    with app_of(log, Other.into(str(tmp_path / "read.db"))) as app:
+        deadline = time.monotonic() + 10
+        while [each.state for each in app.read_models()[0].versions] != ["previous", "live"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert app.query(GetCustomer("Ann"), fresh=True) == Wider(60, [60])
+
+
+def test_what_cannot_be_kept_as_documents_is_refused() -> None:
+    class Bare(msgspec.Struct):
+        name: str
+
+    def declare(document: Any, **names: Any) -> Any:
+        def ordered(self: Any, event: Ordered, document: Any) -> None: ...
+
+        body = {"ordered": ms.on(Ordered)(ordered), **names}
+        return types.new_class("Refused", (ms.Documents[document],), exec_body=lambda found: found.update(body))
+
+    for document, names, said in [
+        (Bare, {"key": "customer"}, "cannot be a document"),
+        (Customer, {}, "has no key"),
+        (Customer, {"key": "customer", "columns": "cents"}, "is a text"),
+        (Customer, {"key": "customer", "columns": ["no"]}, "no field of Customer"),
+    ]:
+        with pytest.raises(ms.UsageError, match=said):
+            declare(document, **names)
+    with pytest.raises(ms.UsageError, match="what its documents are"):
+        type("Refused", (ms.Documents,), {})
+
+
+def test_a_key_that_an_event_does_not_have_is_an_error_and_not_a_document_less(log: ms.Log) -> None:
+    class Wrong(ms.Documents[Customer]):
+        key = "costumer"
+
+        @ms.on
+        def ordered(self, event: Ordered, customer: Customer) -> None: ...
+
+    app = app_of(log, Wrong.live())
+    log.append("o", Ordered(customer="Ann", cents=1))
+    with pytest.raises(ms.ProjectionFailed, match="no field 'costumer' to be the key"):
+        app.query(GetCustomer("Ann"))

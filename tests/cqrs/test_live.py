@@ -1,0 +1,153 @@
+"""Live projections: computed when they are asked; and what is refused for rows that are kept nowhere."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import polars as pl
+import pytest
+
+import millstream as ms
+
+
+class Rung(ms.Event, type="LiveRung"):
+    till: str
+    cents: int
+
+
+class Sums(ms.Projection):
+    schema = "create table sums (till text primary key, cents integer not null)"
+
+    @ms.on_batch(Rung)
+    def rung(self, frame: pl.DataFrame, db: ms.Database) -> None:
+        db.upsert("sums", frame.group_by("till").agg(pl.col("cents").sum()), key="till", add=["cents"])
+
+
+class Slips(ms.Projection):
+    schema = "create table slips (position integer primary key, cents integer check (cents < 1000))"
+
+    @ms.on
+    def rung(self, event: Rung, db: ms.Database, recorded: ms.Recorded) -> None:
+        db.execute("insert into slips values (?, ?)", (recorded.position, event.cents))
+
+
+class GetSums(ms.Query[dict[str, int]]):
+    pass
+
+
+class CountSlips(ms.Query[int]):
+    pass
+
+
+def app_of(log: ms.Log, *placements: Any) -> ms.App:
+    app = ms.App(log, projections=placements)
+
+    @app.query
+    def get_sums(query: GetSums, db: ms.Database) -> dict[str, int]:
+        return {row["till"]: row["cents"] for row in db.query("select * from sums")}
+
+    @app.query(reads=[Slips] if any(each.projection is Slips for each in placements) else None)
+    def count_slips(query: CountSlips, db: ms.Database) -> int:
+        return db.query("select count(*) as n from slips")[0]["n"]  # type: ignore[no-any-return]
+
+    return app
+
+
+@pytest.fixture
+def log(tmp_path: Any) -> Iterator[ms.Log]:
+    with ms.open(str(tmp_path / "log.db")) as log:
+        log.append("t-1", [Rung(till="a", cents=n) for n in (1, 2, 3)])
+        yield log
+
+
+def test_a_live_projection_shows_all_that_is_committed_without_a_worker(log: ms.Log) -> None:
+    app = app_of(log, Sums.live())
+    assert app.query(GetSums()) == {"a": 6}
+    receipt = log.append("t-1", Rung(till="b", cents=5))
+    assert app.query(GetSums()) == {"a": 6, "b": 5}
+    assert app.query(GetSums(), after=receipt, fresh=True, behind="raise") == {"a": 6, "b": 5}
+    assert app.query(GetSums(), at=ms.Position(2)) == {"a": 3}
+    assert (app.answer(GetSums()).position, app.answer(GetSums()).behind) == (4, 0)
+
+
+def test_it_is_folded_on_and_not_again(log: ms.Log) -> None:
+    seen: list[int] = []
+
+    class Counting(Slips):
+        name = "Slips"
+
+        @ms.on
+        def rung(self, event: Rung, db: ms.Database, recorded: ms.Recorded) -> None:
+            seen.append(recorded.position)
+            super().rung(event, db, recorded)
+
+    app = app_of(log, Counting.live())
+    assert app.query(CountSlips()) == 3
+    log.append("t-1", Rung(till="b", cents=5))
+    app.start()
+    app.stop()
+    assert app.query(CountSlips()) == 4
+    assert seen == [1, 2, 3, 4]
+
+
+def test_it_stands_beside_kept_ones_and_is_seen_by_many_threads(log: ms.Log, tmp_path: Any) -> None:
+    app = app_of(log, Sums.live(), Slips.into(str(tmp_path / "read.db")))
+    answers: list[int] = []
+    with app:
+
+        def ask() -> None:
+            for _ in range(20):
+                receipt = log.append("t-1", Rung(till="c", cents=1))
+                assert app.query(CountSlips(), after=receipt) >= 4
+                answers.append(app.query(GetSums())["c"])
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        status = {each.name: each for each in app.status()}
+    assert max(answers) == 80
+    assert (status["Sums"].state, status["Sums"].behind) == ("running", 0)
+
+
+def test_a_live_query_follows_the_log(log: ms.Log) -> None:
+    app = app_of(log, Sums.live())
+    answers = app.subscribe(GetSums(), timeout=5)
+    assert next(answers) == {"a": 6}
+    log.append("t-1", Rung(till="a", cents=1))
+    assert next(answers) == {"a": 7}
+
+
+def test_an_event_that_fails_is_told_to_who_asks_and_tried_again(log: ms.Log) -> None:
+    app = app_of(log, Slips.live())
+    assert app.query(CountSlips()) == 3
+    log.append("t-1", [Rung(till="a", cents=4), Rung(till="a", cents=5000)])
+    for _ in range(2):
+        with pytest.raises(ms.ProjectionFailed) as caught:
+            app.query(CountSlips())
+        assert caught.value.position == 5
+    assert app.status()[0].state == "failed"
+    assert [failure.position for failure in app.failures(Slips)] == [5]
+
+
+def test_what_would_do_nothing_for_rows_that_are_kept_nowhere_is_refused(log: ms.Log) -> None:
+    app = app_of(log, Sums.live())
+    for act in (app.pause, app.resume, app.rebuild, app.rollback, app.compare, app.retry, app.skip):
+        with pytest.raises(ms.UsageError, match="is live"):
+            act(Sums)
+    app = app_of(log, Sums.into(":memory:"))
+    for act in (app.pause, app.resume):
+        with pytest.raises(ms.UsageError, match="in memory"):
+            act(Sums)
+
+
+def test_what_is_in_memory_is_filled_for_a_process_without_workers(log: ms.Log) -> None:
+    app = app_of(log, Sums.into(":memory:"))
+    assert app.query(GetSums()) == {}
+    app.fill()
+    assert app.query(GetSums()) == {"a": 6}
+    with app:
+        assert app.query(GetSums(), fresh=True) == {"a": 6}

@@ -1,0 +1,210 @@
+"""Projections that look others up: what they find is as of each event, whenever they are built."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+import pytest
+
+import millstream as ms
+
+
+class Priced(ms.Event, type="LockPriced"):
+    item: str
+    cents: int
+
+
+class Sold(ms.Event, type="LockSold"):
+    item: str
+    n: int
+
+
+class Prices(ms.Projection):
+    """By the frame: it is given frames of one event where it is read."""
+
+    schema = "create table prices (item varchar(50) primary key, cents bigint not null)"
+
+    @ms.on_batch(Priced)
+    def priced(self, frame: pl.DataFrame, db: ms.Database) -> None:
+        db.upsert("prices", frame.select("item", "cents").unique("item", keep="last"), key="item")
+
+
+class Sales(ms.Projection):
+    schema = "create table sales (position bigint primary key, cents bigint not null)"
+    reads = (Prices,)
+
+    @ms.on
+    def sold(self, event: Sold, db: ms.Database, recorded: ms.Recorded) -> None:
+        price = db.one("select cents from prices where item = ?", (event.item,))
+        db.execute("insert into sales values (?, ?)", (recorded.position, event.n * (price["cents"] if price else 0)))
+
+
+class Total(msgspec.Struct):
+    cents: int = 0
+
+
+class Totals(ms.Documents[Total]):
+    key = "item"
+    reads = (Prices, Sales)
+
+    @ms.on
+    def sold(self, event: Sold, total: Total, db: ms.Database, recorded: ms.Recorded) -> None:
+        sale = db.one("select cents from sales where position = ?", (recorded.position,))
+        total.cents += sale["cents"] if sale else 0
+
+
+class GetSales(ms.Query[list[int]]):
+    pass
+
+
+class GetPrices(ms.Query[dict[str, int]]):
+    pass
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[ms.Log]:
+    with ms.open(str(tmp_path / "log.db")) as log:
+        for n in range(1, 40):
+            for cents in (n, 100 * n):
+                log.append("shop", [Priced(item="a", cents=cents), Sold(item="a", n=1)])
+        log.append("bulk", [Sold(item="a", n=2), Sold(item="b", n=1)])
+        yield log
+
+
+EXPECTED = [cents for n in range(1, 40) for cents in (n, 100 * n)] + [7800, 0]
+
+
+def app_of(log: ms.Log, *placements: Any) -> ms.App:
+    app = ms.App(log, projections=placements)
+
+    @app.query(reads=[Sales])
+    def get_sales(query: GetSales, db: ms.Database) -> list[int]:
+        return [row["cents"] for row in db.query("select cents from sales order by position")]
+
+    @app.query(reads=[Prices])
+    def get_prices(query: GetPrices, db: ms.Database) -> dict[str, int]:
+        return {row["item"]: row["cents"] for row in db.query("select * from prices")}
+
+    return app
+
+
+@pytest.fixture(params=["file", "log", "live", "inline", "memory", "duckdb", "postgres"])
+def placed(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    kind = request.param
+    if kind in ("live", "inline"):
+        return getattr(Sales, kind)()
+    into = {"file": str(tmp_path / "read.db"), "log": None, "memory": ":memory:", "duckdb": str(tmp_path / "r.duckdb")}
+    return Sales.into(request.getfixturevalue("postgres") if kind == "postgres" else into[kind])
+
+
+def test_a_lookup_finds_what_was_known_at_its_event_wherever_and_whenever_it_is_built(log: ms.Log, placed: Any) -> None:
+    with app_of(log, placed) as app:
+        assert app.query(GetSales(), fresh=True) == EXPECTED
+        assert app.query(GetPrices()) == {"a": 3900}
+        receipt = log.append("shop", [Priced(item="b", cents=3), Sold(item="b", n=2)])
+        assert app.query(GetSales(), after=receipt)[-1] == 6
+        if not placed.inline and not placed.live:
+            assert app.compare(Sales).same
+            app.rebuild(Sales)
+            assert app.query(GetSales(), fresh=True) == [*EXPECTED, 6]
+            app.rollback(Sales)
+            assert app.query(GetSales(), fresh=True) == [*EXPECTED, 6]
+        assert app.query(GetSales(), at=ms.Position(8)) == [1, 100, 2, 200]
+        assert app.query(GetPrices(), at=ms.Position(5)) == {"a": 2}
+
+
+def test_what_reads_a_reader_carries_both(log: ms.Log, tmp_path: Path) -> None:
+    app = app_of(log, Totals.into(str(tmp_path / "totals.db")), Prices.into(str(tmp_path / "prices.db")))
+
+    class GetTotals(ms.Query[dict[str, Total]]):
+        pass
+
+    @app.query(reads=[Totals])
+    def totals(query: GetTotals, db: ms.Database) -> dict[str, Total]:
+        return Totals.find(db)
+
+    with app:
+        assert app.query(GetTotals(), fresh=True) == {"a": Total(sum(EXPECTED)), "b": Total(0)}
+        assert app.query(GetSales()) == EXPECTED
+        assert app.query(GetPrices(), fresh=True) == {"a": 3900}
+        assert app.compare(Totals).same
+
+
+def test_other_code_of_what_is_read_builds_the_reader_anew(log: ms.Log, tmp_path: Path) -> None:
+    path = str(tmp_path / "read.db")
+    with app_of(log, Sales.into(path)) as app:
+        app.query(GetSales(), fresh=True)
+
+    class Dearer(Prices):
+        name = "Prices"
+
+        @ms.on_batch(Priced)
+        def priced(self, frame: pl.DataFrame, db: ms.Database) -> None:
+            db.upsert("prices", frame.select("item", pl.col("cents") * 2), key="item")
+
+    class Again(Sales):
+        name = "Sales"
+        reads = (Dearer,)
+
+    app = ms.App(log, projections=[Again.into(path)])
+
+    @app.query
+    def get_sales(query: GetSales, db: ms.Database) -> list[int]:
+        return [row["cents"] for row in db.query("select cents from sales order by position")]
+
+    with app:
+        deadline = time.monotonic() + 10
+        while [each.state for each in app.read_models()[0].versions] != ["previous", "live"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert app.query(GetSales(), fresh=True) == [2 * cents for cents in EXPECTED]
+
+
+@pytest.mark.parametrize("where", ["file", "log"])
+def test_a_lookup_that_was_not_declared_is_refused(log: ms.Log, tmp_path: Path, where: str) -> None:
+    class Careless(ms.Projection):
+        schema = "create table careless (position integer primary key, prices integer)"
+
+        @ms.on
+        def sold(self, event: Sold, db: ms.Database, recorded: ms.Recorded) -> None:
+            db.execute(
+                "insert into careless (position, prices) values (?, (select cents from prices where item = ?))",
+                (recorded.position, event.item),
+            )
+
+    into = None if where == "log" else str(tmp_path / "read.db")
+    with ms.App(log, projections=[Prices.into(into), Careless.into(into)]) as app:
+        deadline = time.monotonic() + 10
+        while not app.failures(Careless):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert "'Careless' uses the table 'prices' of 'Prices'" in app.failures(Careless)[0].error
+    assert app.failures(Careless)[0].position == 2
+
+
+def test_declarations_that_cannot_be_kept_are_refused(log: ms.Log, tmp_path: Path) -> None:
+    with pytest.raises(ms.UsageError, match="kept twice in one database"):
+        ms.App(log, projections=[Prices.into(str(tmp_path / "a.db")), Sales.into(str(tmp_path / "a.db"))])
+
+    class Framed(ms.Projection):
+        reads = (Prices,)
+
+        @ms.on_batch(Sold)
+        def sold(self, frame: pl.DataFrame, db: ms.Database) -> None: ...
+
+    with pytest.raises(ms.UsageError, match="takes events by the frame"):
+        Framed.into()
+    with pytest.raises(ms.UsageError, match="is no list"):
+        type("Bare", (Sales,), {"reads": Prices}).into()
+    with pytest.raises(ms.UsageError, match="is no projection"):
+        type("Odd", (Sales,), {"reads": [int]}).into()
+    one = type("One", (Sales,), {"reads": ()})
+    other = type("Other", (Sales,), {"reads": (one,)})
+    one.reads = (other,)
+    with pytest.raises(ms.UsageError, match="read each other"):
+        one.into()
