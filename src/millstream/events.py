@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self, dataclass_transform
 
 import msgspec
 
+from .conversion import ready
 from .errors import DuplicateType, InvalidEvent
 from .personal import ErasableDecoder, PersonalShape, declared, plain_text, shape_of
 from .time import Moment
@@ -334,7 +335,7 @@ def defined() -> None:
 def decoder(cls: Any) -> msgspec.json.Decoder[Any] | ErasableDecoder:
     """The JSON decoder of a class, made once."""
     shape = shape_of(cls)
-    return msgspec.json.Decoder(cls) if shape is None else ErasableDecoder(cls, shape)
+    return msgspec.json.Decoder(ready(cls)) if shape is None else ErasableDecoder(cls, shape)
 
 
 _encoder = msgspec.json.Encoder(enc_hook=plain_text)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
+from .conversion import ready
 from .errors import InvalidEvent
 
 T = TypeVar("T")
@@ -198,7 +199,7 @@ class ErasableDecoder:
     def __init__(self, cls: Any, shape: PersonalShape) -> None:
         self._cls = cls
         self._shape = shape
-        self._decoder = msgspec.json.Decoder(cls)
+        self._decoder = msgspec.json.Decoder(ready(cls))
         self._rest: msgspec.json.Decoder[Any] | None = None
 
     def decode(self, line: Any) -> Any:
@@ -212,7 +213,7 @@ class ErasableDecoder:
         for name in gone:
             del fields[name]
         if self._rest is None:
-            self._rest = msgspec.json.Decoder(_relaxed(self._cls, self._shape))
+            self._rest = msgspec.json.Decoder(ready(_relaxed(self._cls, self._shape)))
         rest = self._rest.decode(_encode_fields(fields))
         values = {name: getattr(rest, name) for name in rest.__struct_fields__}
         values.update((self._shape.fields[name], Erased) for name in gone)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ..conversion import ready
 from ..log.checkpoints import peek
 from .findings import Backlog, Finding
 from .source import State
@@ -92,7 +93,7 @@ def states(log: Log) -> dict[str, State]:
         if not db.has_table(table):
             return {}
         rows = db.query(f"select name, state from {db.own(table)} order by name")
-    return {row["name"]: msgspec.json.decode(row["state"], type=State) for row in rows}
+    return {row["name"]: msgspec.json.decode(row["state"], type=ready(State)) for row in rows}
 
 
 def status(log: Log) -> list[TableStatus]:

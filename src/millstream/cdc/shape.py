@@ -10,6 +10,8 @@ from functools import cache
 
 import msgspec
 
+from ..conversion import ready
+
 _MARK = "1 shape "
 
 
@@ -64,4 +66,4 @@ def shape_of(schema: str) -> Shape | None:
     """The shape that a run's schema carries; None when it carries none."""
     if not schema.startswith(_MARK):
         return None
-    return msgspec.json.decode(schema[len(_MARK) :], type=Shape)
+    return msgspec.json.decode(schema[len(_MARK) :], type=ready(Shape))

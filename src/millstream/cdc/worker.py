@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import msgspec
 
+from ..conversion import ready
 from ..errors import CaptureError, UsageError
 from ..log.checkpoints import Checkpoint, advance, take
 from ..storage.base import Encoding, StagedAppend, StagedRun
@@ -146,7 +147,7 @@ class Worker:
                 state = State(slot=uuid4().hex)
                 _save(db, name, state)
             else:
-                state = msgspec.json.decode(row["state"], type=State)
+                state = msgspec.json.decode(row["state"], type=ready(State))
             found.append((checkpoint, state))
 
         self.log.commit(work=work)
@@ -334,7 +335,7 @@ def captured_tables(log: Log, capture: str) -> list[str]:
         row = None
         if db.has_table(_STATES):
             row = db.one(f"select state from {db.own(_STATES)} where name = ?", (capture,))
-    return sorted(msgspec.json.decode(row["state"], type=State).tables) if row is not None else []
+    return sorted(msgspec.json.decode(row["state"], type=ready(State)).tables) if row is not None else []
 
 
 def ask_to_read_again(log: Log, capture: str, table: str) -> None:

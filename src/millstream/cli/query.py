@@ -7,6 +7,7 @@ from typing import Annotated, Any, Optional
 import msgspec
 import typer
 
+from ..conversion import ready
 from ..errors import UsageError
 from ..log.positions import Position, parse_place
 from .apps import AppName, opened
@@ -72,7 +73,7 @@ def _made(classes: list[type[Any]], name: str, fields: list[str]) -> Any:
         has = ", ".join(by_name[name].__struct_fields__) or "none"
         raise UsageError(f"{name} has no field {unknown[0]!r}", hint=f"Its fields: {has}")
     try:
-        return msgspec.convert(values, by_name[name], strict=False)
+        return msgspec.convert(values, ready(by_name[name]), strict=False)
     except msgspec.ValidationError as error:
         raise UsageError(f"{name}: {error}", hint="Give each field as FIELD=VALUE") from error
 

@@ -12,6 +12,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import msgspec
 import polars as pl
 
+from ..conversion import ready
 from ..errors import InvalidEvent
 from ..events import Event, Plain, decoder
 from ..frames import Columns, union_columns
@@ -53,7 +54,7 @@ def shape(cls: type[Any]) -> Shape | None:
         return None
     if not columns or any(isinstance(dtype, pl.Unknown) for dtype in columns.values()):
         return None
-    return Shape(columns, msgspec.json.Decoder(list[cls]).decode)  # type: ignore[valid-type]
+    return Shape(columns, msgspec.json.Decoder(ready(list[cls])).decode)  # type: ignore[valid-type]
 
 
 _MIXED = pl.Unknown()

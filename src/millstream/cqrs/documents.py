@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar, get_args, get_origin
 import msgspec
 import polars as pl
 
+from ..conversion import ready
 from ..errors import InvalidEvent, UsageError
 from ..events import Plain, type_name
 from ..log.handlers import Handler, InvalidHandler, handler_table
@@ -149,7 +150,7 @@ class _Form:
         name = projection.__qualname__
         try:
             document()
-            self.decode = msgspec.json.Decoder(document).decode
+            self.decode = msgspec.json.Decoder(ready(document)).decode
             known = {field.name: field.type for field in _fields(document)}
         except Exception as error:
             raise InvalidHandler(

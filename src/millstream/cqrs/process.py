@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from ..conversion import ready
 from ..errors import UsageError
 from ..events import Event, Plain, type_name
 from ..log import Recorded
@@ -298,7 +299,7 @@ class Process:
     def _restored(cls, key: str, reaction: Reaction) -> Process:
         """A process as it was after a reaction."""
         found = cls(key)
-        shape = msgspec.convert(reaction.state, cls._shape(), strict=False)
+        shape = msgspec.convert(reaction.state, ready(cls._shape()), strict=False)
         found.__dict__.update(msgspec.structs.asdict(shape))
         found._open, found._undoable = dict(reaction.open), list(reaction.undoable)
         found.ended, found._last = reaction.ended, reaction.position

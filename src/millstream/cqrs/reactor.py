@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from ..conversion import ready
 from ..errors import ConstraintViolated, IdReused, MillstreamError, NotFound, Rejected, StorageError, StreamClosed
 from ..events import Plain
 from ..log import Log, Recorded
@@ -191,7 +192,7 @@ class Reactor:
         found = self._known.get(key)
         if found is None:
             for last in self._log.read(self.process._stream_of(key), types=[REACTED], backwards=True, limit=1):
-                found = self.process._restored(key, msgspec.convert(last.data, Reaction))
+                found = self.process._restored(key, msgspec.convert(last.data, ready(Reaction)))
         return found
 
     def _commit(self, appends: list[StagedAppend], works: list[Callable[[Database], None]], position: int) -> None:
@@ -218,7 +219,7 @@ class Reactor:
             for recorded in self._log.read(f"{self._prefix}*", types=[REACTED], after=reached):
                 if stop.is_set():
                     break
-                reaction = msgspec.convert(recorded.data, Reaction)
+                reaction = msgspec.convert(recorded.data, ready(Reaction))
                 correlation = recorded.correlation or ""
                 for sent in reaction.send:
                     if not self._done(recorded, sent, sent.id, correlation):

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from ..conversion import ready
 from ..errors import Rejected, UsageError
 
 _AS_THEY_ARE = (bytes, bytearray, memoryview, date, datetime, time, timedelta, Decimal, uuid.UUID)
@@ -24,7 +25,7 @@ def checked(command: Any) -> Any:
         UsageError: An annotation of its class cannot be resolved.
     """
     try:
-        found = msgspec.convert(_plain(command), type(command), dec_hook=_same)
+        found = msgspec.convert(_plain(command), ready(type(command)), dec_hook=_same)
     except msgspec.ValidationError as error:
         raise _rejected(type(command), _plain(command), error, strict=True) from error
     except (NameError, TypeError) as error:
@@ -44,7 +45,7 @@ def parsed(cls: type[Any], data: bytes | str | dict[str, Any]) -> Any:
     """
     try:
         plain = data if isinstance(data, dict) else msgspec.json.decode(data)
-        found = msgspec.convert(plain, cls, strict=False)
+        found = msgspec.convert(plain, ready(cls), strict=False)
     except msgspec.ValidationError as error:
         raise _rejected(cls, plain, error, strict=False) from error
     except msgspec.DecodeError as error:
@@ -78,7 +79,7 @@ def _rejected(cls: type[Any], plain: Any, first: msgspec.ValidationError, *, str
                 problems[field.name] = "it is missing"
             continue
         try:
-            msgspec.convert(plain[field.encode_name], field.type, strict=strict, dec_hook=_same)
+            msgspec.convert(plain[field.encode_name], ready(field.type), strict=strict, dec_hook=_same)
         except msgspec.ValidationError as error:
             path, reason = _where(str(error))
             inside = "" if path is None else path if path.startswith("[") else f".{path}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import polars as pl
 
+from ..conversion import ready
 from ..errors import DamagedLog, Trimmed
 from ..frames import decode_frame
 from ..storage.base import Encoding, Scope
@@ -83,7 +84,7 @@ class Bodies:
         except (Exception, pl.exceptions.PanicException) as error:
             raise DamagedLog(position, f"its frame cannot be decoded ({error})") from error
         if columns is None:
-            self._keep(ref, frame, int(frame.estimated_size()))
+            self._keep(ref, frame.clone(), int(frame.estimated_size()))
         return frame
 
     # --- bodies that are not in the log -------------------------------------------------------------
@@ -165,6 +166,6 @@ def trim_of(data: bytes, position: int) -> Trim:
         DamagedLog: It cannot be read.
     """
     try:
-        return msgspec.json.decode(data, type=Trim)
+        return msgspec.json.decode(data, type=ready(Trim))
     except msgspec.MsgspecError as error:
         raise DamagedLog(position, f"what stands for its trimmed body cannot be read ({error})") from error

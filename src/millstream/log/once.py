@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ..conversion import ready
 from ..errors import IdReused, MillstreamError, UsageError
 from ..storage.base import Receipt
 from .staging import check_label
@@ -63,4 +64,4 @@ def receipt_of(log: Log, id: str, digest: bytes) -> Receipt | None:
         return None
     if row.digest != digest:
         raise IdReused(id, row.last)
-    return msgspec.json.decode(row.result, type=Receipt)
+    return msgspec.json.decode(row.result, type=ready(Receipt))

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from ..conversion import ready
 from ..errors import DamagedLog, InvalidEvent, KeyLost, KeysNeeded, MissingExtra, NotFound
 from ..events import AnyEvent, Plain, decoder, event_class, schema_version
 from ..frames import Columns, conform, union_columns
@@ -58,6 +59,8 @@ class Run(msgspec.Struct, eq=False, gc=False):
     """What `row` has looked up last: where some rows of its frame begin, these rows as dicts, the frame."""
     base: int = 0
     """Position of the header's first event, when this is a slice of a longer run; 0 when it is whole."""
+    ahead: tuple[list[str] | None, pl.DataFrame] | None = None
+    """What `read_ahead` has read: which columns, and the frame."""
 
     # --- the header ---------------------------------------------------------------------------------
 
@@ -152,12 +155,12 @@ class Run(msgspec.Struct, eq=False, gc=False):
             columns: Only these columns (those that the run has).
         """
         if self.is_frame:
-            wanted = None
-            if columns is not None:
-                has = self.log.columns_of(self.kind_id)
-                wanted = [name for name in columns if name in has]
-                if not wanted:
-                    return pl.DataFrame(height=self.count)
+            wanted = self._among(columns)
+            if wanted == []:
+                return pl.DataFrame(height=self.count)
+            ready, self.ahead = self.ahead, None
+            if ready is not None and ready[0] == wanted:
+                return ready[1]
             frame: pl.DataFrame = self._fetch(lambda ref: self.log.bodies.frame(ref, self.position, wanted))
             if frame.height < self.body_offset + self.count:
                 raise DamagedLog(self.position, f"its body holds {frame.height} events only")
@@ -167,6 +170,18 @@ class Run(msgspec.Struct, eq=False, gc=False):
         if columns is not None:
             shape = {name: shape[name] for name in columns if name in shape}
         return frame_of_objects(rows, shape)
+
+    def read_ahead(self, columns: Sequence[str] | None) -> None:
+        """Have what `frame` gives of these columns ready, once. Does nothing where events are objects."""
+        if self.is_frame:
+            self.ahead = self._among(columns), self.frame(columns)
+
+    def _among(self, columns: Sequence[str] | None) -> list[str] | None:
+        """Those columns that its frame has; None for all."""
+        if columns is None:
+            return None
+        has = self.log.columns_of(self.kind_id)
+        return [name for name in columns if name in has]
 
     def data(self) -> list[dict[str, Any]]:
         """Each event's data as a dict of plain values."""
@@ -204,7 +219,7 @@ class Run(msgspec.Struct, eq=False, gc=False):
             return [Plain(type, data, schema) for data in self.data()]
         try:
             if self.is_frame:
-                return [msgspec.convert(row, cls) for row in self.frame().iter_rows(named=True)]
+                return [msgspec.convert(row, ready(cls)) for row in self.frame().iter_rows(named=True)]
             if self.count > 1 and self.body_offset == 0:
                 # The whole of a body, most likely: its lines need not be cut apart.
                 events = decoder(cls).decode_lines(self._text())  # type: ignore[arg-type]
@@ -258,6 +273,7 @@ class Run(msgspec.Struct, eq=False, gc=False):
             return None
         return msgspec.structs.replace(
             self,
+            ahead=None,
             position=self.position + skip,
             version=self.version + skip,
             count=keep,
@@ -376,7 +392,7 @@ class Recorded(msgspec.Struct, eq=False, gc=False):
             return self.run.events(cls)[0]
         if self.run.is_frame and self.run.kind_id not in self.run.log.sealed:
             try:
-                return msgspec.convert(self.run.row(self.index), cls)
+                return msgspec.convert(self.run.row(self.index), ready(cls))
             except msgspec.ValidationError as error:
                 raise self.run.misfit(cls, error) from error
         run = self.run.cut(self.position - 1, self.position + 1)

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar, get_origin
 
 import msgspec
 
+from ..conversion import ready
 from ..log.handlers import alternatives
 from ..marks import mark
 from ..personal import Erased, plain_text
@@ -137,7 +138,7 @@ class StateCodec(Codec[Any]):
         declared = self._types[name]
         cls = get_origin(declared) or declared
         if not self._is_plain(cls):
-            return msgspec.json.decode(raw, type=declared)
+            return msgspec.json.decode(raw, type=ready(declared))
         fields = self._plain.setdefault(cls, _Fields(hints_of(cls)))
         state = cls.__new__(cls)
         state.__dict__.update(fields.decode(raw))
@@ -164,7 +165,7 @@ class _Fields:
         self._decoders: dict[str, msgspec.json.Decoder[Any]] = {}
 
     def decode(self, data: bytes | msgspec.Raw) -> dict[str, Any]:
-        fields = msgspec.json.decode(data, type=_RawFields)
+        fields = msgspec.json.decode(data, type=ready(_RawFields))
         return {
             # What was erased stands in fields of any type.
             name: Erased if bytes(raw) == _ERASED else self._decoder(name).decode(raw)
@@ -175,7 +176,7 @@ class _Fields:
         found = self._decoders.get(name)
         if found is None:
             hint = self._hints.get(name, Any)
-            found = self._decoders[name] = msgspec.json.Decoder(Any if isinstance(hint, str) else hint)
+            found = self._decoders[name] = msgspec.json.Decoder(ready(Any if isinstance(hint, str) else hint))
         return found
 
 

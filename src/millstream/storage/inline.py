@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from ..conversion import ready
 from ..errors import InlineMissing
 from .base import InlineHandler, Receipt, Request, StagedAppend
 from .database import Database
@@ -77,7 +78,7 @@ class Register:
         if text == self._text:
             return
         self._text = text
-        self._value = _Value() if text is None else msgspec.json.decode(text, type=_Value)
+        self._value = _Value() if text is None else msgspec.json.decode(text, type=ready(_Value))
         self.counter = self._value.counter
         self.compare()
 

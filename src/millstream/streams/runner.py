@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal, Self
@@ -21,12 +21,13 @@ from ..events import Plain
 from ..frames import MAX_ROWS
 from ..log.checkpoints import Checkpoint, advance, take
 from ..storage.base import StagedAppend
+from .ahead import read_ahead, worth_it
 from .errors import FlowError
 from .flow import Flow
 from .idle import Listener
 from .pipeline import FlowState, Pipeline
 from .progress import FlowProgress, Meter, heights, told
-from .replay import batches, frames, labelled
+from .replay import Labelled, batches, frames, labelled
 from .state import concat
 from .store import Change, change, load
 
@@ -92,6 +93,9 @@ class Worker:
         self._seen = self.checkpoint.position
         self._ahead: _Ahead | None = None
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="millstream-flow-commit")
+        self._reading: Generator[list[Labelled]] | None = None
+        self._read = self._reading_to = 0
+        """Up to where what is read ahead was taken in, and to where it goes."""
         self._under_way: tuple[Future[Receipt], _Ahead, Change] | None = None
 
     @property
@@ -174,15 +178,15 @@ class Worker:
             self._listener.tell(self.state)
 
     def close(self) -> None:
-        """End the thread that commits; what was not committed is done anew by whoever goes on."""
+        """End the threads that commit and read; what was not committed is done anew by whoever goes on."""
         self._committer.shutdown()
+        self._let_go()
 
     def _work(self, ahead: _Ahead, head: int) -> bool:
         """Take in rows for a while; whether all up to a position were."""
         began = time.monotonic()
-        runs = labelled(self.log, self.pipeline.sources, ahead.position, head + 1)
         try:
-            for group in batches(runs, self._rows):
+            for group in self._groups(ahead.position, head):
                 self._listener.hear(group)
                 for frame in frames(self.pipeline, ahead.state, group):
                     ahead.state, output, aside = self.pipeline.step(ahead.state, frame, fill=True)
@@ -191,14 +195,34 @@ class Worker:
                         ahead.outputs.append(output)
                     if aside is not None:
                         ahead.late.append(aside)
-                ahead.position = group[-1][1].last
+                ahead.position = self._read = group[-1][1].last
                 slice = min(_SLICE, self._commit_every)
                 enough = time.monotonic() - began >= slice or ahead.is_enough
                 if enough and self.pipeline.absent(ahead.state) is None:
                     return False
+            self._let_go()
             return True
+        except BaseException:
+            self._let_go()
+            raise
         finally:
             ahead.worked += time.monotonic() - began
+
+    def _groups(self, after: int, head: int) -> Iterator[list[Labelled]]:
+        """The groups of runs that come next, up to a position: those that were read ahead, if they go on from there."""
+        if self._reading is not None and self._read == after and self._reading_to == head:
+            return self._reading
+        self._let_go()
+        groups = batches(labelled(self.log, self.pipeline.sources, after, head + 1), self._rows)
+        if head - after > 2 * self._rows and worth_it():
+            self._reading, self._read, self._reading_to = read_ahead(groups, self.pipeline.needs), after, head
+            return self._reading
+        return groups
+
+    def _let_go(self) -> None:
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            reading.close()
 
     def flush(self) -> None:
         """Commit what was done, and the checkpoint where it lags behind what was seen."""

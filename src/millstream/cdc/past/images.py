@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import polars as pl
 
+from ...conversion import ready
 from ...events import sealed_in_rows
 from ...log.images import Image, drop_images, images_of, parts_of, write_image
 from ...storage.base import Scope
@@ -55,7 +56,7 @@ def nearest(log: Log, stream: str, position: int) -> tuple[int, TableState] | No
 
 def _read(log: Log, image: Image) -> tuple[int, TableState] | None:
     try:
-        said = msgspec.json.decode(image.about, type=_Said)
+        said = msgspec.json.decode(image.about, type=ready(_Said))
     except msgspec.MsgspecError:
         return None  # of another version of this library
     if said.format != _FORMAT:

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import msgspec
 import polars as pl
 
+from ...conversion import ready
 from ..shape import Shape
 
 
@@ -167,7 +168,7 @@ def decode_lines(text: bytes, layout: Layout) -> Lines:
 def _fits(rows: list[Any], attribute: str, held: Held) -> bool:
     if held.json:
         return True
-    decoder = msgspec.json.Decoder(_VALUES.get(held.kind, _TEXT))
+    decoder = msgspec.json.Decoder(ready(_VALUES.get(held.kind, _TEXT)))
     try:
         for row in rows:
             raw = getattr(row, attribute, None)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from ...conversion import ready
 from ...log.staging import encode_metadata
 from ...time import from_micros
 from ..change import SchemaChanged
@@ -213,7 +214,7 @@ def _sent_by_row(row: dict[str, Any]) -> Sent | None:
 
 def _sent_by_message(message: Message) -> Sent:
     try:
-        sent = msgspec.json.decode(message.content, type=Sent)
+        sent = msgspec.json.decode(message.content, type=ready(Sent))
         checked = _checked(sent.stream, sent.type, bytes(sent.data))
     except (msgspec.DecodeError, UnicodeDecodeError):
         checked = None

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import msgspec
 import polars as pl
 
+from ...conversion import ready
 from ...errors import SinkUnavailable
 from ...log.files import make_folder, whole
 from ..change import Row, SchemaChanged, SnapshotCompleted
@@ -118,7 +119,7 @@ class Lake:
         """Who has opened the folder last. The position stands in the files themselves."""
         try:
             with open(self._state, "rb") as file:
-                return msgspec.json.decode(file.read(), type=Held)
+                return msgspec.json.decode(file.read(), type=ready(Held))
         except FileNotFoundError:
             return None
 

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import msgspec
 
+from ...conversion import ready
 from ...errors import CaptureError
 from .schema import OWN, Table, inspect, quote, table_names
 from .triggers import (
@@ -97,7 +98,7 @@ def open_slot(db: sqlite3.Connection, slot: str, tables: Sequence[str]) -> tuple
 def layouts(db: sqlite3.Connection) -> dict[int, Layout]:
     """All layouts that changes may still be written in."""
     rows = db.execute(f"SELECT id, name, shape FROM {LAYOUTS} ORDER BY id")
-    return {id: Layout(id, name, msgspec.json.decode(shape, type=Table)) for id, name, shape in rows}
+    return {id: Layout(id, name, msgspec.json.decode(shape, type=ready(Table))) for id, name, shape in rows}
 
 
 def refresh(db: sqlite3.Connection, mine: Sequence[str], position: int) -> None:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from ...conversion import ready
 from ...errors import DamagedLog, DepotError, DepotFileMissing, NotAPrefix, NotFound
 from ...storage.base import Encoding, Head
 from ...storage.raw import EMPTY, PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role, State, check_chain
@@ -108,7 +109,7 @@ class Segments:
 
     def _mark(self) -> _Mark | None:
         try:
-            return msgspec.json.decode(self._depot.get(_HEAD), type=_Mark)
+            return msgspec.json.decode(self._depot.get(_HEAD), type=ready(_Mark))
         except DepotFileMissing:
             return None
         except msgspec.MsgspecError as error:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from ...conversion import ready
 from ...errors import DamagedLog, InvalidEvent
 from ...events import Event
 from ...storage.base import Request
@@ -234,4 +235,4 @@ def told(*events: Event) -> Request:
 def decoded(type: str, text: bytes) -> Event | None:
     """An event of these, of its JSON; None when it is none."""
     cls = _CLASSES.get(type)
-    return None if cls is None else msgspec.json.decode(text, type=cls)
+    return None if cls is None else msgspec.json.decode(text, type=ready(cls))

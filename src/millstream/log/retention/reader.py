@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 import polars as pl
 
+from ...conversion import ready
 from ...errors import DamagedLog, DepotError, DepotFileChanged
 from ...frames import MAX_ROWS, decode_frame
 from ...storage.contract import Store
@@ -50,7 +51,7 @@ def pointer_of(data: bytes, position: int) -> Pointer:
         DamagedLog: It cannot be read.
     """
     try:
-        return msgspec.json.decode(data, type=Pointer)
+        return msgspec.json.decode(data, type=ready(Pointer))
     except msgspec.MsgspecError as error:
         raise DamagedLog(position, f"what points to its archived body cannot be read ({error})") from error
 

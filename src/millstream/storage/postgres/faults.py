@@ -9,6 +9,7 @@ import msgspec
 import psycopg
 import psycopg_pool
 
+from ...conversion import ready
 from ...errors import (
     ClockJumped,
     ConnectionFailed,
@@ -53,7 +54,7 @@ def translate(error: psycopg.Error, location: str, *, lock_timeout: float = 0.0)
     if state == "MS003":
         return ClockJumped(iso(int(error.diag.message_detail or 0)), "what this process's own clock allows,")
     if state == "MS004":
-        return msgspec.json.decode(error.diag.message_detail or "{}", type=Role).refusal(location)
+        return msgspec.json.decode(error.diag.message_detail or "{}", type=ready(Role)).refusal(location)
     if state.startswith("23"):
         return ConstraintViolated(said, hint="The transaction was rolled back; correct the row")
     if state == "55P03":

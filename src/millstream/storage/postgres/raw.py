@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from ...conversion import ready
 from ...errors import DamagedLog
 from ..base import Head
 from ..raw import (
@@ -60,7 +61,7 @@ class RawReader:
     def role(self, connection: Connection) -> Role | None:
         """What the log is, when it is not simply the home of its events."""
         found = self._all(connection, f"select value from {self._s}.meta where key = 'role'")
-        return msgspec.json.decode(found[0][0], type=Role) if found else None
+        return msgspec.json.decode(found[0][0], type=ready(Role)) if found else None
 
     def raw_head(self, connection: Connection) -> RawHead:
         """Where a log ends, whose it is, and what role it has."""

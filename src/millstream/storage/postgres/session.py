@@ -9,6 +9,7 @@ from collections.abc import Callable
 import msgspec
 import psycopg
 
+from ...conversion import ready
 from ...errors import MillstreamError
 from ..inline import Register
 from ..raw import Role
@@ -148,7 +149,7 @@ class Session:
         )
         if "role" in facts:
             self.undo()
-            raise msgspec.json.decode(str(facts["role"]), type=Role).refusal(self._place.location)
+            raise msgspec.json.decode(str(facts["role"]), type=ready(Role)).refusal(self._place.location)
         self._register.load(facts.get("inline"))
         if self._register.counter and facts["seen"] != str(self._register.counter):
             self._say_seen()

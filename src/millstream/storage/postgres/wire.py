@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from ...conversion import ready
 from ...errors import ConditionFailed, IdReused, MillstreamError, StreamClosed, VersionConflict
 from ..base import Encoding, Matching, Receipt, Request, StagedAppend, StagedRun, category_of
 from ..chain import FRAME_FORMAT, JSON_FORMAT
@@ -78,7 +79,7 @@ class Answer(msgspec.Struct, forbid_unknown_fields=True):
     def receipt(self) -> Receipt:
         """The receipt of a request that was placed, now or the first time."""
         if self.done is not None:
-            return msgspec.json.decode(self.done, type=Receipt)
+            return msgspec.json.decode(self.done, type=ready(Receipt))
         return Receipt(self.first, self.position, self.count, self.stream, self.version, self.recorded)
 
     def error(self, request: Request) -> MillstreamError | None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from ...conversion import ready
 from ...errors import DamagedLog
 from ..base import Head
 from ..inline import KEY
@@ -61,7 +62,7 @@ def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
 def read_role(connection: sqlite3.Connection) -> Role | None:
     """What the log is, when it is not simply the home of its events."""
     row = connection.execute("select value from meta where key = 'role'").fetchone()
-    return msgspec.json.decode(row[0], type=Role) if row is not None else None
+    return msgspec.json.decode(row[0], type=ready(Role)) if row is not None else None
 
 
 def read_inline(connection: sqlite3.Connection) -> str | None:

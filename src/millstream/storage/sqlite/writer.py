@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from ...conversion import ready
 from ...errors import (
     ClockJumped,
     ConditionFailed,
@@ -335,7 +336,7 @@ class Writer:
             return None
         if found[0] != request.digest:
             raise IdReused(request.id or "", found[2])
-        return msgspec.json.decode(found[1], type=Receipt)
+        return msgspec.json.decode(found[1], type=ready(Receipt))
 
     def append(self, request: Request, rows: _Rows) -> Receipt:
         """Check all conditions of a request, then place its runs. Nothing is placed when a check fails."""
