@@ -56,7 +56,7 @@ def text(expression: pl.Expr) -> str:
     said = said.replace("\0", "").replace("[(", "(").replace(")]", ")")
     said = re.sub(r'\(\[([\w.]+|"[^"]*")\]\)', r"(\1)", said)
     for _ in range(3):
-        said = re.sub(r'(?<![\w.])\(([\w.]+(?:\(\))?|"[^"]*")\)', r"\1", said)
+        said = re.sub(r'(?<![\w.])\((-?[\w.]+(?:\(\))?|"[^"]*")\)', r"\1", said)
     inner = said[1:-1]
     return inner if said.startswith("(") and said.endswith(")") and _balanced(inner) else said
 
