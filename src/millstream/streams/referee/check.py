@@ -119,7 +119,8 @@ def differences(wanted: pl.DataFrame, given: pl.DataFrame, tolerance: float) -> 
         wanted = rows.clear()
     columns: Columns = union(dict(wanted.schema), dict(rows.schema))
     rows, wanted = _plain(fitted(rows, columns)), _plain(fitted(wanted, columns))
-    missing, excess = _apart(wanted, rows), _apart(rows, wanted)
+    with Engine() as engine:
+        missing, excess = _apart(engine, wanted, rows), _apart(engine, rows, wanted)
     close = 0
     floats = [name for name, dtype in missing.schema.items() if dtype.is_float()]
     if floats and missing.height and excess.height:
@@ -133,14 +134,13 @@ def _plain(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.col(odd).cast(pl.String))
 
 
-def _apart(one: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:
+def _apart(engine: Engine, one: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:
     """The rows of one that the other lacks: ``EXCEPT ALL``."""
     if not one.width:
         return one.head(max(one.height - other.height, 0))
     short = {name: f"c{number}" for number, name in enumerate(one.columns)}
-    with Engine() as engine:
-        query = "select * from (select * from one except all select * from other) order by all"
-        found = engine.ask(query, one=one.rename(short), other=other.rename(short))
+    query = "select * from (select * from one except all select * from other) order by all"
+    found = engine.ask(query, one=one.rename(short), other=other.rename(short))
     return found.rename({new: old for old, new in short.items()}).cast(dict(one.schema))  # type: ignore[arg-type]
 
 
