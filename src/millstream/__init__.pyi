@@ -80,12 +80,16 @@ from .cqrs.versions import Version as Version
 
 # 4 stream processing
 from .streams import matched as matched
+from .streams.compatible import Compatibility as Compatibility
 from .streams.explaining import Explanation as Explanation
 from .streams.flow import Flow as Flow
 from .streams.progress import FlowProgress as FlowProgress
 from .streams.referee.check import FlowCheck as FlowCheck
 from .streams.flow import stream as stream
+from .streams.fork import Fork as Fork
+from .streams.fork import ForkComparison as ForkComparison
 from .streams.runner import Running as Running
+from .streams.savepoints import Savepoint as Savepoint
 from .streams.runner import run as run
 from .streams.sketches import quantile as quantile
 from .streams.table import table as table

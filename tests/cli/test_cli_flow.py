@@ -30,6 +30,7 @@ other = 7
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "cliflows.py").write_text(FLOWS)
     with ms.open(str(tmp_path / "clicks.db")) as log:
         log.append("clicks", pl.DataFrame({"page": ["a", "b", "a"], "ts": [noon, noon, noon]}), type="CliClick")
@@ -66,6 +67,28 @@ def test_the_events_behind_a_row_are_shown(place, invoke):
     done = invoke("flow", "explain", "clicks.db", "cliflows:counts", str(rows["a"]))
     assert [json.loads(line)["position"] for line in done.stdout.splitlines()] == [1, 3]
     assert invoke("flow", "explain", "clicks.db", "cliflows:counts", "999").exit_code != 0
+
+
+def test_flows_are_listed_paused_and_resumed(place, invoke):
+    assert invoke("flow", "ls", "clicks.db").stdout == ""
+    with ms.open(str(place / "clicks.db")) as log:
+        import cliflows
+
+        run(log, cliflows.counts, until="head")
+    assert invoke("flow", "pause", "clicks.db", "counts/CliCount").exit_code == 0
+    [found] = map(json.loads, invoke("flow", "ls", "clicks.db").stdout.splitlines())
+    assert (found["name"], found["position"], found["paused"]) == ("counts/CliCount", 3, True)
+    with ms.open(str(place / "clicks.db")) as log:
+        log.append("clicks", pl.DataFrame({"page": ["z"], "ts": [noon + timedelta(hours=1)]}), type="CliClick")
+        run(log, cliflows.counts, until="head")
+        assert log.head == 4
+    assert invoke("flow", "resume", "clicks.db", "counts/CliCount").exit_code == 0
+    with ms.open(str(place / "clicks.db")) as log:
+        run(log, cliflows.counts, until="head")
+        assert log.head == 6
+    done = invoke("flow", "pause", "clicks.db", "nobody")
+    assert done.exit_code == 3
+    assert "no flow 'nobody'" in done.stderr
 
 
 @pytest.mark.parametrize(

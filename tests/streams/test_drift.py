@@ -176,3 +176,17 @@ def test_objects_in_objects_are_the_same_rows_by_whichever_way_they_are_read(
         monkeypatch.setattr("millstream.streams.rows.quick_frame", lambda *_: None)
         assert flow.over(log).equals(whole)
         assert replay(flow, log, rows=1).equals(whole)
+
+
+class DriftedVisit(ms.Event):
+    ts: datetime
+
+
+def test_times_that_are_datetimes_in_some_events_and_text_in_others_are_all_times() -> None:
+    flow = source.window(tumbling("24h")).agg(n=pl.len())
+    with ms.open() as log:
+        for hour in (0, 1, 2):
+            log.append("s", DriftedVisit(ts=datetime.fromisoformat(HOURS[hour])))
+            log.append("s", ms.Plain("DriftedText", {"ts": HOURS[hour]}))
+        assert flow.over(log)["n"].to_list() == [6]
+        assert source.lateness(log)[0].late == 0

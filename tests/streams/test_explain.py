@@ -75,7 +75,7 @@ def test_of_the_events_behind_a_row_alone_the_flow_makes_it_again(name: str) -> 
     with filled(7, 120) as log:
         rows = flow.over(log)
         assert rows.height
-        places = random.Random(name).sample(range(rows.height), min(3, rows.height))
+        places = random.Random(name).sample(range(rows.height), min(2, rows.height))
         for row in (rows.row(place, named=True) for place in places):
             found = flow.explain(log, row)
             assert found.positions
@@ -129,3 +129,10 @@ def test_a_row_that_is_not_there_or_not_the_only_one_is_told() -> None:
             flow.explain(log, {"m": 1})
         with pytest.raises(UsageError, match="is no row"):
             flow.explain(log, {})
+
+
+def test_windows_that_tell_early_results_are_not_explained() -> None:
+    with filled(1) as log, pytest.raises(FlowError, match="come early or are corrected"):
+        by_user.window(tumbling("1m"), early="10s").agg(n=pl.len()).explain(
+            log, {"user": 1, "window_start": START, "status": "final"}
+        )

@@ -234,11 +234,10 @@ _add("status", apps.status, _apps)
 app.add_typer(_apps, name="app")
 
 _flows = typer.Typer(
-    help="Flows of your own: see whether they are right, and why they say what they say.", rich_markup_mode="rich"
+    help="Flows: whether they are right, why they say what they say, how far they are.", rich_markup_mode="rich"
 )
-_add("check", flows.check, _flows)
-_add("explain", flows.explain, _flows)
-_add("graph", flows.graph, _flows)
+for _name in ("ls", "check", "explain", "graph", "pause", "resume"):
+    _add(_name, getattr(flows, _name), _flows)
 app.add_typer(_flows, name="flow")
 
 _commands = typer.Typer(help="Commands of an app of your own.", rich_markup_mode="rich")

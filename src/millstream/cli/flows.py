@@ -9,7 +9,7 @@ import typer
 
 from ..errors import NotFound, UsageError
 from .apps import named
-from .options import LogPath, OutputFormat, open_to_read
+from .options import LogPath, OutputFormat, open_to_read, open_to_write
 from .output import chosen, note, write_record, write_rows
 
 if TYPE_CHECKING:
@@ -129,3 +129,55 @@ def graph(flow: FlowName) -> None:
       $ millstream flow graph shop:pages | head -c 4
     """
     sys.stdout.write(load(flow).graph())
+
+
+_Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="The flow's name: see millstream flow ls.", show_default=False)
+]
+
+
+def ls(log: LogPath, output: OutputFormat = None) -> None:
+    """List the flows that have been run on a log, and how far each has come.
+
+    \bExamples:
+      $ millstream flow ls shop.db
+      $ millstream flow ls shop.db --output json
+    """
+    from ..streams.savepoints import flows_of
+
+    with open_to_read(log) as source:
+        rows = flows_of(source)
+    write_rows(rows, ("name", "position", "behind", "late", "paused", "savepoints"), chosen(output), limit=len(rows))
+
+
+def pause(log: LogPath, name: _Name) -> None:
+    """Have a flow wait, in whatever process it runs, until it is resumed.
+
+    It commits what it has taken in, and takes in no more, not even when it is
+    started anew.
+
+    \bExamples:
+      $ millstream flow pause shop.db pages/PageSeen
+      $ millstream flow pause shop.db pages/PageSeen && millstream flow ls shop.db
+    """
+    _tell(log, name, True)
+
+
+def resume(log: LogPath, name: _Name) -> None:
+    """Have a flow that was paused go on where it was.
+
+    \bExamples:
+      $ millstream flow resume shop.db pages/PageSeen
+      $ millstream flow resume shop.db pages/PageSeen && millstream flow ls shop.db
+    """
+    _tell(log, name, False)
+
+
+def _tell(path: str, name: str, paused: bool) -> None:
+    from ..streams.pausing import set_paused
+    from ..streams.savepoints import flows_of
+
+    with open_to_write(path, create=False) as log:
+        if name not in {flow.name for flow in flows_of(log)}:
+            raise NotFound(f"no flow {name!r} has been run on this log", hint="List them: millstream flow ls LOG")
+        set_paused(log, [name], paused)

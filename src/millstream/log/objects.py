@@ -187,7 +187,11 @@ def _fit(value: Any, dtype: pl.DataType) -> Any:
     if value is None:
         return None
     if isinstance(dtype, pl.String):
-        return str(value) if isinstance(value, str | Decimal) else _encode(value).decode()
+        if isinstance(value, str | Decimal):
+            return str(value)
+        text = _encode(value).decode()
+        # What JSON has as text is that text, without the quotes: so a time is still read as a time.
+        return str(msgspec.json.decode(text)) if text.startswith('"') else text
     if isinstance(dtype, pl.Float64):
         return float(value)
     if isinstance(dtype, pl.List):

@@ -168,6 +168,34 @@ CARRIED = (
         ),
         key=3,
     ),
+    Carried("flow_told", (("flow", "text"), ("declared", "text"), ("paused", "integer"))),
+    Carried(
+        "flow_savepoints",
+        (
+            ("flow", "text"),
+            ("label", "text"),
+            ("position", "integer"),
+            ("made", "integer"),
+            ("shape", "text"),
+            ("high", "integer"),
+            ("late", "integer"),
+            ("columns", "text"),
+        ),
+        key=2,
+    ),
+    Carried(
+        "flow_saved_state",
+        (
+            ("flow", "text"),
+            ("label", "text"),
+            ("operator", "integer"),
+            ("part", "integer"),
+            ("low", "integer"),
+            ("high", "integer"),
+            ("body", "blob"),
+        ),
+        key=4,
+    ),
 )
 """What consumers (but projections) keep in the log's database, in the transaction of their output."""
 

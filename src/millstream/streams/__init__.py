@@ -1,25 +1,32 @@
 """Stream processing: event-time windows, alerts and patterns over the log, exactly once (pattern 4)."""
 
+from .compatible import Compatibility
 from .errors import CannotCheck, FlowChanged, FlowError, MissingColumn, UnsupportedExpression, UnsupportedPattern
 from .explaining import Explanation
 from .flow import Flow, stream
+from .fork import Fork, ForkComparison
 from .progress import FlowProgress
 from .referee import FlowCheck
 from .runner import Running, run, start
+from .savepoints import Savepoint
 from .sketches import quantile
 from .table import Table, table
 from .windows import calendar, count, hopping, session, sliding, tumbling
 
 __all__ = [
     "CannotCheck",
+    "Compatibility",
     "Explanation",
     "Flow",
     "FlowChanged",
     "FlowCheck",
     "FlowError",
     "FlowProgress",
+    "Fork",
+    "ForkComparison",
     "MissingColumn",
     "Running",
+    "Savepoint",
     "Table",
     "UnsupportedExpression",
     "UnsupportedPattern",

@@ -22,11 +22,13 @@ from .merging import Merge
 from .revising import RevisingWindows
 from .sequences import Sequences
 from .sessions import SessionWindows
-from .shaping import Filter, Mapped, Select, WithColumns
+from .shaping import Filter, Mapped, Select, Unmet, WithColumns
 from .sketches import Quantile
+from .table import TableRows
 from .trailing import SlidingWindows
 from .tree import Source
-from .windows import PaneWindows
+from .windowjoin import WindowJoin
+from .windows import Hopping, PaneWindows
 
 _UNITS = (("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1))
 
@@ -56,7 +58,7 @@ def text(expression: pl.Expr) -> str:
     said = said.replace("\0", "").replace("[(", "(").replace(")]", ")")
     said = re.sub(r'\(\[([\w.]+|"[^"]*")\]\)', r"(\1)", said)
     for _ in range(3):
-        said = re.sub(r'(?<![\w.])\(([\w.]+(?:\(\))?|"[^"]*")\)', r"\1", said)
+        said = re.sub(r'(?<![\w.])\((-?[\w.]+(?:\(\))?|"[^"]*")\)', r"\1", said)
     inner = said[1:-1]
     return inner if said.startswith("(") and said.endswith(")") and _balanced(inner) else said
 
@@ -77,6 +79,11 @@ def _by(keys: Sequence[str]) -> tuple[str, ...]:
 def _named(expressions: Iterable[pl.Expr]) -> tuple[str, ...]:
     names = [e.meta.output_name(raise_if_undetermined=False) or text(e) for e in expressions]
     return (", ".join(names),)
+
+
+def _size(window: Hopping) -> str:
+    size, every = window.size, window.every
+    return f"tumbling {span(size)}" if size == every else f"hopping {span(size)} every {span(every)}"
 
 
 def _aggregates(stage: PaneWindows | SessionWindows | CountWindows | CalendarWindows | SlidingWindows) -> str:
@@ -107,13 +114,13 @@ def words(part: object) -> Words:
             return Words("with columns", _named(part.expressions))
         case Select():
             return Words("select", _named(part.expressions))
+        case Unmet():
+            return Words("filter of a table", (text(part.condition),))
         case Mapped():
             how = "map rows" if part.by_row else "map batches"
             return Words(how, (f"{getattr(part.function, '__name__', 'a function')}: {', '.join(part.outputs)}",))
         case PaneWindows():
-            size, every = part.window.size, part.window.every
-            how = f"tumbling {span(size)}" if size == every else f"hopping {span(size)} every {span(every)}"
-            return Words(how, (*_by(part.keys), _aggregates(part)))
+            return Words(_size(part.window), (*_by(part.keys), _aggregates(part)))
         case RevisingWindows():
             told = words(part.windows)
             each = (f"again each {span(part.tick)}",) if part.early else ()
@@ -160,7 +167,12 @@ def _of_rows(part: object) -> Words:
             return Words(f"join {part.how}", (*_by(part.on), f"back {span(part.back)}, ahead {span(part.ahead)}"))
         case AsOfJoin():
             within = (f"within {span(part.within)}",) if part.within is not None else ()
-            return Words(f"join as of, {part.how}", (*_by(part.on), *within))
+            strategy = "" if part.strategy == "backward" else f" {part.strategy},"
+            return Words(f"join as of,{strategy} {part.how}", (*_by(part.on), *within))
+        case WindowJoin():
+            return Words(f"join {part.how} in windows", (*_by(part.on), _size(part.window)))
+        case TableRows():
+            return Words("table", _by(part.keys))
         case Broadcast():
             return Words(f"join latest, {part.how}", _by(part.on))
     return Words(type(part).__name__.lower())

@@ -31,6 +31,7 @@ from .joining import Joining, refuse_ended
 from .latest import Latest
 from .match import Match
 from .merging import Merge
+from .operating import Operating
 from .revising import RevisingWindows, check_follows
 from .sequences import Sequences
 from .sessions import SessionWindows
@@ -70,7 +71,7 @@ class Sink(msgspec.Struct, frozen=True):
     name: str
 
 
-class Flow(msgspec.Struct, Functions, Choosing, Joining, Asking, frozen=True, eq=False):
+class Flow(msgspec.Struct, Functions, Choosing, Joining, Asking, Operating, frozen=True, eq=False):
     """Rows of a stream, and what is made of them. Begin with `stream`."""
 
     source: Source | Meeting

@@ -84,7 +84,7 @@ def heights(frame: pl.DataFrame | Sequence[pl.DataFrame | None]) -> list[int]:
     ]
 
 
-def told(pipeline: Pipeline, state: FlowState, meter: Meter, position: int, head: int) -> FlowProgress:
+def told(pipeline: Pipeline, state: FlowState, meter: Meter, position: int, head: int, paused: bool) -> FlowProgress:
     """What there is to say of a flow at work."""
     *counts, given = meter.counts
     *rates, rate = meter.rates()
@@ -99,6 +99,7 @@ def told(pipeline: Pipeline, state: FlowState, meter: Meter, position: int, head
         rate,
         state.late,
         tuple(operator.parts.rows for operator in state.operators),
+        paused,
     )
 
 

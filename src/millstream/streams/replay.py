@@ -141,10 +141,21 @@ def replay(
 
 
 def played(
-    pipeline: Pipeline, log: Log, after: int, end: int, *, final: bool, rows: int = MAX_ROWS
+    pipeline: Pipeline,
+    log: Log,
+    after: int,
+    end: int,
+    *,
+    final: bool,
+    rows: int = MAX_ROWS,
+    state: FlowState | None = None,
 ) -> tuple[pl.DataFrame, FlowState]:
-    """What a flow makes of what stands strictly between two positions of a log, and its state then."""
-    state = pipeline.start()
+    """What a flow makes of what stands strictly between two positions of a log, and its state then.
+
+    Args:
+        state: What it held at the first position; by default nothing.
+    """
+    state = state or pipeline.start()
     results: list[pl.DataFrame] = []
     for group in batches(labelled(log, pipeline.sources, after, end), rows):
         for frame in frames(pipeline, state, group):

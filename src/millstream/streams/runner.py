@@ -22,9 +22,11 @@ from ..frames import MAX_ROWS
 from ..log.checkpoints import Checkpoint, advance, take
 from ..storage.base import StagedAppend
 from .ahead import read_ahead, worth_it
+from .compatible import tell
 from .errors import FlowError
 from .flow import Flow
 from .idle import Listener
+from .pausing import Pauses, set_paused
 from .pipeline import FlowState, Pipeline
 from .progress import FlowProgress, Meter, heights, told
 from .replay import Labelled, batches, frames, labelled
@@ -88,7 +90,9 @@ class Worker:
             # Taking it over and reading the state in one transaction: the old holder cannot write in between.
             self.checkpoint = take(tx.db, f"flow:{self.name}")
             self.state, self._stored = load(tx.db, self.name, self.pipeline)
+            tell(tx.db, flow, self.name)
         self._listener = Listener(log, self.pipeline)
+        self.paused = False
         self._meter = Meter([*(source.stream for source in self.pipeline.sources), ""])
         self._seen = self.checkpoint.position
         self._ahead: _Ahead | None = None
@@ -105,7 +109,7 @@ class Worker:
 
     def progress(self, head: int) -> FlowProgress:
         """How it is getting on. May be called from another thread."""
-        return told(self.pipeline, self.state, self._meter, self._seen, head)
+        return told(self.pipeline, self.state, self._meter, self._seen, head, self.paused)
 
     def advance(self, head: int) -> bool:
         """Take in what the log holds up to a position: for a while. What was done is committed at the end, or when it
@@ -308,11 +312,40 @@ class Running:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._workers: list[Worker] = []
+        self._pauses = Pauses(log)
 
     @property
     def late(self) -> dict[str, int]:
         """How many rows have come late, or had no time, by flow; as of the last commit."""
         return {worker.name: worker.state.late for worker in self._workers}
+
+    def pause(self, *names: str, timeout: float = 10) -> bool:
+        """Have flows wait, by default all: they commit what they have taken in, and take in no more until `resume`.
+
+        It is noted in the log, and holds after a restart too: see `Flow.pause`. False when the time is over before they
+        have stopped.
+        """
+        return self._tell(names, True, timeout)
+
+    def resume(self, *names: str, timeout: float = 10) -> bool:
+        """Have flows go on where they were, by default all. False when the time is over before they do."""
+        return self._tell(names, False, timeout)
+
+    def _tell(self, names: tuple[str, ...], paused: bool, timeout: float) -> bool:
+        unknown = [name for name in names if name not in self.flows]
+        if unknown:
+            raise UsageError(f"no flow {unknown[0]!r} is among them", hint=f"They are {', '.join(self.flows)}")
+        meant = set(names or self.flows)
+        set_paused(self._log, meant, paused)
+        deadline = time.monotonic() + timeout
+        while self._thread is not None and self._error is None:
+            workers = [worker for worker in self._workers if worker.name in meant]
+            if workers and all(worker.paused is paused for worker in workers):
+                break
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.002)
+        return True
 
     def progress(self) -> dict[str, FlowProgress]:
         """How each flow is getting on, by name: positions, rates, watermarks, how much it holds."""
@@ -335,16 +368,26 @@ class Running:
         while not self._stop.is_set():
             if until is None:
                 head = self._log.head
+            working = self._awake()
             # Each in turn, so that one that is behind does not hold the others up.
-            more = [worker.advance(head) for worker in self._workers]
+            more = [worker.advance(head) for worker in working]
             if any(more):
                 continue
             if until is not None:
                 break
             if not self._log.wait(head, _TICK) and self._log.head == head:
                 self._lag()
-                for worker in self._workers:
+                for worker in working:
                     worker.listen(head)
+
+    def _awake(self) -> list[Worker]:
+        """The workers that are not to wait."""
+        paused = self._pauses.names()
+        for worker in self._workers:
+            if worker.name in paused and not worker.paused:
+                worker.flush()
+            worker.paused = worker.name in paused
+        return [worker for worker in self._workers if not worker.paused]
 
     def _lag(self) -> None:
         for worker in self._workers:

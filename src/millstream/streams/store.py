@@ -6,7 +6,8 @@ parts that are new and deletes those that are gone, so that it costs what the ba
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 import polars as pl
@@ -17,14 +18,24 @@ from .errors import FlowChanged
 from .pipeline import FlowState, Pipeline, SourceState
 from .state import Part, Parts
 
-_INFO, _STATE = "flow_info", "flow_state"
+INFO, _STATE, TOLD = "flow_info", "flow_state", "flow_told"
+SAVEPOINTS, SAVED = "flow_savepoints", "flow_saved_state"
 TABLES = {
-    _INFO: (
+    INFO: (
         "flow text primary key, shape text not null, high bigint not null, late bigint not null, columns text not null"
     ),
     _STATE: (
         "flow text not null, operator bigint not null, part bigint not null, low bigint not null,"
         " high bigint not null, body {blob} not null, primary key (flow, operator, part)"
+    ),
+    TOLD: "flow text primary key, declared text not null, paused bigint not null",
+    SAVEPOINTS: (
+        "flow text not null, label text not null, position bigint not null, made bigint not null, shape text not null,"
+        " high bigint not null, late bigint not null, columns text not null, primary key (flow, label)"
+    ),
+    SAVED: (
+        "flow text not null, label text not null, operator bigint not null, part bigint not null, low bigint not null,"
+        " high bigint not null, body {blob} not null, primary key (flow, label, operator, part)"
     ),
 }
 """The tables that flows keep: their columns by their names."""
@@ -50,7 +61,7 @@ class Change(msgspec.Struct, frozen=True, eq=False):
             f"insert into {parts} (flow, operator, part, low, high, body) values (?, ?, ?, ?, ?, ?)",
             self.new,
         )
-        database.execute(f"update {database.own(_INFO)} set high = ?, late = ?, columns = ? where flow = ?", self.info)
+        database.execute(f"update {database.own(INFO)} set high = ?, late = ?, columns = ? where flow = ?", self.info)
 
 
 def change(name: str, state: FlowState, stored: Stored) -> Change:
@@ -88,7 +99,7 @@ def load(database: Database, name: str, pipeline: Pipeline) -> tuple[FlowState, 
     """
     for table, columns in TABLES.items():
         database.ensure_table(table, columns)
-    info, parts = database.own(_INFO), database.own(_STATE)
+    info = database.own(INFO)
     row = database.one(f"select shape, high, late, columns from {info} where flow = ?", (name,))
     state = pipeline.start()
     if row is None:
@@ -98,16 +109,37 @@ def load(database: Database, name: str, pipeline: Pipeline) -> tuple[FlowState, 
             (name, pipeline.shape, high, columns),
         )
         return state, frozenset()
-    if row["shape"] != pipeline.shape:
-        raise FlowChanged(name, row["shape"], pipeline.shape)
+    return read(database, pipeline, name, row)
+
+
+def read(
+    database: Database, pipeline: Pipeline, name: str, info: Mapping[str, Any], label: str | None = None
+) -> tuple[FlowState, Stored]:
+    """The state that a row of ``flow_info``, or of a savepoint, is about.
+
+    Raises:
+        FlowChanged: It is of a flow of another shape.
+    """
+    if info["shape"] != pipeline.shape:
+        raise FlowChanged(name, info["shape"], pipeline.shape)
+    table, where = database.own(_STATE), "flow = ? and operator = ?"
+    params: tuple[Any, ...] = (name,)
+    if label is not None:
+        table, where, params = database.own(SAVED), "flow = ? and label = ? and operator = ?", (name, label)
     held, stored = [], set()
     for number in range(len(pipeline.operators)):
         items = []
         for found in database.query(
-            f"select part, low, high, body from {parts} where flow = ? and operator = ? order by part",
-            (name, number),
+            f"select part, low, high, body from {table} where {where} order by part", (*params, number)
         ):
             items.append(Part(found["part"], found["low"], found["high"], decode_frame(found["body"])))
             stored.add((number, found["part"]))
         held.append(Parts(tuple(items), max((part.id for part in items), default=0) + 1))
-    return pipeline.restored(_sources(row["high"], row["columns"]), row["late"], held), frozenset(stored)
+    return pipeline.restored(_sources(info["high"], info["columns"]), info["late"], held), frozenset(stored)
+
+
+def info_of(database: Database, name: str) -> dict[str, Any] | None:
+    """The row of ``flow_info`` of a flow; None when it has not been run."""
+    if not database.has_table(INFO):
+        return None
+    return database.one(f"select shape, high, late, columns from {database.own(INFO)} where flow = ?", (name,))

@@ -113,7 +113,7 @@ class Plan:
             for combine in _COMBINING:
                 if node.meta.eq(combine(inputs[1], inputs[0])):
                     return combine(self._of(inputs[1]), self._of(inputs[0]))
-        return self._leaf(Leaf("polars", node))
+        return self._leaf(Leaf("polars", _best(node, inputs) if len(inputs) == 1 else node))
 
     def _leaf(self, leaf: Leaf) -> pl.Expr:
         self.leaves.append(leaf)
@@ -230,6 +230,22 @@ def _sum_type(dtype: pl.DataType) -> pl.DataType:
     if dtype.is_float():
         return pl.Float64()
     return dtype if dtype == pl.UInt64 or dtype.is_temporal() else pl.Int64()
+
+
+def _best(node: pl.Expr, inputs: Sequence[pl.Expr]) -> pl.Expr:
+    """The greatest or least values as a list, best first, which Polars gives in any order; else the node as it is."""
+    [inner] = inputs
+    parts = inner.meta.pop()
+    if not node.meta.eq(inner.implode()) or len(parts) not in (2, 3) or not parts[-2].meta.is_literal():
+        return node
+    *by, count, value = parts
+    rows = pl.select(count).item()
+    for name, descending in (("top", True), ("bottom", False)):
+        if isinstance(rows, int) and inner.meta.eq(getattr(value, f"{name}_k{'_by' if by else ''}")(*by, rows)):
+            order = by[0] if by else value
+            placed = value.sort_by(order, descending=descending, nulls_last=True, maintain_order=True)
+            return placed.head(rows).implode()
+    return node
 
 
 def _filtered(value: pl.Expr) -> tuple[pl.Expr, pl.Expr | None]:

@@ -103,20 +103,29 @@ def _run_of(flow: Flow, log: Log) -> tuple[int, int, int] | None:
 def _compared(
     given: pl.DataFrame, late: int, expected: Recomputed, position: int, written: bool, tolerance: float
 ) -> FlowCheck:
-    rows, wanted = given, expected.rows
-    if not rows.height and not rows.width:
-        rows = wanted.clear()
-    columns: Columns = union(dict(wanted.schema), dict(rows.schema))
-    rows, wanted = _plain(fitted(rows, columns)), _plain(fitted(wanted, columns))
-    missing, excess = _apart(wanted, rows), _apart(rows, wanted)
-    close = 0
-    floats = [name for name, dtype in missing.schema.items() if dtype.is_float()]
-    if floats and missing.height and excess.height:
-        missing, excess, close = _unlike(missing, excess, floats, tolerance)
+    missing, excess, close = differences(expected.rows, given, tolerance)
     return FlowCheck(
         position, written, given.height, expected.rows.height, missing, excess, late, expected.late, close,
         expected.engine, expected.queries,
     )  # fmt: skip
+
+
+def differences(wanted: pl.DataFrame, given: pl.DataFrame, tolerance: float) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+    """The rows of each that the other has not, and how many differ in the last digits of floats alone."""
+    rows = given
+    if not rows.height and not rows.width:
+        rows = wanted.clear()
+    if not wanted.height and not wanted.width:
+        wanted = rows.clear()
+    columns: Columns = union(dict(wanted.schema), dict(rows.schema))
+    rows, wanted = _plain(fitted(rows, columns)), _plain(fitted(wanted, columns))
+    with Engine() as engine:
+        missing, excess = _apart(engine, wanted, rows), _apart(engine, rows, wanted)
+    close = 0
+    floats = [name for name, dtype in missing.schema.items() if dtype.is_float()]
+    if floats and missing.height and excess.height:
+        missing, excess, close = _unlike(missing, excess, floats, tolerance)
+    return missing, excess, close
 
 
 def _plain(frame: pl.DataFrame) -> pl.DataFrame:
@@ -125,14 +134,13 @@ def _plain(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.col(odd).cast(pl.String))
 
 
-def _apart(one: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:
+def _apart(engine: Engine, one: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:
     """The rows of one that the other lacks: ``EXCEPT ALL``."""
     if not one.width:
         return one.head(max(one.height - other.height, 0))
     short = {name: f"c{number}" for number, name in enumerate(one.columns)}
-    with Engine() as engine:
-        query = "select * from one except all select * from other"
-        found = engine.ask(query, one=one.rename(short), other=other.rename(short))
+    query = "select * from (select * from one except all select * from other) order by all"
+    found = engine.ask(query, one=one.rename(short), other=other.rename(short))
     return found.rename({new: old for old, new in short.items()}).cast(dict(one.schema))  # type: ignore[arg-type]
 
 

@@ -10,9 +10,10 @@ from ...log.objects import fitted, union
 from ..broadcast import Broadcast
 from ..columns import SEQUENCE, is_hidden
 from ..errors import CannotCheck
-from ..joins import AsOfJoin, IntervalJoin
+from ..joins import AsOfJoin, IntervalJoin, Join
 from ..merging import Merge
 from ..tree import Meeting, Source
+from ..windowjoin import WindowJoin
 from .engine import AT, LATE, PLACE, Engine, equal, keyed, keys_of, names, with_keys
 from .rows import Given
 from .stages import Passage
@@ -43,6 +44,8 @@ class Encounter:
                 return self._merged(meeting, inputs)
             case IntervalJoin():
                 return self._passage(self._joined(meeting, *self._sides(inputs)), log=False)
+            case WindowJoin():
+                return self._passage(self._in_windows(meeting, *self._sides(inputs)), log=False)
             case AsOfJoin():
                 return self._passage(self._as_of(meeting, *self._sides(inputs)), log=False)
             case Broadcast():
@@ -124,18 +127,58 @@ class Encounter:
         gone = pl.lit(False) if join.delete is None else join.delete.fill_null(False)
         a, b = _tables(left, right, join.on, gone=gone)
         count = len(join.on)
-        near = "true" if join.within is None else f"b.ts >= a.ts - {join.within}"
+        near = "true" if join.within is None else f"abs(a.ts - b.ts) <= {join.within}"
+        ways = {"backward": [">="], "forward": ["<="], "nearest": [">=", "<="]}[join.strategy]
+        found = [
+            f"""
+            select a.rn as l, case when {near} then b.rn end as r, a.ts as ts, abs(a.ts - b.ts) as away, {way} as way,
+                   b.gone as gone
+            from a asof left join b on {equal(count, "a", "b")} and a.ts {sign} b.ts
+            """
+            for way, sign in enumerate(ways)
+        ]
+        some = "and r is not null and not gone" if join.how == "inner" else ""
         query = f"""
             with b as (
                 select * from rights qualify
                 row_number() over (partition by {names(count, first="ts")} order by place desc) = 1
-            ), found as (
-                select a.rn as l, case when {near} and not b.gone then b.rn end as r, a.ts as ts
-                from a asof left join b on {equal(count, "a", "b")} and a.ts >= b.ts
+            ), found as ({" union all ".join(found)}),
+            chosen as (
+                select * from found
+                qualify row_number() over (partition by l order by r is null, away, way) = 1
             )
-            select * from found where ts < {self._watermark} {"and r is not null" if join.how == "inner" else ""}
+            select l, case when not gone then r end as r, ts + {join.ahead} as ts from chosen
+            where ts + {join.ahead} < {self._watermark} {some}
         """
         return self._beside(join, left, right, self._engine.ask(query, a=a, rights=b))
+
+    def _in_windows(self, join: WindowJoin, left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
+        a, b = _tables(left, right, join.on)
+        count, size, every = len(join.on), join.window.size, join.window.every
+        last = f"(ts - ((ts % {every}) + {every}) % {every})"
+
+        def spread(table: str) -> str:
+            return f"select *, unnest(range({last}, ts - {size}, -{every})) as s from {table}"
+
+        same = f"a.s = b.s and {equal(count, 'a', 'b')}"
+        paired = f"select a.rn as l, b.rn as r, a.s from a join b on {same}"
+        query = {
+            "inner": paired,
+            "left": f"select a.rn as l, b.rn as r, a.s from a left join b on {same}",
+            "full": f"select a.rn as l, b.rn as r, coalesce(a.s, b.s) as s from a full join b on {same}",
+            "semi": f"select a.rn as l, null as r, a.s from a semi join b on {same}",
+            "anti": f"select a.rn as l, null as r, a.s from a anti join b on {same}",
+        }[join.how]
+        found = self._engine.ask(
+            f"""with a as ({spread("lefts")}), b as ({spread("rights")})
+                select l, r, s + {size - 1} as ts from ({query}) where s + {size} <= {self._watermark}""",
+            lefts=a,
+            rights=b,
+        )
+        rows = self._beside(join, left, right, found)
+        end = pl.col(AT) + 1
+        bounds = ((end - size).alias("window_start"), end.alias("window_end"))
+        return rows.with_columns(each.cast(pl.Datetime("us", "UTC")) for each in bounds)
 
     def _told(self, join: Broadcast, rows: Passage, said: Passage) -> pl.DataFrame:
         gone = pl.lit(False) if join.delete is None else join.delete.fill_null(False)
@@ -160,9 +203,7 @@ class Encounter:
         left = rows.rows[found["l"].to_numpy()]
         return left.with_columns(self._others(join, left, said.rows, found["r"]))
 
-    def _others(
-        self, join: IntervalJoin | AsOfJoin | Broadcast, left: pl.DataFrame, right: pl.DataFrame, rows: pl.Series
-    ) -> list[pl.Series]:
+    def _others(self, join: Join, left: pl.DataFrame, right: pl.DataFrame, rows: pl.Series) -> list[pl.Series]:
         """The columns of the other side, for these of its rows."""
         if join.how in ("semi", "anti"):
             return []
@@ -172,9 +213,7 @@ class Encounter:
         taken = right.select(pl.col(kept).gather(rows.cast(pl.Int64))) if kept else pl.DataFrame()
         return [taken[name].alias(join.prefix + name) for name in kept]
 
-    def _beside(
-        self, join: IntervalJoin | AsOfJoin, left: pl.DataFrame, right: pl.DataFrame, found: pl.DataFrame
-    ) -> pl.DataFrame:
+    def _beside(self, join: Join, left: pl.DataFrame, right: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
         """Rows of both sides beside one another, with their place among those of one time."""
         lefts, rights = found["l"].cast(pl.Int64), found["r"].cast(pl.Int64)
         given = {join.prefix + name for name, dtype in right.schema.items() if dtype != pl.Null and name not in join.on}

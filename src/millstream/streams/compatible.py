@@ -1,0 +1,88 @@
+"""Whether a changed flow can go on with what the one of its name has left in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import ndiff
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from .describing import words
+from .pipeline import Pipeline
+from .savepoints import name_of
+from .store import TABLES, TOLD, info_of
+from .tree import Source
+
+if TYPE_CHECKING:
+    from ..log.log import Log
+    from ..storage.database import Database
+    from .flow import Flow
+
+
+class Compatibility(msgspec.Struct, frozen=True):
+    """Whether a flow can go on with what the one of its name has left.
+
+    Attributes:
+        name: The name.
+        found: Whether there is anything: a flow of that name has been run.
+        goes_on: Whether this one goes on where that one was, with its state. A flow that has not been run begins anew.
+        changes: Which parts have changed, a line each: ``- `` as it was, ``+ `` as it is.
+    """
+
+    name: str
+    found: bool
+    goes_on: bool
+    changes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        if not self.found:
+            return f"flow {self.name!r} has not been run: it begins with the beginning of the log"
+        how = "goes on with its state" if self.goes_on else "cannot go on with its state"
+        about = "unchanged" if not self.changes else "changed: " + "; ".join(self.changes)
+        return f"flow {self.name!r} {how}; {about}"
+
+
+def compatible(flow: Flow, log: Log) -> Compatibility:
+    """See `Flow.compatible`."""
+    name = name_of(flow)
+    with log.connect() as database:
+        info = info_of(database, name)
+        if info is None:
+            return Compatibility(name, False, True, ())
+        before = _told(database, name)
+    changes = tuple(line for line in ndiff(before, declared(flow)) if line[0] in "-+") if before else ()
+    return Compatibility(name, True, info["shape"] == Pipeline(flow).shape, changes)
+
+
+def tell(database: Database, flow: Flow, name: str) -> None:
+    """Note what a flow is, in the transaction in which it is taken over."""
+    database.ensure_table(TOLD, TABLES[TOLD])
+    database.execute(
+        f"insert into {database.own(TOLD)} as held (flow, declared, paused) values (?, ?, 0)"
+        " on conflict (flow) do update set declared = excluded.declared",
+        (name, "\n".join(declared(flow))),
+    )
+
+
+def _told(database: Database, name: str) -> list[str]:
+    if not database.has_table(TOLD):
+        return []
+    row = database.one(f"select declared from {database.own(TOLD)} where flow = ?", (name,))
+    return row["declared"].split("\n") if row is not None and row["declared"] else []
+
+
+def declared(flow: Flow) -> list[str]:
+    """A flow's parts in words, a line each, from its sources on."""
+    return [line.replace("\n", " ") for line in _lines(flow, "")]
+
+
+def _lines(flow: Flow, indent: str) -> Iterator[str]:
+    if not isinstance(flow.source, Source):
+        for each in flow.source.inputs:
+            yield from _lines(each, indent + "  ")
+    for part in (flow.source, *flow.stages):
+        said = words(part)
+        yield indent + ": ".join(each for each in (said.title, "; ".join(said.lines)) if each)
+    if flow.sink is not None:
+        yield f"to {flow.sink.stream}: {flow.sink.type}"

@@ -1,0 +1,237 @@
+"""Flows that wait, are kept, are looked at as they were, are told compatible or not, and are forked."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+from referee import START, clicks
+from test_explain import ALL
+from test_flow_check import filled
+
+import millstream as ms
+from millstream.errors import ConsumerFenced, NotFound, UsageError
+from millstream.log.log import Log
+from millstream.streams import Flow, FlowChanged, FlowError, Running, run, stream, tumbling
+from millstream.streams.runner import Worker
+from millstream.testing import FakeClock
+
+source = stream("a", time="ts", lateness="5s")
+amount = pl.col("amount")
+
+
+def counts(least: int = -100, size: str = "1m", name: str | None = None) -> Flow:
+    """Counts of the greater amounts in each minute; a flow to be changed."""
+    rows = source.filter(amount >= least).group_by("user").window(tumbling(size))
+    return rows.agg(n=pl.len(), total=amount.sum()).to("counts", type="OperatedCount", name=name)
+
+
+def rows_of(log: Log, name: str) -> pl.DataFrame:
+    return log.scan(name).collect()
+
+
+def append(log: Log, part: int) -> int:
+    rows = clicks(part, 120, minutes=5).with_columns(pl.col("ts") + timedelta(minutes=5 * part))
+    return log.append("a", rows, type="OperatedClick").position
+
+
+# --- pause and resume -------------------------------------------------------------------------------------
+
+
+def test_a_paused_flow_takes_in_nothing_and_goes_on_where_it_was(home: str | None) -> None:
+    with ms.open(home) as log:
+        append(log, 0)
+        with Running(log, counts(), counts(50, name="other")) as running:
+            assert running.wait(log.head, timeout=20)
+            assert running.pause("other")
+            before = running.progress()["other"].position
+            last = append(log, 1)
+            assert not running.wait(last, timeout=0.3)
+            found = running.progress()
+            assert (found["other"].position, found["other"].paused) == (before, True)
+            assert found["counts/OperatedCount"].position >= last
+            assert running.resume()
+            assert running.wait(last, timeout=20)
+        with pytest.raises(UsageError, match="no flow 'nobody'"):
+            running.pause("nobody")
+        assert_frame_equal(_sorted(rows_of(log, "counts")), _sorted(_both(log)), check_dtypes=False)
+
+
+def _both(log: Log) -> pl.DataFrame:
+    return pl.concat([counts().over(log, final=False), counts(50).over(log, final=False)])
+
+
+def _sorted(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.sort(rows.columns)
+
+
+def test_a_pause_is_noted_in_the_log_and_holds_after_a_restart(shared_home: str) -> None:
+    flow = counts()
+    with ms.open(shared_home) as log:
+        append(log, 0)
+        run(log, flow, until="head")
+        written = rows_of(log, "counts").height
+        flow.pause(log)
+        append(log, 1)
+    with ms.open(shared_home) as log, ms.open(shared_home) as elsewhere:
+        run(log, flow, until="head")
+        assert rows_of(log, "counts").height == written
+        with Running(log, flow) as running:
+            flow.resume(elsewhere)
+            assert running.wait(log.head, timeout=20)
+        assert rows_of(log, "counts").height > written
+        assert flow.check(log).equal
+
+
+# --- savepoints and the past ------------------------------------------------------------------------------
+
+
+def test_a_flow_of_the_same_shape_starts_from_a_savepoint_as_if_it_had_been_there_before(home: str | None) -> None:
+    flow = counts()
+    with ms.open(home) as log:
+        append(log, 0)
+        run(log, flow, until="head")
+        saved = flow.savepoint(log, "first")
+        before = rows_of(log, "counts").height
+        append(log, 1)
+        run(log, flow, until="head")
+        flow.savepoint(log, "second")
+        assert [each.label for each in flow.savepoints(log)] == ["first", "second"]
+        assert saved == flow.savepoints(log)[0]
+        other = (
+            source.filter(amount >= -100).group_by("user").window(tumbling("1m")).agg(n=pl.len(), total=amount.sum())
+            .to("copy", type="OperatedCopy")
+        )  # fmt: skip
+        other.start_from(log, saved)
+        run(log, other, until="head")
+        assert_frame_equal(rows_of(log, "copy"), rows_of(log, "counts").slice(before))
+        with pytest.raises(FlowError, match="has been run already"):
+            other.start_from(log, saved)
+        with pytest.raises(FlowChanged):
+            counts(size="2m", name="wider").start_from(log, saved)
+        flow.drop_savepoint(log, "first")
+        with pytest.raises(NotFound, match="no savepoint 'first'"):
+            flow.drop_savepoint(log, "first")
+        with pytest.raises(UsageError, match="has a savepoint 'second'"):
+            flow.savepoint(log, "second")
+        with pytest.raises(FlowError, match="has not been run"):
+            counts(name="never").savepoint(log, "x")
+
+
+@pytest.mark.parametrize("name", ["hopping", "session", "sliding", "full", "as of", "absence", "distinct", "fold"])
+def test_what_is_open_and_what_was_given_are_together_what_the_past_gives(name: str) -> None:
+    flow = ALL[name]
+    with filled(4, 160) as log:
+        given, whole = flow.over(log, final=False), flow.over(log)
+        still = flow.at(log)
+        assert given.height + still.height == whole.height
+        if still.height:
+            assert_frame_equal(still, whole.tail(still.height), check_dtypes=False, rel_tol=1e-12)
+
+
+def test_the_past_is_played_from_the_nearest_savepoint_and_is_the_same_as_from_the_beginning() -> None:
+    clock = FakeClock(START)
+    flow = counts()
+    with ms.open(clock=clock) as log:
+        moments = []
+        for part in range(4):
+            append(log, part)
+            clock.advance("1h")
+            moments.append(log.now())
+            run(log, flow, until="head")
+            if part in (1, 2):
+                flow.savepoint(log, f"after {part}")
+            clock.advance("1h")
+        fresh = counts(name="never run")
+        for moment in moments:
+            assert_frame_equal(flow.at(log, moment), fresh.at(log, moment))
+            assert flow.at(log, moment).height
+        assert_frame_equal(flow.at(log), fresh.at(log))
+        assert flow.at(log, START).height == 0
+
+
+# --- changed flows ----------------------------------------------------------------------------------------
+
+
+def test_a_changed_flow_is_told_whether_it_can_go_on_and_what_has_changed() -> None:
+    with ms.open() as log:
+        append(log, 0)
+        assert not counts().compatible(log).found
+        run(log, counts(), until="head")
+        same = counts().compatible(log)
+        assert (same.goes_on, same.changes) == (True, ())
+        condition = counts(50).compatible(log)
+        assert condition.goes_on
+        assert condition.changes == ("- filter: amount >= -100", "+ filter: amount >= 50")
+        size = counts(size="2m").compatible(log)
+        assert not size.goes_on
+        assert [line[:14] for line in size.changes] == ["- tumbling 1m:", "+ tumbling 2m:"]
+        assert "cannot go on" in str(size)
+
+
+def test_a_fork_is_backfilled_compared_and_put_in_the_place_of_the_flow(home: str | None) -> None:
+    old, new = counts(), counts(size="2m")
+    with ms.open(home) as log:
+        append(log, 0)
+        running = Worker(log, old)
+        _catch_up(running, log)
+        fork = new.fork(log)
+        assert fork.run() == running.position
+        found = fork.compare()
+        assert found.position == running.position
+        assert (found.rows, found.forked) == (rows_of(log, "counts").height, rows_of(log, "fork-counts").height)
+        assert found.only_after.height > 0
+        append(log, 1)
+        _catch_up(running, log)
+        position = running.position
+        before = rows_of(log, "counts")
+        assert fork.switch() == position
+        append(log, 2)
+        with pytest.raises(ConsumerFenced):
+            _catch_up(running, log)
+        running.close()
+        run(log, new, until="head")
+        after = rows_of(log, "counts")
+        assert_frame_equal(after.head(before.height), before)
+        # What the fork gave up to the switch, and the flow after it, are what the changed flow gives of all.
+        whole = pl.concat([rows_of(log, "fork-counts"), after.slice(before.height)])
+        assert_frame_equal(whole, new.over(log, final=False))
+        assert new.compatible(log).changes == ()
+        with pytest.raises(FlowChanged):
+            run(log, old, until="head")
+
+
+def _catch_up(worker: Worker, log: Log) -> None:
+    while worker.advance(log.head):
+        pass
+    worker.flush()
+
+
+def test_a_fork_with_another_condition_names_the_rows_that_differ() -> None:
+    with ms.open() as log:
+        append(log, 0)
+        old = source.filter(amount > 10).to("big", type="OperatedBig")
+        run(log, old, until="head")
+        fork = source.filter((amount > 20) | (amount < 0)).to("big", type="OperatedBig").fork(log, stream="tried")
+        found = fork.compare()
+        rows = rows_of(log, "a")
+        assert found.only_before.height == rows.filter((amount > 10) & (amount <= 20)).height > 0
+        assert found.only_after.height == rows.filter(amount < 0).height > 0
+        assert found.same == rows.filter(amount > 20).height
+        fork.drop()
+        assert log.scan("tried").collect().height == found.forked
+        run(log, old, until="head")
+
+
+def test_what_was_never_run_or_would_write_to_its_own_stream_is_not_forked() -> None:
+    with ms.open() as log:
+        append(log, 0)
+        with pytest.raises(FlowError, match="nothing to fork"):
+            counts().fork(log)
+        run(log, counts(), until="head")
+        with pytest.raises(FlowError, match="cannot write to 'counts'"):
+            counts(5).fork(log, stream="counts")
+        with pytest.raises(FlowError, match="has no name"):
+            source.fork(log)
