@@ -81,6 +81,8 @@ from .cqrs.versions import Version as Version
 # 4 stream processing
 from .streams import matched as matched
 from .streams.explaining import Explanation as Explanation
+from .streams.filesource import Files as Files
+from .streams.filesource import files as files
 from .streams.flow import Flow as Flow
 from .streams.progress import FlowProgress as FlowProgress
 from .streams.referee.check import FlowCheck as FlowCheck
@@ -88,7 +90,7 @@ from .streams.flow import stream as stream
 from .streams.runner import Running as Running
 from .streams.runner import run as run
 from .streams.sketches import quantile as quantile
-from .streams.table import table as table
+from .streams.captured import table as table
 from .streams.windows import calendar as calendar
 from .streams.windows import count as count
 from .streams.windows import hopping as hopping

@@ -64,6 +64,17 @@ FLOWS: dict[str, Flow] = {
     .window(tumbling("1m")).agg(n=pl.len(), last=pl.col("b_amount").last()),
     "as of": left.join_asof(other, on="user", delete=pl.col("more") < 0),
     "as of within": left.join_asof(other, on="user", within="20s", how="inner"),
+    "as of the nearest": left.join_asof(other, on="user", within="20s", strategy="nearest"),
+    "as of the next": left.join_asof(other, on="user", within="20s", strategy="forward", how="inner"),
+    **{
+        f"{how} in windows": left.join(
+            right, on="user", window=hopping("25s", every="10s"), how=how, prefix="b_"  # type: ignore[arg-type]
+        )
+        for how in ("inner", "left", "full", "semi", "anti")
+    },
+    "best": by_user.window(hopping("3m", every="1m")).agg(
+        top=amount.top_k(3).implode(), least=pl.struct("kind", "amount").bottom_k_by("amount", 2).implode()
+    ),
     "latest of another": left.join_latest(other, on="user", delete=pl.col("more") < 0),
     "limits": minutes.join_latest(other, on="user", how="inner").alert(pl.col("n") * 20 > pl.col("more")),
 }  # fmt: skip
@@ -171,7 +182,19 @@ def test_what_cannot_be_said_in_sql_is_refused_by_name() -> None:
         matched = by_user.match("x", within="1m", define={"x": amount > 0})
         folded = by_user.fold(lambda held, row: held, start={"k": 0}, schema={"k": pl.Int64})
         mapped = left.map_rows(lambda row: 1, schema={"k": pl.Int64})
-        for flow, part in ((matched, "match"), (folded, "fold"), (mapped, "map_rows")):
+        windows = left.window(tumbling("1m"))
+        sketched = windows.agg(q=ms.quantile("amount", 0.5))
+        counted = windows.agg(k=pl.col("kind").approx_n_unique())
+        looked_up = left.join_latest(ms.table("people", key="id"), on="user")
+        refused = {
+            "match": matched,
+            "fold": folded,
+            "map_rows": mapped,
+            "the quantile 'q'": sketched,
+            "approx_n_unique": counted,
+            "table": looked_up,
+        }
+        for part, flow in refused.items():
             with pytest.raises(CannotCheck, match=f"^{part} cannot be checked"):
                 flow.check(log)
         log.append("a", ms.Plain("CheckedA", {"user": "seven", "ts": START.isoformat()}))

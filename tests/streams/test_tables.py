@@ -209,3 +209,14 @@ def test_a_table_is_joined_by_its_whole_key_and_only_as_of_or_latest() -> None:
         table("users", key=[])
     counts = orders.group_by("user").window(tumbling("1m")).agg(n=pl.len())
     assert counts.join_latest(users, on="user").keys == ("user",)
+
+
+def test_a_row_is_explained_by_the_change_that_it_met() -> None:
+    with ms.open() as log:
+        for n, name in enumerate(["Ann", "Bea"]):
+            data = {"operation": "READ", "before": None, "after": {"id": 1, "name": name}, "timestamp": START}
+            log.append("users", ms.Plain("Change", data))
+            log.append("orders", ms.Plain("TableOrder", {"n": n, "user": 1, "at": START}))
+        flow = orders.join_latest(users, on="user").select("n", "name")
+        assert flow.explain(log, {"n": 1}).positions == [3, 4]
+        assert flow.explain(log, {"n": 0}).positions == [1, 2]

@@ -1,18 +1,20 @@
 """Stream processing: event-time windows, alerts and patterns over the log, exactly once (pattern 4)."""
 
+from .captured import Table, table
 from .errors import CannotCheck, FlowChanged, FlowError, MissingColumn, UnsupportedExpression, UnsupportedPattern
 from .explaining import Explanation
+from .filesource import Files, files
 from .flow import Flow, stream
 from .progress import FlowProgress
 from .referee import FlowCheck
 from .runner import Running, run, start
 from .sketches import quantile
-from .table import Table, table
 from .windows import calendar, count, hopping, session, sliding, tumbling
 
 __all__ = [
     "CannotCheck",
     "Explanation",
+    "Files",
     "Flow",
     "FlowChanged",
     "FlowCheck",
@@ -25,6 +27,7 @@ __all__ = [
     "UnsupportedPattern",
     "calendar",
     "count",
+    "files",
     "hopping",
     "quantile",
     "run",

@@ -11,6 +11,7 @@ import polars as pl
 from .alerts import Alert
 from .broadcast import Broadcast
 from .calendars import CalendarWindows
+from .captured import TableRows
 from .counted import CountWindows
 from .distinct import Distinct, Top
 from .entering import Entering
@@ -22,11 +23,12 @@ from .merging import Merge
 from .revising import RevisingWindows
 from .sequences import Sequences
 from .sessions import SessionWindows
-from .shaping import Filter, Mapped, Select, WithColumns
+from .shaping import Filter, Mapped, Select, Unmet, WithColumns
 from .sketches import Quantile
 from .trailing import SlidingWindows
 from .tree import Source
-from .windows import PaneWindows
+from .windowjoin import WindowJoin
+from .windows import Hopping, PaneWindows
 
 _UNITS = (("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1))
 
@@ -88,6 +90,11 @@ def _aggregate(given: pl.Expr | Quantile) -> str:
     return f"quantile({text(given.value)}, {given.q})" if isinstance(given, Quantile) else text(given)
 
 
+def _windows(window: Hopping) -> str:
+    size, every = window.size, window.every
+    return f"tumbling {span(size)}" if size == every else f"hopping {span(size)} every {span(every)}"
+
+
 def words(part: object) -> Words:
     """What a source, a stage or a meeting is."""
     match part:
@@ -101,7 +108,7 @@ def words(part: object) -> Words:
             if part.types is not None:
                 lines.append(", ".join(sorted(part.types)))
             return Words(part.stream, tuple(lines))
-        case Filter():
+        case Filter() | Unmet():
             return Words("filter", (text(part.condition),))
         case WithColumns():
             return Words("with columns", _named(part.expressions))
@@ -111,9 +118,7 @@ def words(part: object) -> Words:
             how = "map rows" if part.by_row else "map batches"
             return Words(how, (f"{getattr(part.function, '__name__', 'a function')}: {', '.join(part.outputs)}",))
         case PaneWindows():
-            size, every = part.window.size, part.window.every
-            how = f"tumbling {span(size)}" if size == every else f"hopping {span(size)} every {span(every)}"
-            return Words(how, (*_by(part.keys), _aggregates(part)))
+            return Words(_windows(part.window), (*_by(part.keys), _aggregates(part)))
         case RevisingWindows():
             told = words(part.windows)
             each = (f"again each {span(part.tick)}",) if part.early else ()
@@ -158,9 +163,14 @@ def _of_rows(part: object) -> Words:
             return Words("merge", ("in order of time" if part.timed else "in the order of the log",))
         case IntervalJoin():
             return Words(f"join {part.how}", (*_by(part.on), f"back {span(part.back)}, ahead {span(part.ahead)}"))
+        case WindowJoin():
+            return Words(f"join {part.how}", (*_by(part.on), f"in windows, {_windows(part.window)}"))
         case AsOfJoin():
             within = (f"within {span(part.within)}",) if part.within is not None else ()
-            return Words(f"join as of, {part.how}", (*_by(part.on), *within))
+            how = part.how if part.strategy == "backward" else f"{part.how}, {part.strategy}"
+            return Words(f"join as of, {how}", (*_by(part.on), *within))
+        case TableRows():
+            return Words("table", _by(part.keys))
         case Broadcast():
             return Words(f"join latest, {part.how}", _by(part.on))
     return Words(type(part).__name__.lower())

@@ -22,6 +22,7 @@ from .sessions import SessionWindows
 from .state import Batch, Operator
 from .trailing import SlidingWindows
 from .tree import Meeting
+from .windowjoin import WindowJoin
 from .windows import PaneWindows
 
 Combining = (
@@ -69,7 +70,10 @@ def parents_of(operator: Operator | Meeting, rows: pl.DataFrame, came: Sequence[
             partners = came[1]
             found = _within(rows, partners, operator.on, left - operator.back, pl.col(AT), nulls=False)
             return found | _ids(rows[MINE])
-        case IntervalJoin() | AsOfJoin() | Broadcast():
+        case WindowJoin() if operator.how == "semi":
+            start, end = pl.col("window_start").dt.epoch("us"), pl.col("window_end").dt.epoch("us")
+            return _within(rows, came[1], operator.on, start, end - 1, nulls=False) | _ids(rows[MINE])
+        case IntervalJoin() | AsOfJoin() | WindowJoin() | Broadcast():
             return _ids(rows[MINE]) | _ids(rows[OTHER])
         case RevisingWindows():
             raise FlowError(

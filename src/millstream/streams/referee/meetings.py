@@ -10,9 +10,10 @@ from ...log.objects import fitted, union
 from ..broadcast import Broadcast
 from ..columns import SEQUENCE, is_hidden
 from ..errors import CannotCheck
-from ..joins import AsOfJoin, IntervalJoin
+from ..joins import AsOfJoin, IntervalJoin, Join
 from ..merging import Merge
 from ..tree import Meeting, Source
+from ..windowjoin import WindowJoin
 from .engine import AT, LATE, PLACE, Engine, equal, keyed, keys_of, names, with_keys
 from .rows import Given
 from .stages import Passage
@@ -43,6 +44,10 @@ class Encounter:
                 return self._merged(meeting, inputs)
             case IntervalJoin():
                 return self._passage(self._joined(meeting, *self._sides(inputs)), log=False)
+            case WindowJoin():
+                return self._passage(self._in_windows(meeting, *self._sides(inputs)), log=False)
+            case AsOfJoin() if meeting.strategy != "backward":
+                return self._passage(self._nearest(meeting, *self._sides(inputs)), log=False)
             case AsOfJoin():
                 return self._passage(self._as_of(meeting, *self._sides(inputs)), log=False)
             case Broadcast():
@@ -137,6 +142,40 @@ class Encounter:
         """
         return self._beside(join, left, right, self._engine.ask(query, a=a, rights=b))
 
+    def _nearest(self, join: AsOfJoin, left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
+        a, b = _tables(left, right, join.on)
+        low = 0 if join.strategy == "forward" else -join.ahead
+        query = f"""
+            select a.rn as l, b.rn as r, a.ts + {join.ahead} as ts
+            from a {"" if join.how == "inner" else "left"} join b on {equal(len(join.on), "a", "b")}
+                and b.ts - a.ts between {low} and {join.ahead}
+            where a.ts + {join.ahead} < {self._watermark}
+            qualify row_number() over (partition by a.rn order by abs(b.ts - a.ts), b.ts, b.place desc) = 1
+        """
+        return self._beside(join, left, right, self._engine.ask(query, a=a, b=b))
+
+    def _in_windows(self, join: WindowJoin, left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
+        a, b = _tables(left, right, join.on)
+        size, every = join.window.size, join.window.every
+        # ``//`` of DuckDB goes towards zero, and times may be before 1970.
+        newest = f"((ts - (ts % {every} + {every}) % {every}) // {every})"
+        oldest = f"((ts - {size} - ((ts - {size}) % {every} + {every}) % {every}) // {every} + 1)"
+        spread = f"(select *, unnest(range({oldest}, {newest} + 1)) as w from {{}})"
+        same = f"on a.w = b.w and {equal(len(join.on), 'a', 'b')}"
+        kind = "full" if join.how == "full" else join.how
+        other = "null" if kind in ("semi", "anti") else "b.rn"
+        window = "coalesce(a.w, b.w)" if kind == "full" else "a.w"
+        query = f"""
+            select * from (
+                select a.rn as l, {other} as r, {window} * {every} + {size} - 1 as ts
+                from {spread.format("a")} a {kind} join {spread.format("b")} b {same}
+            ) where ts + 1 <= {self._watermark}
+        """
+        rows = self._beside(join, left, right, self._engine.ask(query, a=a, b=b))
+        end = pl.col(AT) + 1
+        bounds = {"window_start": end - size, "window_end": end}
+        return rows.with_columns(value.cast(pl.Datetime("us", "UTC")).alias(name) for name, value in bounds.items())
+
     def _told(self, join: Broadcast, rows: Passage, said: Passage) -> pl.DataFrame:
         gone = pl.lit(False) if join.delete is None else join.delete.fill_null(False)
         a, b = _tables(rows.rows, said.rows, join.on, gone=gone)
@@ -160,9 +199,7 @@ class Encounter:
         left = rows.rows[found["l"].to_numpy()]
         return left.with_columns(self._others(join, left, said.rows, found["r"]))
 
-    def _others(
-        self, join: IntervalJoin | AsOfJoin | Broadcast, left: pl.DataFrame, right: pl.DataFrame, rows: pl.Series
-    ) -> list[pl.Series]:
+    def _others(self, join: Join, left: pl.DataFrame, right: pl.DataFrame, rows: pl.Series) -> list[pl.Series]:
         """The columns of the other side, for these of its rows."""
         if join.how in ("semi", "anti"):
             return []
@@ -172,9 +209,7 @@ class Encounter:
         taken = right.select(pl.col(kept).gather(rows.cast(pl.Int64))) if kept else pl.DataFrame()
         return [taken[name].alias(join.prefix + name) for name in kept]
 
-    def _beside(
-        self, join: IntervalJoin | AsOfJoin, left: pl.DataFrame, right: pl.DataFrame, found: pl.DataFrame
-    ) -> pl.DataFrame:
+    def _beside(self, join: Join, left: pl.DataFrame, right: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
         """Rows of both sides beside one another, with their place among those of one time."""
         lefts, rights = found["l"].cast(pl.Int64), found["r"].cast(pl.Int64)
         given = {join.prefix + name for name, dtype in right.schema.items() if dtype != pl.Null and name not in join.on}

@@ -21,6 +21,7 @@ _CANNOT = {
     "Match": ("match", "SQL has no sequences of rows here"),
     "Sequences": ("match", "SQL has no sequences of rows here"),
     "RevisingWindows": ("a window with early or corrected results", "what came early hangs on the order of the log"),
+    "TableRows": ("table", "changes of a captured table are not opened into rows here"),
     "Fold": ("fold", "what a Python function makes of rows is known to that function alone"),
 }
 
