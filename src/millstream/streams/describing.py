@@ -14,6 +14,7 @@ from .calendars import CalendarWindows
 from .captured import TableRows
 from .counted import CountWindows
 from .distinct import Distinct, Top
+from .enriching import Enriched
 from .entering import Entering
 from .fold import Fold
 from .joins import AsOfJoin, IntervalJoin
@@ -115,7 +116,7 @@ def words(part: object) -> Words:
         case Select():
             return Words("select", _named(part.expressions))
         case Mapped():
-            how = "map rows" if part.by_row else "map batches"
+            how = "enrich" if isinstance(part, Enriched) else "map rows" if part.by_row else "map batches"
             return Words(how, (f"{getattr(part.function, '__name__', 'a function')}: {', '.join(part.outputs)}",))
         case PaneWindows():
             return Words(_windows(part.window), (*_by(part.keys), _aggregates(part)))
