@@ -66,7 +66,7 @@ class Ending:
         the flow is taken up again. So no file is there in part, no row in two files, and none is missing.
 
         Args:
-            folder: The folder; made if need be. Other flows may write to it as well.
+            folder: The folder; made if need be. Other flows of the log may write there as well, by names of their own.
             format: ``"parquet"``, ``"ndjson"`` or ``"csv"``.
             partition_by: Columns by whose values the files are put into folders, ``day=2024-01-15/country=it/``. They
                 are in the files, too.
