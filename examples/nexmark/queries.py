@@ -52,6 +52,7 @@ def queries(longest: timedelta = timedelta(minutes=1)) -> Mapping[str, Query]:
         "q7": Query(highest_bid()),
         "q8": Query(new_sellers()),
         "q9": Query(won),
+        "q10": Query(by_minute()),
         "q11": Query(sessions()),
         "q13": Query(looked_up()),
         "q14": Query(calculated()),
@@ -145,6 +146,13 @@ def new_sellers() -> ms.Flow:
     sellers = AUCTION.select(id="seller")
     both = PERSON.join(sellers, on="id", window=ms.tumbling("10s"), how="semi")
     return both.select("id", "name", "window_start")
+
+
+def by_minute() -> ms.Flow:
+    """q10: bids with the day and minute by which ``to_files(partition_by=["dt", "hm"])`` puts them into folders."""
+    when = pl.col("dateTime").dt
+    columns = ("auction", "bidder", "price", "dateTime", "extra")
+    return BID.select(*columns, dt=when.strftime("%Y-%m-%d"), hm=when.strftime("%H:%M"))
 
 
 def sessions() -> ms.Flow:

@@ -82,6 +82,8 @@ from .cqrs.versions import Version as Version
 from .streams import matched as matched
 from .streams.compatible import Compatibility as Compatibility
 from .streams.explaining import Explanation as Explanation
+from .streams.filesource import Files as Files
+from .streams.filesource import files as files
 from .streams.flow import Flow as Flow
 from .streams.progress import FlowProgress as FlowProgress
 from .streams.referee.check import FlowCheck as FlowCheck
@@ -92,7 +94,7 @@ from .streams.runner import Running as Running
 from .streams.savepoints import Savepoint as Savepoint
 from .streams.runner import run as run
 from .streams.sketches import quantile as quantile
-from .streams.table import table as table
+from .streams.captured import table as table
 from .streams.windows import calendar as calendar
 from .streams.windows import count as count
 from .streams.windows import hopping as hopping

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import sqlite3
@@ -160,6 +161,8 @@ def workshop(tmp_path, environment, request):
     (tmp_path / "user.json").write_text('{"user": "u2", "email": "b"}')
     (tmp_path / "events.ndjson").write_text('{"type": "Login", "data": {"user": 7}}\n')
     pl.DataFrame({"page": ["a", "b"]}).write_parquet(tmp_path / "clicks.parquet")
+    with gzip.open(tmp_path / "past.csv.gz", "wt") as past:
+        past.write("user,at\n7,2024-01-15T12:00:00Z\n")
     (tmp_path / "shop.ndjson").write_text('{"stream": "a", "type": "Login", "data": {"user": 7}}\n')
     with closing(sqlite3.connect(tmp_path / "shop.sqlite")) as db:
         db.execute("create table users (id integer primary key, email text)")

@@ -105,3 +105,10 @@ def test_a_flow_that_runs_writes_what_sql_gives(log: ms.Log) -> None:
     # What is still open at the end is not written yet.
     assert written.height > 20
     assert missing["window_end"].min() > written["window_end"].max()
+
+
+def test_the_files_of_q10_hold_what_sql_gives(log: ms.Log, tmp_path: Path) -> None:
+    ms.run(log, QUERIES["q10"].flow.to_files(tmp_path, partition_by=["dt", "hm"], name="q10"), until="head")
+    assert (tmp_path / "dt=2015-07-15" / "hm=00%3A01").is_dir()
+    written = pl.read_parquet(tmp_path / "**/*.parquet", hive_partitioning=False)
+    assert [frame.height for frame in differences(log, "q10", written)] == [0, 0]

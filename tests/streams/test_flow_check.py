@@ -74,6 +74,9 @@ FLOWS: dict[str, Flow] = {
     "as of later": left.join_asof(other, on="user", within="20s", how="inner", strategy="forward"),
     "as of any": left.join_asof(right.select(more="amount"), on=[]),
     "latest of all": left.join_latest(right.select(more="amount")),
+    "best": by_user.window(hopping("3m", every="1m")).agg(
+        top=amount.top_k(3).implode(), least=pl.struct("kind", "amount").bottom_k_by("amount", 2).implode()
+    ),
     "latest of another": left.join_latest(other, on="user", delete=pl.col("more") < 0),
     "limits": minutes.join_latest(other, on="user", how="inner").alert(pl.col("n") * 20 > pl.col("more")),
 }  # fmt: skip

@@ -101,3 +101,12 @@ def test_the_command_draws_a_flow(
     with pytest.raises(SystemExit):
         main(["flow", "graph", "graphed:flow"])
     assert words(capsys.readouterr().out) == ["a", "time of recording", "→ b", "B"]
+
+
+def test_a_picture_says_where_rows_go_outside_the_log_and_what_tables_are_looked_up_in() -> None:
+    looked_up = left.join_asof(ms.table("people", key="id"), on="user")
+    said = words(looked_up.to_files("past", format="csv", name="kept").graph())
+    assert {"→ past", "csv files", "named kept", "table", "by id"} <= set(said)
+    wide = left.join(right, on="user", window=tumbling("1m"), prefix="b_").window(tumbling("5m"))
+    said = words(wide.agg(slow=ms.quantile("amount", 0.99)).to_function(print, name="shown").graph())
+    assert {"→ print", "in windows, tumbling 1m", "slow = quantile(amount, 0.99)"} <= set(said)

@@ -44,6 +44,7 @@ AGGREGATES: dict[str, Any] = {
 WINDOWS: dict[str, Callable[[Flow], Any]] = {
     "tumbling": lambda flow: flow.group_by("user").window(tumbling("5m")),
     "hopping": lambda flow: flow.group_by("user").window(hopping("5m", every="1m")),
+    "corrected": lambda flow: flow.group_by("user").window(tumbling("5m"), early="1m", allowed_lateness="10m"),
     "all": lambda flow: flow.window(tumbling("10m")),
     "session": lambda flow: flow.group_by("user").window(session("40s")),
     "count": lambda flow: flow.group_by("user").window(count(20)),

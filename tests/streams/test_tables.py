@@ -13,12 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from referee import START
+from test_idle import catch_up
 from test_join_latest import cut
 
 import millstream as ms
 from millstream.errors import UsageError
 from millstream.log.log import Log
 from millstream.streams import FlowError, run, stream, table, tumbling
+from millstream.streams.replay import replay
+from millstream.streams.runner import Worker
+from millstream.testing import FakeClock
 
 orders = stream("orders", time="at", lateness="30s")
 users = table("users", key="id")
@@ -133,6 +137,40 @@ def test_a_table_that_is_empty_or_silent_gives_nulls() -> None:
         assert flow.schema(log)["email"] == pl.String
 
 
+def test_a_table_that_was_said_to_be_silent_may_still_change() -> None:
+    clock = FakeClock(START)
+    slow = table("users", key="id", idle="10s")
+    flow = orders.join_asof(slow, on="user").select("n", "name").to("named", type="NamedOrder")
+    with ms.open(clock=clock) as log:
+
+        def change(name: str, second: int) -> None:
+            data = {"operation": "READ", "before": None, "after": {"id": 1, "name": name}}
+            log.append("users", ms.Plain("Change", {**data, "timestamp": START + timedelta(seconds=second)}))
+
+        def order(n: int, second: int) -> None:
+            log.append("orders", ms.Plain("TableOrder", {"n": n, "user": 1, "at": START + timedelta(seconds=second)}))
+
+        worker = Worker(log, flow)
+        change("Ann", 0)
+        for n, second in enumerate((1, 40, 80)):
+            order(n, second)
+            clock.advance("35s")
+            catch_up(worker, log)
+        # What was committed before the time that the log has gone on to is told late, and counts from that time on.
+        reached = [datetime.fromisoformat(event.data["reached"]) for event in log.read("$idle")][-1]
+        assert reached > START + timedelta(seconds=40)
+        change("Bea", 20)
+        order(3, 200)
+        order(4, 300)
+        change("Cleo", 301)
+        catch_up(worker, log)
+        times = [START + timedelta(seconds=second) for second in (1, 40, 80, 200, 300)]
+        expected = ["Ann" if at < reached else "Bea" for at in times]
+        assert [event.data["name"] for event in log.read("named")] == expected[:4]
+        assert flow.over(log)["name"].to_list() == expected
+        assert replay(flow, log, rows=1).equals(flow.over(log))
+
+
 def test_a_key_of_several_columns_and_of_text(home: str | None) -> None:
     with ms.open(home) as log:
         prices = table("prices", key=["country", "part"])
@@ -209,3 +247,14 @@ def test_a_table_is_joined_by_its_whole_key_and_only_as_of_or_latest() -> None:
         table("users", key=[])
     counts = orders.group_by("user").window(tumbling("1m")).agg(n=pl.len())
     assert counts.join_latest(users, on="user").keys == ("user",)
+
+
+def test_a_row_is_explained_by_the_change_that_it_met() -> None:
+    with ms.open() as log:
+        for n, name in enumerate(["Ann", "Bea"]):
+            data = {"operation": "READ", "before": None, "after": {"id": 1, "name": name}, "timestamp": START}
+            log.append("users", ms.Plain("Change", data))
+            log.append("orders", ms.Plain("TableOrder", {"n": n, "user": 1, "at": START}))
+        flow = orders.join_latest(users, on="user").select("n", "name")
+        assert flow.explain(log, {"n": 1}).positions == [3, 4]
+        assert flow.explain(log, {"n": 0}).positions == [1, 2]

@@ -23,6 +23,7 @@ from . import (
     flows,
     forget,
     inline,
+    load,
     outbox,
     postgres,
     projection,
@@ -201,6 +202,7 @@ _add("streams", streams.streams)
 _add("sql", sql.sql)
 _add("query", query.query)
 _add("import", transfer.import_)
+_add("load", load.load)
 _add("export", transfer.export)
 _add("verify", verify.verify)
 _add("backup", backup.backup)

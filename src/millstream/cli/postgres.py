@@ -54,11 +54,13 @@ def grants(
     from ..sourcing.snapshots import TABLES as SNAPSHOTS
     from ..storage.postgres.place import parse_url
     from ..storage.postgres.roles import Ability, grants
+    from ..streams.delivering import TABLES as FILES
+    from ..streams.filesource import TABLES as LOADED
     from ..streams.store import TABLES as FLOWS
 
     ability = Ability.READ if read else Ability.APPEND if append else Ability.CONSUME
     consumers = CHECKPOINTS | PROJECTIONS | VERSIONS | FAILURES | LEASES
-    consumers |= FLOWS | CAPTURES | PARKED | SNAPSHOTS | IMAGES | TIMERS | OUTBOXES
+    consumers |= FLOWS | FILES | LOADED | CAPTURES | PARKED | SNAPSHOTS | IMAGES | TIMERS | OUTBOXES
     for statement in grants(parse_url(url), role, ability, consumers):
         typer.echo(f"{statement};")
 

@@ -50,6 +50,11 @@ def sync_folder(path: str) -> None:
     _sync(path)
 
 
+def sync_file(path: str) -> None:
+    """Put a file's content on disk."""
+    _sync(path)
+
+
 def _sync(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

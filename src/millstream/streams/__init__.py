@@ -1,8 +1,10 @@
 """Stream processing: event-time windows, alerts and patterns over the log, exactly once (pattern 4)."""
 
+from .captured import Table, table
 from .compatible import Compatibility
 from .errors import CannotCheck, FlowChanged, FlowError, MissingColumn, UnsupportedExpression, UnsupportedPattern
 from .explaining import Explanation
+from .filesource import Files, files
 from .flow import Flow, stream
 from .fork import Fork, ForkComparison
 from .progress import FlowProgress
@@ -10,13 +12,13 @@ from .referee import FlowCheck
 from .runner import Running, run, start
 from .savepoints import Savepoint
 from .sketches import quantile
-from .table import Table, table
 from .windows import calendar, count, hopping, session, sliding, tumbling
 
 __all__ = [
     "CannotCheck",
     "Compatibility",
     "Explanation",
+    "Files",
     "Flow",
     "FlowChanged",
     "FlowCheck",
@@ -32,6 +34,7 @@ __all__ = [
     "UnsupportedPattern",
     "calendar",
     "count",
+    "files",
     "hopping",
     "quantile",
     "run",

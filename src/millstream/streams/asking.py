@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..log.records import Recorded
     from ..time import Moment
     from .explaining import Explanation
+    from .filesource import Files
     from .flow import Flow
     from .lateness import Lateness
     from .referee import FlowCheck
@@ -31,7 +32,7 @@ class Asking:
 
     def over(
         self,
-        history: Log | pl.DataFrame,
+        history: Log | pl.DataFrame | Files,
         *,
         since: Moment | None = None,
         until: Moment | None = None,
@@ -40,7 +41,7 @@ class Asking:
         """What the flow makes of the past, as a frame; nothing is written.
 
         Args:
-            history: The log, or a frame of the source's rows in the order of their arrival.
+            history: The log; or a frame, or `files`, of the source's rows in the order of their arrival.
             since: Only events recorded at or after this time.
             until: Only events recorded before this time.
             final: Close what is still open at the end, as if time had gone on. Without it, the frame holds

@@ -11,8 +11,10 @@ import polars as pl
 from .alerts import Alert
 from .broadcast import Broadcast
 from .calendars import CalendarWindows
+from .captured import TableRows
 from .counted import CountWindows
 from .distinct import Distinct, Top
+from .enriching import Enriched
 from .entering import Entering
 from .fold import Fold
 from .joins import AsOfJoin, IntervalJoin
@@ -24,7 +26,6 @@ from .sequences import Sequences
 from .sessions import SessionWindows
 from .shaping import Filter, Mapped, Select, Unmet, WithColumns
 from .sketches import Quantile
-from .table import TableRows
 from .trailing import SlidingWindows
 from .tree import Source
 from .windowjoin import WindowJoin
@@ -108,7 +109,7 @@ def words(part: object) -> Words:
             if part.types is not None:
                 lines.append(", ".join(sorted(part.types)))
             return Words(part.stream, tuple(lines))
-        case Filter():
+        case Filter() | Unmet():
             return Words("filter", (text(part.condition),))
         case WithColumns():
             return Words("with columns", _named(part.expressions))
@@ -117,7 +118,7 @@ def words(part: object) -> Words:
         case Unmet():
             return Words("filter of a table", (text(part.condition),))
         case Mapped():
-            how = "map rows" if part.by_row else "map batches"
+            how = "enrich" if isinstance(part, Enriched) else "map rows" if part.by_row else "map batches"
             return Words(how, (f"{getattr(part.function, '__name__', 'a function')}: {', '.join(part.outputs)}",))
         case PaneWindows():
             return Words(_size(part.window), (*_by(part.keys), _aggregates(part)))

@@ -18,9 +18,11 @@ from ..time import Duration, duration_micros
 from .alerts import Alert
 from .asking import Asking
 from .calendars import CalendarWindows
+from .captured import TableRows
 from .choosing import Choosing
 from .counted import CountWindows
 from .distinct import Distinct, Top
+from .ends import Ending, Sink
 from .entering import Entering
 from .errors import FlowError
 from .expressions import check_rowwise
@@ -37,7 +39,6 @@ from .sequences import Sequences
 from .sessions import SessionWindows
 from .shaping import Filter, Rowwise, Select, WithColumns
 from .state import Order
-from .table import TableRows
 from .trailing import SlidingWindows
 from .tree import Meeting, Source, order_of, sources_of
 from .windows import PaneWindows, Window, check_name, check_names
@@ -63,15 +64,7 @@ Stage = (
 IntoExpr = pl.Expr | str
 
 
-class Sink(msgspec.Struct, frozen=True):
-    """Where a flow's rows go."""
-
-    stream: str
-    type: str
-    name: str
-
-
-class Flow(msgspec.Struct, Functions, Choosing, Joining, Asking, Operating, frozen=True, eq=False):
+class Flow(msgspec.Struct, Functions, Choosing, Joining, Ending, Asking, Operating, frozen=True, eq=False):
     """Rows of a stream, and what is made of them. Begin with `stream`."""
 
     source: Source | Meeting

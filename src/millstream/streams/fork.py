@@ -10,8 +10,9 @@ import polars as pl
 from ..errors import StreamNotFound
 from ..log import checkpoints
 from .compatible import tell
+from .ends import Sink
 from .errors import FlowError
-from .flow import Flow, Sink
+from .flow import Flow
 from .referee.check import differences
 from .runner import Worker
 from .savepoints import name_of

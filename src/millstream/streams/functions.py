@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from ..errors import UsageError
+from ..time import Duration, duration_micros
+from .enriching import Answers, Enriched
 from .shaping import Mapped
 from .windows import check_names
 
@@ -70,6 +73,83 @@ class Functions:
         """
         return self._mapped(function, schema, reads, by_row=True, errors=errors)
 
+    def enrich(
+        self,
+        function: Callable[[dict[str, Any]], Awaitable[Any]],
+        *,
+        schema: Mapping[str, Any],
+        reads: Iterable[str] | None = None,
+        concurrency: int = 32,
+        timeout: Duration = "10s",
+        retries: int = 2,
+        cache: Duration | None = None,
+        cache_size: int = 100_000,
+        errors: str | None = None,
+    ) -> Flow:
+        """With columns that an asynchronous function brings from elsewhere: a service, a database.
+
+        It is asked for each row, for many at a time; rows keep their order. An answer is part of the row from then on:
+        where the flow ends in a stream of the log, it stands there. It is nowhere else. So a batch that was not
+        committed (the flow was killed) is asked for again, and so are all rows by `Flow.over`, `Flow.explain` and a
+        flow under another name: the answers may then be others, and the function must take being asked twice.
+
+        Args:
+            function: A coroutine function. Takes a row as a dict, and gives the new columns as one; or, of a single
+                column, its value. All flows of a process have one event loop for it, so it may keep connections.
+            schema: The columns that it gives, with their types.
+            reads: The columns that it is shown; by default all.
+            concurrency: So many are asked for at once, at most.
+            timeout: An attempt that takes longer has failed, with ``TimeoutError``.
+            retries: How often it is asked again after it has failed, after pauses that grow from a tenth of a second.
+                What raises `Rejected` is not asked again.
+            cache: For so long an answer holds for other rows that show the function the same; what fails is not kept.
+                By default every row is asked for.
+            cache_size: The most answers that are kept, in memory.
+            errors: The name of a further column: null, or the traceback of a function that has failed for the row,
+                whose columns are null then. Without it, a failure ends the flow; run again, it goes on there.
+
+        Raises:
+            FlowError: When it runs: it fails, or gives something else than ``schema`` says.
+
+        Example:
+            >>> import millstream as ms
+            >>> import polars as pl
+            >>> async def country(row: dict) -> str:
+            ...     return {"FRA": "de", "JFK": "us"}[row["airport"]]
+            >>> flights = pl.DataFrame({"airport": ["JFK", "FRA", "JFK"], "at": ["2024-01-15"] * 3})
+            >>> flow = ms.stream("flights", time="at").enrich(country, schema={"in": pl.String}, cache="1h")
+            >>> flow.over(flights)["in"].to_list()
+            ['us', 'de', 'us']
+        """
+        if not inspect.iscoroutinefunction(function):
+            raise UsageError(
+                f"{function!r:.60} is no coroutine function",
+                hint="Write async def; or give map_rows a plain function",
+            )
+        if not isinstance(concurrency, int) or concurrency < 1 or retries < 0 or cache_size < 1:
+            raise UsageError(
+                f"concurrency={concurrency}, retries={retries}, cache_size={cache_size}",
+                hint="Ask at least one at a time, and keep at least one answer",
+            )
+        plain = self._mapped_stage(function, schema, reads, True, errors)
+        seconds = duration_micros(timeout) / 1e6
+        if not seconds:
+            raise UsageError("an answer in no time", hint="Give timeout= a duration such as '10s'")
+        answers = None if cache is None else Answers(duration_micros(cache) / 1e6, cache_size)
+        return self._with(
+            Enriched(
+                plain.function,
+                plain.types,
+                plain.asks,
+                True,
+                plain.errors,
+                concurrency=concurrency,
+                timeout=seconds,
+                retries=retries,
+                answers=answers,
+            )
+        )
+
     def _mapped(
         self,
         function: Callable[..., Any],
@@ -79,6 +159,16 @@ class Functions:
         by_row: bool,
         errors: str | None = None,
     ) -> Flow:
+        return self._with(self._mapped_stage(function, schema, reads, by_row, errors))
+
+    def _mapped_stage(
+        self,
+        function: Callable[..., Any],
+        schema: Mapping[str, Any],
+        reads: Iterable[str] | None,
+        by_row: bool,
+        errors: str | None,
+    ) -> Mapped:
         if not callable(function):
             raise UsageError(f"{function!r:.60} is no function", hint="Give a function of a frame, or of a row")
         if not schema or not all(isinstance(name, str) for name in schema):
@@ -87,4 +177,4 @@ class Functions:
             raise UsageError("reads= is one string", hint=f"Give a list: reads=[{reads!r}]")
         stage = Mapped(function, dict(schema), None if reads is None else tuple(reads), by_row, errors)
         check_names((), tuple(stage.outputs))
-        return self._with(stage)
+        return stage

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from .describing import Words, words
+from .ends import FileSink, FunctionSink
 from .progress import FlowProgress
 from .shaping import Rowwise
 from .tree import Source
@@ -121,13 +122,17 @@ def _rows(count: int) -> str:
 
 def _sink(flow: Flow, progress: FlowProgress | None) -> Words:
     assert flow.sink is not None
-    lines = [flow.sink.type]
-    if flow.sink.name != f"{flow.sink.stream}/{flow.sink.type}":
+    where, lines = flow.sink.stream, [flow.sink.type]
+    if isinstance(flow.sink, FileSink):
+        where, lines = flow.sink.folder, [f"{flow.sink.format} files"]
+    elif isinstance(flow.sink, FunctionSink):
+        where, lines = getattr(flow.sink.function, "__name__", "a function"), ["a function"]
+    if flow.sink.name not in (f"{flow.sink.stream}/{flow.sink.type}", where):
         lines.append(f"named {flow.sink.name}")
     if progress is not None:
         lines.append(f"{_rows(progress.given)}, {progress.given_per_second:,.1f}/s; {progress.late:,} late")
         lines.append(f"at {progress.position:,}, {progress.behind:,} behind{', paused' if progress.paused else ''}")
-    return Words(f"→ {flow.sink.stream}", tuple(lines))
+    return Words(f"→ {where}", tuple(lines))
 
 
 def graph(flow: Flow, progress: FlowProgress | None = None) -> str:

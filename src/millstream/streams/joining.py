@@ -19,8 +19,8 @@ from .windowjoin import WindowJoin
 from .windows import Hopping
 
 if TYPE_CHECKING:
+    from .captured import Table
     from .flow import Flow
-    from .table import Table
 
 _HOWS = ("inner", "left", "full", "semi", "anti")
 
@@ -199,7 +199,7 @@ def _flows(one: Joining, other: Flow) -> tuple[Flow, Flow]:
 
 def _side(other: Flow | Table, on: str | Sequence[str]) -> tuple[Flow, tuple[str, ...]]:
     """The other side of a join, and its key."""
-    from .table import Table
+    from .captured import Table
 
     keys = (on,) if isinstance(on, str) else tuple(on)
     return other.side(keys) if isinstance(other, Table) else (other, keys)

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 import msgspec
 import polars as pl
 
+from .captured import TableRows
 from .columns import ENVELOPE
 from .flow import Flow
 from .fold import Fold
 from .shaping import Filter, Mapped, Select, Unmet, WithColumns
-from .table import TableRows
 from .trailing import SlidingWindows
 from .tree import Source, sources_of
 

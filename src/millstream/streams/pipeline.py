@@ -9,13 +9,13 @@ import polars as pl
 
 from ..frames import Columns
 from ..log.objects import fitted, union
+from .captured import TableRows
 from .columns import AT, END_OF_TIME, ENVELOPE, IDLE, LATE, NO_TIME, SEQUENCE, micros, ordered, visible
 from .errors import FlowError, MissingColumn
 from .flow import Flow
 from .needs import Demand
 from .shaping import Rowwise
 from .state import Batch, Operator, OperatorState, Parts, Step, widened
-from .table import TableRows
 from .tree import NOWHERE, Meeting, Source, order_of, sources_of, timeline, together
 
 

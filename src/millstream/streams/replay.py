@@ -16,6 +16,7 @@ from ..log.records import Run
 from ..time import Moment
 from .columns import SEQUENCE, is_hidden, visible
 from .errors import FlowError
+from .filesource import Files
 from .flow import Flow
 from .idle import TYPE, marks_of, silences, with_marks
 from .pipeline import FlowState, Pipeline
@@ -107,7 +108,7 @@ def _span(begin: int, end: int) -> tuple[int, int]:
 
 def replay(
     flow: Flow,
-    history: Log | pl.DataFrame,
+    history: Log | pl.DataFrame | Files,
     *,
     since: Moment | None = None,
     until: Moment | None = None,
@@ -119,22 +120,30 @@ def replay(
     Args:
         rows: The most rows of a batch. It makes no difference to the result.
     """
-    if not isinstance(history, pl.DataFrame | Reader):
-        raise UsageError(f"{history!r:.80} is no past of a flow", hint="Give the log, or a Polars frame of rows")
+    if not isinstance(history, pl.DataFrame | Reader | Files):
+        raise UsageError(
+            f"{history!r:.80} is no past of a flow", hint="Give the log, a Polars frame of rows, or ms.files(...)"
+        )
     pipeline = Pipeline(flow)
-    if not isinstance(history, pl.DataFrame):
+    if isinstance(history, Reader):
         after = history.position_at(since) if since is not None else 0
         end = (history.position_at(until) if until is not None else history.head) + 1
         return played(pipeline, history, after, end, final=final, rows=rows)[0]
     if len(pipeline.sources) > 1:
         raise UsageError(
-            "one frame is no past of a flow with several sources", hint="Append the rows to a log, such as ms.open()"
+            "rows of one kind are no past of a flow with several sources",
+            hint="Append the rows to a log, such as ms.open()",
         )
     state = pipeline.start()
     results: list[pl.DataFrame] = []
-    for part in _slices(history, rows):
-        state, result, _ = pipeline.step(state, part)
-        results.append(result)
+    # Of several files, some may lack a column.
+    several = isinstance(history, Files)
+    for whole in history.frames() if isinstance(history, Files) else [history]:
+        for part in _slices(whole, rows):
+            state, result, _ = pipeline.step(state, part, fill=several)
+            results.append(result)
+    if several and results:
+        pipeline.check(state)
     if final:
         results.append(pipeline.finish(state)[1])
     return _together(results)

@@ -101,10 +101,20 @@ def _fits(values: list[Any], dtype: pl.DataType) -> bool:
     kinds = set(map(type, values)) - {type(None)}
     if not kinds or isinstance(dtype, pl.String):
         return True
+    if isinstance(dtype, pl.Struct):
+        return kinds == {dict} and _objects_fit([value for value in values if value is not None], dtype)
     if isinstance(dtype, pl.Int64 | pl.Float64) and kinds <= ({int} if isinstance(dtype, pl.Int64) else {int, float}):
         integers = [value for value in values if type(value) is int]
         return not integers or (min(integers) >= _INT64[0] and max(integers) <= _INT64[1])
     return isinstance(dtype, pl.Boolean) and kinds == {bool}
+
+
+def _objects_fit(objects: list[dict[str, Any]], dtype: pl.Struct) -> bool:
+    """Whether objects leave a type as it is. One without fields has no type of its own, and would make it text."""
+    fields = {field.name: field.dtype for field in dtype.fields}
+    if not all(objects) or not all(map(fields.keys().__ge__, map(dict.keys, objects))):
+        return False
+    return all(_fits([value.get(name) for value in objects], inner) for name, inner in fields.items())  # type: ignore[arg-type]
 
 
 def grows(known: Columns, columns: Columns) -> bool:

@@ -23,6 +23,7 @@ from ..log.checkpoints import Checkpoint, advance, take
 from ..storage.base import StagedAppend
 from .ahead import read_ahead, worth_it
 from .compatible import tell
+from .delivering import delivery
 from .errors import FlowError
 from .flow import Flow
 from .idle import Listener
@@ -77,7 +78,7 @@ class Worker:
 
     def __init__(self, log: Log, flow: Flow, *, rows: int = MAX_ROWS, commit_every: float = _COMMIT_EVERY) -> None:
         if flow.sink is None:
-            raise FlowError("a flow that runs needs an end", hint="End it with .to(stream, type=...)")
+            raise FlowError("a flow that runs needs an end", hint="End it with .to(stream, type=...), or to_files(...)")
         self.log = log
         self.flow = flow
         self.sink = flow.sink
@@ -86,11 +87,16 @@ class Worker:
         self._rows = rows
         self._commit_every = commit_every
         self._committed = 0.0
+        self._delivery = delivery(flow.sink)
         with log.transaction() as tx:
             # Taking it over and reading the state in one transaction: the old holder cannot write in between.
             self.checkpoint = take(tx.db, f"flow:{self.name}")
             self.state, self._stored = load(tx.db, self.name, self.pipeline)
             tell(tx.db, flow, self.name)
+            if self._delivery is not None:
+                self._delivery.open(tx.db)
+        if self._delivery is not None:
+            self._delivery.recover()
         self._listener = Listener(log, self.pipeline)
         self.paused = False
         self._meter = Meter([*(source.stream for source in self.pipeline.sources), ""])
@@ -141,14 +147,22 @@ class Worker:
         if not done and ahead.worked < self._commit_every and not ahead.is_enough:
             self._ahead = ahead
             return True
+        if done and not ahead.is_enough and not self.is_due:
+            self._ahead = ahead
+            return False
         self.pipeline.check(ahead.state)
-        if done or not self._commit_every:
+        if done or not self._commit_every or self._delivery is not None:
             self._commit(ahead.state, head if done else ahead.position, ahead.outputs, ahead.late)
             return not done
         self._settle()
         self._begin(ahead)
         self._ahead = _Ahead(ahead.state, ahead.position)
         return True
+
+    @property
+    def is_due(self) -> bool:
+        """Whether what was done should be committed as soon as nothing is left to be caught up with."""
+        return self._delivery is None or time.monotonic() - self._committed >= self._delivery.every
 
     def _begin(self, ahead: _Ahead) -> None:
         """Commit beside the work that follows.
@@ -241,6 +255,8 @@ class Worker:
 
     def _commit(self, state: FlowState, position: int, outputs: list[pl.DataFrame], late: list[pl.DataFrame]) -> None:
         rows = self._given(outputs, late)
+        if self._delivery is not None:
+            self._delivery.give(list(_alike(outputs)), self.checkpoint.position + 1, position)
         difference = change(self.name, state, self._stored)
         work = self._move(position, difference)
         odd: set[tuple[str, str, str]] = set()
@@ -255,10 +271,12 @@ class Worker:
                     raise
                 odd.add(what)
         self._done(state, position, difference)
+        if self._delivery is not None:
+            self._delivery.finish()
 
     def _given(self, outputs: list[pl.DataFrame], late: list[pl.DataFrame]) -> list[tuple[str, str, pl.DataFrame]]:
         """What is appended, and where."""
-        rows = [(self.sink.stream, self.sink.type, frame) for frame in _alike(outputs)]
+        rows = [(self.sink.stream, self.sink.type, frame) for frame in _alike(outputs) if self._delivery is None]
         if self.flow.late is not None:
             rows += [(*self.flow.late, frame) for frame in _alike(late)]
         return rows
@@ -270,6 +288,8 @@ class Worker:
         def work(database: Database, receipt: Receipt) -> None:
             advance(database, checkpoint, position)
             difference.apply(database)
+            if self._delivery is not None:
+                self._delivery.note(database)
 
         return work
 
@@ -391,7 +411,7 @@ class Running:
 
     def _lag(self) -> None:
         for worker in self._workers:
-            if time.monotonic() - worker._committed >= 1.0:
+            if time.monotonic() - worker._committed >= 1.0 and worker.is_due:
                 worker.flush()
 
     def start(self) -> Self:

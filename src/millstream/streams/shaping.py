@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -137,9 +137,7 @@ class Mapped(msgspec.Struct, frozen=True, eq=False):
         problems: list[str | None] = []
         for index, row in enumerate(shown.iter_rows(named=True)):
             try:
-                given = self.function(row)
-                got = given if isinstance(given, Mapping) else {names[0]: given} if len(names) == 1 else dict(given)
-                values.append(tuple(got[name] for name in names))
+                values.append(named(self.function(row), names))
                 problems.append(None)
             except Exception as error:
                 if self.errors is None:
@@ -165,6 +163,12 @@ class Mapped(msgspec.Struct, frozen=True, eq=False):
                 f"what a function gave is not as schema= says: {str(error).splitlines()[0]}",
                 hint="Name the type that all its values have",
             ) from error
+
+
+def named(given: Any, names: Sequence[str]) -> tuple[Any, ...]:
+    """The values of these columns in what a function gave: a dict, or of a single column its value."""
+    got = given if isinstance(given, Mapping) else {names[0]: given} if len(names) == 1 else dict(given)
+    return tuple(got[name] for name in names)
 
 
 Rowwise = Filter | Unmet | WithColumns | Select | Mapped

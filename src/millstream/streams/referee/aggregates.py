@@ -103,6 +103,9 @@ class Plan:
                     value, condition = _filtered(inner)
                     if _each_row(value) and (condition is None or _each_row(condition)):
                         return self._leaf(Leaf(kind, value, condition))
+            best = _best(node, inner)
+            if best is not None:
+                return self._leaf(Leaf("polars", best))
             if node.meta.eq(-inner):
                 return -self._of(inner)
             for dtype in _CASTS:
@@ -113,7 +116,7 @@ class Plan:
             for combine in _COMBINING:
                 if node.meta.eq(combine(inputs[1], inputs[0])):
                     return combine(self._of(inputs[1]), self._of(inputs[0]))
-        return self._leaf(Leaf("polars", _best(node, inputs) if len(inputs) == 1 else node))
+        return self._leaf(Leaf("polars", node))
 
     def _leaf(self, leaf: Leaf) -> pl.Expr:
         self.leaves.append(leaf)
@@ -232,27 +235,25 @@ def _sum_type(dtype: pl.DataType) -> pl.DataType:
     return dtype if dtype == pl.UInt64 or dtype.is_temporal() else pl.Int64()
 
 
-def _best(node: pl.Expr, inputs: Sequence[pl.Expr]) -> pl.Expr:
-    """The greatest or least values as a list, best first, which Polars gives in any order; else the node as it is."""
-    [inner] = inputs
-    parts = inner.meta.pop()
-    if not node.meta.eq(inner.implode()) or len(parts) not in (2, 3) or not parts[-2].meta.is_literal():
-        return node
-    *by, count, value = parts
-    rows = pl.select(count).item()
-    for name, descending in (("top", True), ("bottom", False)):
-        if isinstance(rows, int) and inner.meta.eq(getattr(value, f"{name}_k{'_by' if by else ''}")(*by, rows)):
-            order = by[0] if by else value
-            placed = value.sort_by(order, descending=descending, nulls_last=True, maintain_order=True)
-            return placed.head(rows).implode()
-    return node
-
-
 def _filtered(value: pl.Expr) -> tuple[pl.Expr, pl.Expr | None]:
     inputs = value.meta.pop()
     if len(inputs) == 2 and value.meta.eq(inputs[1].filter(inputs[0])):
         return inputs[1], inputs[0]
     return value, None
+
+
+def _best(node: pl.Expr, inner: pl.Expr) -> pl.Expr | None:
+    """A list of the best values of rows that are in order of time: best first, of equal ones the first."""
+    inputs = inner.meta.pop()
+    if not node.meta.eq(inner.implode()) or len(inputs) not in (2, 3) or not inputs[-2].meta.is_literal():
+        return None
+    *by, count, value = inputs
+    rows = pl.select(count).item()
+    for name in ("top_k", "bottom_k"):
+        if isinstance(rows, int) and inner.meta.eq(getattr(value, f"{name}_by" if by else name)(*by, rows)):
+            order = {"descending": name == "top_k", "nulls_last": True, "maintain_order": True}
+            return value.sort_by(by[0] if by else value, **order).head(rows).implode()
+    return None
 
 
 def _each_row(value: pl.Expr) -> bool:

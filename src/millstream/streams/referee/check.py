@@ -70,7 +70,7 @@ class FlowCheck(msgspec.Struct, frozen=True, eq=False):
 
 def check(flow: Flow, log: Log, *, tolerance: float = 1e-9) -> FlowCheck:
     """See `Flow.check`."""
-    run = _run_of(flow, log) if flow.sink is not None else None
+    run = _run_of(flow, log) if flow.sink is not None and flow.sink.stream else None
     if run is None:
         head = log.head
         given, state = played(Pipeline(flow), log, 0, head + 1, final=True)

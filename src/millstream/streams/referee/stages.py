@@ -7,6 +7,7 @@ import polars as pl
 from ..alerts import Alert
 from ..columns import ENVELOPE, is_hidden, names_of
 from ..distinct import Distinct, Top
+from ..enriching import Enriched
 from ..entering import Entering
 from ..errors import CannotCheck
 from ..expressions import apply
@@ -55,6 +56,7 @@ class Passage:
                 self.rows = _shaped(stage, self.rows)
             case Mapped():
                 verb = "map_rows" if stage.by_row else "map_batches"
+                verb = "enrich" if isinstance(stage, Enriched) else verb
                 raise CannotCheck(verb, "what a Python function makes of a row is known to that function alone")
             case SlidingWindows():
                 self._put_late_aside()

@@ -131,10 +131,13 @@ class TableRows(msgspec.Struct, frozen=True, eq=False):
         need((OPERATION, BEFORE, AFTER), frame.columns, "table")
         late = frame.filter(pl.col(AT).is_null())
         # In the order of the log: a commit that is logged later happened later, whatever the clocks of its writers say.
-        frame = frame.filter(pl.col(AT).is_not_null()).with_columns(
-            pl.max_horizontal(pl.col(AT).cum_max(), pl.lit(batch.before, pl.Int64)).alias(AT),
-            pl.lit(False).alias(LATE),
-        )
+        frame = frame.filter(pl.col(AT).is_not_null())
+        reached = pl.lit(batch.before, pl.Int64)
+        if batch.timeline is not None:
+            # The table may have been said to be silent meanwhile, so that its time has gone on by itself.
+            reached = pl.lit(pl.Series(batch.timeline.before_positions(frame[SEQUENCE].to_numpy()), dtype=pl.Int64))
+        at = pl.max_horizontal(pl.col(AT).cum_max(), reached)
+        frame = frame.with_columns(at.alias(AT), pl.lit(False).alias(LATE))
         strange = frame.filter(~pl.col(OPERATION).cast(pl.String).is_in(_KNOWN).fill_null(False))
         if strange.height:
             raise FlowError(
