@@ -71,10 +71,9 @@ def eventually(check: Callable[[], bool]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_performed() -> Iterator[None]:
+def _nothing_performed() -> None:
     PERFORMED.clear()
     FAILING.clear()
-    yield
 
 
 @pytest.fixture
