@@ -66,6 +66,8 @@ from .cqrs.command import Command as Command
 from .cqrs.command import Ref as Ref
 from .cqrs.comparing import Comparison as Comparison
 from .cqrs.documents import Documents as Documents
+from .cqrs.effects import Effect as Effect
+from .cqrs.effects import Effects as Effects
 from .cqrs.failures import Failure as Failure
 from .cqrs.context import Context as Context
 from .cqrs.outbox import Message as Message

@@ -17,13 +17,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from .errors import MillstreamError
 from .events import Draft, Event, Plain
 from .log import Log as SyncLog
 from .log import Recorded, Run
@@ -259,6 +260,14 @@ class App:
     async def execute(self, command: Command, **options: Any) -> Receipt:
         """See `millstream.App.execute`."""
         return await self._call(lambda: self.sync.execute(command, **options))
+
+    async def execute_all(self, commands: Iterable[Command], **options: Any) -> list[Receipt | MillstreamError]:
+        """See `millstream.App.execute_all`."""
+        return await self.sync.aexecute_all(commands, **options)
+
+    async def execute_together(self, commands: Iterable[Command], **options: Any) -> Receipt:
+        """See `millstream.App.execute_together`."""
+        return await self.sync.aexecute_together(commands, **options)
 
     async def query(self, query: Query[T], **options: Any) -> T:
         """See `millstream.App.query`."""

@@ -7,6 +7,7 @@ import contextvars
 import inspect
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,14 +16,16 @@ from typing import Any, TypeVar
 import msgspec
 
 from ..cqrs.command import Command
+from ..cqrs.context import Context
 from ..cqrs.delivery import Delivery
 from ..cqrs.errors import DuplicateHandler
 from ..cqrs.execution import Execution, Middleware, Outcome
-from ..cqrs.handling import Handlers
+from ..cqrs.handling import Handler, Handlers
 from ..cqrs.outbox import Outbox
 from ..cqrs.process import Process
 from ..cqrs.reactor import Reactor
 from ..cqrs.services import Services
+from ..cqrs.together import Together
 from ..cqrs.validation import parsed
 from ..errors import MillstreamError, UsageError
 from ..log import Log
@@ -208,17 +211,91 @@ class WriteSide:
             >>> [type(each).__name__ for each in app.execute_all([Count("c-1", 1), Count("c-1", "two")])]
             ['Receipt', 'Rejected']
         """
+        return self._execution.run_all(self._all_begun(commands, ids, correlation, metadata))
+
+    async def aexecute_all(
+        self,
+        commands: Iterable[Command],
+        *,
+        ids: Sequence[str] | None = None,
+        correlation: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> list[Outcome]:
+        """`execute_all`, awaited: coroutine handlers run on the loop, all else in a thread beside it."""
+        loop = asyncio.get_running_loop()
+        begun = self._all_begun(commands, ids, correlation, metadata)
+        run = partial(contextvars.copy_context().run, self._execution.run_all, begun, loop)
+        return await loop.run_in_executor(self._beside(), run)
+
+    def execute_together(
+        self,
+        commands: Iterable[Command],
+        *,
+        id: str | None = None,
+        correlation: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Receipt:
+        """Have commands decided in order, each on what those before it would change, and commit all of them or none.
+
+        When another writer came first, all are decided again. Middleware goes around each, and around the commit. A
+        `Decision` does not see what commands before it would append.
+
+        Args:
+            commands: The commands; none whose handler asks for the database.
+            id: Names the request: the same commands with the same id take effect once.
+            correlation, metadata: As of `execute`, for all of them.
+
+        Returns:
+            Where the events of all of them stand.
+
+        Raises:
+            Rejected, ConstraintViolated: One was refused, and so all are; a note on the error names it. Nothing is
+                left, and the id may be used again.
+            UsageError: The handler of one asks for the database.
+            IdReused: The id stands for other commands.
+            Contended: Others came first, again and again.
+        """
+        return Together(self._execution, self._begun(commands, correlation, metadata), id, None).run()
+
+    async def aexecute_together(
+        self,
+        commands: Iterable[Command],
+        *,
+        id: str | None = None,
+        correlation: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Receipt:
+        """`execute_together`, awaited: coroutine handlers run on the loop, all else in a thread beside it."""
+        loop = asyncio.get_running_loop()
+        together = Together(self._execution, self._begun(commands, correlation, metadata), id, loop)
+        return await loop.run_in_executor(self._beside(), partial(contextvars.copy_context().run, together.run))
+
+    def _begun(
+        self, commands: Iterable[Command], correlation: str | None, metadata: Mapping[str, Any] | None
+    ) -> list[tuple[Handler, Context]]:
+        listed = list(commands)
+        if correlation is None and len(listed) > 1:
+            correlation = uuid.uuid4().hex  # what goes together is one conversation
+        return [self._execution.begin(each, correlation=correlation, metadata=metadata) for each in listed]
+
+    def _all_begun(
+        self,
+        commands: Iterable[Command],
+        ids: Sequence[str] | None,
+        correlation: str | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> list[tuple[Handler, Context] | MillstreamError]:
         listed = list(commands)
         if ids is not None and (isinstance(ids, str) or len(ids) != len(listed)):
             raise UsageError(f"ids= are not one for each of {len(listed)} commands", hint="Give a list of as many")
-        begun: list[Any] = []
+        begun: list[tuple[Handler, Context] | MillstreamError] = []
         for number, command in enumerate(listed):
             id = ids[number] if ids is not None else None
             try:
                 begun.append(self._execution.begin(command, id=id, correlation=correlation, metadata=metadata))
             except MillstreamError as error:
                 begun.append(error)
-        return self._execution.run_all(begun)
+        return begun
 
     def commands(self) -> dict[str, tuple[str, ...]]:
         """The commands that have handlers: by name, their fields; those that may be left out have a ``?``."""

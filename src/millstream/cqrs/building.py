@@ -14,6 +14,7 @@ from ..log.checkpoints import peek, take
 from ..log.reading import IfTrimmed
 from ..storage.database import Database
 from . import versions
+from .effects import is_waiting, passed, passed_by, prepare, there
 from .homes import Home
 from .keeping import Keeper
 from .lease import Stop
@@ -99,7 +100,8 @@ class Build:
                 self._told(self.progress)
 
         with self._home.at(new.place).kept_open() as target:
-            keeper = Keeper(self._log, self._placement, target, moved, trimmed)
+            held = self._passed(old)
+            keeper = Keeper(self._log, self._placement, target, moved, trimmed, held=held, building=True)
             moved(keeper.take())
             while not stop.is_set():
                 keeper.catch_up(self._log.head, stop)
@@ -152,6 +154,7 @@ class Build:
             return None
         dropped: list[Version] = []
         done: list[bool] = []
+        kept = self._with_effects()
 
         def work(db: Database) -> None:
             dropped.clear()
@@ -161,7 +164,7 @@ class Build:
                 done.append(False)
                 return
             for each in versions.all_of(db, old.name):
-                if each.number not in (old.number, new.number):
+                if each.number not in (old.number, new.number, *kept):
                     versions.forget(db, each)
                     if each.place:
                         dropped.append(each)
@@ -175,7 +178,30 @@ class Build:
         for each in dropped:
             self._home.remove(each.place)
         fence(self._home, self._placement, old)
+        if self._placement.performs:
+            # From here on it is known which of the events since the build began the old one has seen to.
+            held = passed_by([self._home.at(old.place)], self._placement)
+            self._home.at(new.place).transact(lambda db: prepare(db, self._placement, held, building=False))
         return msgspec.structs.replace(new, state=VersionState.LIVE)
+
+    def _passed(self, version: Version) -> int:
+        """The position up to which the old version has seen to the effects; how far it will come is settled later."""
+        if not self._placement.notes:
+            return 0
+        with self._home.at(version.place).reading() as db:
+            return passed(db, self._placement)
+
+    def _with_effects(self) -> list[int]:
+        """The versions that have noted effects which nobody has performed yet: they have to stay until then."""
+        if not self._placement.performs:
+            return []
+        with self._home.target.reading() as db:
+            known = [each for each in versions.all_of(db, self._placement.name) if each.state is VersionState.PREVIOUS]
+        return [
+            each.number
+            for each in known
+            if there(target := self._home.at(each.place)) and is_waiting(target, self._placement)
+        ]
 
     def _reached(self, version: Version) -> int:
         with self._home.at(version.place).reading() as db:

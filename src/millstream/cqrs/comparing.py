@@ -12,6 +12,7 @@ from ..storage.database import Database
 from ..storage.frames import quoted_column
 from . import versions
 from .building import NEVER
+from .effects import NONE
 from .homes import Home
 from .keeping import Keeper
 from .places import Target
@@ -78,7 +79,7 @@ def compare(log: Log, placement: Placement, home: Home, target: Target) -> Compa
 def replay(log: Log, placement: Placement, target: Target, position: int) -> None:
     """Make the read model in a file of its own, or carry it on there, up to a position."""
     with target.kept_open() as kept:
-        keeper = Keeper(log, placement, kept, lambda _: None, trimmed="raise")
+        keeper = Keeper(log, placement, kept, lambda _: None, trimmed="raise", held=NONE)
         keeper.take()
         keeper.catch_up(position, NEVER)
         keeper.commit()

@@ -20,7 +20,8 @@ from ..log.records import Recorded, Run
 from ..storage.database import Database, Params
 from ..storage.frames import quoted, quoted_column, upsert_sql
 from .binding import named
-from .projection import Batch, Bound, Placement, Projection
+from .pieces import Batch
+from .projection import Bound, Placement, Projection
 
 Document = TypeVar("Document")
 

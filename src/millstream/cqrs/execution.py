@@ -99,7 +99,11 @@ class Execution:
 
     # --- many in one commit ---------------------------------------------------------------------------
 
-    def run_all(self, begun: Sequence[tuple[Handler, Context] | MillstreamError]) -> list[Outcome]:
+    def run_all(
+        self,
+        begun: Sequence[tuple[Handler, Context] | MillstreamError],
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> list[Outcome]:
         """Execute commands in order, in as few commits as can be; each is refused by itself alone."""
         outcomes: list[Outcome | None] = [each if isinstance(each, MillstreamError) else None for each in begun]
         size = _BATCH if self.middleware else len(begun)
@@ -109,7 +113,7 @@ class Execution:
                 for number, each in enumerate(begun[start : start + size], start)
                 if not isinstance(each, MillstreamError)
             }
-            for number, outcome in _Batch(self, part).run().items():
+            for number, outcome in _Batch(self, part, loop).run().items():
                 outcomes[number] = outcome
         assert None not in outcomes
         return [outcome for outcome in outcomes if outcome is not None]
@@ -118,8 +122,14 @@ class Execution:
 class _Batch:
     """Commands that share a commit. With middleware, each runs inside of the one before: all are decided in it."""
 
-    def __init__(self, execution: Execution, part: Mapping[int, tuple[Handler, Context]]) -> None:
+    def __init__(
+        self,
+        execution: Execution,
+        part: Mapping[int, tuple[Handler, Context]],
+        loop: asyncio.AbstractEventLoop | None,
+    ) -> None:
         self._execution = execution
+        self._loop = loop
         self._part = part
         self._outcomes: dict[int, Outcome] = {}
         self._settled = False
@@ -144,7 +154,7 @@ class _Batch:
         def innermost() -> Receipt:
             nonlocal entered
             if entered:  # middleware that tries again: this one alone
-                return self._execution._settle(handler, context)
+                return self._execution._settle(handler, context, self._loop)
             entered = True
             self._nest(rest, (*admitted, number))
             outcome = self._outcomes[number]
@@ -194,7 +204,7 @@ class _Batch:
                     self._outcomes[number] = done
                     continue
                 attempt = Attempt(context, execution._aggregates, before)
-                handler(attempt, None)
+                handler(attempt, self._loop)
                 appends = attempt.staged(handler.name)
                 context.check_time()
             except (VersionConflict, ConditionFailed):
@@ -211,7 +221,7 @@ class _Batch:
     def _alone(self, number: int) -> Outcome:
         handler, context = self._part[number]
         try:
-            return self._execution._settle(handler, context)
+            return self._execution._settle(handler, context, self._loop)
         except MillstreamError as error:
             return error
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
 
-from ..errors import ConsumerFenced, MillstreamError, ReadOnlyLog, StorageError, Trimmed
+from ..errors import ConsumerFenced, MillstreamError, ReadOnlyLog, StorageError, Trimmed, UsageError
 from ..log import Log
 from ..log.checkpoints import peek
 from ..log.reading import IfTrimmed
 from ..storage.database import Database
-from . import failures, versions
+from . import effects, failures, versions
 from .building import NEVER, Build, Progress, roll_back
 from .errors import ForeignReadModel, ProjectionFailed, ReadModelChanged
 from .failures import FailureState
@@ -77,6 +77,12 @@ class Follower:
         self._running = False
         self._live = Version(placement.name, 1, self.made_by, "", VersionState.LIVE)
         self._looked = 0.0
+        self._performer: effects.Performer | None = None
+        if placement.performs and not self.home.is_shared:
+            raise UsageError(
+                f"projection {placement.name!r} has effects, and is kept in memory: each process would have them",
+                hint="Keep it where it lasts, such as into('read.db')",
+            )
         self._again = threading.Event()
         """Set when another version answers, or a failure was settled, by this process."""
 
@@ -214,13 +220,22 @@ class Follower:
         self._again.clear()
         self.mode = Mode.RUNNING
         with self.target.kept_open() as target:
-            keeper = Keeper(self._log, self.placement, target, self._announce)
+            keeper = self._keeper_of(target)
             taken = keeper.take()
             self.failure = None
             self._running = True
             self._announce(taken)
             with self._log.tail.joined():
                 keeper.follow(_Until(stop, lease, self._again, self), self._watch)
+
+    def _keeper_of(self, target: Target) -> Keeper:
+        if not self.placement.performs:
+            return Keeper(self._log, self.placement, target, self._announce)
+        before = [self.home.at(each.place) for each in self.all_versions() if each.state is VersionState.PREVIOUS]
+        before = [each for each in before if effects.there(each)]
+        held = effects.passed_by(before, self.placement)
+        self._performer = effects.Performer(self.placement, [*before, target], self.placement.projection().perform)
+        return Keeper(self._log, self.placement, target, self._announce, held=held, perform=self._performer)
 
     def fill(self) -> None:
         """Bring it level with the log, in this thread, and let go of it."""
@@ -322,6 +337,8 @@ class Follower:
             return f"projection {name!r} stands before position {found[0].position}: {found[0].error}"
         if found:
             return f"read model {name!r} lacks {len(found)} parked events, the first at position {found[0].position}"
+        if self._performer is not None and self._performer.error is not None:
+            return f"an effect of projection {name!r} cannot be performed: {self._performer.error}"
         lease = self._leases.row(name)
         return f"projection {name!r} is paused" if lease is not None and lease.paused else None
 

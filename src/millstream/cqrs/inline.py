@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 
-from ..errors import DatabaseError, ReadOnlyLog, StorageError
+from ..errors import DatabaseError, ReadOnlyLog, StorageError, UsageError
 from ..log import Log
 from ..log.checkpoints import TABLE, Checkpoint, advance, peek, take
 from ..log.reading import scope_of
@@ -13,7 +13,8 @@ from ..log.records import Run
 from ..storage.base import Receipt
 from ..storage.database import Database
 from .errors import ProjectionFailed
-from .projection import Batch, Piece, Placement
+from .pieces import Batch, Piece
+from .projection import Placement
 
 HOLD = 0.003
 """The longest time, in seconds, that catching up holds the log's writer at a stretch."""
@@ -36,6 +37,11 @@ class InlineProjection:
     """
 
     def __init__(self, log: Log, placement: Placement) -> None:
+        if placement.performs:
+            raise UsageError(
+                f"projection {placement.name!r} has effects, and is kept inside the appending commits",
+                hint="Post messages in an ms.Outbox; or keep it with .into()",
+            )
         self.placement = placement
         self.failure: ProjectionFailed | None = None
         self._log = log

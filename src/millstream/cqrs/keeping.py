@@ -12,13 +12,14 @@ from ..log.checkpoints import Checkpoint, advance, peek, take
 from ..log.present import is_wanted
 from ..log.reading import IfTrimmed, scope_of
 from ..storage.database import Database
-from . import failures
+from . import effects, failures
 from .errors import ProjectionFailed
 from .failures import Failure, FailureState
 from .lease import Stop
 from .lockstep import watched
+from .pieces import Batch, Piece
 from .places import Target
-from .projection import Batch, Piece, Placement
+from .projection import Placement
 from .watch import Watch
 
 _QUIET = 1.0
@@ -34,6 +35,9 @@ class Keeper:
     Args:
         moved: Called with each position that it has come to.
         trimmed: Pass over events that retention has trimmed, or raise `Trimmed`.
+        held: The position up to which events have no effects on the outside.
+        building: Whether another version answers.
+        perform: Called after each transaction, to perform what is noted.
 
     Attributes:
         seen: The position up to which the read model shows the log.
@@ -46,12 +50,18 @@ class Keeper:
         target: Target,
         moved: Callable[[int], None],
         trimmed: IfTrimmed = "skip",
+        held: int = 0,
+        building: bool = False,
+        perform: Callable[[], None] | None = None,
     ) -> None:
         self._log = log
         self._placement = placement
         self._target = target
         self._trimmed: IfTrimmed = trimmed
         self._tell = moved
+        self._held = held
+        self._building = building
+        self._perform = perform
         self._written = time.monotonic()
         self._blocked: set[str] = set()
         self._types = frozenset(placement.types)
@@ -64,6 +74,8 @@ class Keeper:
         def work(db: Database) -> None:
             self._placement.prepare(db, self._log)
             taken.append(take(db, self._placement.consumer))
+            if self._placement.notes:
+                effects.prepare(db, self._placement, self._held, building=self._building)
             self._blocked = failures.blocked_streams(db, self._placement.name)
             stopped = failures.stopped_at(db, self._placement.name)
             if stopped is not None:
@@ -77,6 +89,8 @@ class Keeper:
     def follow(self, stop: Stop, watch: Watch) -> None:
         """Follow the log until it is time to stop."""
         while not stop.is_set():
+            if self._perform is not None:
+                self._perform()
             # The head first: what is appended after it is for the next round.
             head = self._log.head
             if head > self.seen and not self._from_tail():
@@ -173,6 +187,8 @@ class Keeper:
         if step.freed:
             self._blocked = self._blocked - step.freed
         self._moved(self._checkpoint.position)
+        if self._perform is not None:
+            self._perform()
         return step.done
 
     def _fail(self, piece: Piece | Batch, error: Exception) -> None:

@@ -13,7 +13,8 @@ from ..log.handlers import InvalidHandler
 from ..log.records import Recorded, Run
 from ..storage.database import Database
 from .batches import cut
-from .projection import Batch, Bound, Piece, Placement, Projection, apply_all
+from .pieces import Batch, Piece, apply_all
+from .projection import Bound, Placement, Projection
 
 
 class Lockstep(Placement):
@@ -47,6 +48,16 @@ class Lockstep(Placement):
     def schema(self) -> str:
         """The SQL that makes all their tables."""
         return ";\n".join(part.projection.schema for part in self._parts)
+
+    @property
+    def performs(self) -> bool:
+        """Whether its own handlers have effects; those of what it carries along have none here."""
+        return self._parts[-1].performs
+
+    @property
+    def notes(self) -> bool:
+        """Whether there are handlers that add effects."""
+        return any(part.notes for part in self._parts)
 
     def _of(self, run: Run) -> Iterator[Piece | Batch]:
         if run.type not in self._bound:

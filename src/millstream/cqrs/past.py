@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import sqlite3
 import tempfile
+import uuid
 from collections.abc import Sequence
 from contextlib import closing, suppress
 
@@ -17,12 +19,15 @@ from ..log import Log
 from ..log.positions import Position
 from ..personal import shape_of
 from ..storage.base import Receipt
+from ..storage.duckdb.database import open_database as open_duck
 from ..time import Moment, to_micros
 from .comparing import replay
 from .homes import Kind, kind_of
-from .places import OwnFile
+from .places import InDuck, OwnFile
 from .projection import Placement
 from .versions import fingerprint
+
+_DUCK = "duckdb"
 
 KEPT = 8
 """How many images are kept of one projection."""
@@ -73,7 +78,7 @@ class Images:
             Trimmed: Events that made it were trimmed.
         """
         os.makedirs(self.folder, exist_ok=True)
-        stem = f"{re.sub(r'[^A-Za-z0-9_-]', '_', placement.name)}-{self._made_by(placement)}"
+        stem = self._stem([placement])
         known = self._known(stem)
         if position in known:
             path = self._path(stem, position)
@@ -88,7 +93,7 @@ class Images:
                 self._copy(self._path(stem, before), path)
             replay(self._log, placement, OwnFile(path), position)
             _settle(path)
-            if any(issubclass(cls, Event) and shape_of(cls) is not None for cls in placement.events):
+            if _is_personal(placement):
                 return Image(path, path)
             os.replace(path, self._path(stem, position))
         except BaseException:
@@ -99,20 +104,59 @@ class Images:
         self._prune(stem, position)
         return Image(self._path(stem, position), None)
 
+    def in_duckdb(self, placements: Sequence[Placement], position: int) -> Image:
+        """Read models of one DuckDB file as they stood at a position, in a file of one's own, by the same SQL.
+
+        A file that DuckDB has open belongs to one process: images are only copied.
+
+        Raises:
+            ProjectionFailed: A handler raised.
+            Trimmed: Events that made them were trimmed.
+        """
+        os.makedirs(self.folder, exist_ok=True)
+        stem = self._stem(placements)
+        path = os.path.join(self.folder, f"{stem}-{uuid.uuid4().hex}.making")
+        image = Image(path, path)
+        try:
+            before = max((each for each in self._known(stem, _DUCK) if each <= position), default=-1)
+            if before >= 0:
+                with suppress(FileNotFoundError):  # deleted meanwhile: then it is replayed from the beginning
+                    shutil.copyfile(self._path(stem, before, _DUCK), path)
+                    os.utime(self._path(stem, before, _DUCK))
+            if before < position or not os.path.exists(path):
+                with closing(open_duck(path)):  # to open it again costs nothing then
+                    for placement in placements:
+                        replay(self._log, placement, InDuck(path), position)
+                if not any(_is_personal(placement) for placement in placements):
+                    part = f"{path}.part"
+                    shutil.copyfile(path, part)
+                    os.replace(part, self._path(stem, position, _DUCK))
+                    self._prune(stem, position, _DUCK)
+        except BaseException:
+            image.done()
+            raise
+        return image
+
+    def _stem(self, placements: Sequence[Placement]) -> str:
+        names = "+".join(re.sub(r"[^A-Za-z0-9_-]", "_", placement.name) for placement in placements)[:80]
+        marks = [self._made_by(placement) for placement in placements]
+        made_by = marks[0] if len(marks) == 1 else hashlib.sha256("\n".join(marks).encode()).hexdigest()[:16]
+        return f"{names}-{made_by}"
+
     def _made_by(self, placement: Placement) -> str:
         shapes = [definition(cls) for cls in placement.events if issubclass(cls, Event)]
         text = "\n".join([self._log.id, fingerprint(placement.projection), *shapes])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def _path(self, stem: str, position: int) -> str:
-        return os.path.join(self.folder, f"{stem}-{position}.db")
+    def _path(self, stem: str, position: int, suffix: str = "db") -> str:
+        return os.path.join(self.folder, f"{stem}-{position}.{suffix}")
 
-    def _known(self, stem: str) -> dict[int, float]:
+    def _known(self, stem: str, suffix: str = "db") -> dict[int, float]:
         """The positions that there are images of, and when each was last used."""
         found = {}
         with os.scandir(self.folder) as entries:
             for entry in entries:
-                match = re.fullmatch(re.escape(stem) + r"-(\d+)\.db", entry.name)
+                match = re.fullmatch(re.escape(stem) + rf"-(\d+)\.{suffix}", entry.name)
                 if match is not None:
                     with suppress(FileNotFoundError):
                         found[int(match[1])] = entry.stat().st_mtime
@@ -126,12 +170,12 @@ class Images:
         ):
             old.backup(new)
 
-    def _prune(self, stem: str, made: int) -> None:
-        known = self._known(stem)
+    def _prune(self, stem: str, made: int, suffix: str = "db") -> None:
+        known = self._known(stem, suffix)
         known.pop(made, None)
         for position in sorted(known, key=lambda each: known[each], reverse=True)[KEPT - 1 :]:
             with suppress(FileNotFoundError):
-                os.unlink(self._path(stem, position))
+                os.unlink(self._path(stem, position, suffix))
 
     def close(self) -> None:
         """Delete what goes with this object."""
@@ -149,8 +193,13 @@ class Image:
     def done(self) -> None:
         """Say that it is not needed any more."""
         if self._owned is not None:
-            with suppress(FileNotFoundError):
-                os.unlink(self._owned)
+            for end in ("", ".wal"):
+                with suppress(FileNotFoundError):
+                    os.unlink(self._owned + end)
+
+
+def _is_personal(placement: Placement) -> bool:
+    return any(issubclass(cls, Event) and shape_of(cls) is not None for cls in placement.events)
 
 
 def _settle(path: str) -> None:
@@ -162,6 +211,6 @@ def _settle(path: str) -> None:
 def folder_of(paths: Sequence[str | None], log: Log) -> str | None:
     """Where the images of an app's read models are kept: beside the first read model, or else beside the log."""
     for path in (*paths, log.path):
-        if path and (path is log.path or kind_of(path) is Kind.FILE):
+        if path and (path is log.path or kind_of(path) in (Kind.FILE, Kind.DUCKDB)):
             return f"{path}.images"
     return None

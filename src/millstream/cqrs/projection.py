@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -22,8 +22,7 @@ from ..storage.redact import redact
 from .batches import cut, frame_of_runs, shape
 from .binding import named
 from .errors import ForeignReadModel, ReadModelChanged
-
-Apply = Callable[[Any, Database, Recorded | None], object]
+from .pieces import Apply, Batch, Piece, apply_all
 
 ROWS = 131_072
 """The most events for one batch, where nothing else asks for fewer."""
@@ -111,6 +110,10 @@ class Projection:
         """
         return cls._placed(live=True, path=":memory:")
 
+    def perform(self, effect: Any) -> object:
+        """Do outside what a handler has added to its ``effects``: see `Effects`. To be overridden."""
+        raise NotImplementedError(f"{type(self).__name__} has no method perform(self, effect: ms.Effect)")
+
     @classmethod
     def _placed(cls, **where: Any) -> Placement:
         if not cls.reads:
@@ -167,6 +170,16 @@ class Placement:
 
     def _bind(self) -> dict[str, Bound]:
         return _bound(self.projection)
+
+    @property
+    def performs(self) -> bool:
+        """Whether its events have effects on the outside."""
+        return any(bound.effects for bound in self._bound.values())
+
+    @property
+    def notes(self) -> bool:
+        """Whether there are handlers, its own or of what it reads, that add effects."""
+        return self.performs
 
     @property
     def events(self) -> list[type[Any]]:
@@ -334,104 +347,6 @@ class Placement:
         return f"<{self.name} {where}>"
 
 
-class Piece(msgspec.Struct, gc=False):
-    """An event that is ready to be applied."""
-
-    position: int
-    type: str
-    apply: Apply
-    event: Any
-    recorded: Recorded | None
-    run: Run
-
-    def to(self, db: Database) -> None:
-        """Apply it."""
-        self.apply(self.event, db, self.recorded)
-
-    @property
-    def last(self) -> int:
-        """The position of its last event, which is its only one."""
-        return self.position
-
-    @property
-    def count(self) -> int:
-        """How many events it holds."""
-        return 1
-
-    @property
-    def stream(self) -> str:
-        """The stream that it is of."""
-        return self.run.stream
-
-    @property
-    def recorded_at(self) -> int:
-        """When it was recorded, in microseconds since 1970."""
-        return self.run.recorded
-
-    def halves(self) -> list[Batch]:
-        """Itself in two; nothing, where it is one event."""
-        return []
-
-
-class Batch(msgspec.Struct, gc=False):
-    """Neighbouring events that one handler takes as a frame."""
-
-    placement: Placement
-    runs: list[Run]
-    count: int
-    frame: pl.DataFrame | Exception
-
-    @property
-    def position(self) -> int:
-        """The position of its first event."""
-        return self.runs[0].position
-
-    @property
-    def last(self) -> int:
-        """The position of its last event."""
-        return self.runs[-1].last
-
-    @property
-    def type(self) -> str:
-        """The type of its first event."""
-        return self.runs[0].type
-
-    @property
-    def stream(self) -> str:
-        """The stream of its first event."""
-        return self.runs[0].stream
-
-    @property
-    def recorded_at(self) -> int:
-        """When its first event was recorded, in microseconds since 1970."""
-        return self.runs[0].recorded
-
-    def to(self, db: Database) -> None:
-        """Apply it."""
-        if isinstance(self.frame, Exception):
-            raise self.frame
-        # Polars holds a lock on a frame that it writes to Python: another thread gets one of its own.
-        self.placement.handler_of(self.type)(self.frame.clone(), db, None)
-
-    def halves(self) -> list[Batch]:
-        """Itself in two; nothing, where it is one event."""
-        if self.count == 1:
-            return []
-        if len(self.runs) > 1:
-            middle = len(self.runs) // 2
-            parts = [self.runs[:middle], self.runs[middle:]]
-        else:
-            run = self.runs[0]
-            parts = [[part] for part in cut(run, (run.count + 1) // 2)]
-        return [self.placement.batch(part) for part in parts]
-
-
-def apply_all(pieces: list[Piece | Batch], db: Database, recorded: Recorded | None) -> None:
-    """Apply several pieces of one event."""
-    for piece in pieces:
-        piece.to(db)
-
-
 def _refuse(error: InvalidEvent, db: Database, recorded: Recorded | None) -> None:
     raise error
 
@@ -449,12 +364,14 @@ class Bound(msgspec.Struct, frozen=True):
         event: The class to decode as.
         wants_recorded: Whether the envelope is asked for.
         batch: The name of the method, if it takes frames.
+        effects: Whether it has effects on the outside.
     """
 
     apply: Apply
     event: type[Any]
     wants_recorded: bool
     batch: str
+    effects: bool = False
 
 
 def _bound(projection: type[Projection]) -> dict[str, Bound]:
@@ -466,7 +383,7 @@ def _bound(projection: type[Projection]) -> dict[str, Bound]:
 
 
 def _apply(projection: type[Projection], instance: Projection, handler: Handler) -> Bound:
-    database = envelope = ""
+    database = envelope = effects = ""
     for parameter in handler.parameters:
         if named(parameter.annotation, "Database") or (parameter.annotation is None and parameter.name == "db"):
             database = parameter.name
@@ -474,17 +391,33 @@ def _apply(projection: type[Projection], instance: Projection, handler: Handler)
             named(parameter.annotation, "Recorded") or (parameter.annotation is None and parameter.name == "recorded")
         ):
             envelope = parameter.name
+        elif not handler.batch and (named(parameter.annotation, "Effects") or parameter.name == "effects"):
+            effects = parameter.name
         elif parameter.required:
             raise InvalidHandler(
                 f"{projection.__qualname__}.{handler.method}",
                 f"it asks for {parameter.name!r}, which a projection cannot give",
                 hint="Ask for the frame and db: ms.Database; the envelope is in the frame's columns"
                 if handler.batch
-                else "Ask for the event, db: ms.Database and recorded: ms.Recorded",
+                else "Ask for the event, db: ms.Database, recorded: ms.Recorded and effects: ms.Effects",
             )
     method = getattr(instance, handler.method)
     apply: Apply
-    if database and envelope:
+    if effects:
+        from .effects import Effects
+
+        name = projection.name
+
+        def apply(event: Any, db: Database, given: Recorded | None) -> object:
+            assert given is not None
+            asked: dict[str, Any] = {effects: Effects(db, name, given.position)}
+            if database:
+                asked[database] = db
+            if envelope:
+                asked[envelope] = given
+            return method(event, **asked)
+
+    elif database and envelope:
         apply = lambda e, db, r: method(e, **{database: db, envelope: r})  # noqa: E731
     elif database:
         apply = lambda e, db, r: method(e, **{database: db})  # noqa: E731
@@ -492,4 +425,5 @@ def _apply(projection: type[Projection], instance: Projection, handler: Handler)
         apply = lambda e, db, r: method(e, **{envelope: r})  # noqa: E731
     else:
         apply = lambda e, db, r: method(e)  # noqa: E731
-    return Bound(apply, handler.event, bool(envelope), handler.method if handler.batch else "")
+    wants_recorded = bool(envelope or effects)
+    return Bound(apply, handler.event, wants_recorded, handler.method if handler.batch else "", bool(effects))

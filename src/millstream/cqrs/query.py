@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import FrameType
 from typing import Any, Generic, Literal, TypeVar
 
@@ -20,14 +20,16 @@ from ..storage.base import Receipt
 from ..storage.database import Database
 from .binding import message_type, named, parameters
 from .command import MessageMeta
+from .comparing import replay
 from .errors import DuplicateHandler, ForeignReadModel, ReadModelBehind, ReadModelChanged, UnknownQuery
 from .follower import Follower
 from .homes import FILES, Home, Kind, Spot
 from .live import LiveModel
 from .lockstep import carried
 from .past import Images, folder_of, position_of
+from .places import OnServer
 from .projection import Placement, Projection
-from .views import FilesView, View, Views
+from .views import DuckView, FilesView, ServerView, View, Views
 
 Result = TypeVar("Result", covariant=True)
 
@@ -290,22 +292,52 @@ class Queries:
         position = position_of(self._log, at)
         if self._images is None:
             self._images = Images(self._log, folder_of([placement.path for placement in self._placements], self._log))
-        images = [self._images.at(placement, position) for placement in self._wanted(handler)]
-        arguments: dict[str, Any] = {handler.query: query}
-        try:
-            if not handler.database:
-                return handler.function(**arguments)  # type: ignore[no-any-return]
-            if not images:
-                raise UsageError("there are no read models to ask of the past", hint="Give the app projections")
-            view = FilesView([image.path for image in images])
-            try:
-                with view.reading() as db:
-                    return handler.function(**arguments, **{handler.database: db})  # type: ignore[no-any-return]
-            finally:
-                view.close()
-        finally:
-            for image in images:
-                image.done()
+        wanted = self._shown_at(handler)
+        if not handler.database:
+            return handler.function(**{handler.query: query})  # type: ignore[no-any-return]
+        with self._past(wanted, position) as view, view.reading() as db:
+            return handler.function(**{handler.query: query, handler.database: db})  # type: ignore[no-any-return]
+
+    def _shown_at(self, handler: _Handler) -> list[Placement]:
+        """The read models that one connection shows the handler, as of the present."""
+        wanted = list(self._wanted(handler))
+        if handler.database and not wanted:
+            raise UsageError("there are no read models to ask of the past", hint="Give the app projections")
+        if self._apart(wanted):
+            wanted = [placement for placement in wanted if self._spot(placement).reach == FILES]
+            if not wanted:
+                raise _several()
+        return wanted
+
+    @contextmanager
+    def _past(self, wanted: list[Placement], position: int) -> Iterator[View]:
+        """What shows read models as they stood, in a database of the kind that they are kept in."""
+        assert self._images is not None
+        with ExitStack() as stack:
+            spot = self._spot(wanted[0])
+            if spot.server is not None:
+                home = Home(self._log, wanted[0].name, wanted[0].path)
+                stack.callback(home.let_go)
+                target = stack.enter_context(home.apart())
+                assert isinstance(target, OnServer)
+                for placement in wanted:
+                    replay(self._log, placement, target, position)
+                # The view's connections are those of the app; what closes is the schema.
+                yield ServerView(spot.server, [target.schema])
+                return
+            if spot.kind is Kind.DUCKDB:
+                image = self._images.in_duckdb(wanted, position)
+                stack.callback(image.done)
+                yield DuckView(image.path)
+                return
+            paths = []
+            for placement in wanted:
+                image = self._images.at(placement, position)
+                stack.callback(image.done)
+                paths.append(image.path)
+            view = FilesView(paths)
+            stack.callback(view.close)
+            yield view
 
     def _wanted(self, handler: _Handler) -> Sequence[Placement]:
         return self._placements if handler.reads is None else handler.reads
@@ -374,10 +406,7 @@ class Queries:
                 paths.append(os.path.abspath(self._log.path))
             return self._views.of_files(paths)
         if len({spot.reach for spot in spots}) > 1:
-            raise UsageError(
-                "the read models are kept in several databases, and no connection shows them all",
-                hint="Say which of them the query reads: @app.query(reads=[…])",
-            )
+            raise _several()
         if not spots or all(spot.kind is Kind.LOG and not spot.schema for spot in spots):
             return None
         if spots[0].kind is Kind.DUCKDB:
@@ -402,6 +431,13 @@ class Queries:
         if self._images is not None:
             self._images.close()
             self._images = None
+
+
+def _several() -> UsageError:
+    return UsageError(
+        "the read models are kept in several databases, and no connection shows them all",
+        hint="Say which of them the query reads: @app.query(reads=[…])",
+    )
 
 
 def _writes(query: Query[Any]) -> UsageError:

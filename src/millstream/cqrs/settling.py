@@ -11,8 +11,9 @@ from . import failures
 from .errors import ProjectionFailed
 from .failures import WAITING, Failure, FailureState
 from .lockstep import watched
+from .pieces import Batch, Piece
 from .places import Target
-from .projection import Batch, Piece, Placement
+from .projection import Placement
 
 
 def retry(log: Log, placement: Placement, target: Target, position: int | None) -> int:

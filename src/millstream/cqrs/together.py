@@ -1,0 +1,98 @@
+"""Commands that take effect together: one decision, one commit, one refusal for all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..errors import MillstreamError, UsageError
+from ..log.once import digest_of, once
+from ..log.retry import retrying
+from ..storage.base import Receipt, StagedAppend
+from .attempt import Attempt, Loaded
+from .context import Context
+from .handling import Handler
+
+if TYPE_CHECKING:
+    from .execution import Execution
+
+MOST = 100
+"""How many commands may go together through middleware: each lies inside of the one before."""
+
+
+class Together:
+    """Commands that are decided in order, each on what those before it would change, and committed as one.
+
+    Args:
+        id: What the commit takes effect once under.
+        loop: Where coroutine handlers run.
+    """
+
+    def __init__(
+        self,
+        execution: Execution,
+        begun: Sequence[tuple[Handler, Context]],
+        id: str | None,
+        loop: asyncio.AbstractEventLoop | None,
+    ) -> None:
+        for handler, _ in begun:
+            if handler.in_commit:
+                raise UsageError(
+                    f"{handler.name} asks for the database, and decides inside a commit of its own",
+                    hint="Execute it by itself, or leave the rows to an inline projection",
+                )
+        if execution.middleware and len(begun) > MOST:
+            raise UsageError(
+                f"{len(begun)} commands are too many to go through middleware together",
+                hint=f"Give at most {MOST} at once",
+            )
+        self._execution = execution
+        self._begun = begun
+        self._id = id
+        self._loop = loop
+        self._receipt: Receipt | None = None
+
+    def run(self) -> Receipt:
+        """Execute all of them, or none."""
+        following: Callable[[], Receipt] = self._settle
+        if self._execution.middleware:
+            for handler, context in reversed(self._begun):
+                following = partial(self._blamed, handler, partial(self._execution._through, context, following))
+        return following()
+
+    def _settle(self) -> Receipt:
+        if self._receipt is None:  # middleware that tries again what has succeeded gets what there is
+            if self._id is None:
+                self._receipt = retrying(partial(self._attempt, b""), rivals=self._execution._log.id)
+            else:
+                digest = digest_of([(type(c.command).__name__, c.command) for _, c in self._begun])
+                self._receipt = once(
+                    self._execution._log,
+                    self._id,
+                    digest,
+                    lambda: retrying(partial(self._attempt, digest), rivals=self._execution._log.id),
+                )
+        return self._receipt
+
+    def _attempt(self, digest: bytes) -> Receipt:
+        before: Loaded = {}
+        appends: list[StagedAppend] = []
+        for handler, context in self._begun:
+            attempt = Attempt(context, self._execution._aggregates, before)
+            self._blamed(handler, partial(handler, attempt, self._loop))
+            appends += attempt.staged(handler.name)
+            attempt.keep(before)
+        for _, context in self._begun:
+            context.check_time()
+        return self._execution._log.commit(appends, id=self._id, digest=digest)
+
+    def _blamed(self, handler: Handler, call: Callable[[], Any]) -> Any:
+        """Have an error say which of the commands it is about."""
+        try:
+            return call()
+        except MillstreamError as error:
+            if len(self._begun) > 1 and not getattr(error, "__notes__", ()):
+                error.add_note(f"raised for {handler.name}, one of {len(self._begun)} commands that go together")
+            raise

@@ -1,0 +1,209 @@
+"""Effects of projections: performed once, whichever version of the read model brings them about."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import millstream as ms
+
+PERFORMED: list[tuple[str, Any]] = []
+FAILING: list[bool] = []
+
+
+class Taken(ms.Event, type="EffectsTaken"):
+    sku: str
+    left: int
+
+
+class Stock(ms.Projection):
+    schema = "create table stock (sku varchar(20) primary key, n bigint)"
+    version = 1
+
+    @ms.on
+    def taken(self, event: Taken, db: ms.Database, effects: ms.Effects) -> None:
+        db.execute(
+            "insert into stock (sku, n) values (?, ?) on conflict (sku) do update set n = excluded.n",
+            (event.sku, event.left),
+        )
+        if event.left % 2:
+            effects.add({"order": event.left})
+            effects.add({"tell": event.left})
+
+    def perform(self, effect: ms.Effect) -> None:
+        if FAILING:
+            raise ConnectionError("the supplier does not answer")
+        PERFORMED.append((effect.id, next(iter(effect.body.values()))))
+
+
+class Second(Stock):
+    name = "Stock"
+    version = 2
+
+
+class GetStock(ms.Query[int]):
+    pass
+
+
+def app_of(log: ms.Log, placement: Any) -> ms.App:
+    app = ms.App(log, projections=[placement])
+
+    @app.query
+    def get_stock(query: GetStock, db: ms.Database) -> int:
+        return db.query("select n from stock")[0]["n"]  # type: ignore[no-any-return]
+
+    return app
+
+
+def eventually(check: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not check():
+        assert time.monotonic() < deadline, PERFORMED
+        time.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_performed() -> None:
+    PERFORMED.clear()
+    FAILING.clear()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[ms.Log]:
+    with ms.open(str(tmp_path / "log.db")) as log:
+        yield log
+
+
+@pytest.fixture(params=["file", "log", "duckdb", "postgres"])
+def into(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    kind = request.param
+    if kind == "postgres":
+        return request.getfixturevalue("postgres")
+    return {"file": str(tmp_path / "read.db"), "log": None, "duckdb": str(tmp_path / "r.duckdb")}[kind]
+
+
+def take(log: ms.Log, *left: int) -> ms.Receipt:
+    return log.append("stock", [Taken(sku="a", left=n) for n in left])
+
+
+def expected(odd: list[int]) -> list[int]:
+    return [n for each in odd for n in (each, each)]
+
+
+def test_effects_are_performed_once_in_order_across_versions_and_a_rollback(log: ms.Log, into: Any) -> None:
+    with app_of(log, Stock.into(into)) as app:
+        app.query(GetStock(), after=take(log, 1, 2, 3))
+        eventually(lambda: len(PERFORMED) == 4)
+        assert [id for id, _ in PERFORMED] == ["Stock:1:1", "Stock:1:2", "Stock:3:1", "Stock:3:2"]
+        app.rebuild(Stock)
+        app.query(GetStock(), after=take(log, 5))
+        eventually(lambda: len(PERFORMED) == 6)
+        app.rollback(Stock)
+        app.query(GetStock(), after=take(log, 7))
+        eventually(lambda: len(PERFORMED) == 8)
+        assert app.compare(Stock).same
+    take(log, 9)
+    with app_of(log, Second.into(into)) as app:
+        eventually(lambda: [each.state for each in app.read_models()[0].versions][-1] == "live")
+        app.query(GetStock(), after=take(log, 11))
+        eventually(lambda: len(PERFORMED) == 12)
+    assert [n for _, n in PERFORMED] == expected([1, 3, 5, 7, 9, 11])
+
+
+def test_appends_while_it_is_rebuilt_have_their_effects_once(log: ms.Log, tmp_path: Path) -> None:
+    stop = threading.Event()
+    written: list[int] = []
+
+    def write() -> None:
+        while not stop.is_set():
+            written.append(2 * len(written) + 1)
+            take(log, written[-1])
+
+    with app_of(log, Stock.into(str(tmp_path / "read.db"))) as app:
+        thread = threading.Thread(target=write)
+        thread.start()
+        try:
+            for number in range(6):
+                app.rollback(Stock) if number == 3 else app.rebuild(Stock)
+        finally:
+            stop.set()
+            thread.join()
+        app.query(GetStock(), fresh=True)
+        eventually(lambda: len(PERFORMED) >= 2 * len(written))
+    assert [n for _, n in PERFORMED] == expected(written)
+
+
+def test_what_cannot_be_performed_is_tried_again_and_the_rows_go_on(log: ms.Log, tmp_path: Path) -> None:
+    FAILING.append(True)
+    with app_of(log, Stock.into(str(tmp_path / "read.db"))) as app:
+        assert app.query(GetStock(), after=take(log, 1, 3)) == 3
+        eventually(lambda: bool(app.answer(GetStock()).problems))
+        assert "the supplier does not answer" in app.answer(GetStock()).problems[0]
+        assert app.query(GetStock(), after=take(log, 5)) == 5
+        app.rebuild(Stock)
+        FAILING.clear()
+        eventually(lambda: len(PERFORMED) == 6)
+    assert [n for _, n in PERFORMED] == expected([1, 3, 5])
+
+
+def test_the_past_and_copies_that_are_carried_have_none(log: ms.Log, tmp_path: Path) -> None:
+    class Reader(ms.Projection):
+        schema = "create table reader (n integer)"
+        reads = (Stock,)
+
+        @ms.on
+        def taken(self, event: Taken, db: ms.Database) -> None:
+            db.execute("insert into reader select n from stock")
+
+    take(log, 1, 3)
+    with app_of(log, Reader.into(str(tmp_path / "reader.db"))) as app:
+        assert app.query(GetStock(), fresh=True) == 3
+    with app_of(log, Stock.into(str(tmp_path / "read.db"))) as app:
+        assert app.query(GetStock(), at=ms.Position(1)) == 1
+        eventually(lambda: len(PERFORMED) == 4)
+    assert [n for _, n in PERFORMED] == expected([1, 3])
+
+
+@pytest.mark.parametrize("place", ["inline", "live", "memory"])
+def test_effects_are_refused_where_they_could_not_be_performed_once(log: ms.Log, place: str) -> None:
+    placement = Stock.into(":memory:") if place == "memory" else getattr(Stock, place)()
+    with pytest.raises(ms.UsageError, match="has effects"):
+        ms.App(log, projections=[placement])
+
+
+KILLED = """
+    import sys, time
+    sys.path.insert(0, {tests!r})
+    import millstream as ms
+    import test_effects as t
+
+    def perform(self, effect):
+        with open({told!r}, "a") as file:
+            print(effect.id, file=file, flush=True)
+        if effect.position == 3:
+            import os
+            os.kill(os.getpid(), 9)
+
+    t.Stock.perform = perform
+    with ms.open({log!r}) as log, t.app_of(log, t.Stock.into({read!r})):
+        time.sleep(30)
+"""
+
+
+def test_a_kill_repeats_at_most_what_was_not_noted_and_loses_nothing(log: ms.Log, tmp_path: Path) -> None:
+    told, read = tmp_path / "told", str(tmp_path / "read.db")
+    take(log, 1, 2, 3, 5)
+    code = KILLED.format(tests=str(Path(__file__).parent), told=str(told), log=str(tmp_path / "log.db"), read=read)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False, timeout=60)
+    assert told.read_text().split() == ["Stock:1:1", "Stock:1:2", "Stock:3:1"]
+    with app_of(log, Stock.into(read)):
+        eventually(lambda: len(PERFORMED) == 6)
+    assert [id for id, _ in PERFORMED] == [f"Stock:{n}:{i}" for n in (1, 3, 4) for i in (1, 2)]
