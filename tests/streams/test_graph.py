@@ -109,4 +109,4 @@ def test_a_picture_says_where_rows_go_outside_the_log_and_what_tables_are_looked
     assert {"→ past", "csv files", "named kept", "table", "by id"} <= set(said)
     wide = left.join(right, on="user", window=tumbling("1m"), prefix="b_").window(tumbling("5m"))
     said = words(wide.agg(slow=ms.quantile("amount", 0.99)).to_function(print, name="shown").graph())
-    assert {"→ print", "in windows, tumbling 1m", "slow = quantile(amount, 0.99)"} <= set(said)
+    assert {"→ print", "join inner in windows", "tumbling 1m", "slow = quantile(amount, 0.99)"} <= set(said)
