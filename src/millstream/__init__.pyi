@@ -92,9 +92,9 @@ from .streams.referee.check import FlowCheck as FlowCheck
 from .streams.flow import stream as stream
 from .streams.fork import Fork as Fork
 from .streams.fork import ForkComparison as ForkComparison
-from .streams.runner import Running as Running
+from .streams.running import Running as Running
 from .streams.savepoints import Savepoint as Savepoint
-from .streams.runner import run as run
+from .streams.running import run as run
 from .streams.sketches import quantile as quantile
 from .streams.captured import table as table
 from .streams.windows import calendar as calendar

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..log import Log
 from ..log.checkpoints import peek
 from ..streams.flow import Flow
-from ..streams.runner import Running
+from ..streams.running import Running
 
 
 class LiveFlow:

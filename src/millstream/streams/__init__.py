@@ -9,7 +9,7 @@ from .flow import Flow, stream
 from .fork import Fork, ForkComparison
 from .progress import FlowProgress
 from .referee import FlowCheck
-from .runner import Running, run, start
+from .running import Running, run, start
 from .savepoints import Savepoint
 from .sketches import quantile
 from .windows import calendar, count, hopping, session, sliding, tumbling

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .flow import Flow
     from .lateness import Lateness
     from .referee import FlowCheck
-    from .runner import Running
+    from .running import Running
 
 
 class Asking:

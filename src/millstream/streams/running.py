@@ -1,0 +1,210 @@
+"""Several flows at work on a log, in turns: until told to stop, in this thread or in one of their own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Literal, Self
+
+from ..errors import UsageError
+from .flow import Flow
+from .pausing import Pauses, set_paused
+from .progress import FlowProgress
+from .runner import Worker
+
+if TYPE_CHECKING:
+    from ..log.log import Log
+
+_TICK = 0.25
+"""Seconds after which a waiting worker looks whether it is to stop."""
+
+
+class Running:
+    """Flows at work on a log, in the background once started; made by `run` and by `start`.
+
+    Attributes:
+        flows: The flows, by name.
+    """
+
+    def __init__(self, log: Log, *flows: Flow) -> None:
+        if not flows:
+            raise UsageError("there is no flow to run", hint="Name at least one")
+        self._log = log
+        self.flows: dict[str, Flow] = {}
+        for flow in flows:
+            name = flow.sink.name if flow.sink is not None else ""
+            if name and name in self.flows:
+                raise UsageError(f"two flows are named {name!r}", hint="Name one: .to(stream, type=..., name='...')")
+            self.flows[name] = flow
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._workers: list[Worker] = []
+        self._pauses = Pauses(log)
+
+    @property
+    def late(self) -> dict[str, int]:
+        """How many rows have come late, or had no time, by flow; as of the last commit."""
+        return {worker.name: worker.state.late for worker in self._workers}
+
+    def pause(self, *names: str, timeout: float = 10) -> bool:
+        """Have flows wait, by default all: they commit what they have taken in, and take in no more until `resume`.
+
+        It is noted in the log, and holds after a restart too: see `Flow.pause`. False when the time is over before they
+        have stopped.
+        """
+        return self._tell(names, True, timeout)
+
+    def resume(self, *names: str, timeout: float = 10) -> bool:
+        """Have flows go on where they were, by default all. False when the time is over before they do."""
+        return self._tell(names, False, timeout)
+
+    def _tell(self, names: tuple[str, ...], paused: bool, timeout: float) -> bool:
+        unknown = [name for name in names if name not in self.flows]
+        if unknown:
+            raise UsageError(f"no flow {unknown[0]!r} is among them", hint=f"They are {', '.join(self.flows)}")
+        meant = set(names or self.flows)
+        set_paused(self._log, meant, paused)
+        deadline = time.monotonic() + timeout
+        while self._thread is not None and self._error is None:
+            workers = [worker for worker in self._workers if worker.name in meant]
+            if workers and all(worker.paused is paused for worker in workers):
+                break
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.002)
+        return True
+
+    def progress(self) -> dict[str, FlowProgress]:
+        """How each flow is getting on, by name: positions, rates, watermarks, how much it holds."""
+        head = self._log.head
+        return {worker.name: worker.progress(head) for worker in self._workers}
+
+    def run(self, *, until: Literal["head"] | None = None) -> None:
+        """Work in this thread: until stopped, or until the present head of the log."""
+        self._workers = [Worker(self._log, flow) for flow in self.flows.values()]
+        try:
+            self._work(until)
+            for worker in self._workers:
+                worker.flush()
+        finally:
+            for worker in self._workers:
+                worker.close()
+
+    def _work(self, until: Literal["head"] | None) -> None:
+        head = self._log.head
+        while not self._stop.is_set():
+            if until is None:
+                head = self._log.head
+            working = self._awake()
+            # Each in turn, so that one that is behind does not hold the others up.
+            more = [worker.advance(head) for worker in working]
+            if any(more):
+                continue
+            if until is not None:
+                break
+            if not self._log.wait(head, _TICK) and self._log.head == head:
+                self._lag()
+                for worker in working:
+                    worker.listen(head)
+
+    def _awake(self) -> list[Worker]:
+        """The workers that are not to wait."""
+        paused = self._pauses.names()
+        for worker in self._workers:
+            if worker.name in paused and not worker.paused:
+                worker.flush()
+            worker.paused = worker.name in paused
+        return [worker for worker in self._workers if not worker.paused]
+
+    def _lag(self) -> None:
+        for worker in self._workers:
+            if worker.lags:
+                worker.flush()
+
+    def start(self) -> Self:
+        """Work in a thread of its own, until `stop`."""
+        if self._thread is not None:
+            raise UsageError("the flows are running already", hint="Start them once")
+        self._stop.clear()
+        self._error = None
+        self._thread = threading.Thread(target=self._guarded, name="millstream-flows", daemon=True)
+        self._thread.start()
+        return self
+
+    def _guarded(self) -> None:
+        try:
+            self.run()
+        except BaseException as error:
+            self._error = error
+
+    def stop(self, timeout: float | None = None) -> None:
+        """End, after the batch at hand is committed.
+
+        Raises:
+            MillstreamError: What made the flows fail in the meantime.
+        """
+        self._stop.set()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join(timeout)
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    @property
+    def error(self) -> BaseException | None:
+        """What made the flows fail in the background, if they did; `stop` raises it."""
+        return self._error
+
+    def wait(self, position: int, timeout: float | None = None) -> bool:
+        """Wait until all flows are done with a position of the log. False when the time is over."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not (self._workers and all(worker.position >= position for worker in self._workers)):
+            if self._error is not None or (deadline is not None and time.monotonic() >= deadline):
+                return False
+            time.sleep(0.002)
+        return True
+
+    def __enter__(self) -> Self:
+        return self if self._thread is not None else self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+
+def run(log: Log, *flows: Flow, until: Literal["head"] | None = None, engine: Literal["embedded"] = "embedded") -> None:
+    """Run flows on a log, exactly once: all of its history, then what comes.
+
+    Output, state and checkpoint of a flow are one commit. A flow that was stopped or killed goes on where
+    it was. Running a flow that another worker runs takes it over: the other one stops with
+    `ConsumerFenced`.
+
+    Args:
+        log: The log, to read from and write to.
+        flows: Flows that end with `Flow.to`.
+        until: ``"head"``: return when all that is in the log now has been taken in. By default run for ever.
+        engine: Where to run: ``"embedded"``, in this process.
+
+    Raises:
+        FlowError: A flow has no end.
+        FlowChanged: The state in the log is of a flow of another shape.
+        ConsumerFenced: Another worker has taken a flow over.
+
+    Example:
+        >>> import millstream as ms
+        >>> import polars as pl
+        >>> log = ms.open()
+        >>> counts = ms.stream("clicks").group_by("user").window(ms.tumbling("5m")).agg(clicks=pl.len())
+        >>> ms.run(log, counts.to("counts", type="Clicks"), until="head")
+    """
+    if engine != "embedded":
+        raise UsageError(f"engine={engine!r} is not there", hint="Use engine='embedded'")
+    if until not in (None, "head"):
+        raise UsageError(f"until={until!r} is not known", hint="Use until='head', or leave it out")
+    Running(log, *flows).run(until=until)
+
+
+def start(log: Log, *flows: Flow) -> Running:
+    """Run flows in the background; `Running.stop` ends them. The same promises as `run`."""
+    return Running(log, *flows).start()
