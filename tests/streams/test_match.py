@@ -238,3 +238,11 @@ def test_a_condition_on_other_rows_is_refused() -> None:
 def test_quantifiers_are_read() -> None:
     assert parse(" a{3,}b ", ["a", "b"]) == (Element("a", 3, None), Element("b", 1, 1))
     assert parse("a{,2} b", ["a", "b"])[0] == Element("a", 0, 2)
+
+
+@pytest.mark.parametrize("contiguity", ["strict", "relaxed"])
+def test_without_a_key_all_rows_are_of_one_sequence(contiguity: str) -> None:
+    define = {"a": pl.col("x") > 0, "b": pl.col("x") < 0}
+    rows = pl.DataFrame({"x": [1, -1, 2, -2], "ts": [START + timedelta(seconds=n) for n in range(4)]})
+    flow = stream("s", time="ts").match("a b", within="1m", define=define, contiguity=contiguity)  # type: ignore[arg-type]
+    assert flow.over(rows)["events"].to_list() == [2, 2]

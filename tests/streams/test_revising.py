@@ -22,6 +22,7 @@ def told(
     """The definition, row by row: user, start in seconds, status, count and sum."""
     held: dict[tuple[int, Any], list[int]] = {}
     fresh: set[tuple[int, Any]] = set()
+    given: set[tuple[int, Any]] = set()
     now: int | None = None
     mark: int | None = None
 
@@ -35,16 +36,19 @@ def told(
             at = (to if now is None else now + 1) * tick
             for start, user in list(held):
                 if before < start + size <= at:
+                    given.add((start, user))
                     yield result(start, user, "final")
             for start, user in fresh:
                 if start + size <= before:
-                    yield result(start, user, "corrected")
+                    yield result(start, user, "corrected" if (start, user) in given else "final")
+                    given.add((start, user))
                 elif start + size > at and early:
                     yield result(start, user, "early")
             fresh.clear()
             before = at
         for start, user in list(held):
             if before < start + size <= to * tick:
+                given.add((start, user))
                 yield result(start, user, "final")
         now = to
 
@@ -122,6 +126,10 @@ def test_what_follows_has_to_take_results_that_change() -> None:
     assert base.latest("user", "window_start").over(rows)["n"].to_list() == base.over(rows)["n"].to_list()
     with pytest.raises(FlowError, match="filter by n: a window's later result"):
         base.filter(pl.col("n") > 3)
+    with pytest.raises(FlowError, match="a filter by user"):
+        base.with_columns(user=pl.col("n")).filter(pl.col("user") > 3)
+    with pytest.raises(FlowError, match="a filter by window_start"):
+        base.select("user", window_start=pl.col("n")).filter(pl.col("window_start") > 3)
     with pytest.raises(FlowError, match="alert after results that may be corrected"):
         base.alert(pl.col("n") > 3)
     with pytest.raises(FlowError, match="cannot meet other flows"):

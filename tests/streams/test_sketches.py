@@ -208,3 +208,10 @@ def test_what_has_no_quantile_is_refused() -> None:
         source.window(tumbling("1h")).agg(v=quantile("kind", 0.5)).over(clicks(1, 10))
     with pytest.raises(UnsupportedExpression, match="depends on other rows"):
         source.window(tumbling("1h")).agg(v=quantile(pl.col("amount").cum_sum(), 0.5))
+
+
+def test_what_has_no_hash_is_refused_by_name() -> None:
+    rows = pl.DataFrame({"k": [[1], [2]], "ts": [datetime(2024, 1, 1), datetime(2024, 1, 2)]})
+    flow = ms.stream("s", time="ts").window(ms.tumbling("1d")).agg(n=pl.col("k").approx_n_unique())
+    with pytest.raises(UnsupportedExpression, match="have no hash"):
+        flow.over(rows)

@@ -48,7 +48,12 @@ class Table(msgspec.Struct, frozen=True, eq=False):
 
     def select(self, *columns: pl.Expr | str, **named: pl.Expr | str) -> Table:
         """Only these columns, and the key."""
-        rest = [column for column in columns if not (isinstance(column, str) and column in self.key)]
+        keys = [pl.col(key) for key in self.key]
+        rest = [
+            column
+            for column in columns
+            if not (column in self.key if isinstance(column, str) else any(column.meta.eq(key) for key in keys))
+        ]
         return Table(self.changes.select(*self.key, *rest, **named), self.key)
 
     def with_columns(self, *columns: pl.Expr | str, **named: pl.Expr | str) -> Table:

@@ -62,6 +62,11 @@ class Fork:
         self._log = log
         self._name = name
         self._changed = changed
+        if not isinstance(changed.sink, Sink):
+            raise FlowError(
+                "a flow that ends outside the log cannot be forked",
+                hint="Fork it with to(stream, type=...) for its end",
+            )
         sink = Sink(stream or f"fork-{changed.sink.stream}", changed.sink.type, f"{name}~fork")
         if sink.stream == changed.sink.stream or changed._reads(sink.stream):
             raise FlowError(f"a fork cannot write to {sink.stream!r}", hint="Give stream= one of its own")
@@ -72,6 +77,10 @@ class Fork:
 
     def run(self) -> int:
         """Backfill, or catch up: to where the flow that runs is now; and that position."""
+        with self._log.transaction() as tx:
+            if checkpoints.peek(tx.db, self._began) is None:
+                # What stands in its stream is of forks before it.
+                checkpoints.advance(tx.db, checkpoints.take(tx.db, self._began), self._log.head)
         with self._log.connect() as database:
             position = checkpoints.reached(database, f"flow:{self._name}")
         self._advance(position)
@@ -101,28 +110,37 @@ class Fork:
                     break
         assert self._changed.sink is not None
         assert self.flow.sink is not None
-        before, after = (self._written(sink, head) for sink in (self._changed.sink, self.flow.sink))
+        with self._log.connect() as database:
+            began = checkpoints.reached(database, self._began)
+        before, after = self._written(self._changed.sink, 0, head), self._written(self.flow.sink, began, head)
         only_after, only_before, _ = differences(after, before, tolerance)
         return ForkComparison(position, before.height, after.height, only_before, only_after)
 
-    def _written(self, sink: Sink, head: int) -> pl.DataFrame:
+    @property
+    def _began(self) -> str:
+        """The checkpoint that notes where the log ended when it began."""
+        return f"fork:{self._name}"
+
+    def _written(self, sink: Sink, after: int, head: int) -> pl.DataFrame:
         try:
             rows = self._log.scan(sink.stream, types=[sink.type], envelope=True).collect()
         except StreamNotFound:
             return pl.DataFrame()
-        rows = rows.filter(pl.col("_position") <= head)
+        rows = rows.filter(pl.col("_position").is_between(after, head, closed="right"))
         return rows.select(name for name in rows.columns if not name.startswith("_"))
 
     def switch(self) -> int:
         """Put the changed flow in the place of the one that runs, which stops with `ConsumerFenced`; and where.
 
         From that position on, the changed flow under its own name goes on with the fork's state, and writes to the
-        stream of the flow that ran. What that one wrote stays; what the fork wrote stays in its own stream. It is one
-        transaction: there is no position that neither or both would tell of.
+        stream of the flow that ran. What that one wrote stays; what the fork wrote stays in its own stream. There is no
+        position that neither or both would tell of.
 
         Raises:
             ConsumerFenced: Somebody has started the flow, or the fork, anew meanwhile: try again.
         """
+        # What may fail fails before the flow that runs is stopped.
+        self.run()
         with self._log.transaction() as tx:
             # The one that runs loses its next commit; so its checkpoint stays where it is.
             held = checkpoints.take(tx.db, f"flow:{self._name}")
@@ -150,4 +168,5 @@ class Fork:
             database.ensure_table(table, TABLES[table])
             database.execute(f"delete from {database.own(table)} where flow = ?", (name,))
         database.ensure_table(checkpoints.TABLE, checkpoints.TABLES[checkpoints.TABLE])
-        database.execute(f"delete from {database.own(checkpoints.TABLE)} where name = ?", (f"flow:{name}",))
+        for checkpoint in (f"flow:{name}", self._began):
+            database.execute(f"delete from {database.own(checkpoints.TABLE)} where name = ?", (checkpoint,))

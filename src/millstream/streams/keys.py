@@ -79,7 +79,7 @@ class KeyIds:
     def decode(self, ids: Ints) -> pl.DataFrame:
         """The key columns of these numbers."""
         if not self.columns:
-            return pl.DataFrame()
+            return pl.DataFrame(height=len(ids))
         if self.direct:
             name = self.columns[0]
             key = pl.Series(name, ids, pl.Int64)

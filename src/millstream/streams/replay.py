@@ -129,6 +129,8 @@ def replay(
         after = history.position_at(since) if since is not None else 0
         end = (history.position_at(until) if until is not None else history.head) + 1
         return played(pipeline, history, after, end, final=final, rows=rows)[0]
+    if since is not None or until is not None:
+        raise UsageError("since= and until= are times of the log", hint="Filter the rows, or append them to a log")
     if len(pipeline.sources) > 1:
         raise UsageError(
             "rows of one kind are no past of a flow with several sources",

@@ -20,7 +20,7 @@ from .errors import FlowError
 from .keyed import among
 from .keys import Ints
 from .latest import Latest
-from .shaping import Filter, Rowwise
+from .shaping import Filter, Mapped, Rowwise, Select, WithColumns
 from .state import Batch, OperatorState, Order, Parts, Step, concat
 from .windows import PANE, WINDOW, PaneWindows, numbered
 
@@ -138,6 +138,7 @@ class RevisingWindows(msgspec.Struct, frozen=True, eq=False):
         """Give the results that a tick brings: of windows that close, and of those in which rows have come."""
         windows = self.windows
         came = windows.merge(concat(part.frame for part in fresh.items))
+        known = settled
         settled = settled.add(came, came[PANE].min(), came[PANE].max()).compact(windows.merge)  # type: ignore[arg-type]
         found = [self._said(windows.closed(settled, before, at), "final")]
         end = windows.end(pl.col(WINDOW))
@@ -150,6 +151,17 @@ class RevisingWindows(msgspec.Struct, frozen=True, eq=False):
             near = concat(among(settled, touched, windows.keys))
             held = windows.spread(near, pl.col(WINDOW).is_in(touched[WINDOW].unique().to_list()))
             again = held.join(touched, on=by, how="semi", nulls_equal=True)
+            if status == "corrected":
+                # Of a window that had no row in time there is nothing to correct: this is its first result.
+                told = (
+                    windows.spread(concat(among(known, touched, windows.keys)), wanted)
+                    if known.items
+                    else touched.clear()
+                )
+                told = told.select(by).unique()
+                new = again.join(told, on=by, how="anti", nulls_equal=True)
+                found.append(self._said(windows.revised(new, at - 1), "final"))
+                again = again.join(told, on=by, how="semi", nulls_equal=True)
             found.append(self._said(windows.revised(again, at - 1), status))
         found = [frame for frame in found if frame.height]
         if found:
@@ -173,6 +185,8 @@ def check_follows(stages: Sequence[object], stage: object) -> None:
     if revising is None or isinstance(stage, Latest):
         return
     steady = {*revising.windows.keys, "window_start", "window_end", STATUS}
+    for each in stages[stages.index(revising) + 1 :]:
+        steady = _unchanged(steady, each)
     if isinstance(stage, Filter):
         odd = names_of([stage.condition]) - steady
         if not odd:
@@ -186,6 +200,22 @@ def check_follows(stages: Sequence[object], stage: object) -> None:
             f"{type(stage).__name__.lower()} after results that may be corrected: what it has made of one stands",
             hint="Leave early= and allowed_lateness= out of the window, or end the flow with to() and latest() alone",
         )
+
+
+def _unchanged(steady: set[str], stage: object) -> set[str]:
+    """Those columns that a stage leaves as they are, of some."""
+    if isinstance(stage, Mapped):
+        return steady - set(stage.outputs)
+    if not isinstance(stage, WithColumns | Select):
+        return steady
+    kept, made = set(), set()
+    for expression in stage.expressions:
+        plain = {name for name in steady if expression.meta.eq(pl.col(name))}
+        kept |= plain
+        if not plain:
+            many = expression.meta.has_multiple_outputs()
+            made |= steady if many else {expression.meta.output_name()}
+    return kept if isinstance(stage, Select) else steady - made
 
 
 def refuse_revised(stages: Sequence[object]) -> None:

@@ -51,7 +51,7 @@ class Running:
         """Have flows wait, by default all: they commit what they have taken in, and take in no more until `resume`.
 
         It is noted in the log, and holds after a restart too: see `Flow.pause`. False when the time is over before they
-        have stopped.
+        have stopped, or when the flows have failed (see `error`).
         """
         return self._tell(names, True, timeout)
 
@@ -73,7 +73,7 @@ class Running:
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.002)
-        return True
+        return self._error is None
 
     def progress(self) -> dict[str, FlowProgress]:
         """How each flow is getting on, by name: positions, rates, watermarks, how much it holds."""

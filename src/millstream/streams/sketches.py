@@ -158,6 +158,12 @@ class Registers(Partial, frozen=True, eq=False):
     def of_rows(self, schema: Schema) -> pl.Expr:
         assert self.value is not None
         rows, condition = filtered(self.value)
+        dtype = type_of(rows, schema)
+        if dtype.is_nested() or dtype == pl.Time:
+            # Here, since Polars makes an error of its own of what is raised inside of it.
+            raise UnsupportedExpression(
+                f"approx_n_unique of {self.value}", "agg", f"values of type {dtype} have no hash", hint="Make them text"
+            )
         hits = rows.map_batches(_hits, return_dtype=pl.UInt32(), is_elementwise=True)
         return _longest(hits if condition is None else hits.filter(condition)).alias(self.name)
 
