@@ -43,6 +43,29 @@ class Small(ms.Projection):
         )
 
 
+class Registered(ms.Event, type="TogetherRegistered"):
+    email: str
+
+
+class Register(ms.Command):
+    user: str
+    email: str
+
+
+def unique(taken: list[Any], command: Register) -> ms.Draft:
+    if taken:
+        raise ms.Rejected(f"{command.email} is taken")
+    return ms.Draft(Registered(email=command.email), tags=[f"email:{command.email}"])
+
+
+registration: Any = ms.Decision(
+    query=lambda command: ms.Matching(types=[Registered], tags=[f"email:{command.email}"]),
+    decide=unique,
+    stream=lambda command: command.user,
+    name="registration",
+)
+
+
 class Move(ms.Command):
     account: ms.Ref[Account]
     cents: int
@@ -65,7 +88,7 @@ def log(home: Any) -> Iterator[ms.Log]:
 
 @pytest.fixture
 def app(log: ms.Log) -> ms.App:
-    app = ms.App(log, projections=[Small.inline()])
+    app = ms.App(log, projections=[Small.inline()], services=[registration])
 
     @app.command
     def move(command: Move, account: Account) -> None:
@@ -115,6 +138,18 @@ def test_an_id_stands_for_all_of_them(app: ms.App, log: ms.Log) -> None:
     assert log.head == 2
     with pytest.raises(ms.IdReused):
         app.execute_together(commands[:1], id="once")
+
+
+def test_no_two_are_decided_on_what_one_of_them_is_about_to_change(app: ms.App, log: ms.Log) -> None:
+    @app.command
+    def register(command: Register, registration: ms.Decision) -> None:  # type: ignore[type-arg]
+        registration.record(command)
+
+    both = [Register("1", "a@x"), Register("2", "a@x")]
+    with pytest.raises(ms.UsageError, match="execute_all"):
+        app.execute_together(both)
+    assert log.head == 0
+    assert app.execute_together([Register("1", "a@x"), Register("2", "b@x")]).count == 2
 
 
 def test_middleware_that_refuses_one_refuses_all(app: ms.App, log: ms.Log) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MillstreamError, UsageError
 from ..log.once import digest_of, once
 from ..log.retry import retrying
-from ..storage.base import Receipt, StagedAppend
+from ..storage.base import Matching, Receipt, StagedAppend, StagedRun
 from .attempt import Attempt, Loaded
 from .context import Context
 from .handling import Handler
@@ -81,12 +81,29 @@ class Together:
         appends: list[StagedAppend] = []
         for handler, context in self._begun:
             attempt = Attempt(context, self._execution._aggregates, before)
-            self._blamed(handler, partial(handler, attempt, self._loop))
-            appends += attempt.staged(handler.name)
+            appends += self._blamed(handler, partial(self._decided, handler, attempt, appends))
             attempt.keep(before)
-        for _, context in self._begun:
-            context.check_time()
+        for handler, context in self._begun:
+            self._blamed(handler, context.check_time)
         return self._execution._log.commit(appends, id=self._id, digest=digest)
+
+    def _decided(self, handler: Handler, attempt: Attempt, before: list[StagedAppend]) -> list[StagedAppend]:
+        """What a command would append, decided on no less than what its guards say.
+
+        A guard says what must not have been appended since the decision read the log; what commands before this one
+        are about to append, it has not read either.
+        """
+        handler(attempt, self._loop)
+        staged = attempt.staged(handler.name)
+        for append in staged:
+            for run in (run for other in before for run in other.runs):
+                if append.unless is not None and _matches(append.unless, run):
+                    raise UsageError(
+                        f"{handler.name} makes a decision on events that another of the commands that go together is"
+                        f" about to append ({run.type}), and has not seen them",
+                        hint="Execute them one after the other: app.execute_all",
+                    )
+        return staged
 
     def _blamed(self, handler: Handler, call: Callable[[], Any]) -> Any:
         """Have an error say which of the commands it is about."""
@@ -96,3 +113,10 @@ class Together:
             if len(self._begun) > 1 and not getattr(error, "__notes__", ()):
                 error.add_note(f"raised for {handler.name}, one of {len(self._begun)} commands that go together")
             raise
+
+
+def _matches(query: Matching, run: StagedRun) -> bool:
+    """Whether events that are about to be appended, behind any position, are among those that a query is about."""
+    return any(
+        (not each.types or run.type in each.type_names) and set(each.tags) <= set(run.tags) for each in query.any_of
+    )
