@@ -76,6 +76,10 @@ class Later(ms.Command):
     cents: int
 
 
+class Unlucky(ms.Command):
+    account: ms.Ref[Account]
+
+
 class Counting(ms.Command):
     pass
 
@@ -159,6 +163,30 @@ def test_middleware_that_refuses_one_refuses_all(app: ms.App, log: ms.Log) -> No
     assert log.head == 0
     with pytest.raises(ms.UsageError, match="too many"):
         app.execute_together([Move("a", 1)] * 101)
+
+
+def test_middleware_of_many_tries_again_no_oftener_than_that_of_one(app: ms.App) -> None:
+    tried: list[int] = []
+
+    @app.command
+    def unlucky(command: Unlucky, account: Account) -> None:
+        tried.append(1)
+        raise ms.LogLocked("elsewhere", 1.0)
+
+    app.middleware(middleware.retry(3))
+    with pytest.raises(ms.LogLocked) as caught:
+        app.execute_together([Move("a", 1), Move("b", 1), Unlucky("c"), Move("d", 1)])
+    assert len(tried) == 3
+    assert "unlucky" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("around", [False, True])
+def test_what_the_commit_refuses_is_not_blamed_on_one_of_them(app: ms.App, around: bool) -> None:
+    if around:
+        app.middleware(lambda context, execute: execute())
+    with pytest.raises(ms.ConstraintViolated) as caught:
+        app.execute_together([Move("b", 2000), Later("a", 10)])
+    assert caught.value.__notes__ == ["raised by the commit of 2 commands that go together"]
 
 
 def test_who_asks_for_the_database_cannot_be_among_them(app: ms.App) -> None:
