@@ -210,3 +210,59 @@ def test_a_key_that_an_event_does_not_have_is_an_error_and_not_a_document_less(l
     log.append("o", Ordered(customer="Ann", cents=1))
     with pytest.raises(ms.ProjectionFailed, match="no field 'costumer' to be the key"):
         app.query(GetCustomer("Ann"))
+
+
+class Scored(ms.Event, type="DocsScored", subject="who"):
+    who: str
+    by: float
+    name: ms.Personal[str] = ""
+
+
+class Score(msgspec.Struct):
+    points: int = 0
+    share: float = 0.0
+    name: str = ""
+
+
+class Scores(ms.Documents[Score]):
+    key = "who"
+    columns = ["name"]
+
+    def keys_of(self, event: Any, recorded: ms.Recorded) -> Any:
+        return [event.who, event.who] if event.by < 7 else [7]
+
+    @ms.on
+    def scored(self, event: Scored, score: Score) -> Any:
+        score.name = event.name
+        if event.by == 5:
+            return True
+        score.points += event.by if event.by % 1 else int(event.by)  # type: ignore[assignment]
+        score.share = float("nan") if event.by == 4 else 0.0
+        return None
+
+
+@pytest.mark.parametrize("bad", [0.5, 4, 5, 7])
+def test_what_could_not_be_read_again_fails_at_its_event_and_each_key_counts_once(log: ms.Log, bad: float) -> None:
+    app = ms.App(log, projections=[Scores.inline()])
+
+    @app.query
+    def rich(query: Rich, db: ms.Database) -> list[str]:
+        return [f"{who} {score.points}" for who, score in Scores.find(db).items()]
+
+    log.append("a", Scored(who="Ann", by=2))
+    with pytest.raises(ms.MillstreamError):
+        log.append("a", Scored(who="Ann", by=bad))
+    log.append("a", Scored(who="Ann", by=1))
+    assert app.query(Rich()) == ["Ann 3"]
+
+
+def test_what_was_forgotten_is_folded_as_its_text(log: ms.Log) -> None:
+    log.append("a", Scored(who="Ann", by=2, name="Ann Smith"))
+    log.forget("Ann")
+    app = ms.App(log, projections=[Scores.live()])
+
+    @app.query
+    def rich(query: Rich, db: ms.Database) -> list[str]:
+        return [score.name for score in Scores.find(db, "name = '[erased]'").values()]
+
+    assert app.query(Rich()) == ["[erased]"]

@@ -207,3 +207,57 @@ def test_a_kill_repeats_at_most_what_was_not_noted_and_loses_nothing(log: ms.Log
     with app_of(log, Stock.into(read)):
         eventually(lambda: len(PERFORMED) == 6)
     assert [id for id, _ in PERFORMED] == [f"Stock:{n}:{i}" for n in (1, 3, 4) for i in (1, 2)]
+
+
+class Halved(ms.Event, type="EffectsHalved", schema=2):
+    n: int
+
+
+@ms.upcast("EffectsHalved", since=2)
+def halved(data: dict[str, Any]) -> list[dict[str, Any]]:
+    return [data, data]
+
+
+class Named(ms.Event, type="EffectsNamed", subject="who"):
+    who: str
+    name: ms.Personal[str]
+
+
+def test_an_event_that_is_read_as_several_has_the_effects_of_each_and_one_forgotten_its_own(
+    log: ms.Log, tmp_path: Path
+) -> None:
+    class Halves(ms.Projection):
+        schema = "create table halves (name text)"
+
+        @ms.on
+        def halved(self, event: Halved, effects: ms.Effects) -> None:
+            effects.add({"n": event.n})
+
+        @ms.on
+        def named(self, event: Named, effects: ms.Effects) -> None:
+            effects.add({"name": event.name})
+
+        def perform(self, effect: ms.Effect) -> None:
+            PERFORMED.append((effect.id, *effect.body.values()))
+
+    log.append("a", ms.Plain("EffectsHalved", {"n": 4}, schema=1))
+    log.append("b", Named(who="b", name="Bob"))
+    log.forget("b")
+    with app_of(log, Halves.into(str(tmp_path / "read.db"))):
+        eventually(lambda: len(PERFORMED) == 3)
+    assert PERFORMED == [("Halves:1:1", 4), ("Halves:1:2", 4), ("Halves:2:1", "[erased]")]
+
+
+def test_what_could_never_be_performed_is_refused(log: ms.Log, tmp_path: Path) -> None:
+    class Nobody(ms.Projection):
+        schema = "create table nobody (n integer)"
+
+        @ms.on
+        def taken(self, event: Taken, effects: ms.Effects) -> None: ...
+
+    class Waiting(Nobody):
+        async def perform(self, effect: ms.Effect) -> None: ...
+
+    for cls, why in ((Nobody, "there is none"), (Waiting, "coroutine")):
+        with pytest.raises(ms.InvalidHandler, match=why):
+            cls.into(str(tmp_path / "read.db"))

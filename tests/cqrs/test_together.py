@@ -43,6 +43,29 @@ class Small(ms.Projection):
         )
 
 
+class Registered(ms.Event, type="TogetherRegistered"):
+    email: str
+
+
+class Register(ms.Command):
+    user: str
+    email: str
+
+
+def unique(taken: list[Any], command: Register) -> ms.Draft:
+    if taken:
+        raise ms.Rejected(f"{command.email} is taken")
+    return ms.Draft(Registered(email=command.email), tags=[f"email:{command.email}"])
+
+
+registration: Any = ms.Decision(
+    query=lambda command: ms.Matching(types=[Registered], tags=[f"email:{command.email}"]),
+    decide=unique,
+    stream=lambda command: command.user,
+    name="registration",
+)
+
+
 class Move(ms.Command):
     account: ms.Ref[Account]
     cents: int
@@ -51,6 +74,10 @@ class Move(ms.Command):
 class Later(ms.Command):
     account: ms.Ref[Account]
     cents: int
+
+
+class Unlucky(ms.Command):
+    account: ms.Ref[Account]
 
 
 class Counting(ms.Command):
@@ -65,7 +92,7 @@ def log(home: Any) -> Iterator[ms.Log]:
 
 @pytest.fixture
 def app(log: ms.Log) -> ms.App:
-    app = ms.App(log, projections=[Small.inline()])
+    app = ms.App(log, projections=[Small.inline()], services=[registration])
 
     @app.command
     def move(command: Move, account: Account) -> None:
@@ -117,6 +144,18 @@ def test_an_id_stands_for_all_of_them(app: ms.App, log: ms.Log) -> None:
         app.execute_together(commands[:1], id="once")
 
 
+def test_no_two_are_decided_on_what_one_of_them_is_about_to_change(app: ms.App, log: ms.Log) -> None:
+    @app.command
+    def register(command: Register, registration: ms.Decision) -> None:  # type: ignore[type-arg]
+        registration.record(command)
+
+    both = [Register("1", "a@x"), Register("2", "a@x")]
+    with pytest.raises(ms.UsageError, match="execute_all"):
+        app.execute_together(both)
+    assert log.head == 0
+    assert app.execute_together([Register("1", "a@x"), Register("2", "b@x")]).count == 2
+
+
 def test_middleware_that_refuses_one_refuses_all(app: ms.App, log: ms.Log) -> None:
     app.middleware(middleware.authorise(lambda context: context.command.cents != 3))
     with pytest.raises(ms.Forbidden):
@@ -124,6 +163,30 @@ def test_middleware_that_refuses_one_refuses_all(app: ms.App, log: ms.Log) -> No
     assert log.head == 0
     with pytest.raises(ms.UsageError, match="too many"):
         app.execute_together([Move("a", 1)] * 101)
+
+
+def test_middleware_of_many_tries_again_no_oftener_than_that_of_one(app: ms.App) -> None:
+    tried: list[int] = []
+
+    @app.command
+    def unlucky(command: Unlucky, account: Account) -> None:
+        tried.append(1)
+        raise ms.LogLocked("elsewhere", 1.0)
+
+    app.middleware(middleware.retry(3))
+    with pytest.raises(ms.LogLocked) as caught:
+        app.execute_together([Move("a", 1), Move("b", 1), Unlucky("c"), Move("d", 1)])
+    assert len(tried) == 3
+    assert "unlucky" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("around", [False, True])
+def test_what_the_commit_refuses_is_not_blamed_on_one_of_them(app: ms.App, around: bool) -> None:
+    if around:
+        app.middleware(lambda context, execute: execute())
+    with pytest.raises(ms.ConstraintViolated) as caught:
+        app.execute_together([Move("b", 2000), Later("a", 10)])
+    assert caught.value.__notes__ == ["raised by the commit of 2 commands that go together"]
 
 
 def test_who_asks_for_the_database_cannot_be_among_them(app: ms.App) -> None:

@@ -13,10 +13,11 @@ import msgspec
 import polars as pl
 
 from ..conversion import ready
-from ..errors import InvalidEvent, UsageError
+from ..errors import DatabaseError, InvalidEvent, UsageError
 from ..events import Plain, type_name
 from ..log.handlers import Handler, InvalidHandler, handler_table
 from ..log.records import Recorded, Run
+from ..personal import plain_text
 from ..storage.database import Database, Params
 from ..storage.frames import quoted, quoted_column, upsert_sql
 from .binding import named
@@ -151,7 +152,7 @@ class _Form:
         name = projection.__qualname__
         try:
             document()
-            self.decode = msgspec.json.Decoder(ready(document)).decode
+            self._decode = msgspec.json.Decoder(ready(document)).decode
             known = {field.name: field.type for field in _fields(document)}
         except Exception as error:
             raise InvalidHandler(
@@ -177,7 +178,7 @@ class _Form:
         self.creates = (
             f"create table {quoted(projection.table)} (key text primary key{declared}, document text not null)"
         )
-        self.encode = msgspec.json.Encoder().encode
+        self.encode = msgspec.json.Encoder(enc_hook=plain_text).encode
         keys = projection.key
         self._key = keys if isinstance(keys, str) else ""
         self._keys = {} if isinstance(keys, str) else {type_name(cls): field for cls, field in keys.items()}
@@ -195,12 +196,36 @@ class _Form:
             )
         return None if found is None else str(found)
 
+    def decode(self, text: str) -> Any:
+        try:
+            return self._decode(text)
+        except msgspec.DecodeError as error:
+            raise DatabaseError(
+                f"a stored document is none of {self.document.__name__}: {error}",
+                hint="Have the read model made anew: app.rebuild, or millstream projection rebuild",
+            ) from error
+
     def row(self, key: str, document: Any) -> tuple[Any, ...]:
-        return (
-            key,
-            *[_value(getattr(document, name), self.fields[name]) for name in self.names],
-            self.encode(document).decode(),
-        )
+        """What is written for a document: nothing that could not be read again.
+
+        Raises:
+            UsageError: It does not fit its class.
+        """
+        name = self.document.__name__
+        if not isinstance(document, get_origin(self.document) or self.document):
+            raise UsageError(
+                f"{document!r:.60} is no {name} to be the document of {key!r:.60}",
+                hint="Return the document, another of its class, or self.gone; or nothing, where it was changed",
+            )
+        try:
+            text = self.encode(document).decode()
+            self._decode(text)
+        except (msgspec.MsgspecError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"the document of {key!r:.60} does not fit {name}: {error}",
+                hint="Give each field values of its type",
+            ) from error
+        return (key, *[_value(getattr(document, each), self.fields[each]) for each in self.names], text)
 
 
 class _Keyed(Placement):
@@ -235,8 +260,7 @@ class _Keyed(Placement):
             events = [Plain(run.type, data) for data in run.data()] if cls is Plain else run.events(cls)
             for index, event in enumerate(events):
                 recorded = Recorded(run, index, event)
-                named = keys_of(event, recorded)
-                keys = [] if named is None else [named] if isinstance(named, str) else list(named)
+                keys = _keys(recorded, keys_of(event, recorded))
                 found.append((event, recorded, keys))
                 wanted.update(dict.fromkeys(keys))
         form = self.projection._form
@@ -285,6 +309,20 @@ class _Folded(Batch):
 
 def _not_alone(event: Any, db: Database, recorded: Recorded | None) -> object:
     raise AssertionError("documents are folded by stretches of events")
+
+
+def _keys(recorded: Recorded, named: Any) -> list[str]:
+    """What `Documents.keys_of` has given, each key once."""
+    if named is None:
+        return []
+    keys = [named] if isinstance(named, str) or not isinstance(named, Iterable) else list(named)
+    for key in keys:
+        if not isinstance(key, str):
+            raise UsageError(
+                f"{key!r:.60} is no text to be the key of a document, for an event of type {recorded.type}",
+                hint="Return texts from keys_of, such as str(number); or None, for no document",
+            )
+    return list(dict.fromkeys(keys))
 
 
 Fold = Callable[[Any, Any, Recorded, str, Database], Any]
@@ -347,12 +385,14 @@ def _plain(found: msgspec.inspect.Type) -> type[msgspec.inspect.Type]:
 
 
 def _value(value: Any, kind: str) -> Any:
-    if value is None or kind != "text" or (isinstance(value, str) and not isinstance(value, Enum)):
+    if value is None or kind != "text":
         return value
+    if isinstance(value, str) and not isinstance(value, Enum):
+        return str.__str__(value)  # of a class of its own, such as that of `Erased`: plain text
     if isinstance(value, Enum):
         return str(value.value)
     if isinstance(value, datetime | date):
         return value.isoformat()
     if isinstance(value, Decimal | int | float):
         return str(value)
-    return msgspec.json.encode(value).decode()
+    return msgspec.json.encode(value, enc_hook=plain_text).decode()

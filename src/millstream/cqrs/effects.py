@@ -11,6 +11,7 @@ import msgspec
 
 from ..errors import StorageError
 from ..log.checkpoints import peek, take
+from ..personal import plain_text
 from ..storage.database import Database
 from .places import Target
 from .projection import Placement
@@ -79,7 +80,6 @@ class Effects:
         self._db = db
         self._name = name
         self._position = position
-        self._n = 0
 
     def add(self, body: Any) -> None:
         """Have something done, once the event has taken effect here.
@@ -87,12 +87,13 @@ class Effects:
         Args:
             body: What ``perform`` is to know: JSON-like values, structs, Decimals, times.
         """
-        db, name = self._db, self._name
-        self._n += 1
+        db, name, text = self._db, self._name, msgspec.json.encode(body, enc_hook=plain_text).decode()
+        # Numbered by what is noted: a position may have several events, as upcasters read it, of several handlers.
         db.execute(
-            f"insert into {db.own(TABLE)} (name, position, n, body) select name, ?, ?, ? from {db.own(MARKS)}"
-            " where name = ? and position < ?",
-            (self._position, self._n, msgspec.json.encode(body).decode(), name, self._position),
+            f"insert into {db.own(TABLE)} (name, position, n, body) select name, ?,"
+            f" (select coalesce(max(n), 0) + 1 from {db.own(TABLE)} where name = ? and position = ?), ?"
+            f" from {db.own(MARKS)} where name = ? and position < ?",
+            (self._position, name, self._position, text, name, self._position),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Literal
@@ -404,6 +405,7 @@ def _apply(projection: type[Projection], instance: Projection, handler: Handler)
     method = getattr(instance, handler.method)
     apply: Apply
     if effects:
+        _check_performs(projection)
         from .effects import Effects
 
         name = projection.name
@@ -427,3 +429,15 @@ def _apply(projection: type[Projection], instance: Projection, handler: Handler)
         apply = lambda e, db, r: method(e)  # noqa: E731
     wants_recorded = bool(envelope or effects)
     return Bound(apply, handler.event, wants_recorded, handler.method if handler.batch else "", bool(effects))
+
+
+def _check_performs(projection: type[Projection]) -> None:
+    name = f"{projection.__qualname__}.perform"
+    if projection.perform is Projection.perform:
+        raise InvalidHandler(
+            name, "there is none, and handlers add effects", hint="Write def perform(self, effect: ms.Effect) -> None"
+        )
+    if inspect.iscoroutinefunction(projection.perform):
+        raise InvalidHandler(
+            name, "it is a coroutine, which nothing here would run", hint="Write def perform, and asyncio.run(…) in it"
+        )

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from types import FrameType
 from typing import Any, Generic, Literal, TypeVar
 
@@ -21,7 +21,14 @@ from ..storage.database import Database
 from .binding import message_type, named, parameters
 from .command import MessageMeta
 from .comparing import replay
-from .errors import DuplicateHandler, ForeignReadModel, ReadModelBehind, ReadModelChanged, UnknownQuery
+from .errors import (
+    DuplicateHandler,
+    ForeignReadModel,
+    ProjectionFailed,
+    ReadModelBehind,
+    ReadModelChanged,
+    UnknownQuery,
+)
 from .follower import Follower
 from .homes import FILES, Home, Kind, Spot
 from .live import LiveModel
@@ -156,7 +163,7 @@ class Queries:
             )
         wanted = self._placements if declared is None else declared
         followers = tuple(self._followers[each.name] for each in wanted if each.name in self._followers)
-        lives = tuple(each for each in followers if isinstance(each, LiveModel))
+        lives = tuple(each for each in followers if database and isinstance(each, LiveModel))
         self._handlers[query] = _Handler(function, query, name, database, declared, followers, lives)
 
     def known(self) -> list[type[Any]]:
@@ -190,10 +197,9 @@ class Queries:
         for follower in handler.followers:
             if follower.failure is not None and isinstance(follower.failure, (ForeignReadModel, ReadModelChanged)):
                 raise follower.failure
+        self._fold(handler)
         if asked is not NOW:
             self._prepare(handler, asked)
-        for live in handler.lives:
-            live.fold()
         if not handler.database:
             return handler.function(**{handler.query: query})  # type: ignore[no-any-return]
         before = [follower.current() for follower in handler.followers]
@@ -224,6 +230,7 @@ class Queries:
         if asked.at is not None:
             position = position_of(self._log, asked.at)
             return Answer(self.answer(query, asked), position, self._log.head - position, [])
+        self._fold(handler)
         self._prepare(handler, asked)
         # Before the answer: it is at least of that position.
         positions = [follower.position() for follower in handler.followers]
@@ -272,6 +279,12 @@ class Queries:
         if handler is None:
             raise UnknownQuery(type(query).__name__)
         return handler
+
+    def _fold(self, handler: _Handler) -> None:
+        """Have live read models fold what came; one that fails shows all before that, and says so as a problem."""
+        for live in handler.lives:
+            with suppress(ProjectionFailed):
+                live.fold()
 
     def _prepare(self, handler: _Handler, asked: Asked) -> None:
         """Wait, or refuse, as was asked."""
