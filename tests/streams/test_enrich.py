@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import threading
 from typing import Any
 
@@ -148,6 +149,36 @@ def test_a_failure_ends_the_asking_of_others() -> None:
         source.enrich(ask, schema={"x": pl.Int64}, retries=0, concurrency=5).over(clicks(5, 300))
     assert 1 <= len(asked) <= 5
     assert sum(thread.name == "millstream-enrich" for thread in threading.enumerate()) == 1
+
+
+@pytest.mark.parametrize("cache", [None, "1h"])
+def test_a_call_that_is_cancelled_or_exits_has_failed_and_others_go_on(cache: str | None) -> None:
+    async def ask(row: Row) -> int:
+        if row["n"] == 1:
+            within = asyncio.ensure_future(asyncio.sleep(9))
+            within.cancel()
+            await within
+        if row["n"] == 2:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+        if row["n"] == 3:
+            raise SystemExit(1)
+        if row["n"] == 4:
+            asyncio.get_running_loop().call_soon(sys.exit)  # the loop's own
+        await asyncio.sleep(0.001)
+        return row["n"] * 10
+
+    rows = pl.DataFrame({"n": [0, 1, 1, 2, 2, 3, 4], "ts": clicks(1, 7)["ts"]})
+    asked = stream("s", time="ts")
+    more: dict[str, Any] = {"schema": {"x": pl.Int64}, "reads": ["n"], "cache": cache, "retries": 0}
+    found = asked.enrich(ask, **more, concurrency=7, errors="problem").over(rows)
+    assert found["x"].to_list() == [0, None, None, None, None, None, 40]
+    assert ["Cancelled" in (text or "") for text in found["problem"]] == [False, True, True, True, True, False, False]
+    assert "SystemExit" in found["problem"][5]
+    for n in (1, 2, 3):
+        with pytest.raises(FlowError, match=r"^the function of enrich fails"):
+            asked.enrich(ask, **more).over(rows.filter(pl.col("n") == n))
 
 
 def test_what_cannot_be_asked_is_refused() -> None:
