@@ -271,6 +271,66 @@ def test_a_folder_that_cannot_be_written_stops_the_flow_which_goes_on_later(tmp_
             run(log, source.with_columns(o=pl.struct("user")).to_files(folder, format="csv", name="csv"), until="head")
 
 
+def test_flows_that_write_to_one_folder_however_it_is_spelled_keep_their_files_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = clicks(11, 60)
+    with ms.open() as log:
+        log.append("clicks", rows, type="FiledClick")
+        folders = ["out", str(tmp_path / "out"), "./other/../out/"]
+        for n, folder in enumerate(folders):
+            flow = source.filter(pl.col("user") == n).select("user").to_files(folder, name="third" if n == 2 else None)
+            run(log, flow, until="head")
+        wanted = rows.filter(pl.col("user") < 3)["user"].sort()
+        assert read_back(tmp_path / "out", "parquet")["user"].sort().to_list() == wanted.to_list()
+    with ms.open() as other:
+        other.append("clicks", rows, type="FiledClick")
+        with pytest.raises(StorageError, match="is there already"):
+            run(other, source.to_files("out"), until="head")
+
+
+def test_a_flow_finishes_its_files_from_another_folder_and_misses_one_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    rows, flow = clicks(12, 90), source.to_files("out", every="0s")
+    with ms.open() as log:
+        for n, lost in enumerate((False, True, False)):
+            monkeypatch.chdir(tmp_path)
+            log.append("clicks", rows.slice(n * 30, 30), type="FiledClick")
+            worker = Worker(log, flow)
+            # Killed after the commit, before the file has its name.
+            worker._delivery.finish = lambda: None  # type: ignore[union-attr, method-assign]
+            worker.advance(log.head)
+            [part] = (tmp_path / "out").glob("*.part")
+            monkeypatch.chdir(tmp_path / "elsewhere")
+            if lost:
+                part.rename(tmp_path / "kept")
+                with pytest.raises(StorageError, match=rf"{part.name[:40]}.* is not there"):
+                    Worker(log, flow)
+                (tmp_path / "kept").rename(part)
+            Worker(log, flow)
+        assert not list((tmp_path / "elsewhere" / "out").iterdir())
+        assert read_back(tmp_path / "out", "parquet")["amount"].to_list() == rows["amount"].to_list()
+        # What was finished may be moved on.
+        shutil.rmtree(tmp_path / "out")
+        run(log, flow, until="head")
+
+
+def test_values_that_cannot_name_a_folder_are_refused(tmp_path: Path) -> None:
+    times = clicks(1, 2)["ts"]
+    with ms.open() as log:
+        log.append("s", pl.DataFrame({"c": [None, "__HIVE_DEFAULT_PARTITION__"], "ts": times}), type="FiledText")
+        for column in ("c", "o"):
+            flow = (
+                stream("s", time="ts").with_columns(o=pl.struct("c")).to_files(tmp_path / column, partition_by=column)
+            )
+            with pytest.raises(FlowError, match="partition_by="):
+                run(log, flow, until="head")
+            assert not list((tmp_path / column).rglob("*.parquet"))
+
+
 # --- to a function -----------------------------------------------------------------------------------
 
 

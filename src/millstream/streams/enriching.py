@@ -74,8 +74,8 @@ class Enriched(Mapped, frozen=True, eq=False):
                 raise FlowError(
                     f"the function of enrich fails for the row at position {frame[SEQUENCE][place]}"
                     f" ({type(error).__name__}: {error})",
-                    hint="When it is run again, the flow goes on after its last commit; or say errors='problem', and a column"
-                    " says why",
+                    hint="When it is run again, the flow goes on after its last commit;"
+                    " or say errors='problem', and a column says why",
                 ) from error
         names = list(self.types)
         rows = [(None,) * len(names) if values is None else values for values, _ in answers]

@@ -82,7 +82,7 @@ class Worker:
         self._rows = rows
         self._commit_every = commit_every
         self._committed = 0.0
-        self._delivery = delivery(flow.sink)
+        self._delivery = delivery(flow.sink, log)
         with log.transaction() as tx:
             # Taking it over and reading the state in one transaction: the old holder cannot write in between.
             self.checkpoint = take(tx.db, f"flow:{self.name}")
