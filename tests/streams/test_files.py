@@ -127,6 +127,48 @@ def test_columns_that_some_files_lack_are_null_and_types_widen_from_file_to_file
         assert [event.tags for event in log.read("s")] == [("backfill",)] * 2
 
 
+def test_columns_that_schema_does_not_name_stay_whatever_the_format(tmp_path: Path) -> None:
+    written(tmp_path, pl.DataFrame({"user": [1], "ts": ["2024-01-15"], "v": [3]}), "ndjson", 1)
+    (tmp_path / "part.csv").write_text("user,ts,v\n1,2024-01-15,3\n")
+    pl.DataFrame({"user": [1], "ts": ["2024-01-15"], "v": [3]}).write_parquet(tmp_path / "part.parquet")
+    for name in ("part-0.ndjson.gz", "part.csv", "part.parquet"):
+        [frame] = files(tmp_path / name, schema={"user": pl.Int32, "more": pl.String}).frames()
+        assert frame.select("user", "v").schema == {"user": pl.Int32, "v": pl.Int64}
+        assert "ts" in frame.columns
+
+
+def test_a_file_is_known_by_where_it_is_however_its_path_is_spelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    clicks(1, 20).write_csv("a.csv")
+    os.symlink("a.csv", "b.csv")
+    with ms.open() as log:
+        assert files("a.csv", "./a.csv", "*.csv").load(log, "clicks", type="FiledClick") == 20
+        for name in ("./a.csv", str(tmp_path / "a.csv"), "b.csv"):
+            assert files(name).load(log, "clicks", type="FiledClick") == 0
+        (tmp_path / "below").mkdir()
+        monkeypatch.chdir("below")
+        assert files("../a.csv").load(log, "clicks", type="FiledClick") == 0
+        assert log.head == 20
+
+
+def test_files_without_rows_are_empty_and_rows_without_values_are_rows(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "1.ndjson.gz", "wt"), gzip.open(tmp_path / "2.ndjson.gz", "wt") as blank:
+        blank.write("\n \n")
+    (tmp_path / "3.ndjson").write_text("\n\n")
+    with gzip.open(tmp_path / "4.csv.gz", "wt"):
+        pass
+    past = files(tmp_path / "*")
+    typed = files(tmp_path / "*", schema={"v": pl.Int64})
+    assert sum(frame.height for each in (past, typed) for frame in each.frames()) == 0
+    (tmp_path / "5.ndjson").write_text('{"v": null}\n{"v": null}\n')
+    (tmp_path / "6.ndjson").write_text('{"v": 1}\n')
+    with ms.open() as log:
+        assert past.load(log, "s", type="FiledNothing") == 3
+        assert [event.data["v"] for event in log.read("s")] == [None, None, 1]
+
+
 def test_what_is_no_file_of_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         files(str(tmp_path / "*.csv")).names()
