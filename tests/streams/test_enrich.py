@@ -15,6 +15,7 @@ from referee import clicks, play
 import millstream as ms
 from millstream.errors import Rejected, UsageError
 from millstream.streams import CannotCheck, FlowError, run, stream, tumbling
+from millstream.streams.runner import Worker
 
 source = stream("clicks", time="ts", lateness="2s")
 Row = dict[str, Any]
@@ -136,6 +137,29 @@ def test_a_failure_ends_the_flow_which_goes_on_there(home: str | None) -> None:
         assert log.scan("out").collect()["x"].to_list() == rows["amount"].to_list()
         with pytest.raises(CannotCheck, match=r"^enrich cannot"):
             flow.check(log)
+
+
+def test_a_flow_that_asks_stops_and_goes_on_within_a_long_run(home: str | None) -> None:
+    asked = []
+
+    async def ask(row: Row) -> int:
+        asked.append(row)
+        if len(asked) == 2_500:
+            raise ValueError("no")
+        return int(row["amount"])
+
+    rows = clicks(9, 4_000)
+    with ms.open(home) as log:
+        log.append("clicks", rows, type="EnrichedClick")
+        flow = source.enrich(ask, schema={"x": pl.Int64}, retries=0, concurrency=20).select("x")
+        worker = Worker(log, flow.to("out", type="EnrichedOut"), commit_every=0)
+        assert worker.advance(log.head)
+        assert len(asked) == 1_024
+        worker.close()
+        with pytest.raises(FlowError):
+            run(log, flow.to("out", type="EnrichedOut"), until="head")
+        run(log, flow.to("out", type="EnrichedOut"), until="head")
+        assert log.scan("out").collect()["x"].to_list() == rows["amount"].to_list()
 
 
 def test_a_failure_ends_the_asking_of_others() -> None:

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
 
@@ -24,11 +24,18 @@ from .columns import SEQUENCE
 from .errors import FlowError
 from .shaping import Mapped, named
 
+if TYPE_CHECKING:
+    from .flow import Flow
+
 T = TypeVar("T")
 Answer = tuple[tuple[Any, ...] | None, BaseException | None]
 
 _PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 """Seconds before the first retry, doubled for each that follows; and the most."""
+
+
+ROWS = 1_024
+"""Rows of a batch where some are asked for: what stops or shares a thread with a flow waits for a batch."""
 
 
 class Answers:
@@ -174,6 +181,12 @@ class Enriched(Mapped, frozen=True, eq=False):
         except BaseException as error:
             # SystemExit, too, which would end the loop of all flows.
             return None, error
+
+
+def asks(flow: Flow) -> bool:
+    """Whether a flow, or one that it begins with, asks elsewhere."""
+    inputs = getattr(flow.source, "inputs", ())
+    return any(isinstance(stage, Enriched) for stage in flow.stages) or any(map(asks, inputs))
 
 
 # --- the loop ---------------------------------------------------------------------------------------------
