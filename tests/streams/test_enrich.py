@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import threading
 from typing import Any
 
@@ -14,6 +15,7 @@ from referee import clicks, play
 import millstream as ms
 from millstream.errors import Rejected, UsageError
 from millstream.streams import CannotCheck, FlowError, run, stream, tumbling
+from millstream.streams.runner import Worker
 
 source = stream("clicks", time="ts", lateness="2s")
 Row = dict[str, Any]
@@ -137,6 +139,29 @@ def test_a_failure_ends_the_flow_which_goes_on_there(home: str | None) -> None:
             flow.check(log)
 
 
+def test_a_flow_that_asks_stops_and_goes_on_within_a_long_run(home: str | None) -> None:
+    asked = []
+
+    async def ask(row: Row) -> int:
+        asked.append(row)
+        if len(asked) == 2_500:
+            raise ValueError("no")
+        return int(row["amount"])
+
+    rows = clicks(9, 4_000)
+    with ms.open(home) as log:
+        log.append("clicks", rows, type="EnrichedClick")
+        flow = source.enrich(ask, schema={"x": pl.Int64}, retries=0, concurrency=20).select("x")
+        worker = Worker(log, flow.to("out", type="EnrichedOut"), commit_every=0)
+        assert worker.advance(log.head)
+        assert len(asked) == 1_024
+        worker.close()
+        with pytest.raises(FlowError):
+            run(log, flow.to("out", type="EnrichedOut"), until="head")
+        run(log, flow.to("out", type="EnrichedOut"), until="head")
+        assert log.scan("out").collect()["x"].to_list() == rows["amount"].to_list()
+
+
 def test_a_failure_ends_the_asking_of_others() -> None:
     asked = []
 
@@ -148,6 +173,36 @@ def test_a_failure_ends_the_asking_of_others() -> None:
         source.enrich(ask, schema={"x": pl.Int64}, retries=0, concurrency=5).over(clicks(5, 300))
     assert 1 <= len(asked) <= 5
     assert sum(thread.name == "millstream-enrich" for thread in threading.enumerate()) == 1
+
+
+@pytest.mark.parametrize("cache", [None, "1h"])
+def test_a_call_that_is_cancelled_or_exits_has_failed_and_others_go_on(cache: str | None) -> None:
+    async def ask(row: Row) -> int:
+        if row["n"] == 1:
+            within = asyncio.ensure_future(asyncio.sleep(9))
+            within.cancel()
+            await within
+        if row["n"] == 2:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+        if row["n"] == 3:
+            raise SystemExit(1)
+        if row["n"] == 4:
+            asyncio.get_running_loop().call_soon(sys.exit)  # the loop's own
+        await asyncio.sleep(0.001)
+        return row["n"] * 10
+
+    rows = pl.DataFrame({"n": [0, 1, 1, 2, 2, 3, 4], "ts": clicks(1, 7)["ts"]})
+    asked = stream("s", time="ts")
+    more: dict[str, Any] = {"schema": {"x": pl.Int64}, "reads": ["n"], "cache": cache, "retries": 0}
+    found = asked.enrich(ask, **more, concurrency=7, errors="problem").over(rows)
+    assert found["x"].to_list() == [0, None, None, None, None, None, 40]
+    assert ["Cancelled" in (text or "") for text in found["problem"]] == [False, True, True, True, True, False, False]
+    assert "SystemExit" in found["problem"][5]
+    for n in (1, 2, 3):
+        with pytest.raises(FlowError, match=r"^the function of enrich fails"):
+            asked.enrich(ask, **more).over(rows.filter(pl.col("n") == n))
 
 
 def test_what_cannot_be_asked_is_refused() -> None:

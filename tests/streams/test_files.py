@@ -127,6 +127,48 @@ def test_columns_that_some_files_lack_are_null_and_types_widen_from_file_to_file
         assert [event.tags for event in log.read("s")] == [("backfill",)] * 2
 
 
+def test_columns_that_schema_does_not_name_stay_whatever_the_format(tmp_path: Path) -> None:
+    written(tmp_path, pl.DataFrame({"user": [1], "ts": ["2024-01-15"], "v": [3]}), "ndjson", 1)
+    (tmp_path / "part.csv").write_text("user,ts,v\n1,2024-01-15,3\n")
+    pl.DataFrame({"user": [1], "ts": ["2024-01-15"], "v": [3]}).write_parquet(tmp_path / "part.parquet")
+    for name in ("part-0.ndjson.gz", "part.csv", "part.parquet"):
+        [frame] = files(tmp_path / name, schema={"user": pl.Int32, "more": pl.String}).frames()
+        assert frame.select("user", "v").schema == {"user": pl.Int32, "v": pl.Int64}
+        assert "ts" in frame.columns
+
+
+def test_a_file_is_known_by_where_it_is_however_its_path_is_spelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    clicks(1, 20).write_csv("a.csv")
+    os.symlink("a.csv", "b.csv")
+    with ms.open() as log:
+        assert files("a.csv", "./a.csv", "*.csv").load(log, "clicks", type="FiledClick") == 20
+        for name in ("./a.csv", str(tmp_path / "a.csv"), "b.csv"):
+            assert files(name).load(log, "clicks", type="FiledClick") == 0
+        (tmp_path / "below").mkdir()
+        monkeypatch.chdir("below")
+        assert files("../a.csv").load(log, "clicks", type="FiledClick") == 0
+        assert log.head == 20
+
+
+def test_files_without_rows_are_empty_and_rows_without_values_are_rows(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "1.ndjson.gz", "wt"), gzip.open(tmp_path / "2.ndjson.gz", "wt") as blank:
+        blank.write("\n \n")
+    (tmp_path / "3.ndjson").write_text("\n\n")
+    with gzip.open(tmp_path / "4.csv.gz", "wt"):
+        pass
+    past = files(tmp_path / "*")
+    typed = files(tmp_path / "*", schema={"v": pl.Int64})
+    assert sum(frame.height for each in (past, typed) for frame in each.frames()) == 0
+    (tmp_path / "5.ndjson").write_text('{"v": null}\n{"v": null}\n')
+    (tmp_path / "6.ndjson").write_text('{"v": 1}\n')
+    with ms.open() as log:
+        assert past.load(log, "s", type="FiledNothing") == 3
+        assert [event.data["v"] for event in log.read("s")] == [None, None, 1]
+
+
 def test_what_is_no_file_of_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         files(str(tmp_path / "*.csv")).names()
@@ -269,6 +311,66 @@ def test_a_folder_that_cannot_be_written_stops_the_flow_which_goes_on_later(tmp_
         shutil.rmtree(folder)
         with pytest.raises(FlowError, match="cannot be written as csv"):
             run(log, source.with_columns(o=pl.struct("user")).to_files(folder, format="csv", name="csv"), until="head")
+
+
+def test_flows_that_write_to_one_folder_however_it_is_spelled_keep_their_files_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = clicks(11, 60)
+    with ms.open() as log:
+        log.append("clicks", rows, type="FiledClick")
+        folders = ["out", str(tmp_path / "out"), "./other/../out/"]
+        for n, folder in enumerate(folders):
+            flow = source.filter(pl.col("user") == n).select("user").to_files(folder, name="third" if n == 2 else None)
+            run(log, flow, until="head")
+        wanted = rows.filter(pl.col("user") < 3)["user"].sort()
+        assert read_back(tmp_path / "out", "parquet")["user"].sort().to_list() == wanted.to_list()
+    with ms.open() as other:
+        other.append("clicks", rows, type="FiledClick")
+        with pytest.raises(StorageError, match="is there already"):
+            run(other, source.to_files("out"), until="head")
+
+
+def test_a_flow_finishes_its_files_from_another_folder_and_misses_one_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    rows, flow = clicks(12, 90), source.to_files("out", every="0s")
+    with ms.open() as log:
+        for n, lost in enumerate((False, True, False)):
+            monkeypatch.chdir(tmp_path)
+            log.append("clicks", rows.slice(n * 30, 30), type="FiledClick")
+            worker = Worker(log, flow)
+            # Killed after the commit, before the file has its name.
+            worker._delivery.finish = lambda: None  # type: ignore[union-attr, method-assign]
+            worker.advance(log.head)
+            [part] = (tmp_path / "out").glob("*.part")
+            monkeypatch.chdir(tmp_path / "elsewhere")
+            if lost:
+                part.rename(tmp_path / "kept")
+                with pytest.raises(StorageError, match=rf"{part.name[:40]}.* is not there"):
+                    Worker(log, flow)
+                (tmp_path / "kept").rename(part)
+            Worker(log, flow)
+        assert not list((tmp_path / "elsewhere" / "out").iterdir())
+        assert read_back(tmp_path / "out", "parquet")["amount"].to_list() == rows["amount"].to_list()
+        # What was finished may be moved on.
+        shutil.rmtree(tmp_path / "out")
+        run(log, flow, until="head")
+
+
+def test_values_that_cannot_name_a_folder_are_refused(tmp_path: Path) -> None:
+    times = clicks(1, 2)["ts"]
+    with ms.open() as log:
+        log.append("s", pl.DataFrame({"c": [None, "__HIVE_DEFAULT_PARTITION__"], "ts": times}), type="FiledText")
+        for column in ("c", "o"):
+            flow = (
+                stream("s", time="ts").with_columns(o=pl.struct("c")).to_files(tmp_path / column, partition_by=column)
+            )
+            with pytest.raises(FlowError, match="partition_by="):
+                run(log, flow, until="head")
+            assert not list((tmp_path / column).rglob("*.parquet"))
 
 
 # --- to a function -----------------------------------------------------------------------------------

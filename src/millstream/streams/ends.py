@@ -60,18 +60,19 @@ class Ending:
     ) -> Flow:
         """Write the rows to files in a folder, each exactly once.
 
-        A file holds the rows of one commit (of each partition), in their order, and is named by the positions of the
-        log that it comes of: ``00000000000000000001-00000000000000004096.parquet``. It is written aside, and gets its
-        name when the commit has happened; what a process that was killed has left behind is finished or removed when
-        the flow is taken up again. So no file is there in part, no row in two files, and none is missing.
+        A file holds the rows of one commit (of each partition), in their order, and is named by the flow and the
+        positions of the log that it comes of: ``clicks-00000000000000000001-00000000000000004096.parquet``. It is
+        written aside, and gets its name when the commit has happened; what a process that was killed has left behind
+        is finished or removed when the flow is taken up again, wherever it is run then. So no file is there in part,
+        no row in two files, and none is missing. A file that is there already is never overwritten: `StorageError`.
 
         Args:
             folder: The folder; made if need be. Other flows of the log may write there as well, by names of their own.
             format: ``"parquet"``, ``"ndjson"`` or ``"csv"``.
             partition_by: Columns by whose values the files are put into folders, ``day=2024-01-15/country=it/``. They
-                are in the files, too.
+                are in the files, too. Null is ``__HIVE_DEFAULT_PARTITION__``, which therefore cannot be a value.
             every: While nothing is to be caught up with, so much time of rows comes into one file.
-            name: As for `Flow.to`; by default the folder's, as given.
+            name: As for `Flow.to`; by default the folder's, as given, but that ``./out`` is ``out``.
 
         Example:
             >>> import millstream as ms
@@ -84,7 +85,7 @@ class Ending:
         by = (partition_by,) if isinstance(partition_by, str) else tuple(partition_by)
         check_names(by, ())
         where = os.fspath(folder)
-        return self._ended(FileSink("", "", name or where, where, format, by, duration_micros(every)))
+        return self._ended(FileSink("", "", name or os.path.normpath(where), where, format, by, duration_micros(every)))
 
     def to_function(self, function: Callable[[pl.DataFrame], Any], *, name: str) -> Flow:
         """Give the rows to a function, each at least once, in their order.

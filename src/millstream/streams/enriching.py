@@ -14,7 +14,8 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import CancelledError
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
 
@@ -23,11 +24,18 @@ from .columns import SEQUENCE
 from .errors import FlowError
 from .shaping import Mapped, named
 
+if TYPE_CHECKING:
+    from .flow import Flow
+
 T = TypeVar("T")
-Answer = tuple[tuple[Any, ...] | None, Exception | None]
+Answer = tuple[tuple[Any, ...] | None, BaseException | None]
 
 _PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 """Seconds before the first retry, doubled for each that follows; and the most."""
+
+
+ROWS = 1_024
+"""Rows of a batch where some are asked for: what stops or shares a thread with a flow waits for a batch."""
 
 
 class Answers:
@@ -73,7 +81,8 @@ class Enriched(Mapped, frozen=True, eq=False):
                 raise FlowError(
                     f"the function of enrich fails for the row at position {frame[SEQUENCE][place]}"
                     f" ({type(error).__name__}: {error})",
-                    hint="The flow goes on there when it is run again; or say errors='problem', and a column says why",
+                    hint="When it is run again, the flow goes on after its last commit;"
+                    " or say errors='problem', and a column says why",
                 ) from error
         names = list(self.types)
         rows = [(None,) * len(names) if values is None else values for values, _ in answers]
@@ -92,6 +101,11 @@ class Enriched(Mapped, frozen=True, eq=False):
         async with asyncio.TaskGroup() as group:
             for each in askers:
                 group.create_task(each)
+        if None in found and not failed.is_set():
+            raise FlowError(
+                "the function of enrich gave no answer for some rows",
+                hint="Let no call of it cancel the tasks of others",
+            )
         # Where one has failed and the flow ends with it, others were not asked.
         return [each or (None, None) for each in found]
 
@@ -125,30 +139,60 @@ class Enriched(Mapped, frozen=True, eq=False):
         if asked in waiting:
             return await waiting[asked]
         waiting[asked] = future = asyncio.get_running_loop().create_future()
-        answer = await self._ask(row)
-        if answer[0] is not None:
-            answers.put(asked, answer[0])
-        future.set_result(answer)
-        del waiting[asked]
-        return answer
+        try:
+            answer = await self._ask(row)
+            if answer[0] is not None:
+                answers.put(asked, answer[0])
+            if not future.done():
+                future.set_result(answer)
+            return answer
+        finally:
+            # Those that wait for it end with it; this does nothing where it has a result.
+            future.cancel()
+            del waiting[asked]
 
     async def _ask(self, row: dict[str, Any]) -> Answer:
+        own = asyncio.current_task()
+        assert own is not None
         for attempt in range(self.retries + 1):
             if attempt:
                 await asyncio.sleep(min(_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE))
+            answer: Answer
             try:
                 async with asyncio.timeout(self.timeout):
-                    given = await self.function(dict(row))
-                return named(given, list(self.types)), None
-            except Exception as error:
-                if attempt == self.retries or isinstance(error, Rejected):
-                    return None, error
-        raise AssertionError("unreachable")
+                    answer = await asyncio.create_task(self._call(row))
+            except TimeoutError as error:
+                answer = None, error
+            except asyncio.CancelledError as error:
+                if own.cancelling():
+                    raise
+                # Something that the function awaits was cancelled, by itself: the flow goes on.
+                answer = None, error
+            if answer[1] is None or isinstance(answer[1], Rejected):
+                return answer
+        return answer
+
+    async def _call(self, row: dict[str, Any]) -> Answer:
+        """One attempt, to be run as a task of its own: a call that cancels its task cancels no other's."""
+        try:
+            return named(await self.function(dict(row)), list(self.types)), None
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            # SystemExit, too, which would end the loop of all flows.
+            return None, error
+
+
+def asks(flow: Flow) -> bool:
+    """Whether a flow, or one that it begins with, asks elsewhere."""
+    inputs = getattr(flow.source, "inputs", ())
+    return any(isinstance(stage, Enriched) for stage in flow.stages) or any(map(asks, inputs))
 
 
 # --- the loop ---------------------------------------------------------------------------------------------
 
 _loop: asyncio.AbstractEventLoop | None = None
+_thread: threading.Thread | None = None
 _of_process = 0
 _lock = threading.Lock()
 
@@ -169,10 +213,19 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _running() -> asyncio.AbstractEventLoop:
-    global _loop, _of_process
+    global _loop, _thread, _of_process
     with _lock:
         # A process that was forked has no threads of those that it was forked from.
-        if _loop is None or _of_process != os.getpid():
+        is_there = _of_process == os.getpid() and _thread is not None and _thread.is_alive()
+        if _loop is None or not is_there:
             _loop, _of_process = asyncio.new_event_loop(), os.getpid()
-            threading.Thread(target=_loop.run_forever, name="millstream-enrich", daemon=True).start()
+            _thread = threading.Thread(target=_run, args=(_loop,), name="millstream-enrich", daemon=True)
+            _thread.start()
         return _loop
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    """Run a loop for good: neither what a task of a function raises nor a function that stops it ends it."""
+    while not loop.is_closed():
+        with suppress(SystemExit, KeyboardInterrupt):
+            loop.run_forever()

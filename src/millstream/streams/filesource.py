@@ -11,6 +11,7 @@ import msgspec
 import polars as pl
 
 from ..errors import NotFound, UsageError
+from ..events import Plain
 from ..log.checkpoints import Checkpoint, advance, take
 from ..log.transfer import parquet_frames
 from ..storage.database import Database
@@ -18,7 +19,7 @@ from .columns import SEQUENCE
 
 if TYPE_CHECKING:
     from ..log.log import Log
-    from ..storage.base import Receipt
+    from ..storage.base import Receipt, StagedAppend
 
 Format = Literal["parquet", "ndjson", "csv"]
 
@@ -44,13 +45,14 @@ class Files(msgspec.Struct, frozen=True, eq=False):
     types: Mapping[str, Any] | None
 
     def names(self) -> list[str]:
-        """The files that there are now, in the order in which they are read.
+        """The files that there are now, in the order in which they are read: absolute paths, each file once.
 
         Raises:
             NotFound: There is none.
         """
         found = {path for pattern in self.patterns for path in glob.glob(pattern, recursive=True)}
-        names = sorted(path for path in found if os.path.isfile(path))
+        # However a path is spelled, and through whichever link: a file is known by where it is.
+        names = sorted({os.path.realpath(path) for path in found if os.path.isfile(path)})
         if not names:
             raise NotFound(
                 f"there is no file {' or '.join(self.patterns)}", hint="Give paths, or patterns such as 'past/*.csv.gz'"
@@ -71,7 +73,7 @@ class Files(msgspec.Struct, frozen=True, eq=False):
 
         A commit holds some rows and says that they were loaded. So a load that was killed goes on where it was, one
         that is done again appends only what is in new files, and when two load at once, one ends with `ConsumerFenced`.
-        A file must stay as it is once it was begun with.
+        A file is known by where it is, however its path is spelled, and must stay as it is once it was begun with.
 
         Args:
             log: The log.
@@ -112,7 +114,7 @@ class Files(msgspec.Struct, frozen=True, eq=False):
             for frame, is_last in _with_end(self.rows_of(file, after=rows)):
                 rows += frame.height
                 count += frame.height
-                staged = log.stage(stream, _without_empty(frame), type=type, tags=tags) if frame.height else None
+                staged = _staged(log, stream, frame, type, tags) if frame.height else None
                 loaded = (loader, file, size, rows, int(is_last))
                 # The position counts rows; what it is moved from tells whether somebody else has taken over.
                 position = checkpoint.position + frame.height
@@ -151,10 +153,17 @@ class Files(msgspec.Struct, frozen=True, eq=False):
             ) from error
 
     def _of_ndjson(self, name: str) -> pl.DataFrame:
-        if not os.path.getsize(name):
+        try:
+            if self.types is None:
+                return pl.read_ndjson(name, infer_schema_length=None)
+            # Columns that are not named are of the types of their values.
+            found = pl.scan_ndjson(name, infer_schema_length=None).collect_schema()
+            return pl.read_ndjson(name, schema={**found, **self.types})
+        except pl.exceptions.PolarsError:
+            # A file without rows has no types to be found.
+            if pl.read_ndjson(name, schema={SEQUENCE: pl.Int64}).height:
+                raise
             return pl.DataFrame()
-        types = None if self.types is None else dict(self.types)
-        return pl.read_ndjson(name, schema=types, infer_schema_length=None)
 
     def _of_csv(self, name: str) -> pl.DataFrame:
         try:
@@ -231,6 +240,9 @@ def _with_end(frames: Iterator[pl.DataFrame]) -> Iterator[tuple[pl.DataFrame, bo
     yield held, True
 
 
-def _without_empty(frame: pl.DataFrame) -> pl.DataFrame:
-    """Without columns that have no value, and so no type."""
-    return frame.select(name for name, dtype in frame.schema.items() if dtype != pl.Null)
+def _staged(log: Log, stream: str, frame: pl.DataFrame, type: str, tags: tuple[str, ...]) -> StagedAppend:
+    """Rows to append, without columns that have no value, and so no type; as objects where no column has."""
+    filled = frame.select(name for name, dtype in frame.schema.items() if dtype != pl.Null)
+    if filled.width:
+        return log.stage(stream, filled, type=type, tags=tags)
+    return log.stage(stream, [Plain(type, dict.fromkeys(frame.columns))] * frame.height, tags=tags)

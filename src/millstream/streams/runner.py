@@ -23,6 +23,7 @@ from ..storage.base import StagedAppend
 from .ahead import read_ahead, worth_it
 from .compatible import tell
 from .delivering import delivery
+from .enriching import ROWS, asks
 from .errors import FlowError
 from .flow import Flow
 from .idle import Listener
@@ -79,10 +80,11 @@ class Worker:
         self.sink = flow.sink
         self.pipeline = Pipeline(flow)
         self.name = flow.sink.name
-        self._rows = rows
+        self._asks = asks(flow)
+        self._rows = min(rows, ROWS) if self._asks else rows
         self._commit_every = commit_every
         self._committed = 0.0
-        self._delivery = delivery(flow.sink)
+        self._delivery = delivery(flow.sink, log)
         with log.transaction() as tx:
             # Taking it over and reading the state in one transaction: the old holder cannot write in between.
             self.checkpoint = take(tx.db, f"flow:{self.name}")
@@ -232,10 +234,24 @@ class Worker:
             return self._reading
         self._let_go()
         groups = batches(labelled(self.log, self.pipeline.sources, after, head + 1), self._rows)
+        if self._asks:
+            groups = self._cut(groups)
         if head - after > 2 * self._rows and worth_it():
             self._reading, self._read, self._reading_to = read_ahead(groups, self.pipeline.needs), after, head
             return self._reading
         return groups
+
+    def _cut(self, groups: Iterator[list[Labelled]]) -> Iterator[list[Labelled]]:
+        """The groups in smaller ones, by position, where a run is longer than a batch."""
+        for group in groups:
+            if sum(run.count for _, run in group) <= self._rows:
+                yield group
+                continue
+            last = group[-1][1].last
+            for low in range(group[0][1].position - 1, last, self._rows):
+                part = list(labelled(self.log, self.pipeline.sources, low, min(low + self._rows, last) + 1))
+                if part:
+                    yield part
 
     def _let_go(self) -> None:
         reading, self._reading = self._reading, None
