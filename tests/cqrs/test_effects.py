@@ -261,3 +261,26 @@ def test_what_could_never_be_performed_is_refused(log: ms.Log, tmp_path: Path) -
     for cls, why in ((Nobody, "there is none"), (Waiting, "coroutine")):
         with pytest.raises(ms.InvalidHandler, match=why):
             cls.into(str(tmp_path / "read.db"))
+
+
+def test_an_event_that_was_parked_has_its_effects_in_the_version_that_can_apply_it(log: ms.Log, tmp_path: Path) -> None:
+    failing = [True]
+
+    class Parking(Stock):
+        on_failure = "park"
+
+        @ms.on
+        def taken(self, event: Taken, db: ms.Database, effects: ms.Effects) -> None:
+            if failing and event.sku == "b":
+                raise ValueError("not yet")
+            super().taken(event, db, effects)
+
+    with app_of(log, Parking.into(str(tmp_path / "read.db"))) as app:
+        log.append("other", Taken(sku="b", left=1))
+        app.query(GetStock(), after=take(log, 3))
+        eventually(lambda: len(PERFORMED) == 2)
+        failing.clear()
+        app.rebuild(Parking)
+        app.query(GetStock(), after=take(log, 5))
+        eventually(lambda: len(PERFORMED) == 6)
+    assert [n for _, n in PERFORMED] == expected([3, 1, 5])

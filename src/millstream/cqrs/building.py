@@ -14,7 +14,7 @@ from ..log.checkpoints import peek, take
 from ..log.reading import IfTrimmed
 from ..storage.database import Database
 from . import versions
-from .effects import is_waiting, passed, passed_by, prepare, there
+from .effects import Passed, is_waiting, passed, passed_by, prepare, there
 from .homes import Home
 from .keeping import Keeper
 from .lease import Stop
@@ -184,10 +184,10 @@ class Build:
             self._home.at(new.place).transact(lambda db: prepare(db, self._placement, held, building=False))
         return msgspec.structs.replace(new, state=VersionState.LIVE)
 
-    def _passed(self, version: Version) -> int:
-        """The position up to which the old version has seen to the effects; how far it will come is settled later."""
+    def _passed(self, version: Version) -> Passed:
+        """The events to whose effects the old version has seen; how far it will come is settled later."""
         if not self._placement.notes:
-            return 0
+            return Passed()
         with self._home.at(version.place).reading() as db:
             return passed(db, self._placement)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import msgspec
@@ -13,19 +15,44 @@ from ..errors import StorageError
 from ..log.checkpoints import peek, take
 from ..personal import plain_text
 from ..storage.database import Database
+from . import failures
 from .places import Target
 from .projection import Placement
 
 TABLE = "millstream_effects"
 MARKS = "millstream_effect_marks"
+GAPS = "millstream_effect_gaps"
 TABLES = {
     TABLE: "name text not null, position bigint not null, n bigint not null, body text not null,"
     " primary key (name, position, n)",
     MARKS: "name text primary key, position bigint not null, building integer not null",
+    GAPS: "name text not null, position bigint not null, primary key (name, position)",
 }
-"""The tables of effects that are to be performed, and of the positions up to which none is: their columns by name."""
+"""The tables of effects to be performed, and of what other versions have been through: their columns by name."""
 
-NONE = 1 << 62
+
+class Passed(msgspec.Struct, frozen=True):
+    """The events that a version has been through.
+
+    Attributes:
+        position: Up to which position.
+        but: Those before it that failed there, and were parked or left out.
+    """
+
+    position: int = 0
+    but: frozenset[int] = frozenset()
+
+    def __or__(self, other: Passed) -> Passed:
+        """What at least one of two has been through."""
+        but = [
+            each
+            for each in self.but | other.but
+            if all(each > one.position or each in one.but for one in (self, other))
+        ]
+        return Passed(max(self.position, other.position), frozenset(but))
+
+
+NONE = Passed(1 << 62)
 """Beyond any position: a replay apart has no effects at all."""
 
 _AT_ONCE = 20
@@ -92,39 +119,61 @@ class Effects:
         db.execute(
             f"insert into {db.own(TABLE)} (name, position, n, body) select name, ?,"
             f" (select coalesce(max(n), 0) + 1 from {db.own(TABLE)} where name = ? and position = ?), ?"
-            f" from {db.own(MARKS)} where name = ? and position < ?",
-            (self._position, name, self._position, text, name, self._position),
+            f" from {db.own(MARKS)} where name = ? and (position < ? or exists"
+            f" (select 1 from {db.own(GAPS)} where name = ? and position = ?))",
+            (self._position, name, self._position, text, name, self._position, name, self._position),
         )
 
 
-def prepare(db: Database, placement: Placement, held: int, *, building: bool) -> None:
+def prepare(db: Database, placement: Placement, held: Passed, *, building: bool) -> None:
     """Have what handlers add noted, but for events up to a position. Call inside a transaction."""
     for table, columns in TABLES.items():
         db.ensure_table(table, columns)
     if not placement.performs:
         return  # what it reads has effects: not here
     name = placement.name
-    before = db.one(f"select position, building from {db.own(MARKS)} where name = ?", (name,))
+    before = db.one(f"select building from {db.own(MARKS)} where name = ?", (name,))
+    mark = held | _marked(db, name)
     if before is not None and before["building"] and not building:
         # While it was built, nobody knew how far the one before would come.
-        db.execute(f"delete from {db.own(TABLE)} where name = ? and position <= ?", (name, held))
-    db.execute(f"delete from {db.own(MARKS)} where name = ?", (name,))
-    mark = max(held, before["position"] if before is not None else 0)
-    db.execute(f"insert into {db.own(MARKS)} (name, position, building) values (?, ?, ?)", (name, mark, int(building)))
+        rows = db.query(
+            f"select distinct position from {db.own(TABLE)} where name = ? and position <= ?", (name, held.position)
+        )
+        seen = [(name, row["position"]) for row in rows if row["position"] not in held.but]
+        if seen:
+            db.executemany(f"delete from {db.own(TABLE)} where name = ? and position = ?", seen)
+    for table in (MARKS, GAPS):
+        db.execute(f"delete from {db.own(table)} where name = ?", (name,))
+    db.execute(
+        f"insert into {db.own(MARKS)} (name, position, building) values (?, ?, ?)",
+        (name, mark.position, int(building)),
+    )
+    if mark.but:
+        gaps = [(name, each) for each in sorted(mark.but)]
+        db.executemany(f"insert into {db.own(GAPS)} (name, position) values (?, ?)", gaps)
 
 
-def passed(db: Database, placement: Placement) -> int:
-    """The position up to which the effects of a version's events are its own, or were another's before."""
+def passed(db: Database, placement: Placement) -> Passed:
+    """The events whose effects a version has had itself, or another one before it."""
     checkpoint = peek(db, placement.consumer)
-    marked = None
-    if db.has_table(MARKS):
-        marked = db.one(f"select position from {db.own(MARKS)} where name = ?", (placement.name,))
-    return max(checkpoint.position if checkpoint is not None else 0, marked["position"] if marked is not None else 0)
+    own = Passed()
+    if checkpoint is not None:
+        failed = (each.position for each in failures.all_of(db, placement.name))
+        own = Passed(checkpoint.position, frozenset(each for each in failed if each <= checkpoint.position))
+    return own | _marked(db, placement.name)
 
 
-def passed_by(targets: Sequence[Target], placement: Placement) -> int:
+def _marked(db: Database, name: str) -> Passed:
+    found = db.one(f"select position from {db.own(MARKS)} where name = ?", (name,)) if db.has_table(MARKS) else None
+    if found is None:
+        return Passed()
+    gaps = db.query(f"select position from {db.own(GAPS)} where name = ?", (name,)) if db.has_table(GAPS) else []
+    return Passed(found["position"], frozenset(row["position"] for row in gaps))
+
+
+def passed_by(targets: Sequence[Target], placement: Placement) -> Passed:
     """The same of versions that do not answer any more, whose keepers find themselves fenced from here on."""
-    found = [0]
+    found = [Passed()]
 
     def work(db: Database) -> None:
         take(db, placement.consumer)
@@ -132,7 +181,7 @@ def passed_by(targets: Sequence[Target], placement: Placement) -> int:
 
     for target in targets:
         target.transact(work)
-    return max(found)
+    return reduce(or_, found)
 
 
 class Performer:

@@ -35,7 +35,7 @@ class Keeper:
     Args:
         moved: Called with each position that it has come to.
         trimmed: Pass over events that retention has trimmed, or raise `Trimmed`.
-        held: The position up to which events have no effects on the outside.
+        held: The events that have no effects on the outside: another version has been through them.
         building: Whether another version answers.
         perform: Called after each transaction, to perform what is noted.
 
@@ -50,7 +50,7 @@ class Keeper:
         target: Target,
         moved: Callable[[int], None],
         trimmed: IfTrimmed = "skip",
-        held: int = 0,
+        held: effects.Passed = effects.Passed(),  # noqa: B008 - it never changes
         building: bool = False,
         perform: Callable[[], None] | None = None,
     ) -> None:

@@ -34,7 +34,7 @@ class Database(ABC):
     """
 
     dialect: ClassVar[str]
-    """``"sqlite"`` or ``"postgresql"``."""
+    """``"sqlite"``, ``"postgresql"`` or ``"duckdb"``."""
     blob: ClassVar[str]
     """The type of a column of bytes."""
 
