@@ -360,6 +360,16 @@ def test_a_flow_finishes_its_files_from_another_folder_and_misses_one_that_is_go
         run(log, flow, until="head")
 
 
+def test_files_of_a_flow_are_seen_whatever_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with ms.open() as log:
+        log.append("clicks", clicks(13, 20), type="FiledClick")
+        for name in (None, "a/" + "b" * 300, "ü " * 100):
+            run(log, source.to_files(".", name=name), until="head")
+        run(log, source.to_files(".", name="a/c"), until="head")
+        assert pl.scan_parquet("*.parquet").select(pl.len()).collect().item() == 80
+
+
 def test_values_that_cannot_name_a_folder_are_refused(tmp_path: Path) -> None:
     times = clicks(1, 2)["ts"]
     with ms.open() as log:

@@ -216,7 +216,8 @@ def mark_of(name: str) -> str:
     if os.sep in name or len(plain) > 80:
         # A plus is in no quoted name.
         plain = f"{quote(os.path.basename(name), safe=' ')[:60]}+{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    return f"{plain}-"
+    # Files whose names begin with a dot are hidden.
+    return f"{'%2E' + plain[1:] if plain.startswith('.') else plain}-"
 
 
 def _taken(path: str) -> StorageError:
