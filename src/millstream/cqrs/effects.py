@@ -83,7 +83,8 @@ class Effects:
     pauses that grow from 0.1 s to a minute; later effects wait, and the rows go on. A version that is built anew has no
     effects for the events that another version has been through, nor has a replay of the past, a comparison, or a copy
     that another projection carries. So each is performed once; again only when the worker is killed, or stands still
-    until another takes over, between performing it and noting that. `Effect.id` tells such a repeat.
+    until another takes over, between performing it and noting that; and maybe while rebuilds and rollbacks follow one
+    another under appends. `Effect.id` tells such a repeat.
 
     Example:
         >>> import millstream as ms
