@@ -78,19 +78,27 @@ FLOWS: dict[str, Any] = {
 }
 
 
+def ended(section: str) -> Any:
+    """The flow of a section with its end; where it gives a row for each row, they are left out."""
+    flow = FLOWS[section]
+    return (flow if section == "keys" else flow.filter(pl.col("value") == -1)).to("out", type="Out")
+
+
+def take_in(log: ms.Log, worker: Worker) -> None:
+    """Have a worker take in all that the log holds."""
+    while worker.advance(log.head):
+        pass
+    worker.flush()
+
+
 def state_of(section: str, path: str) -> dict[str, Any]:
     """Feed a flow until all keys are open, go on from its state, and end the day."""
-    flow = FLOWS[section].to("out", type="Out")
-    if section in ("sliding", "distinct"):
-        flow = FLOWS[section].filter(pl.col("value") == -1).to("out", type="Out")
+    flow = ended(section)
     found: dict[str, Any] = {}
     with ms.open(path) as log:
         worker = Worker(log, flow)
         began = time.perf_counter()
-        commits = []
-        while worker.advance(log.head):
-            commits.append(resident())
-        worker.flush()
+        take_in(log, worker)
         found["seconds"] = time.perf_counter() - began
         found["peak, open"] = peak()
         gc.collect()
@@ -102,9 +110,7 @@ def state_of(section: str, path: str) -> dict[str, Any]:
             keys = np.random.default_rng(number).choice(KEYS, 1_000)
             log.append("calls", calls(keys, 2 * KEYS, 20 * 3600 * 1e6 / (2 * KEYS)), type="Call")
             began = time.perf_counter()
-            while worker.advance(log.head):
-                pass
-            worker.flush()
+            take_in(log, worker)
             times.append(time.perf_counter() - began)
         found["commit p50 ms"] = 1e3 * percentile(times, 0.5)
         found["commit max ms"] = 1e3 * max(times)
@@ -114,25 +120,19 @@ def state_of(section: str, path: str) -> dict[str, Any]:
 
 def restart(section: str, path: str) -> dict[str, Any]:
     """Go on from the stored state; then end the day."""
-    flow = FLOWS[section].to("out", type="Out")
-    if section in ("sliding", "distinct"):
-        flow = FLOWS[section].filter(pl.col("value") == -1).to("out", type="Out")
+    flow = ended(section)
     with ms.open(path) as log:
         began = time.perf_counter()
         worker = Worker(log, flow)
         found: dict[str, Any] = {"restart, s": time.perf_counter() - began, "peak, restored": peak()}
         log.append("calls", calls(np.array([1]), 2 * KEYS, 20 * 3600 * 1e6 / (2 * KEYS)), type="Call")
         began = time.perf_counter()
-        while worker.advance(log.head):
-            pass
-        worker.flush()
+        take_in(log, worker)
         found["first batch, s"] = time.perf_counter() - began
         late = pl.DataFrame({"key": [1], "ts": [START + timedelta(days=2)], "value": [1]})
         log.append("calls", late.cast({"ts": pl.Datetime("us", "UTC")}), type="Call")
         began = time.perf_counter()
-        while worker.advance(log.head):
-            pass
-        worker.flush()
+        take_in(log, worker)
         found["close, s"] = time.perf_counter() - began
         found["peak, closed"] = peak()
         worker.close()

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import gzip
 import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from killing import killed_until_done
 from polars.testing import assert_frame_equal
 from referee import clicks
 
@@ -236,24 +233,7 @@ def test_a_flow_that_is_killed_again_and_again_leaves_each_row_in_one_file(tmp_p
             log.append("clicks", rows.slice(start, 16), type="FiledClick")
         expected = counts.over(log, final=False)
     code = Path(__file__).with_name("files_worker.py")
-    r, kills, finished = random.Random(7), 0, False
-    for _ in range(30):
-        process = subprocess.Popen(
-            [sys.executable, str(code), log_path, str(folder)], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        try:
-            process.wait(r.uniform(0.0, 0.3) if kills < 4 else None)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-        finished = "done" in process.stdout.read()
-        process.stdout.close()
-        if finished:
-            break
-    assert finished
+    kills = killed_until_done(code, log_path, str(folder), seed=7, kills=4, longest=0.3, rounds=30)
     assert kills >= 2
     assert_frame_equal(read_back(folder, "parquet"), expected)
     assert not list(folder.rglob("*.part"))

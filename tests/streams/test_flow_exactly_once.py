@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import random
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
 from flow_worker import FLOWS, OUTPUTS
+from killing import killed_until_done
 from polars.testing import assert_frame_equal
 from referee import clicks
 
@@ -49,23 +47,7 @@ def test_a_flow_killed_again_and_again_gives_what_an_undisturbed_one_gives(
         whole = outputs(log)
     with ms.open(shared_home) as log:
         fill(log, rows, 50)
-    r = random.Random(1)
-    kills = 0
-    for _ in range(40):
-        process = subprocess.Popen([sys.executable, str(WORKER), shared_home], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        try:
-            process.wait(r.uniform(0.0, 0.5) if kills < 8 else None)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-        finished = "done" in process.stdout.read()
-        process.stdout.close()
-        if finished:
-            break
-    assert finished
+    kills = killed_until_done(WORKER, shared_home, seed=1, kills=8, longest=0.5, rounds=40)
     assert kills >= 3
     with ms.open(shared_home) as log:
         same(outputs(log), whole)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import NotALog, UsageError
@@ -50,30 +50,20 @@ class OwnFile:
 
     def transact(self, work: Callable[[Database], None]) -> None:
         """Run work in a write transaction on a connection of its own."""
-        db = self._open()
-        try:
-            with db.transaction():
-                work(db)
-        finally:
-            db.close()
+        with closing(self._open()) as db, db.transaction():
+            work(db)
 
     @contextmanager
     def reading(self) -> Iterator[Database]:
         """A read-only connection of its own."""
-        db = open_database(self.path, readonly=True)
-        try:
+        with closing(open_database(self.path, readonly=True)) as db:
             yield db
-        finally:
-            db.close()
 
     @contextmanager
     def kept_open(self) -> Iterator[Target]:
         """The same with one connection for all that follows, on one thread."""
-        db = self._open()
-        try:
+        with closing(self._open()) as db:
             yield _Open(db, self)
-        finally:
-            db.close()
 
     def _open(self) -> Database:
         try:
@@ -181,11 +171,8 @@ class InDuck:
     @contextmanager
     def reading(self) -> Iterator[Database]:
         """A connection of its own."""
-        db = open_duck(self.path)
-        try:
+        with closing(open_duck(self.path)) as db:
             yield db
-        finally:
-            db.close()
 
     @contextmanager
     def kept_open(self) -> Iterator[Target]:

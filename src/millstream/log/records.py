@@ -161,10 +161,7 @@ class Run(msgspec.Struct, eq=False, gc=False):
             ready, self.ahead = self.ahead, None
             if ready is not None and ready[0] == wanted:
                 return ready[1]
-            frame: pl.DataFrame = self._fetch(lambda ref: self.log.bodies.frame(ref, self.position, wanted))
-            if frame.height < self.body_offset + self.count:
-                raise DamagedLog(self.position, f"its body holds {frame.height} events only")
-            return frame if frame.height == self.count else frame.slice(self.body_offset, self.count)
+            return self._read(wanted)
         rows = values_of(self.lines(), self.decodes_as, self.position)
         shape = columns_of(rows)
         if columns is not None:
@@ -173,8 +170,15 @@ class Run(msgspec.Struct, eq=False, gc=False):
 
     def read_ahead(self, columns: Sequence[str] | None) -> None:
         """Have what `frame` gives of these columns ready, once. Does nothing where events are objects."""
-        if self.is_frame:
-            self.ahead = self._among(columns), self.frame(columns)
+        if self.is_frame and (wanted := self._among(columns)) != []:
+            self.ahead = wanted, self._read(wanted)
+
+    def _read(self, wanted: list[str] | None) -> pl.DataFrame:
+        """Its frame, of columns that it has."""
+        frame: pl.DataFrame = self._fetch(lambda ref: self.log.bodies.frame(ref, self.position, wanted))
+        if frame.height < self.body_offset + self.count:
+            raise DamagedLog(self.position, f"its body holds {frame.height} events only")
+        return frame if frame.height == self.count else frame.slice(self.body_offset, self.count)
 
     def _among(self, columns: Sequence[str] | None) -> list[str] | None:
         """Those columns that its frame has; None for all."""

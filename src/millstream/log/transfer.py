@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 import msgspec
 import polars as pl
 
+from ..conversion import ready
 from ..errors import DamagedLog, InvalidEvent, MillstreamError, NotFound, UsageError
 from ..events import Draft, Plain, present_schema, schema_version
 from ..frames import RESERVED
@@ -183,7 +184,7 @@ def drafts(
     """
     if type is not None:
         check_label(type, "type name")
-    decode = msgspec.json.Decoder(Line).decode
+    decode = msgspec.json.Decoder(ready(Line)).decode
     decode_data = msgspec.json.Decoder(dict[str, Any]).decode
     for number, text in enumerate(lines, first_line):
         if not text.strip():

@@ -79,8 +79,7 @@ class Alert(msgspec.Struct, frozen=True, eq=False):
                 hot = hot.join(known, how="cross", suffix="_known", maintain_order="left")
             hot = hot.with_columns(pl.coalesce(_LAST, _LAST + "_known").alias(_LAST)).drop(_LAST + "_known")
         new = self._merge(hot.select(*keys, pl.col(AT).alias(_LAST)), keys)
-        span = new.select(pl.col(_LAST).min().alias("low"), pl.col(_LAST).max().alias("high")).row(0)
-        parts = parts.add(new, *span).compact(lambda frame: self._merge(frame, keys))
+        parts = parts.add_by(new, _LAST).compact(lambda frame: self._merge(frame, keys))
         anew = pl.col(_LAST).is_null() | (pl.col(AT) - pl.col(_LAST) >= self.cooldown)
         return ordered(hot.filter(anew).drop(_LAST)), parts
 

@@ -13,8 +13,7 @@ import numpy as np
 import polars as pl
 
 from ..log.objects import fitted
-from .columns import AT, GONE, OTHER, SEQUENCE, followed, is_hidden, names_of, visible
-from .errors import MissingColumn
+from .columns import AT, GONE, OTHER, SEQUENCE, followed, is_hidden, names_of, need, visible
 from .expressions import apply
 from .joins import Join, JoinState, gone, spans, taken
 from .keyed import newest, put
@@ -70,9 +69,7 @@ class Broadcast(Join, frozen=True, eq=False):
     def _prepared(self, number: int, frame: pl.DataFrame) -> pl.DataFrame:
         if not frame.width:
             return frame
-        for key in self.on:
-            if key not in frame.columns:
-                raise MissingColumn(key, "join_latest", visible(frame))
+        need(self.on, frame.columns, "join_latest", visible(frame))
         if number == 0:
             return frame
         kept = frame.select(*visible(frame), SEQUENCE, *followed(frame))

@@ -47,8 +47,7 @@ class CalendarWindows(msgspec.Struct, frozen=True, eq=False):
         rows, late = split_late(batch.frame)
         if rows.height:
             added = self._partials(rows)
-            low, high = added.select(pl.col(_END).min().alias("low"), pl.col(_END).max().alias("high")).row(0)
-            parts = parts.add(added, low, high).compact(self._merge)
+            parts = parts.add_by(added, _END).compact(self._merge)
         done = [p.frame.filter(pl.col(_END) <= batch.after) for p in parts.items if p.low <= batch.after]
         closed = concat(done) if done else pl.DataFrame()
         parts = parts.expire(batch.after + 1, _END)

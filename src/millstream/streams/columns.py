@@ -85,15 +85,18 @@ def ordered(frame: pl.DataFrame) -> pl.DataFrame:
     return frame[order]
 
 
-def need(names: Iterable[str], columns: list[str], where: str) -> None:
+def need(names: Iterable[str], columns: list[str], where: str, shown: list[str] | None = None) -> None:
     """See that columns are there.
+
+    Args:
+        shown: Those that the error names, when not all of them.
 
     Raises:
         MissingColumn: One is not.
     """
     for name in names:
         if name not in columns:
-            raise MissingColumn(name, where, columns)
+            raise MissingColumn(name, where, columns if shown is None else shown)
 
 
 def utc(micros: pl.Expr) -> pl.Expr:

@@ -115,8 +115,6 @@ def words(part: object) -> Words:
             return Words("with columns", _named(part.expressions))
         case Select():
             return Words("select", _named(part.expressions))
-        case Unmet():
-            return Words("filter of a table", (text(part.condition),))
         case Mapped():
             how = "enrich" if isinstance(part, Enriched) else "map rows" if part.by_row else "map batches"
             return Words(how, (f"{getattr(part.function, '__name__', 'a function')}: {', '.join(part.outputs)}",))

@@ -8,8 +8,7 @@ import msgspec
 import polars as pl
 
 from .alerts import Alert
-from .columns import AT, SEQUENCE
-from .errors import MissingColumn
+from .columns import AT, SEQUENCE, need
 from .expressions import apply
 from .history import Pending
 from .keyed import marked
@@ -76,8 +75,7 @@ def settle(waiting: Parts, rows: pl.DataFrame, batch: Batch) -> tuple[Parts, pl.
     if batch.reshaped:
         return (waiting.reshaped(rows, lambda held: held) if waiting.items else waiting), None
     if rows.height:
-        low, high = rows.select(pl.col(AT).min().alias("low"), pl.col(AT).max().alias("high")).row(0)
-        waiting = waiting.add(rows, low, high).compact(lambda frame: frame)
+        waiting = waiting.add_by(rows, AT).compact(lambda frame: frame)
     pending = Pending()
     for part in waiting.items:
         # A part that has settled in part stays as it is in the store; its settled rows are cut here.
@@ -117,9 +115,7 @@ class Top(msgspec.Struct, frozen=True, eq=False):
         frame = batch.frame
         if not frame.width:
             return Step(state, frame)
-        for name in (self.by, *self.per):
-            if name not in frame.columns:
-                raise MissingColumn(name, "top", frame.columns)
+        need((self.by, *self.per), frame.columns, "top")
         group = [AT, *self.per]
 
         def best() -> pl.DataFrame:

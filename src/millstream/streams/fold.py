@@ -11,9 +11,9 @@ from zoneinfo import ZoneInfo
 import msgspec
 import polars as pl
 
-from .columns import AT, SEQUENCE, key_column, ordered, visible
+from .columns import AT, SEQUENCE, key_column, need, ordered, visible
 from .distinct import settle
-from .errors import FlowError, MissingColumn
+from .errors import FlowError
 from .keyed import held_of, marked, newest, put
 from .state import Batch, OperatorState, Order, Parts, Step
 from .windows import split_late
@@ -78,9 +78,7 @@ class Fold(msgspec.Struct, frozen=True, eq=False):
         rows, late = split_late(batch.frame)
         if rows.height or batch.reshaped:
             rows = marked(rows, self.keys, "group_by")
-            for name in self.asks or ():
-                if name not in rows.columns:
-                    raise MissingColumn(name, "fold", visible(rows))
+            need(self.asks or (), rows.columns, "fold", visible(rows))
         waiting, settled = settle(state.waiting, rows, batch)
         if batch.reshaped:
             keys = self._keys

@@ -80,7 +80,7 @@ class Fork:
         with self._log.transaction() as tx:
             if checkpoints.peek(tx.db, self._began) is None:
                 # What stands in its stream is of forks before it.
-                checkpoints.advance(tx.db, checkpoints.take(tx.db, self._began), self._log.head)
+                checkpoints.take(tx.db, self._began, start=self._log.head)
         with self._log.connect() as database:
             position = checkpoints.reached(database, f"flow:{self._name}")
         self._advance(position)

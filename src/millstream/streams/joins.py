@@ -16,8 +16,8 @@ import polars as pl
 from ..errors import UsageError
 from ..frames import Columns
 from ..log.objects import fitted
-from .columns import AT, GONE, ID, LATE, OTHER, SEQUENCE, followed, key_column, names_of, visible
-from .errors import FlowError, MissingColumn
+from .columns import AT, GONE, ID, LATE, OTHER, SEQUENCE, followed, key_column, names_of, need, visible
+from .errors import FlowError
 from .expressions import apply
 from .keyed import among
 from .keys import Ints
@@ -107,8 +107,7 @@ class Join(msgspec.Struct, frozen=True, eq=False):
                     late.append(aside)
                     frame = frame.filter(~pl.col(LATE))
             if frame.height:
-                low, high = frame.select(pl.col(AT).min().alias("low"), pl.col(AT).max().alias("high")).row(0)
-                sides[number] = sides[number].add(frame, low, high)
+                sides[number] = sides[number].add_by(frame, AT)
         sides = [self._compacted(number, side, joint.before) for number, side in enumerate(sides)]
         lefts, rights = (
             concat(frames) if frames else pl.DataFrame(schema=columns)
@@ -143,16 +142,13 @@ class Join(msgspec.Struct, frozen=True, eq=False):
         if not any(frame.height for frame in asked):
             return [[part.frame.clear() for part in side.items[:1]] for side in sides]
         keys = widened(asked)
-        found = []
-        for side in sides:
-            fits = not side.items or all(side.items[0].frame.schema[key] == keys.schema[key] for key in self.on)
-            found.append(
-                [
-                    frame.filter(settled)
-                    for frame in (among(side, keys, self.on) if fits else [part.frame for part in side.items])
-                ]
-            )
-        return found
+
+        def near(side: Parts) -> list[pl.DataFrame]:
+            if any(part.frame.schema[key] != keys.schema[key] for part in side.items[:1] for key in self.on):
+                return [part.frame for part in side.items]
+            return among(side, keys, self.on)
+
+        return [[frame.filter(settled) for frame in near(side)] for side in sides]
 
     def _coming(self, left: pl.DataFrame, right: pl.DataFrame) -> tuple[list[str], list[str]]:
         """The columns of each side that come out, beside the keys.
@@ -187,9 +183,7 @@ class Join(msgspec.Struct, frozen=True, eq=False):
     def _prepared(self, number: int, frame: pl.DataFrame) -> pl.DataFrame:
         if not frame.width:
             return frame
-        for key in self.on:
-            if key not in frame.columns:
-                raise MissingColumn(key, "join", visible(frame))
+        need(self.on, frame.columns, "join", visible(frame))
         return frame.select(*visible(frame), AT, LATE, SEQUENCE, *followed(frame))
 
     def _pairs(self, left: pl.DataFrame, right: pl.DataFrame, before: int, after: int) -> pl.DataFrame:

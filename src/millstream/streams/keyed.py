@@ -55,5 +55,4 @@ def put(parts: Parts, rows: pl.DataFrame, keys: Sequence[str], touched: str) -> 
     """With new rows of some keys; ``touched`` is the column with the time by which they run out."""
     if not rows.height:
         return parts
-    low, high = rows.select(pl.col(touched).min().alias("low"), pl.col(touched).max().alias("high")).row(0)
-    return parts.add(rows, low, high).compact(lambda frame: newest(frame, keys))
+    return parts.add_by(rows, touched).compact(lambda frame: newest(frame, keys))

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from .errors import FlowError, MissingColumn
+from .columns import need
+from .errors import FlowError
 
 Ints = np.ndarray[Any, np.dtype[Any]]
 
@@ -46,9 +47,7 @@ class KeyIds:
 
     def encode(self, frame: pl.DataFrame) -> Ints:
         """The number of each row's key."""
-        for column in self.columns:
-            if column not in frame.columns:
-                raise MissingColumn(column, "group_by", frame.columns)
+        need(self.columns, frame.columns, "group_by")
         if not self.columns:
             return np.zeros(frame.height, np.int64)
         if self.direct:

@@ -10,6 +10,7 @@ from .store import TABLES, TOLD
 
 if TYPE_CHECKING:
     from ..log.log import Log
+    from ..storage.database import Database
 
 _LOOK = 0.1
 """Seconds after which a running flow looks again whether it is to wait."""
@@ -27,6 +28,14 @@ def set_paused(log: Log, names: Iterable[str], paused: bool) -> None:
             )
 
 
+def paused(database: Database) -> frozenset[str]:
+    """The names of the flows that are to wait."""
+    if not database.has_table(TOLD):
+        return frozenset()
+    rows = database.query(f"select flow from {database.own(TOLD)} where paused <> 0")
+    return frozenset(row["flow"] for row in rows)
+
+
 class Pauses:
     """Which flows are to wait, as the log said a moment ago."""
 
@@ -39,11 +48,6 @@ class Pauses:
         """The names of the flows that are to wait."""
         if time.monotonic() - self._looked >= _LOOK:
             with self._log.connect() as database:
-                rows = (
-                    database.query(f"select flow from {database.own(TOLD)} where paused <> 0")
-                    if database.has_table(TOLD)
-                    else []
-                )
-            self._names = frozenset(row["flow"] for row in rows)
+                self._names = paused(database)
             self._looked = time.monotonic()
         return self._names

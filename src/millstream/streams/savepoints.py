@@ -12,9 +12,10 @@ from ..errors import NotFound, UsageError
 from ..log import checkpoints
 from ..time import Moment, from_micros, to_micros
 from .errors import FlowChanged, FlowError
+from .pausing import paused
 from .pipeline import FlowState, Pipeline
 from .replay import played
-from .store import INFO, SAVED, SAVEPOINTS, TABLES, TOLD, info_of, read
+from .store import INFO, SAVED, SAVEPOINTS, TABLES, info_of, read
 
 if TYPE_CHECKING:
     from ..log.log import Log
@@ -188,13 +189,10 @@ def flows_of(log: Log) -> list[FlowRecord]:
     with log.connect() as database:
         if not database.has_table(INFO):
             return []
+        waiting = paused(database)
         for row in database.query(f"select flow, late from {database.own(INFO)} order by flow"):
             name = row["flow"]
             position = checkpoints.reached(database, f"flow:{name}")
-            told = None
-            if database.has_table(TOLD):
-                told = database.one(f"select paused from {database.own(TOLD)} where flow = ?", (name,))
-            paused = bool(told is not None and told["paused"])
             behind = max(log.head - position, 0)
-            found.append(FlowRecord(name, position, behind, row["late"], paused, len(_rows(database, name))))
+            found.append(FlowRecord(name, position, behind, row["late"], name in waiting, len(_rows(database, name))))
     return found

@@ -55,7 +55,7 @@ class SessionWindows(msgspec.Struct, frozen=True, eq=False):
             return Step(Kept(parts.reshaped(like, self._merge)), self._result(like))
         rows, late = split_late(batch.frame)
         if rows.height:
-            parts = self._add(parts, self._pieces(rows)).compact(self._merge)
+            parts = parts.add_by(self._pieces(rows), _LAST).compact(self._merge)
         limit = self._limit(batch.after)
         done = [part.frame.filter(pl.col(_LAST) < limit) for part in parts.items if part.low < limit]
         if not any(frame.height for frame in done):
@@ -74,12 +74,8 @@ class SessionWindows(msgspec.Struct, frozen=True, eq=False):
         parts = parts.expire(limit, _LAST)
         if lasting.height:
             kept = lasting.with_columns(pl.col("__end").alias(_LAST)).drop("__end", _NUMBER)
-            parts = self._add(parts, self._merge(kept)).compact(self._merge)
+            parts = parts.add_by(self._merge(kept), _LAST).compact(self._merge)
         return self._merge(closed.drop("__end", _NUMBER)), parts
-
-    def _add(self, parts: Parts, pieces: pl.DataFrame) -> Parts:
-        low, high = pieces.select(pl.col(_LAST).min().alias("low"), pl.col(_LAST).max().alias("high")).row(0)
-        return parts.add(pieces, low, high)
 
     def _pieces(self, rows: pl.DataFrame) -> pl.DataFrame:
         need(self.keys, rows.columns, "group_by")

@@ -10,7 +10,7 @@ import msgspec
 import polars as pl
 
 from .columns import ENVELOPE, GONE, SEQUENCE, hidden, is_hidden, names_of, need, visible
-from .errors import FlowError, MissingColumn
+from .errors import FlowError
 from .expressions import apply
 
 
@@ -105,9 +105,7 @@ class Mapped(msgspec.Struct, frozen=True, eq=False):
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
         where = "map_rows" if self.by_row else "map_batches"
-        for name in self.asks or ():
-            if name not in frame.columns:
-                raise MissingColumn(name, where, visible(frame))
+        need(self.asks or (), frame.columns, where, visible(frame))
         shown = frame.select(self.asks if self.asks is not None else visible(frame))
         made = self._of_rows(shown, frame) if self.by_row else self._of_frame(shown)
         return frame.with_columns(made.get_columns())

@@ -55,6 +55,11 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
         """With one more part."""
         return Parts((*self.items, Part(self.next, low, high, frame)), self.next + 1)
 
+    def add_by(self, frame: pl.DataFrame, column: str) -> Parts:
+        """With one more part, whose rows run out by a column."""
+        low, high = frame.select(pl.col(column).min().alias("low"), pl.col(column).max().alias("high")).row(0)
+        return self.add(frame, low, high)
+
     def expire(self, limit: int, column: str | None = None) -> Parts:
         """Without the parts that are all below a limit; and, given the column, without the rows below it."""
         if all(part.low >= limit for part in self.items):

@@ -186,10 +186,7 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
             return Step(Kept(parts.reshaped(like, self.merge)), self.nothing(like))
         rows, late = split_late(batch.frame)
         if rows.height:
-            added = self.partials(rows)
-            panes = added[PANE]
-            parts = parts.add(added, panes.min(), panes.max())  # type: ignore[arg-type]
-            parts = parts.compact(self.merge)
+            parts = parts.add_by(self.partials(rows), PANE).compact(self.merge)
         closed = self.closed(parts, batch.before, batch.after)
         return Step(Kept(parts.expire(self.limit(batch.after), PANE)), closed, late)
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import msgspec
 
+from ...conversion import ready
 from ...errors import CaptureError
 from ..findings import Backlog, Finding
 from ..source import Options, State
@@ -65,7 +66,7 @@ class MySQLSource:
     @contextmanager
     def session(self, position: int, state: State, *, resync: bool) -> Iterator[tuple[MySQLSession, int, State]]:
         """Open it; see `Source`."""
-        state = msgspec.convert(msgspec.to_builtins(state), State)
+        state = msgspec.convert(msgspec.to_builtins(state), ready(State))
         with source_errors(self.url):
             catalog = Catalog(self.place)
             try:

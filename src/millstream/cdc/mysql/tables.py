@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from ...conversion import ready
 from ...errors import CaptureError
 from ..shape import Shape
 from ..source import Progress, State
@@ -56,7 +57,7 @@ class Tables:
         self.reader = reader
         self.state = state
         self.chosen = chosen
-        self.followed = msgspec.convert(state.source.get("tables", {}), dict[str, Followed])
+        self.followed = msgspec.convert(state.source.get("tables", {}), ready(dict[str, Followed]))
         self.told: dict[str, Shape] = {n: each.told for n, each in self.followed.items() if each.told is not None}
         self.jobs: dict[str, Job] = {}
         self.taken = 0

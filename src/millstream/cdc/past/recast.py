@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import polars as pl
 
+from ...conversion import ready
 from ..shape import Column, Shape
 from ..values import encode_value
 from .lines import Held
@@ -54,6 +55,6 @@ class _Names(msgspec.Struct):
 def shape_of_rows(text: bytes) -> Shape:
     """The shape of rows whose run does not tell one: columns of any values, and no key."""
     names: dict[str, None] = {}
-    for line in msgspec.json.Decoder(_Names).decode_lines(text):
+    for line in msgspec.json.Decoder(ready(_Names)).decode_lines(text):
         names.update(dict.fromkeys((*(line.before or ()), *(line.after or ()))))
     return Shape(tuple(map(Column, names)))

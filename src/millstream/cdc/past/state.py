@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import polars as pl
 
+from ...conversion import ready
 from ...errors import DamagedLog
 from ..change import Change, Row, SchemaChanged, SnapshotCompleted
 from ..shape import Shape, shape_of
@@ -141,7 +142,7 @@ class TableState:
 
     def _with_truncation(self, text: bytes, run: Run) -> None:
         lines = text.split(b"\n")
-        operation = msgspec.json.Decoder(_Operation)
+        operation = msgspec.json.Decoder(ready(_Operation))
         last = -1
         for index, line in enumerate(lines):
             if _TRUNCATE in line and operation.decode(line).operation == "TRUNCATE":

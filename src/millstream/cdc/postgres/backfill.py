@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ...conversion import ready
 from ...errors import CaptureError
 from ...log.staging import encode_metadata
 from ...time import from_micros
@@ -54,7 +55,7 @@ class Backfill:
         self._recent: dict[int, None] = {}
         """The last transactions that were taken."""
         self._seen: list[tuple[Visibility, frozenset[str]]] = [
-            (msgspec.convert(each[0], Visibility), frozenset(each[1])) for each in state.source.get("seen", [])
+            (msgspec.convert(each[0], ready(Visibility)), frozenset(each[1])) for each in state.source.get("seen", [])
         ]
         """What whole tables showed already, while the stream may still tell of it."""
         self._again: set[str] = set()

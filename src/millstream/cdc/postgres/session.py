@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import psycopg
 
+from ...conversion import ready
 from ...errors import CaptureError, CaptureWarning, SourceUnavailable
 from ..shape import Shape
 from ..source import Batch, Piece, State
@@ -57,7 +58,7 @@ class PostgresSession:
         self.publisher = Publisher(
             catalog,
             about,
-            msgspec.convert(state.source.get("shapes", {}), dict[str, Shape]),
+            msgspec.convert(state.source.get("shapes", {}), ready(dict[str, Shape])),
             source.options.outbox,
             lambda table: self.backfill.read_again(table),
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from ...conversion import ready
 from ...errors import CaptureError
 from ...storage.postgres.place import parse_url, quote_name
 from ..findings import Backlog, Finding
@@ -87,7 +88,7 @@ class PostgresSource:
     @contextmanager
     def session(self, position: int, state: State, *, resync: bool) -> Iterator[tuple[PostgresSession, int, State]]:
         """Open it; see `Source`."""
-        state = msgspec.convert(msgspec.to_builtins(state), State)
+        state = msgspec.convert(msgspec.to_builtins(state), ready(State))
         with self.connected() as connection:
             opening = _Opening(self, connection, state)
             position = opening.open(position, resync=resync)
@@ -312,4 +313,4 @@ class _Opening:
 
     def shapes(self) -> dict[str, Shape]:
         """The shape that each table's rows had in the log at last."""
-        return msgspec.convert(self.state.source.get("shapes", {}), dict[str, Shape])
+        return msgspec.convert(self.state.source.get("shapes", {}), ready(dict[str, Shape]))

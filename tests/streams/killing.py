@@ -1,0 +1,36 @@
+"""Workers that are killed again and again, until one comes to its end."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+
+def killed_until_done(worker: Path, *words: str, seed: int, kills: int, longest: float, rounds: int) -> int:
+    """Run a worker, which says ``ready`` and ``done``; kill it up to so many times; how often it was killed.
+
+    Args:
+        longest: The longest time that it is left alone before it is killed, in seconds.
+        rounds: How often it is run, at most.
+    """
+    r = random.Random(seed)
+    killed, finished = 0, False
+    for _ in range(rounds):
+        process = subprocess.Popen([sys.executable, str(worker), *words], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        try:
+            process.wait(r.uniform(0.0, longest) if killed < kills else None)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.wait()
+        finished = "done" in process.stdout.read()
+        process.stdout.close()
+        if finished:
+            break
+    assert finished
+    return killed
