@@ -241,8 +241,11 @@ class KeyFile:
     def _prepare(self, connection: sqlite3.Connection, create: bool) -> bool:
         """See that it is a file of keys; whether there are any tables in it."""
         with translated(self.path, lock_timeout=_TIMEOUT):
+            # At one moment: another process may be making the tables.
+            connection.execute("begin")
             found = connection.execute("pragma application_id").fetchone()[0]
             empty = connection.execute("select count(*) from sqlite_master").fetchone()[0] == 0
+            connection.execute("commit")
             if found != APPLICATION_ID and not (found == 0 and empty):
                 raise self._foreign()
             if self.readonly:
