@@ -87,6 +87,7 @@ from .streams.explaining import Explanation as Explanation
 from .streams.filesource import Files as Files
 from .streams.filesource import files as files
 from .streams.flow import Flow as Flow
+from .streams.processing import KeyContext as KeyContext
 from .streams.progress import FlowProgress as FlowProgress
 from .streams.referee.check import FlowCheck as FlowCheck
 from .streams.flow import stream as stream

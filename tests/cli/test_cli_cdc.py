@@ -81,7 +81,7 @@ def test_check_and_doctor_name_what_is_wrong_with_the_statement_that_mends_it(ru
         assert rows[0]["active"] is False
         assert answers(run("cdc", "run", "log.db", postgres, "--once", "-t", "users")) == [{"events": 5000}]
         [after, *_] = answers(run("cdc", "doctor", "log.db", postgres, "--seconds", "0.1"))
-        assert after["behind"] < 20_000
+        assert after["behind"] < rows[0]["behind"]
         answers(run("cdc", "remove", postgres))
         assert db.execute(
             "select count(*) from pg_replication_slots where database = current_database()"

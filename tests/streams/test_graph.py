@@ -55,6 +55,7 @@ def test_a_flow_at_work_shows_its_rows_rates_and_watermarks() -> None:
     flow = by_user.window(tumbling("1m")).agg(n=pl.len()).join_latest(right, on="user").to("out", type="Out")
     with filled(1, 120) as log, ms.Running(log, flow) as running:
         assert running.wait(log.head, timeout=20)
+        assert running.wait(log.head, timeout=20)  # what it has written itself, too
         found = running.progress()["out/Out"]
         assert found.rows == {"a": 120, "b": 120}
         assert found.behind == 0

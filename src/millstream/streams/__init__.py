@@ -7,6 +7,7 @@ from .explaining import Explanation
 from .filesource import Files, files
 from .flow import Flow, stream
 from .fork import Fork, ForkComparison
+from .processing import KeyContext
 from .progress import FlowProgress
 from .referee import FlowCheck
 from .running import Running, run, start
@@ -26,6 +27,7 @@ __all__ = [
     "FlowProgress",
     "Fork",
     "ForkComparison",
+    "KeyContext",
     "MissingColumn",
     "Running",
     "Savepoint",

@@ -21,6 +21,7 @@ from .joins import AsOfJoin, IntervalJoin
 from .latest import Latest
 from .match import Match
 from .merging import Merge
+from .processing import Processed
 from .revising import RevisingWindows
 from .sequences import Sequences
 from .sessions import SessionWindows
@@ -160,6 +161,10 @@ def _of_rows(part: object) -> Words:
             name = getattr(part.function, "__name__", "a function")
             forget = (f"forget {span(part.forget)}",) if part.forget is not None else ()
             return Words("fold", (*_by(part.keys), f"{name}: {', '.join(part.types)}", *forget))
+        case Processed():
+            forget = (f"forget {span(part.forget)}",) if part.forget is not None else ()
+            name = getattr(part.on_row, "__name__", "a function")
+            return Words("process", (*_by(part.keys), f"{name}: {', '.join(part.gives)}", *forget))
         case Merge():
             return Words("merge", ("in order of time" if part.timed else "in the order of the log",))
         case IntervalJoin():

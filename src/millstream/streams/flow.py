@@ -34,6 +34,7 @@ from .latest import Latest
 from .match import Match
 from .merging import Merge
 from .operating import Operating
+from .processing import Processed
 from .revising import RevisingWindows, check_follows
 from .sequences import Sequences
 from .sessions import SessionWindows
@@ -59,6 +60,7 @@ Stage = (
     | Top
     | Latest
     | Fold
+    | Processed
     | TableRows
 )
 IntoExpr = pl.Expr | str

@@ -137,7 +137,9 @@ def _empty(types: Mapping[str, pl.DataType]) -> list[pl.Expr]:
     return [pl.lit(None, dtype).alias(name) for name, dtype in types.items()]
 
 
-def columns_of(rows: Sequence[tuple[Any, ...]], types: Mapping[str, pl.DataType]) -> pl.DataFrame:
+def columns_of(
+    rows: Sequence[tuple[Any, ...]], types: Mapping[str, pl.DataType], where: str = "fold", said: str = "schema="
+) -> pl.DataFrame:
     """Values as columns.
 
     Raises:
@@ -147,7 +149,7 @@ def columns_of(rows: Sequence[tuple[Any, ...]], types: Mapping[str, pl.DataType]
         return pl.DataFrame(rows, schema=dict(types), orient="row", strict=True)
     except (TypeError, OverflowError, pl.exceptions.PolarsError) as error:
         raise FlowError(
-            f"what the function of fold gave is not as schema= says: {str(error).splitlines()[0]}",
+            f"what the function of {where} gave is not as {said} says: {str(error).splitlines()[0]}",
             hint="Name the type that all its values have",
         ) from error
 

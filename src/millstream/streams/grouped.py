@@ -18,6 +18,7 @@ from .errors import FlowError
 from .expressions import check_rowwise
 from .fold import Fold, columns_of, plain_value
 from .matching import matching
+from .processing import TIME, KeyContext, Processed
 from .revising import STATUS, RevisingWindows
 from .sessions import SessionWindows
 from .sketches import Quantile
@@ -118,22 +119,72 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
         """
         if not callable(function):
             raise UsageError(f"{function!r:.60} is no function", hint="Give a function of what is held, and a row")
-        if not schema or set(schema) != set(start):
-            raise UsageError("start= and schema= name different columns", hint="Name each column in both")
-        if isinstance(reads, str):
-            raise UsageError("reads= is one string", hint=f"Give a list: reads=[{reads!r}]")
-        micros = None if forget is None else duration_micros(forget)
-        if micros == 0:
-            raise UsageError("a key that is held for no time", hint="Give forget= a duration such as '1d'")
+        if not schema:
+            raise UsageError("a fold holds no column", hint="Name at least one in start= and schema=")
         check_names(self.keys, tuple(schema))
-        types = dict(pl.Schema(schema))
-        try:
-            first = tuple(plain_value(dtype)(start[name]) for name, dtype in types.items())
-        except (TypeError, KeyError) as error:
-            raise FlowError(f"start= is not as schema= says: {error}", hint="Give values of these types") from error
-        columns_of([first], types)
-        asks = None if reads is None else tuple(reads)
-        return self.flow._with(Fold(self.keys, function, types, dict(start), asks, micros), keys=self.keys)
+        types, first, asks, micros = _kept("fold", start, schema, reads, forget)
+        return self.flow._with(Fold(self.keys, function, types, first, asks, micros), keys=self.keys)
+
+    def process(
+        self,
+        function: Callable[[KeyContext, dict[str, Any]], object],
+        *,
+        gives: Mapping[str, Any],
+        on_timer: Callable[[KeyContext, str], object] | None = None,
+        start: Mapping[str, Any] | None = None,
+        schema: Mapping[str, Any] | None = None,
+        reads: Iterable[str] | None = None,
+        forget: Duration | None = None,
+    ) -> Flow:
+        """Rows that a Python function gives, with state and timers for each key.
+
+        The function is called for each row of a key in order of time (ties in the order of the log), once the watermark
+        has passed it. What it is given, a `KeyContext`, holds what is kept of the key, sets and cancels timers, and
+        takes rows. A timer rings once the watermark has passed its time, after all rows of its key up to that time; so
+        of a stream that falls silent it does when the source has ``idle=``. Columns: the keys, ``time``, those of
+        ``gives``. The functions must have no other effects: a batch may come again. At the end of `over`, timers that
+        are set ring once, and those that they would set do not.
+
+        Args:
+            function: Takes the context and a row.
+            gives: The columns of the rows that are given, with their types, as of `fold`.
+            on_timer: Takes the context and the name of the timer that rings.
+            start: What is held of a key before its first row.
+            schema: The columns that are held, with their types, as of `fold`.
+            reads: The columns of a row that the function is shown; by default all.
+            forget: A key without a row or a timer for so long begins anew. By default keys are held until
+                `KeyContext.forget`.
+
+        Raises:
+            FlowError: When it runs: a function fails, or gives something else than ``gives`` or ``schema`` says.
+
+        Example:
+            >>> import millstream as ms
+            >>> from datetime import datetime
+            >>> import polars as pl
+            >>> def moved(key: ms.KeyContext, row: dict) -> None:
+            ...     key.cancel() if row["kind"] == "paid" else key.timer(after="15m")
+            >>> def reminded(key: ms.KeyContext, timer: str) -> None:
+            ...     key.give(text="not paid yet")
+            >>> flow = ms.stream("orders", time="at").group_by("order").process(
+            ...     moved, on_timer=reminded, gives={"text": pl.String}
+            ... )
+            >>> hours = [datetime(2024, 1, 1, hour) for hour in (9, 9, 10)]
+            >>> rows = pl.DataFrame({"order": [1, 2, 1], "kind": ["placed", "placed", "paid"], "at": hours})
+            >>> flow.over(rows).select("order", "text").rows()
+            [(1, 'not paid yet'), (2, 'not paid yet')]
+        """
+        for each in (function, on_timer):
+            if each is not None and not callable(each):
+                raise UsageError(f"{each!r:.60} is no function", hint="Give a function of a KeyContext, and a row")
+        if function is None or not gives:
+            raise UsageError("process gives no column", hint="Name the columns of its rows: gives={'text': pl.String}")
+        check_names((*self.keys, TIME), tuple(gives))
+        types, first, asks, micros = _kept("process", start or {}, schema or {}, reads, forget)
+        for dtype in pl.Schema(gives).values():
+            plain_value(dtype)
+        stage = Processed(self.keys, function, on_timer, types, first, dict(pl.Schema(gives)), asks, micros)
+        return self.flow._with(stage, keys=self.keys)
 
     def match(
         self,
@@ -216,3 +267,31 @@ class Windowed(msgspec.Struct, frozen=True, eq=False):
         if isinstance(self.spec, Calendar):
             return self.flow._with(CalendarWindows(self.spec, self.keys, parts), keys=self.keys)
         return self.flow._with(SlidingWindows(self.spec, self.keys, parts), keys=self.keys)
+
+
+def _kept(
+    where: str,
+    start: Mapping[str, Any],
+    schema: Mapping[str, Any],
+    reads: Iterable[str] | None,
+    forget: Duration | None,
+) -> tuple[dict[str, pl.DataType], dict[str, Any], tuple[str, ...] | None, int | None]:
+    """What a function holds of each key, checked: its types, what it begins with, what it is shown, how long it lasts.
+
+    Raises:
+        UsageError, FlowError: Something does not fit together.
+    """
+    if set(schema) != set(start):
+        raise UsageError("start= and schema= name different columns", hint="Name each column in both")
+    if isinstance(reads, str):
+        raise UsageError("reads= is one string", hint=f"Give a list: reads=[{reads!r}]")
+    micros = None if forget is None else duration_micros(forget)
+    if micros == 0:
+        raise UsageError("a key that is held for no time", hint="Give forget= a duration such as '1d'")
+    types = dict(pl.Schema(schema))
+    try:
+        first = {name: plain_value(dtype)(start[name]) for name, dtype in types.items()}
+    except (TypeError, KeyError) as error:
+        raise FlowError(f"start= is not as schema= says: {error}", hint="Give values of these types") from error
+    columns_of([tuple(first.values())], types, where)
+    return types, dict(start), None if reads is None else tuple(reads), micros

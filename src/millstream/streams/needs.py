@@ -11,6 +11,7 @@ from .captured import TableRows
 from .columns import ENVELOPE
 from .flow import Flow
 from .fold import Fold
+from .processing import Processed
 from .shaping import Filter, Mapped, Select, Unmet, WithColumns
 from .trailing import SlidingWindows
 from .tree import Source, sources_of
@@ -109,6 +110,9 @@ class Demand:
             elif isinstance(stage, Select):
                 self._made(claims, claims)
                 every = _many(stage.expressions)
+            elif isinstance(stage, Processed):
+                self._made(claims, claims)
+                every = stage.asks is None
             elif isinstance(stage, SlidingWindows):
                 self._made(claims, ["window_start", "window_end", *stage.aggregation.names])
             elif not (isinstance(stage, Filter | Unmet) or getattr(stage, "keeps", False)):

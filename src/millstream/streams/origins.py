@@ -16,6 +16,7 @@ from .errors import FlowError
 from .fold import Fold
 from .joins import AsOfJoin, IntervalJoin
 from .match import Match
+from .processing import Processed
 from .revising import RevisingWindows
 from .sequences import Sequences
 from .sessions import SessionWindows
@@ -35,6 +36,7 @@ Combining = (
     | Match
     | Sequences
     | Fold
+    | Processed
 )
 """The stages whose rows are made of several rows; those of all others are rows that they were given."""
 
@@ -63,6 +65,8 @@ def parents_of(operator: Operator | Meeting, rows: pl.DataFrame, came: Sequence[
             return _counted(operator, rows, _in_time(came[0]))
         case Match() | Sequences():
             return _matched(operator, rows, _in_time(came[0]))
+        case Processed():
+            return _processed(operator, rows, _in_time(came[0]))
         case Fold():
             return _folded(operator, rows, _in_time(came[0]))
         case IntervalJoin() if operator.how == "semi":
@@ -159,6 +163,15 @@ def _folded(stage: Fold, rows: pl.DataFrame, came: pl.DataFrame) -> set[int]:
             life = mine.select(begins.cum_sum().alias("__life"))["__life"]
             mine = mine.filter(life == life[-1])
         found |= _ids(mine[ID])
+    return found
+
+
+def _processed(stage: Processed, rows: pl.DataFrame, came: pl.DataFrame) -> set[int]:
+    """All rows of the key up to the time of a row: any of them may have set the timer."""
+    found: set[int] = set()
+    for row in _each(rows):
+        mine = _of_key(row, came, stage.keys)
+        found |= _ids(mine.filter(pl.col(AT) <= row[AT].item())[ID])
     return found
 
 
