@@ -131,8 +131,62 @@ def test_a_row_that_is_not_there_or_not_the_only_one_is_told() -> None:
             flow.explain(log, {})
 
 
-def test_windows_that_tell_early_results_are_not_explained() -> None:
-    with filled(1) as log, pytest.raises(FlowError, match="come early or are corrected"):
-        by_user.window(tumbling("1m"), early="10s").agg(n=pl.len()).explain(
-            log, {"user": 1, "window_start": START, "status": "final"}
-        )
+@pytest.mark.parametrize(
+    "options", [{"early": "10s"}, {"allowed_lateness": "20s"}, {"early": "20s", "allowed_lateness": "1m"}]
+)
+def test_behind_an_early_or_corrected_result_are_the_rows_that_had_come(options: dict[str, str]) -> None:
+    flow = by_user.window(tumbling("1m"), **options).agg(n=pl.len(), total=amount.sum())
+    rows = clicks(11, 300, users=3, minutes=10, late=30)
+    with ms.open() as log:
+        log.append("a", rows, type="ExplainedRevised")
+        results = flow.over(log)
+        assert len(results["status"].unique()) > 1
+        for result in results.sample(min(results.height, 6), seed=1).rows(named=True):
+            [behind] = flow.explain(log, result).inputs.values()
+            assert behind.height == result["n"]
+            assert behind["amount"].sum() == result["total"]
+            assert behind["user"].eq_missing(pl.Series([result["user"]])).all()
+
+
+def test_a_row_is_explained_from_a_savepoint_when_all_behind_it_came_after() -> None:
+    flows = {
+        "windows": by_user.window(tumbling("1m")).agg(n=pl.len()),
+        "sliding": by_user.window(sliding("1m")).agg(n=pl.len()).alert(pl.col("n") > 1, cooldown="1m"),
+        "match": by_user.match("a b", within="1m", define={"a": amount > 40, "b": amount < 40}),
+        "revised": by_user.window(tumbling("1m"), early="20s", allowed_lateness="1m").agg(n=pl.len()),
+        "join": left.join(stream("b", time="ts", lateness="2s"), on="user", back="30s", ahead="30s", prefix="b_"),
+    }
+    with ms.open() as log:
+        ended = {name: flow.to(f"out-{name}", type=f"Explained{name.title()}") for name, flow in flows.items()}
+        positions = []
+        for part in clicks(4, 600, users=4, minutes=40).iter_slices(100):
+            log.append("a", part, type="ExplainedA")
+            log.append("b", part, type="ExplainedB")
+            for name, flow in ended.items():
+                run(log, flow, until="head")
+                positions.append(flow.savepoint(log, f"{name}-{log.head}").position)
+        began: list[int] = []
+        read = reading(log, began)
+        for name, flow in ended.items():
+            events = list(log.read(f"out-{name}"))
+            assert len(events) > 10
+            for event in events[-2:]:
+                whole = flows[name].explain(log, event)
+                began.clear()
+                found = flow.explain(read, event)
+                assert found.row == whole.row
+                assert found.positions == whole.positions
+                # It was not played from the beginning.
+                assert min(began) in positions
+
+
+def reading(log: Log, began: list[int]) -> Log:
+    """The log; from where on it is read is noted."""
+    runs = log.runs
+
+    def noted(*given: Any, **options: Any) -> Any:
+        began.append(options.get("after", 0))
+        return runs(*given, **options)
+
+    log.runs = noted  # type: ignore[method-assign]
+    return log

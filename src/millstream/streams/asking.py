@@ -125,11 +125,15 @@ class Asking:
     def explain(self, log: Log, row: Recorded | Mapping[str, Any] | pl.DataFrame) -> Explanation:
         """The very events behind a row: those whose presence made it, followed back to the sources.
 
-        The log is played again, up to the row, and all of it is held in memory; nothing is written. Behind the row of
-        a window stand the rows of its key in its span; behind a joined row those of both sides; behind a match the
-        rows that it took; behind a fold's those of its key up to it; behind an alert, and behind what ``distinct``,
-        ``latest`` or ``top`` let through, the row itself. What made no other row is not named: those that were
-        filtered out, came late, or were outdone. Of the rows named, alone, the flow makes the row again.
+        The log is played again, up to the row, and all of it is held in memory; nothing is written. An event is
+        explained from the last savepoint that is older than all that can be behind it, if the flow bounds that: by
+        windows of a fixed length, ``within``, ``back`` and ``ahead``.
+
+        Behind the row of a window stand the rows of its key in its span (that had come when it was given); behind a
+        joined row those of both sides; behind a match the rows that it took; behind those of a fold or process all of
+        its key up to it; behind an alert, and behind what ``distinct``, ``latest`` or ``top`` let through, the row
+        itself. What made no other row is not named: those that were filtered out, came late, or were outdone. Of the
+        rows named, alone, the flow makes the row again.
 
         Args:
             log: The log.

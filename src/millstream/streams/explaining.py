@@ -11,9 +11,12 @@ import polars as pl
 from ..errors import NotFound, UsageError
 from ..log.records import Recorded
 from ..time import to_micros
-from .columns import ID, visible
+from .columns import AT, ID, visible
 from .errors import FlowError
+from .lookback import lookback
+from .pipeline import Pipeline
 from .replay import played
+from .savepoints import kept
 from .state import widened
 from .tracing import Tracer
 
@@ -43,11 +46,43 @@ class Explanation(msgspec.Struct, frozen=True, eq=False):
 
 def explain(flow: Flow, log: Log, row: Recorded | Mapping[str, Any] | pl.DataFrame) -> Explanation:
     """See `Flow.explain`."""
+    if isinstance(row, Recorded) and (found := _from_savepoint(flow, log, row)) is not None:
+        return found
     # What an event of the log was made of stands before it.
     end = row.position if isinstance(row, Recorded) else log.head + 1
-    asked = _asked(row)
     tracer = Tracer(flow)
     played(tracer, log, 0, end, final=not isinstance(row, Recorded))
+    return _explained(tracer, _found(tracer, row))
+
+
+def _from_savepoint(flow: Flow, log: Log, row: Recorded) -> Explanation | None:
+    """The events behind a row, all of which came after a savepoint; None when there is none like that.
+
+    What came up to the savepoint is in the state that it holds. That will do when all of it is older than what the row
+    can be made of.
+    """
+    reach = lookback(flow)
+    if flow.sink is None or reach is None:
+        return None
+    for state, position in kept(Pipeline(flow), log, flow.sink.name, row.position - 1):
+        tracer = Tracer(flow)
+        played(tracer, log, position, row.position, final=False, state=state)
+        try:
+            found = _found(tracer, row)
+        except (NotFound, UsageError):
+            continue
+        if all(source.high < found[AT].item() - reach for source in state.sources):
+            return _explained(tracer, found)
+    return None
+
+
+def _found(tracer: Tracer, row: Recorded | Mapping[str, Any] | pl.DataFrame) -> pl.DataFrame:
+    """The row that came out and is like what is asked for; of several that do not differ, an event's is the last.
+
+    Raises:
+        NotFound, FlowError: There is none, or there are several.
+    """
+    asked = _asked(row)
     out = widened(tracer.out) if tracer.out else pl.DataFrame()
     known = [name for name in asked if name in visible(out)]
     if out.width and (unknown := sorted(set(asked) - set(known))):
@@ -68,7 +103,12 @@ def explain(flow: Flow, log: Log, row: Recorded | Mapping[str, Any] | pl.DataFra
             f"{found.height} rows of the flow are like that",
             hint="Name more of the columns, such as the window's start",
         )
-    origins = tracer.origins([found[ID].item(0)])
+    return found.tail(1) if isinstance(row, Recorded) else found.head(1)
+
+
+def _explained(tracer: Tracer, found: pl.DataFrame) -> Explanation:
+    shown = found.select(visible(found))
+    origins = tracer.origins(found[ID])
     inputs: dict[str, pl.DataFrame] = {}
     for number, rows in origins.items():
         stream = tracer.sources[number].stream

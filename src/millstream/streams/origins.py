@@ -12,7 +12,6 @@ from .broadcast import Broadcast
 from .calendars import CalendarWindows
 from .columns import AT, END_OF_TIME, ID, LATE, NO_TIME, OTHER, SEQUENCE, key_column, visible
 from .counted import CountWindows
-from .errors import FlowError
 from .fold import Fold
 from .joins import AsOfJoin, IntervalJoin
 from .match import Match
@@ -42,6 +41,9 @@ Combining = (
 
 MINE = "__mine"
 """Of a joined row, the row of its own side."""
+
+MARK = "__mark"
+"""Of a row that came into a window whose results may change: the watermark before it."""
 
 _LOW, _HIGH = "__low", "__high"
 
@@ -80,10 +82,8 @@ def parents_of(operator: Operator | Meeting, rows: pl.DataFrame, came: Sequence[
         case IntervalJoin() | AsOfJoin() | WindowJoin() | Broadcast():
             return _ids(rows[MINE]) | _ids(rows[OTHER])
         case RevisingWindows():
-            raise FlowError(
-                "results that come early or are corrected are not explained",
-                hint="Leave early= and allowed_lateness= out: what the final result was made of is the same",
-            )
+            assert came[0] is not None
+            return _revised(operator, rows, came[0])
     raise AssertionError(f"{type(operator).__name__} has no origins")
 
 
@@ -163,6 +163,16 @@ def _folded(stage: Fold, rows: pl.DataFrame, came: pl.DataFrame) -> set[int]:
             life = mine.select(begins.cum_sum().alias("__life"))["__life"]
             mine = mine.filter(life == life[-1])
         found |= _ids(mine[ID])
+    return found
+
+
+def _revised(stage: RevisingWindows, rows: pl.DataFrame, came: pl.DataFrame) -> set[int]:
+    """The rows of a window that had come when its result was given: it is given when the watermark passes a tick."""
+    counts = came.filter((~pl.col(LATE) | (pl.col(AT) >= pl.col(MARK) - stage.allowed)).fill_null(False))
+    start, end = pl.col("window_start").dt.epoch("us"), pl.col("window_end").dt.epoch("us")
+    found: set[int] = set()
+    for row in _each(rows):
+        found |= _within(row, counts.filter(pl.col(MARK) <= row[AT].item()), stage.windows.keys, start, end - 1)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -161,6 +162,16 @@ def _nearest(pipeline: Pipeline, log: Log, name: str, position: int | None) -> t
             if fits and about["shape"] == pipeline.shape:
                 return read(database, pipeline, name, about, label)[0], place
     return pipeline.start(), 0
+
+
+def kept(pipeline: Pipeline, log: Log, name: str, until: int) -> Iterator[tuple[FlowState, int]]:
+    """The states in the savepoints of a flow that are of its shape and up to a position, the latest first."""
+    with log.connect() as database:
+        rows = [row for row in _rows(database, name) if row["position"] <= until and row["shape"] == pipeline.shape]
+    for row in reversed(rows):
+        with log.connect() as database, database.snapshot():
+            if any(row == each for each in _rows(database, name)):
+                yield read(database, pipeline, name, row, row["label"])[0], row["position"]
 
 
 class FlowRecord(msgspec.Struct, frozen=True):

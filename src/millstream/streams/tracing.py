@@ -8,11 +8,12 @@ from collections.abc import Iterable, Sequence
 
 import polars as pl
 
-from .columns import AT, ENVELOPE, ID, IDLE, OTHER, visible
+from .columns import AT, ENVELOPE, ID, IDLE, OTHER, SEQUENCE, visible
 from .flow import Flow
 from .merging import Merge
-from .origins import MINE, Combining, parents_of
+from .origins import MARK, MINE, Combining, parents_of
 from .pipeline import Pipeline
+from .revising import RevisingWindows
 from .state import Batch, Operator, OperatorState, Step, widened
 from .tree import Meeting, Source
 
@@ -88,8 +89,13 @@ class Tracer(Pipeline):
         return both, after
 
     def _take(self, number: int, stage: Operator, state: OperatorState, batch: Batch) -> Step:
-        if batch.frame.height and isinstance(stage, Combining):
-            self._came[number, 0].append(batch.frame)
+        # What was held in a savepoint has no number.
+        if batch.frame.height and ID in batch.frame.columns and isinstance(stage, Combining):
+            came = batch.frame
+            if isinstance(stage, RevisingWindows):
+                assert batch.timeline is not None
+                came = came.with_columns(pl.Series(MARK, batch.timeline.before_positions(came[SEQUENCE].to_numpy())))
+            self._came[number, 0].append(came)
         step = super()._take(number, stage, state, batch)
         return self._made(number, step) if isinstance(stage, Combining) else step
 
@@ -98,7 +104,7 @@ class Tracer(Pipeline):
         if isinstance(meeting, Merge):
             return step
         for each, batch in enumerate(inputs):
-            if batch.frame.height:
+            if batch.frame.height and ID in batch.frame.columns:
                 self._came[number, each].append(batch.frame)
         return self._made(number, step)
 
