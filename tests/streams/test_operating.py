@@ -171,6 +171,52 @@ def test_a_changed_flow_is_told_whether_it_can_go_on_and_what_has_changed() -> N
         assert "cannot go on" in str(size)
 
 
+def test_what_columns_and_measures_are_computed_by_and_where_rows_go_is_told() -> None:
+    def flow(factor: int = 2, least: int = 50, measured: str = "max", type: str = "OperatedMatch") -> Flow:
+        rows = source.with_columns(double=amount * factor).group_by("user")
+        measures = {"top": getattr(ms.matched, measured)("b.amount")}
+        define = {"a": amount > least, "b": pl.col("double") < 60}
+        return rows.match("a b+", within="1m", define=define, measures=measures).to("m", type=type, name="m")
+
+    with ms.open() as log:
+        append(log, 0)
+        run(log, flow(), until="head")
+        assert flow().compatible(log).changes == ()
+        for changed, said in (
+            (flow(factor=3), "* 3"),
+            (flow(least=40), "amount > 40"),
+            (flow(measured="min"), "min"),
+            (flow(type="OperatedOther"), "to m: OperatedOther"),
+        ):
+            found = changed.compatible(log)
+            assert found.goes_on
+            assert [line[0] for line in found.changes] == ["-", "+"]
+            assert said in found.changes[1]
+        with pytest.raises(FlowError, match="cannot be compared"):
+            flow(type="OperatedOther").fork(log)
+
+
+@pytest.mark.parametrize("how", ["switch", "start_from"])
+def test_a_flow_that_goes_on_with_the_state_of_another_is_checked_by_what_it_wrote_itself(how: str) -> None:
+    with ms.open() as log:
+        append(log, 0)
+        run(log, counts(), until="head")
+        if how == "switch":
+            flow = counts(size="2m")
+            flow.fork(log).switch()
+        else:
+            flow = counts(name="again")
+            flow.start_from(log, counts().savepoint(log, "here"))
+        append(log, 1)
+        run(log, flow, until="head")
+        found = flow.check(log)
+        assert found.equal, str(found)
+        assert 0 < found.rows < flow.over(log, final=False).height
+        append(log, 2)
+        run(log, flow, until="head")
+        assert flow.check(log).equal
+
+
 def test_a_fork_is_backfilled_compared_and_put_in_the_place_of_the_flow(home: str | None) -> None:
     old, new = counts(), counts(size="2m")
     with ms.open(home) as log:

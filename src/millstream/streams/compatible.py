@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from .describing import words
+from .describing import end, exactly
 from .pipeline import Pipeline
 from .savepoints import name_of
 from .store import TABLES, TOLD, info_of
@@ -50,7 +50,7 @@ def compatible(flow: Flow, log: Log) -> Compatibility:
         info = info_of(database, name)
         if info is None:
             return Compatibility(name, False, True, ())
-        before = _told(database, name)
+        before = told(database, name)
     changes = tuple(line for line in ndiff(before, declared(flow)) if line[0] in "-+") if before else ()
     return Compatibility(name, True, info["shape"] == Pipeline(flow).shape, changes)
 
@@ -65,7 +65,8 @@ def tell(database: Database, flow: Flow, name: str) -> None:
     )
 
 
-def _told(database: Database, name: str) -> list[str]:
+def told(database: Database, name: str) -> list[str]:
+    """What the flow of a name was when it was run last, a line each; none when that is not known."""
     if not database.has_table(TOLD):
         return []
     row = database.one(f"select declared from {database.own(TOLD)} where flow = ?", (name,))
@@ -82,7 +83,7 @@ def _lines(flow: Flow, indent: str) -> Iterator[str]:
         for each in flow.source.inputs:
             yield from _lines(each, indent + "  ")
     for part in (flow.source, *flow.stages):
-        said = words(part)
+        said = exactly(part)
         yield indent + ": ".join(each for each in (said.title, "; ".join(said.lines)) if each)
     if flow.sink is not None:
-        yield f"to {flow.sink.stream}: {flow.sink.type}"
+        yield end(flow.sink)

@@ -14,6 +14,7 @@ from .calendars import CalendarWindows
 from .captured import TableRows
 from .counted import CountWindows
 from .distinct import Distinct, Top
+from .ends import FileSink, FunctionSink, Sink
 from .enriching import Enriched
 from .entering import Entering
 from .fold import Fold
@@ -135,6 +136,37 @@ def words(part: object) -> Words:
         case CalendarWindows():
             return Words(f"calendar {part.window.every}", (part.window.zone, *_by(part.keys), _aggregates(part)))
     return _of_rows(part)
+
+
+def exactly(part: object) -> Words:
+    """The same, with all expressions that something is computed by."""
+    said = words(part)
+    match part:
+        case WithColumns() | Select():
+            return Words(said.title, tuple(map(text, part.expressions)))
+        case Match():
+            defined = zip(part.automaton.variables, part.define, strict=True)
+            conditions = [f"{name}: {text(each)}" for name, each in defined]
+            return Words(said.title, (*said.lines, *conditions))
+        case Sequences():
+            conditions = [f"{name}: {text(each)}" for name, each in part.define.items()]
+            measured = (f"{name} = {text(each)}" for name, each in part.measures.items())
+            return Words(said.title, (*said.lines, *conditions, *measured))
+        case Mapped():
+            types = ", ".join(f"{name} {dtype}" for name, dtype in part.types.items())
+            return Words(said.title, (*said.lines, types))
+    return said
+
+
+def end(sink: Sink) -> str:
+    """Where a flow's rows go."""
+    match sink:
+        case FileSink():
+            by = f" by {', '.join(sink.by)}" if sink.by else ""
+            return f"to files: {sink.folder}, {sink.format}{by}"
+        case FunctionSink():
+            return f"to function: {getattr(sink.function, '__name__', 'a function')}"
+    return f"to {sink.stream}: {sink.type}"
 
 
 def _of_rows(part: object) -> Words:

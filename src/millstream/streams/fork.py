@@ -9,7 +9,9 @@ import polars as pl
 
 from ..errors import StreamNotFound
 from ..log import checkpoints
-from .compatible import tell
+from .beginnings import begin
+from .compatible import tell, told
+from .describing import end
 from .ends import Sink
 from .errors import FlowError
 from .flow import Flow
@@ -74,6 +76,12 @@ class Fork:
         with log.connect() as database:
             if checkpoints.peek(database, f"flow:{name}") is None:
                 raise FlowError(f"flow {name!r} has not been run, so there is nothing to fork", hint="Just run it")
+            before = (told(database, name) or [""])[-1]
+        if before not in ("", end(changed.sink)):
+            raise FlowError(
+                f"flow {name!r} goes {before}, and its fork {end(changed.sink)}, so that they cannot be compared",
+                hint="Let the changed flow end as the other does, or run it under another name",
+            )
 
     def run(self) -> int:
         """Backfill, or catch up: to where the flow that runs is now; and that position."""
@@ -155,6 +163,7 @@ class Fork:
                 tx.db.execute(f"delete from {tx.db.own(table)} where flow = ?", (self._name,))
                 tx.db.execute(f"update {tx.db.own(table)} set flow = ? where flow = ?", (self._name, fork))
             tell(tx.db, self._changed, self._name)
+            begin(tx.db, self._name, held.position, self._log.head)
             self._forget(tx.db, fork)
         return held.position
 

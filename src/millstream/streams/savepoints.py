@@ -12,6 +12,7 @@ import polars as pl
 from ..errors import NotFound, UsageError
 from ..log import checkpoints
 from ..time import Moment, from_micros, to_micros
+from .beginnings import begin
 from .errors import FlowChanged, FlowError
 from .pausing import paused
 from .pipeline import FlowState, Pipeline
@@ -124,8 +125,8 @@ def start_from(flow: Flow, log: Log, saved: Savepoint) -> None:
         if info_of(tx.db, name) is not None:
             raise FlowError(f"flow {name!r} has been run already", hint="Give this one a name of its own: name='...'")
         tx.db.execute(
-            f"insert into {tx.db.own('flow_info')} (flow, {_ABOUT}) values (?, ?, ?, 0, ?)",
-            (name, row["shape"], row["high"], row["columns"]),
+            f"insert into {tx.db.own('flow_info')} (flow, {_ABOUT}) values (?, ?, ?, ?, ?)",
+            (name, row["shape"], row["high"], row["late"], row["columns"]),
         )
         tx.db.execute(
             f"insert into {tx.db.own('flow_state')} (flow, {_PARTS}) select ?, {_PARTS} from {tx.db.own(SAVED)}"
@@ -133,6 +134,7 @@ def start_from(flow: Flow, log: Log, saved: Savepoint) -> None:
             (name, saved.flow, saved.label),
         )
         checkpoints.take(tx.db, f"flow:{name}", start=row["position"])
+        begin(tx.db, name, row["position"], log.head)
 
 
 def at(flow: Flow, log: Log, moment: Moment | None) -> pl.DataFrame:

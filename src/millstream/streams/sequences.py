@@ -72,6 +72,7 @@ class Sequences:
         self.program = program
         self.within = within
         self.relaxed = relaxed
+        self.define = dict(define)
         self.measures = dict(measures)
         columns = Columns()
         alone: list[pl.Expr | None] = []
