@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from referee import START, agree, clicks, play
 
 import millstream as ms
 from millstream.streams import FlowError, MissingColumn, run, sliding, stream, tumbling
+from millstream.streams.instants import usual_instants
 from millstream.streams.pipeline import Pipeline
 from millstream.testing import FakeClock
 
@@ -173,3 +177,48 @@ def test_rows_are_the_events_of_the_chosen_types_and_never_the_end_of_a_stream()
         assert flow.over(log)["n"].to_list() == [count]
     run(log, stream("visits-1", types=["Odd"]).select("user").to("odd", type="O"), until="head")
     assert [event.data for event in log.read("odd")] == [{"user": 7}]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([0, 1, 3, 6]),
+    st.lists(st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31)), min_size=1, max_size=20),
+    st.one_of(st.none(), st.tuples(st.integers(0, 26), st.sampled_from([*"0123459:-TZ.,+ ", "ü", "٣"]))),
+)
+def test_the_quick_way_reads_text_as_the_parser_does(digits: int, moments: list[datetime], change: Any) -> None:
+    texts = []
+    for moment in moments:
+        fraction = f".{moment.microsecond:06d}"[: digits + 1] if digits else ""
+        texts.append(f"{moment.year:04d}-{moment:%m-%dT%H:%M:%S}{fraction}Z")
+    if change is not None and change[0] < len(texts[0]):
+        place, sign = change
+        texts[0] = texts[0][:place] + sign + texts[0][place + 1 :]
+    text = pl.Series("ts", texts)
+    parsed = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", time_unit="us", time_zone="UTC", strict=False)
+    quick = usual_instants(text)
+    if quick is None:
+        # Left to the parser; but only when something was changed.
+        assert change is not None
+    else:
+        assert quick.equals(parsed.dt.epoch("us"))
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [],
+        [None],
+        ["2023-02-29T00:00:00Z"],
+        ["2024-01-01T24:00:00Z"],
+        ["2024-01-01T00:00:60Z"],
+        ["2024-00-01T00:00:00Z"],
+        ["2024-13-01T00:00:00Z"],
+        ["0000-01-01T00:00:00Z"],
+        ["2024-01-01T00:00:00.Z"],
+        ["2024-01-01T00:00:00Z", "2024-01-01T00:00:00.1Z"],
+        ["2024-01-01T00:00:00Z", None],
+    ],
+)
+def test_what_is_not_of_the_usual_form_is_left_to_the_parser(texts: list[str | None]) -> None:
+    assert usual_instants(pl.Series("ts", texts, dtype=pl.String)) is None
+    assert usual_instants(pl.Series("ts", ["2024-02-29T23:59:59.5Z"], dtype=pl.String)).to_list() == [1709251199500000]

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from .errors import MissingColumn
+from .instants import usual_instants
 
 AT = "__at"
 """Event time of the row, microseconds since 1970 (Int64)."""
@@ -122,6 +123,9 @@ def micros(column: str, dtype: pl.DataType) -> pl.Expr | None:
 
 def _parsed(text: pl.Series) -> pl.Series:
     """Text as microseconds: each value for itself, since a format guessed from others would vary with the batch."""
+    quick = usual_instants(text)
+    if quick is not None:
+        return quick
     usual = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", time_unit="us", time_zone="UTC", strict=False)
     found = usual.dt.epoch("us")
     odd = found.is_null() & text.is_not_null()
