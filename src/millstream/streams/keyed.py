@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from .columns import key_column, need
-from .lanes import Asked, hashes_of
+from .lanes import Asked, hashes_of, plain
 from .state import Parts, concat
 
 
@@ -42,7 +42,7 @@ def among(parts: Parts, asked: pl.DataFrame, keys: Sequence[str]) -> list[pl.Dat
         hashes = hashes_of(wanted, keys)
         assert hashes is not None, "what has lanes has hashes"
         sought = Asked(hashes)
-        found.insert(0, concat(part.among(sought) for part in laned))
+        found.insert(0, plain(concat(part.among(sought) for part in laned)))
     return [frame.join(wanted, on=list(keys), how="semi", nulls_equal=True) for frame in found]
 
 

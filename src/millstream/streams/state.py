@@ -20,7 +20,7 @@ from ..frames import Columns
 from ..log.objects import fitted, union
 from .bodies import HASH, Body
 from .keys import Ints
-from .lanes import FRESH, Asked, by_lane, cut, hashes_of, lane_of, ordered_by
+from .lanes import FRESH, Asked, by_lane, cut, hashes_of, lane_of, ordered_by, plain
 
 FAN_IN = 8
 """So many parts of one order of magnitude become one."""
@@ -60,7 +60,7 @@ class Part:
     @property
     def frame(self) -> pl.DataFrame:
         """The rows."""
-        return self._alive(self.body.frame)
+        return self.stored if self.lane is None else plain(self.stored)
 
     @property
     def stored(self) -> pl.DataFrame:
@@ -84,9 +84,10 @@ class Part:
         return {name: dtype for name, dtype in self.body.schema.items() if name != HASH}
 
     def among(self, asked: Asked) -> pl.DataFrame:
-        """Of a part in a lane, the rows whose key has a hash that is asked for."""
+        """Of a part in a lane, the rows whose key has a hash that is asked for, with their hashes."""
         assert self.lane is not None
-        return self._alive(self.body.at(asked.places(self.lane, self.body.hashes())))
+        frame = self.body.at(asked.places(self.lane, self.body.hashes()))
+        return frame if self.since is None else frame.filter(pl.col(self.since[0]) >= self.since[1])
 
     def numbered(self, id: int) -> Part:
         """The same under another id."""
@@ -101,11 +102,6 @@ class Part:
             # To cut it now would be to have it in memory again.
             return Part(self.id, least, self.high, self.body, since=(column, limit))
         return Part(self.id, least, self.high, Body(self.body.frame.filter(pl.col(column) >= limit), self.lane))
-
-    def _alive(self, frame: pl.DataFrame) -> pl.DataFrame:
-        if self.lane is not None:
-            frame = frame.drop(HASH)
-        return frame if self.since is None else frame.filter(pl.col(self.since[0]) >= self.since[1])
 
 
 class Parts(msgspec.Struct, frozen=True, eq=False):
