@@ -1,8 +1,8 @@
 """What a flow's state costs: memory, commits, restarts: `make bench-flow_state`.
 
 Each section runs in a process of its own, so that its peak of memory is its own. KEYS says how many keys are open at
-once (10 M), EVENTS how many events the long run has (100 M). Give names of sections to run only those: keys sliding
-distinct events.
+once (10 M), EVENTS how many events the long run has (100 M), MEMORY the limit that the flows have (``"128MB"``; none).
+Give names of sections to run only those: keys sliding distinct events.
 """
 
 from __future__ import annotations
@@ -24,18 +24,25 @@ import polars as pl
 
 import millstream as ms
 from millstream.streams.runner import Worker
+from millstream.streams.spilling import Spill
 from timing import Report, folder, percentile
 
 KEYS = int(os.environ.get("KEYS", 10_000_000))
 EVENTS = int(os.environ.get("EVENTS", 100_000_000))
+MEMORY = os.environ.get("MEMORY")
 BATCH = 65_536
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def resident() -> float:
-    """GB of memory that this process holds now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGESIZE") / 1e9
+    """GB of memory that this process holds now; pages of files, which the system may take back, are left out."""
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["RssAnon"].split()[0]) * 1024 / 1e9
+
+
+def worker_of(log: ms.Log, flow: ms.Flow) -> Worker:
+    """A worker with the limit that is asked for."""
+    return Worker(log, flow, spill=None if MEMORY is None else Spill.beside(log, MEMORY))
 
 
 def peak() -> float:
@@ -96,19 +103,21 @@ def state_of(section: str, path: str) -> dict[str, Any]:
     flow = ended(section)
     found: dict[str, Any] = {}
     with ms.open(path) as log:
-        worker = Worker(log, flow)
+        worker = worker_of(log, flow)
         began = time.perf_counter()
         take_in(log, worker)
         found["seconds"] = time.perf_counter() - began
         found["peak, open"] = peak()
         gc.collect()
         found["resident, open"] = resident()
+        progress = worker.progress(log.head)
+        found["state in memory, GB"], found["on disk, GB"] = progress.memory / 1e9, progress.spilled / 1e9
         found["rows of state"] = sum(each.parts.rows for each in worker.state.operators)
         found["parts"] = sum(len(each.parts.items) for each in worker.state.operators)
         times = []
         for number in range(100):
             keys = np.random.default_rng(number).choice(KEYS, 1_000)
-            log.append("calls", calls(keys, 2 * KEYS, 20 * 3600 * 1e6 / (2 * KEYS)), type="Call")
+            log.append("calls", calls(keys, 2 * KEYS + 1_000 * number, 20 * 3600 * 1e6 / (2 * KEYS)), type="Call")
             began = time.perf_counter()
             take_in(log, worker)
             times.append(time.perf_counter() - began)
@@ -123,9 +132,9 @@ def restart(section: str, path: str) -> dict[str, Any]:
     flow = ended(section)
     with ms.open(path) as log:
         began = time.perf_counter()
-        worker = Worker(log, flow)
+        worker = worker_of(log, flow)
         found: dict[str, Any] = {"restart, s": time.perf_counter() - began, "peak, restored": peak()}
-        log.append("calls", calls(np.array([1]), 2 * KEYS, 20 * 3600 * 1e6 / (2 * KEYS)), type="Call")
+        log.append("calls", calls(np.array([1]), 2 * KEYS + 100_000, 20 * 3600 * 1e6 / (2 * KEYS)), type="Call")
         began = time.perf_counter()
         take_in(log, worker)
         found["first batch, s"] = time.perf_counter() - began
@@ -162,7 +171,7 @@ def long_run(section: str, path: str) -> dict[str, Any]:
     frames = coming_and_going()
     samples, count = [], 0
     with ms.open(path) as log:
-        worker = Worker(log, flow)
+        worker = worker_of(log, flow)
         began = time.perf_counter()
         for frame in frames:
             log.append("calls", frame, type="Call")
@@ -171,6 +180,7 @@ def long_run(section: str, path: str) -> dict[str, Any]:
                 pass
             if len(samples) * EVENTS / 20 <= count:
                 samples.append(resident())
+                print(f"{count:,} events, {samples[-1]:.2f} GB", file=sys.stderr, flush=True)
         worker.flush()
         worker.close()
     return {"seconds": time.perf_counter() - began, "resident": [round(each, 2) for each in samples], "peak": peak()}

@@ -189,5 +189,6 @@ from .streams.errors import CannotCheck as CannotCheck
 from .streams.errors import FlowChanged as FlowChanged
 from .streams.errors import FlowError as FlowError
 from .streams.errors import MissingColumn as MissingColumn
+from .streams.errors import SpillFailed as SpillFailed
 from .streams.errors import UnsupportedExpression as UnsupportedExpression
 from .streams.errors import UnsupportedPattern as UnsupportedPattern

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import duckdb
@@ -11,6 +12,7 @@ import polars as pl
 from millstream.frames import decode_frame, encode_frame
 from millstream.streams import Flow
 from millstream.streams.pipeline import FlowState, Pipeline
+from millstream.streams.spilling import Spill
 from millstream.streams.state import Part, Parts
 
 START = datetime(2024, 1, 15, 12, tzinfo=UTC)
@@ -39,22 +41,36 @@ def clicks(
     return frame.with_columns(pl.format("user-{}", "user").alias("user")) if texts else frame
 
 
-def play(flow: Flow, rows: pl.DataFrame, seed: int | None = None, *, final: bool = True) -> pl.DataFrame:
+def play(
+    flow: Flow,
+    rows: pl.DataFrame,
+    seed: int | None = None,
+    *,
+    final: bool = True,
+    spill: Callable[[], Spill] | None = None,
+) -> pl.DataFrame:
     """What a flow gives when rows come in batches of random sizes, and its state is put away now and then.
 
     Without a seed: all in one batch.
+
+    Args:
+        spill: Keeps what is held within a limit; made anew with each restart.
     """
     r = random.Random(seed)
     rows = rows.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("_position"))
     pipeline = Pipeline(flow)
     state, results, at = pipeline.start(), [], 0
+    kept = spill() if spill is not None else None
     while at < rows.height:
         size = rows.height if seed is None else r.choice([1, 2, 3, 10, 50, 400])
         state, result, _ = pipeline.step(state, rows.slice(at, size))
         results.append(result)
         at += size
+        if kept is not None:
+            kept.keep("flow", state.bodies)
         if seed is not None and r.random() < 0.2:
             state = revived(pipeline, state)
+            kept = spill() if spill is not None else None
     if final:
         results.append(pipeline.finish(state)[1])
     some = [result for result in results if result.height]
@@ -65,10 +81,12 @@ def revived(pipeline: Pipeline, state: FlowState) -> FlowState:
     """A state as it is after a restart: only its parts were kept, as bytes."""
     held = []
     for operator in state.operators:
-        parts = tuple(
-            Part(part.id, part.low, part.high, decode_frame(encode_frame(part.frame))) for part in operator.parts.items
+        held.append(
+            Parts.of(
+                Part(part.id, part.low, part.high, decode_frame(encode_frame(part.stored)))
+                for part in operator.parts.items
+            )
         )
-        held.append(Parts(parts, operator.parts.next))
     return pipeline.restored(state.sources, state.late, held)
 
 

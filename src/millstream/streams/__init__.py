@@ -2,7 +2,15 @@
 
 from .captured import Table, table
 from .compatible import Compatibility
-from .errors import CannotCheck, FlowChanged, FlowError, MissingColumn, UnsupportedExpression, UnsupportedPattern
+from .errors import (
+    CannotCheck,
+    FlowChanged,
+    FlowError,
+    MissingColumn,
+    SpillFailed,
+    UnsupportedExpression,
+    UnsupportedPattern,
+)
 from .explaining import Explanation
 from .filesource import Files, files
 from .flow import Flow, stream
@@ -31,6 +39,7 @@ __all__ = [
     "MissingColumn",
     "Running",
     "Savepoint",
+    "SpillFailed",
     "Table",
     "UnsupportedExpression",
     "UnsupportedPattern",

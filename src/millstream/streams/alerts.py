@@ -63,10 +63,10 @@ class Alert(msgspec.Struct, frozen=True, eq=False):
             return Step(Kept(parts.reshaped(like, lambda held: self._merge(held, keys))), frame)
         if frame.height and self.cooldown:
             keys = [key_column(i) for i in range(self.keys)]
-            frame, parts = self._bursts(parts, frame, keys)
+            frame, parts = self._bursts(parts, frame, keys, batch.before)
         return Step(Kept(parts.expire(self._limit(batch.after))), frame)
 
-    def _bursts(self, parts: Parts, hot: pl.DataFrame, keys: Sequence[str]) -> tuple[pl.DataFrame, Parts]:
+    def _bursts(self, parts: Parts, hot: pl.DataFrame, keys: Sequence[str], before: int) -> tuple[pl.DataFrame, Parts]:
         need(keys, hot.columns, "alert")
         order = [*keys, AT, SEQUENCE]
         hot = hot.sort(order, maintain_order=True)
@@ -79,7 +79,9 @@ class Alert(msgspec.Struct, frozen=True, eq=False):
                 hot = hot.join(known, how="cross", suffix="_known", maintain_order="left")
             hot = hot.with_columns(pl.coalesce(_LAST, _LAST + "_known").alias(_LAST)).drop(_LAST + "_known")
         new = self._merge(hot.select(*keys, pl.col(AT).alias(_LAST)), keys)
-        parts = parts.add_by(new, _LAST).compact(lambda frame: self._merge(frame, keys))
+        # What ran out before these rows goes when parts are merged, so that keys that came and went do not add up.
+        alive = pl.col(_LAST) >= self._limit(before)
+        parts = parts.add_by(new, _LAST).compact(lambda frame: self._merge(frame.filter(alive), keys), by=keys)
         anew = pl.col(_LAST).is_null() | (pl.col(AT) - pl.col(_LAST) >= self.cooldown)
         return ordered(hot.filter(anew).drop(_LAST)), parts
 

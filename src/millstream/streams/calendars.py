@@ -47,7 +47,7 @@ class CalendarWindows(msgspec.Struct, frozen=True, eq=False):
         rows, late = split_late(batch.frame)
         if rows.height:
             added = self._partials(rows)
-            parts = parts.add_by(added, _END).compact(self._merge)
+            parts = parts.add_by(added, _END).compact(self._merge, by=self.keys)
         done = [p.frame.filter(pl.col(_END) <= batch.after) for p in parts.items if p.low <= batch.after]
         closed = concat(done) if done else pl.DataFrame()
         parts = parts.expire(batch.after + 1, _END)

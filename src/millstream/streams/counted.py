@@ -67,7 +67,7 @@ class CountWindows(msgspec.Struct, frozen=True, eq=False):
         if rows.height:
             self._check(rows)
             pending = pending.add(rows)
-            waiting = waiting.add(rows, pending.lows[-1], pending.highs[-1]).compact(lambda frame: frame)
+            waiting = waiting.add(rows, pending.lows[-1], pending.highs[-1]).gather()
         settled, pending = pending.settle(batch.after)
         waiting = waiting.expire(batch.after)
         frame = pl.DataFrame()

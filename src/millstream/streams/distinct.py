@@ -75,7 +75,7 @@ def settle(waiting: Parts, rows: pl.DataFrame, batch: Batch) -> tuple[Parts, pl.
     if batch.reshaped:
         return (waiting.reshaped(rows, lambda held: held) if waiting.items else waiting), None
     if rows.height:
-        waiting = waiting.add_by(rows, AT).compact(lambda frame: frame)
+        waiting = waiting.add_by(rows, AT).gather()
     pending = Pending()
     for part in waiting.items:
         # A part that has settled in part stays as it is in the store; its settled rows are cut here.

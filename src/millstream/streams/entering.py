@@ -10,7 +10,7 @@ import polars as pl
 from .columns import AT, END_OF_TIME, SEQUENCE, key_column, names_of, need, ordered
 from .expressions import apply
 from .keyed import held_of, newest
-from .state import Batch, Kept, OperatorState, Parts, Step
+from .state import Batch, Kept, OperatorState, Part, Parts, Step
 
 _HOT, _WAS = "__hot", "__was"
 
@@ -67,6 +67,6 @@ class Entering(msgspec.Struct, frozen=True, eq=False):
         if len(parts.items) == 1:
             # Nothing older is hidden by those that do not meet it, so they may go.
             [only] = parts.items
-            parts = Parts((msgspec.structs.replace(only, frame=only.frame.filter(_HOT)),), parts.next)
+            parts = Parts((Part(only.id, only.low, only.high, only.frame.filter(_HOT)),), parts.next)
         entered = frame.filter(pl.col(_HOT) & ~pl.col(_WAS).fill_null(False)).drop(_HOT, _WAS)
         return Step(Kept(parts), ordered(entered))

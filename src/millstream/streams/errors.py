@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ..errors import Conflict, UsageError
+from ..errors import Conflict, MillstreamError, UsageError
 
 
 class FlowError(UsageError):
@@ -105,4 +105,26 @@ class CannotCheck(FlowError):
             hint="Check the flow up to there: it is a flow of its own, without to(...)",
         )
         self.part = part
+        self.reason = reason
+
+
+class SpillFailed(MillstreamError):
+    """State beyond a flow's limit of memory could not be written to disk. The flow is as its last commit left it.
+
+    Attributes:
+        folder: Where it was to go.
+        size: How many bytes there was no room for.
+        reason: What the system says.
+    """
+
+    code: ClassVar[str] = "spill-failed"
+    http_status = 507
+
+    def __init__(self, folder: str, size: int, reason: str) -> None:
+        super().__init__(
+            f"{size} bytes of a flow's state cannot be written to {folder}: {reason}",
+            hint="Make room there, or raise memory=, and run the flow again: it goes on where it was",
+        )
+        self.folder = folder
+        self.size = size
         self.reason = reason

@@ -31,17 +31,17 @@ def hashed(values: pl.Series) -> Hashes:
     if isinstance(dtype, pl.Struct):
         found = np.full(len(values), _NULL)
         for field in dtype.fields:
-            found = _mixed(found ^ hashed(values.struct.field(field.name)))
+            found = mixed(found ^ hashed(values.struct.field(field.name)))
     elif dtype.is_float():
         found = _of_floats(values.cast(pl.Float64).fill_null(0.0).to_numpy())
     elif dtype == pl.UInt64:
-        found = _mixed(values.fill_null(0).to_numpy())
+        found = mixed(values.fill_null(0).to_numpy())
     elif dtype.is_integer() or dtype == pl.Boolean:
-        found = _mixed(values.cast(pl.Int64).fill_null(0).to_numpy().view(np.uint64))
+        found = mixed(values.cast(pl.Int64).fill_null(0).to_numpy().view(np.uint64))
     elif isinstance(dtype, pl.Datetime | pl.Date):
-        found = _mixed(values.cast(pl.Datetime("us")).to_physical().fill_null(0).to_numpy().view(np.uint64))
+        found = mixed(values.cast(pl.Datetime("us")).to_physical().fill_null(0).to_numpy().view(np.uint64))
     elif isinstance(dtype, pl.Duration):
-        found = _mixed(values.cast(pl.Duration("us")).to_physical().fill_null(0).to_numpy().view(np.uint64))
+        found = mixed(values.cast(pl.Duration("us")).to_physical().fill_null(0).to_numpy().view(np.uint64))
     elif isinstance(dtype, pl.Decimal):
         found = _of_floats(values.cast(pl.Float64).fill_null(0.0).to_numpy())
     elif dtype in (pl.String, pl.Categorical, pl.Enum):
@@ -61,7 +61,7 @@ def hashed(values: pl.Series) -> Hashes:
     return found
 
 
-def _mixed(values: Hashes) -> Hashes:
+def mixed(values: Hashes) -> Hashes:
     """Each bit of a value spread over all bits (the finalizer of SplitMix64; Steele, Lea and Flood, 2014)."""
     z = values + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -73,7 +73,7 @@ def _of_floats(values: np.ndarray[Any, np.dtype[np.float64]]) -> Hashes:
     whole = (np.floor(values) == values) & (np.abs(values) <= _EXACT)
     bits = np.where(np.isnan(values), _NOT_A_NUMBER, values.view(np.uint64))
     integers = np.where(whole, values, 0.0).astype(np.int64).view(np.uint64)
-    return _mixed(np.where(whole, integers, bits))
+    return mixed(np.where(whole, integers, bits))
 
 
 def _of_bytes(data: bytes, sizes: np.ndarray[Any, Any]) -> Hashes:
@@ -82,13 +82,13 @@ def _of_bytes(data: bytes, sizes: np.ndarray[Any, Any]) -> Hashes:
     starts = np.cumsum(sizes) - sizes
     padded = data + b"\0" * 8
     words: Hashes = np.ndarray((len(data) + 1,), "<u8", padded, strides=(1,))
-    found = _mixed(sizes.view(np.uint64) ^ _TRUE_TEXT)
+    found = mixed(sizes.view(np.uint64) ^ _TRUE_TEXT)
     alive = np.flatnonzero(sizes > 0)
     done = 0
     while len(alive):
         left = np.minimum(sizes[alive] - done, 8)
         kept = np.uint64(0xFFFFFFFFFFFFFFFF) >> (64 - 8 * left).astype(np.uint64)
-        found[alive] = _mixed(found[alive] ^ (words[starts[alive] + done] & kept))
+        found[alive] = mixed(found[alive] ^ (words[starts[alive] + done] & kept))
         done += 8
         alive = alive[sizes[alive] > done]
     return found

@@ -144,7 +144,7 @@ class Join(msgspec.Struct, frozen=True, eq=False):
         keys = widened(asked)
 
         def near(side: Parts) -> list[pl.DataFrame]:
-            if any(part.frame.schema[key] != keys.schema[key] for part in side.items[:1] for key in self.on):
+            if any(part.schema[key] != keys.schema[key] for part in side.items[:1] for key in self.on):
                 return [part.frame for part in side.items]
             return among(side, keys, self.on)
 

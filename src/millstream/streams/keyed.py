@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from .columns import key_column, need
+from .lanes import Asked, hashes_of, plain
 from .state import Parts, concat
 
 
@@ -31,11 +32,18 @@ def held_of(parts: Parts, asked: pl.DataFrame, keys: Sequence[str]) -> pl.DataFr
 
 
 def among(parts: Parts, asked: pl.DataFrame, keys: Sequence[str]) -> list[pl.DataFrame]:
-    """Of each part, the rows of some keys; without keys, all."""
+    """The rows of some keys, oldest first for each key; without keys, all. Of what is in lanes only they are read."""
     if not keys:
         return [part.frame for part in parts.items]
     wanted = asked.select(keys).unique()
-    return [part.frame.join(wanted, on=list(keys), how="semi", nulls_equal=True) for part in parts.items]
+    laned = [part for part in parts.items if part.lane is not None]
+    found = [part.frame for part in parts.items if part.lane is None]
+    if laned:
+        hashes = hashes_of(wanted, keys)
+        assert hashes is not None, "what has lanes has hashes"
+        sought = Asked(hashes)
+        found.insert(0, plain(concat(part.among(sought) for part in laned)))
+    return [frame.join(wanted, on=list(keys), how="semi", nulls_equal=True) for frame in found]
 
 
 def begins(keys: Sequence[str]) -> pl.Expr:
@@ -55,4 +63,4 @@ def put(parts: Parts, rows: pl.DataFrame, keys: Sequence[str], touched: str) -> 
     """With new rows of some keys; ``touched`` is the column with the time by which they run out."""
     if not rows.height:
         return parts
-    return parts.add_by(rows, touched).compact(lambda frame: newest(frame, keys))
+    return parts.add_by(rows, touched).compact(lambda frame: newest(frame, keys), by=keys)

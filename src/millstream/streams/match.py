@@ -95,7 +95,7 @@ class Match(msgspec.Struct, frozen=True, eq=False):
             rows = self._masked(rows)
         if rows.height:
             pending = pending.add(rows)
-            parts = parts.add(rows, pending.lows[-1], pending.highs[-1]).compact(lambda frame: frame)
+            parts = parts.add(rows, pending.lows[-1], pending.highs[-1]).gather()
         settled, pending = pending.settle(batch.after)
         results: list[pl.DataFrame] = []
         pieces = stretches(settled, self.within) if settled is not None else []
@@ -173,7 +173,7 @@ class Match(msgspec.Struct, frozen=True, eq=False):
         frame = index.ids.decode(ids).with_columns(
             pl.Series(AT, at), pl.Series(SEQUENCE, sequence), pl.Series(_MASK, mask)
         )
-        return index, parts.add(frame, low, high).compact(lambda frame: frame)
+        return index, parts.add(frame, low, high).gather()
 
     # --- matches out ----------------------------------------------------------------------------------
 

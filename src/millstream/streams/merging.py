@@ -92,7 +92,7 @@ class Merge(msgspec.Struct, frozen=True, eq=False):
                 rows = rows.filter(~pl.col(LATE))
             pending = pending.add(rows)
             if rows.height:
-                parts = parts.add(rows, pending.lows[-1], pending.highs[-1]).compact(lambda frame: frame)
+                parts = parts.add(rows, pending.lows[-1], pending.highs[-1]).gather()
         settled, pending = pending.settle(joint.after)
         parts = parts.expire(joint.after)
         state = MergeState(parts, pending, state.columns)

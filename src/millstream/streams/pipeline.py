@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import polars as pl
 
 from ..frames import Columns
 from ..log.objects import fitted, union
+from .bodies import Body
 from .captured import TableRows
 from .columns import AT, END_OF_TIME, ENVELOPE, IDLE, LATE, NO_TIME, SEQUENCE, micros, ordered, visible
 from .errors import FlowError, MissingColumn
@@ -43,6 +44,11 @@ class FlowState(msgspec.Struct, frozen=True, eq=False):
     sources: tuple[SourceState, ...]
     late: int
     operators: tuple[OperatorState, ...]
+
+    @property
+    def bodies(self) -> Iterator[Body]:
+        """The rows of all parts."""
+        return (part.body for operator in self.operators for part in operator.parts.items)
 
 
 class Branch(msgspec.Struct, frozen=True, eq=False):

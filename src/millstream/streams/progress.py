@@ -14,6 +14,7 @@ import polars as pl
 from ..time import from_micros
 from .columns import IDLE, NO_TIME
 from .pipeline import FlowState, Pipeline
+from .spilling import sizes
 
 T = TypeVar("T")
 
@@ -36,6 +37,8 @@ class FlowProgress(msgspec.Struct, frozen=True):
         late: How many rows have come late, or had no time, ever.
         held: How many rows the state of each operator holds, in their order from the sources on.
         paused: Whether it is paused.
+        memory: How many bytes of its state are in memory, about.
+        spilled: How many are on disk, beyond the limit that it was given.
     """
 
     position: int
@@ -48,6 +51,8 @@ class FlowProgress(msgspec.Struct, frozen=True):
     late: int
     held: tuple[int, ...]
     paused: bool = False
+    memory: int = 0
+    spilled: int = 0
 
 
 class Meter:
@@ -89,6 +94,7 @@ def told(pipeline: Pipeline, state: FlowState, meter: Meter, position: int, head
     *counts, given = meter.counts
     *rates, rate = meter.rates()
     names = meter.names[:-1]
+    size = sizes(state.bodies)
     return FlowProgress(
         position,
         max(head - position, 0),
@@ -100,6 +106,8 @@ def told(pipeline: Pipeline, state: FlowState, meter: Meter, position: int, head
         state.late,
         tuple(operator.parts.rows for operator in state.operators),
         paused,
+        size.held + sum(getattr(operator, "beside", 0) for operator in state.operators),
+        size.spilled,
     )
 
 

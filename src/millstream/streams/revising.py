@@ -81,7 +81,9 @@ class RevisingWindows(msgspec.Struct, frozen=True, eq=False):
             for tick, part in self._by_tick(rows, marks, batch):
                 # What closes before a row comes is final without it.
                 settled, fresh, now = self._on(settled, fresh, now, tick, out)
-                fresh = fresh.add_by(self.windows.partials(part), PANE).compact(self.windows.merge)
+                fresh = fresh.add_by(self.windows.partials(part), PANE).compact(
+                    self.windows.merge, by=self.windows.keys
+                )
         settled, fresh, _ = self._on(settled, fresh, now, self._reached(batch.after), out)
         return Step(_state(settled, fresh), concat(out) if out else pl.DataFrame(), late)
 
@@ -138,7 +140,7 @@ class RevisingWindows(msgspec.Struct, frozen=True, eq=False):
         windows = self.windows
         came = windows.merge(concat(part.frame for part in fresh.items))
         known = settled
-        settled = settled.add_by(came, PANE).compact(windows.merge)
+        settled = settled.add_by(came, PANE).compact(windows.merge, by=windows.keys)
         found = [self._said(windows.closed(settled, before, at), "final")]
         end = windows.end(pl.col(WINDOW))
         asked = [("corrected", end <= before)] + ([("early", end > at)] if self.early else [])

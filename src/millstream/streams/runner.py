@@ -30,6 +30,7 @@ from .idle import Listener
 from .pipeline import FlowState, Pipeline
 from .progress import FlowProgress, Meter, heights, told
 from .replay import Labelled, batches, frames, labelled
+from .spilling import Spill
 from .state import concat
 from .store import Change, change, load
 
@@ -70,9 +71,18 @@ class Worker:
     Args:
         rows: The most rows of a batch. It makes no difference to the output.
         commit_every: Seconds of work in a commit when there is much to catch up with.
+        spill: Keeps what it holds, together with other workers, within a limit.
     """
 
-    def __init__(self, log: Log, flow: Flow, *, rows: int = MAX_ROWS, commit_every: float = _COMMIT_EVERY) -> None:
+    def __init__(
+        self,
+        log: Log,
+        flow: Flow,
+        *,
+        rows: int = MAX_ROWS,
+        commit_every: float = _COMMIT_EVERY,
+        spill: Spill | None = None,
+    ) -> None:
         if flow.sink is None:
             raise FlowError("a flow that runs needs an end", hint="End it with .to(stream, type=...), or to_files(...)")
         self.log = log
@@ -85,10 +95,11 @@ class Worker:
         self._commit_every = commit_every
         self._committed = 0.0
         self._delivery = delivery(flow.sink, log)
+        self._spill = spill
         with log.transaction() as tx:
             # Taking it over and reading the state in one transaction: the old holder cannot write in between.
             self.checkpoint = take(tx.db, f"flow:{self.name}")
-            self.state, self._stored = load(tx.db, self.name, self.pipeline)
+            self.state, self._stored = load(tx.db, self.name, self.pipeline, spill)
             tell(tx.db, flow, self.name)
             if self._delivery is not None:
                 self._delivery.open(tx.db)
@@ -201,6 +212,8 @@ class Worker:
         """End the threads that commit and read; what was not committed is done anew by whoever goes on."""
         self._committer.shutdown()
         self._let_go()
+        if self._spill is not None:
+            self._spill.forget(self.name)
 
     def _work(self, ahead: _Ahead, head: int) -> bool:
         """Take in rows for a while; whether all up to a position were."""
@@ -210,6 +223,8 @@ class Worker:
                 self._listener.hear(group)
                 for frame in frames(self.pipeline, ahead.state, group):
                     ahead.state, output, aside = self.pipeline.step(ahead.state, frame, fill=True)
+                    if self._spill is not None:
+                        self._spill.keep(self.name, ahead.state.bodies)
                     self._meter.add(*heights(frame), output.height)
                     if output.height:
                         ahead.outputs.append(output)

@@ -11,6 +11,7 @@ from .flow import Flow
 from .pausing import Pauses, set_paused
 from .progress import FlowProgress
 from .runner import Worker
+from .spilling import Spill
 
 if TYPE_CHECKING:
     from ..log.log import Log
@@ -22,14 +23,18 @@ _TICK = 0.25
 class Running:
     """Flows at work on a log, in the background once started; made by `run` and by `start`.
 
+    Args:
+        memory: How much of their state the flows hold in memory together; see `run`.
+
     Attributes:
         flows: The flows, by name.
     """
 
-    def __init__(self, log: Log, *flows: Flow) -> None:
+    def __init__(self, log: Log, *flows: Flow, memory: str | int | None = None) -> None:
         if not flows:
             raise UsageError("there is no flow to run", hint="Name at least one")
         self._log = log
+        self._spill = None if memory is None else Spill.beside(log, memory)
         self.flows: dict[str, Flow] = {}
         for flow in flows:
             name = flow.sink.name if flow.sink is not None else ""
@@ -82,7 +87,7 @@ class Running:
 
     def run(self, *, until: Literal["head"] | None = None) -> None:
         """Work in this thread: until stopped, or until the present head of the log."""
-        self._workers = [Worker(self._log, flow) for flow in self.flows.values()]
+        self._workers = [Worker(self._log, flow, spill=self._spill) for flow in self.flows.values()]
         try:
             self._work(until)
             for worker in self._workers:
@@ -173,7 +178,13 @@ class Running:
         self.stop()
 
 
-def run(log: Log, *flows: Flow, until: Literal["head"] | None = None, engine: Literal["embedded"] = "embedded") -> None:
+def run(
+    log: Log,
+    *flows: Flow,
+    until: Literal["head"] | None = None,
+    engine: Literal["embedded"] = "embedded",
+    memory: str | int | None = None,
+) -> None:
     """Run flows on a log, exactly once: all of its history, then what comes.
 
     Output, state and checkpoint of a flow are one commit. A flow that was stopped or killed goes on where
@@ -185,11 +196,16 @@ def run(log: Log, *flows: Flow, until: Literal["head"] | None = None, engine: Li
         flows: Flows that end with `Flow.to`.
         until: ``"head"``: return when all that is in the log now has been taken in. By default run for ever.
         engine: Where to run: ``"embedded"``, in this process.
+        memory: How much of their state the flows hold in memory together, such as ``"512MB"``: what is beyond goes to
+            temporary files beside the log (of a log in memory or in PostgreSQL: where temporary files go), what was
+            asked for least lately first. It makes no difference to what they give. Without it all is in memory. Batches
+            on their way, and the index of sliding windows and patterns, come on top.
 
     Raises:
         FlowError: A flow has no end.
         FlowChanged: The state in the log is of a flow of another shape.
         ConsumerFenced: Another worker has taken a flow over.
+        SpillFailed: There is no room on disk for what is beyond ``memory``.
 
     Example:
         >>> import millstream as ms
@@ -202,9 +218,9 @@ def run(log: Log, *flows: Flow, until: Literal["head"] | None = None, engine: Li
         raise UsageError(f"engine={engine!r} is not there", hint="Use engine='embedded'")
     if until not in (None, "head"):
         raise UsageError(f"until={until!r} is not known", hint="Use until='head', or leave it out")
-    Running(log, *flows).run(until=until)
+    Running(log, *flows, memory=memory).run(until=until)
 
 
-def start(log: Log, *flows: Flow) -> Running:
-    """Run flows in the background; `Running.stop` ends them. The same promises as `run`."""
-    return Running(log, *flows).start()
+def start(log: Log, *flows: Flow, memory: str | int | None = None) -> Running:
+    """Run flows in the background; `Running.stop` ends them. The same promises, and the same ``memory``, as `run`."""
+    return Running(log, *flows, memory=memory).start()

@@ -144,7 +144,7 @@ class Sequences:
             schema = dict(rows.schema)
         if rows.height:
             pending = pending.add(rows)
-            parts = parts.add(rows, pending.lows[-1], pending.highs[-1]).compact(lambda frame: frame)
+            parts = parts.add(rows, pending.lows[-1], pending.highs[-1]).gather()
         settled, pending = pending.settle(batch.after)
         held, deadlines = dict(state.held), dict(state.deadlines)
         touched: dict[Key, KeyRows] = {}
@@ -159,7 +159,7 @@ class Sequences:
             low, high = frame[AT].min(), frame[AT].max()
             assert isinstance(low, int)
             assert isinstance(high, int)
-            parts = parts.add(frame, low, high).compact(lambda frame: frame)
+            parts = parts.add(frame, low, high).gather()
         parts = parts.expire(batch.after - self.within)
         frame = numbered(self._described(results, schema)) if results else pl.DataFrame()
         return Step(SequencesState(parts, pending, held, deadlines, schema), frame, late)

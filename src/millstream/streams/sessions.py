@@ -55,7 +55,7 @@ class SessionWindows(msgspec.Struct, frozen=True, eq=False):
             return Step(Kept(parts.reshaped(like, self._merge)), self._result(like))
         rows, late = split_late(batch.frame)
         if rows.height:
-            parts = parts.add_by(self._pieces(rows), _LAST).compact(self._merge)
+            parts = parts.add_by(self._pieces(rows), _LAST).compact(self._merge, by=self.keys)
         limit = self._limit(batch.after)
         done = [part.frame.filter(pl.col(_LAST) < limit) for part in parts.items if part.low < limit]
         if not any(frame.height for frame in done):
@@ -74,7 +74,7 @@ class SessionWindows(msgspec.Struct, frozen=True, eq=False):
         parts = parts.expire(limit, _LAST)
         if lasting.height:
             kept = lasting.with_columns(pl.col("__end").alias(_LAST)).drop("__end", _NUMBER)
-            parts = parts.add_by(self._merge(kept), _LAST).compact(self._merge)
+            parts = parts.add_by(self._merge(kept), _LAST).compact(self._merge, by=self.keys)
         return self._merge(closed.drop("__end", _NUMBER)), parts
 
     def _pieces(self, rows: pl.DataFrame) -> pl.DataFrame:

@@ -9,7 +9,7 @@ watermark.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -18,35 +18,97 @@ import polars as pl
 
 from ..frames import Columns
 from ..log.objects import fitted, union
+from .bodies import HASH, Body
 from .keys import Ints
+from .lanes import FRESH, Asked, by_lane, cut, hashes_of, lane_of, ordered_by, plain
 
 FAN_IN = 8
 """So many parts of one order of magnitude become one."""
 
+PACE = 4
+"""So many times the rows that a step adds it merges in lanes: more than come in, and no more than takes as long."""
+
+Merge = Callable[[pl.DataFrame], pl.DataFrame]
 
 Order = Literal["log", "settled", "time"]
 """How rows leave a part of a flow: as they stand in the log; in order of time from batch to batch, but not yet
 within one; in the order that is promised of the output."""
 
 
-class Part(msgspec.Struct, frozen=True, eq=False):
-    """A piece of an operator's state.
+class Part:
+    """A piece of an operator's state. It never changes.
 
     Attributes:
         id: Its name within the operator; the same id is always the same rows, but for those that ran out.
         low: The least value by which its rows run out (a pane, a time).
         high: The greatest one.
-        frame: The rows.
+        body: Its rows as they are kept, in memory or not.
+        since: Rows below this have run out, by the column; they are cut when the part is read. None for all.
     """
 
-    id: int
-    low: int
-    high: int
-    frame: pl.DataFrame
+    __slots__ = ("body", "high", "id", "low", "since")
+
+    def __init__(
+        self, id: int, low: int, high: int, rows: pl.DataFrame | Body, *, since: tuple[str, int] | None = None
+    ) -> None:
+        self.id = id
+        self.low = low
+        self.high = high
+        self.body = rows if isinstance(rows, Body) else Body(rows, lane_of(rows))
+        self.since = since
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """The rows."""
+        return self.stored if self.lane is None else plain(self.stored)
+
+    @property
+    def stored(self) -> pl.DataFrame:
+        """The rows as they are stored: in a lane with their hashes."""
+        frame = self.body.frame
+        return frame if self.since is None else frame.filter(pl.col(self.since[0]) >= self.since[1])
+
+    @property
+    def height(self) -> int:
+        """How many rows it has, with those that have run out."""
+        return self.body.height
+
+    @property
+    def lane(self) -> int | None:
+        """The range of hashes that all its keys are in; None when it is fresh."""
+        return self.body.lane
+
+    @property
+    def schema(self) -> Columns:
+        """The columns of its rows."""
+        return {name: dtype for name, dtype in self.body.schema.items() if name != HASH}
+
+    def among(self, asked: Asked) -> pl.DataFrame:
+        """Of a part in a lane, the rows whose key has a hash that is asked for, with their hashes."""
+        assert self.lane is not None
+        frame = self.body.at(asked.places(self.lane, self.body.hashes()))
+        return frame if self.since is None else frame.filter(pl.col(self.since[0]) >= self.since[1])
+
+    def numbered(self, id: int) -> Part:
+        """The same under another id."""
+        return Part(id, self.low, self.high, self.body, since=self.since)
+
+    def cut(self, column: str, limit: int) -> Part | None:
+        """Without the rows below a limit; None when that is all of them."""
+        least = self.body.least(column, limit)
+        if least is None:
+            return None
+        if self.body.spilled:
+            # To cut it now would be to have it in memory again.
+            return Part(self.id, least, self.high, self.body, since=(column, limit))
+        return Part(self.id, least, self.high, Body(self.body.frame.filter(pl.col(column) >= limit), self.lane))
 
 
 class Parts(msgspec.Struct, frozen=True, eq=False):
-    """The parts of one operator's state, oldest first, and the id that the next one gets."""
+    """The parts of one operator's state, and the id that the next one gets.
+
+    Those in lanes come first; the fresh ones, and those of each lane, stand oldest first.
+    """
 
     items: tuple[Part, ...] = ()
     next: int = 1
@@ -68,55 +130,88 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
         for part in self.items:
             if part.high < limit:
                 continue
-            if column is not None and part.low < limit:
-                alive = part.frame.filter(pl.col(column) >= limit)
-                part = Part(part.id, limit, part.high, alive)
-            kept.append(part)
+            alive = part.cut(column, limit) if column is not None and part.low < limit else part
+            if alive is not None:
+                kept.append(alive)
         return Parts(tuple(kept), self.next)
 
-    def compact(self, merge: Callable[[pl.DataFrame], pl.DataFrame], fan_in: int = FAN_IN) -> Parts:
-        """With the newest parts merged while there are ``fan_in`` of one order of magnitude.
+    def compact(self, merge: Merge, *, by: Sequence[str] = ()) -> Parts:
+        """With the newest parts merged while there are `FAN_IN` of one order of magnitude.
 
         Each row is merged a number of times that grows with the logarithm of the state, and the number of
         parts stays logarithmic too.
-        """
-        items, following = self.items, self.next
-        while len(items) >= fan_in:
-            tail = items[-fan_in:]
-            if max(p.frame.height for p in tail) > fan_in * max(tail[-1].frame.height, 16):
-                break
-            merged = merge(concat(p.frame for p in tail))
-            part = Part(following, min(p.low for p in tail), max(p.high for p in tail), merged)
-            items, following = (*items[:-fan_in], part), following + 1
-        return self if items is self.items else Parts(items, following)
 
-    def reshaped(self, like: pl.DataFrame, merge: Callable[[pl.DataFrame], pl.DataFrame]) -> Parts:
+        Args:
+            merge: Makes one frame of several that stand below one another.
+            by: The keys, where rows of different keys have nothing to do with one another: then large parts are cut
+                into lanes, and a step merges only as many rows as its batch is worth.
+        """
+        items, following = list(self.items), self.next
+        first = next((place for place, part in enumerate(items) if part.lane is None), len(items))
+        lanes, fresh = items[:first], items[first:]
+        following = _merged(fresh, following, merge)
+        if by and sum(part.height for part in fresh) > FRESH:
+            whole = merge(concat(part.frame for part in fresh))
+            hashes = hashes_of(whole, by)
+            if hashes is not None:
+                low, high = min(part.low for part in fresh), max(part.high for part in fresh)
+                fresh = []
+                for lane, frame in cut(whole, hashes):
+                    lanes.append(Part(following, low, high, Body(frame, lane)))
+                    following += 1
+        if lanes:
+            pace = PACE * (self.items[-1].height if self.items else 0)
+            following = _advanced(lanes, following, merge, by, pace)
+        if following == self.next and len(lanes) + len(fresh) == len(self.items):
+            return self
+        return Parts((*lanes, *fresh), following)
+
+    def gather(self) -> Parts:
+        """With small parts below one another, where rows are kept as they came."""
+        items, following = list(self.items), self.next
+        following = _merged(items, following, lambda frame: frame, FRESH)
+        return self if following == self.next else Parts(tuple(items), following)
+
+    def pieces(self, keys: Sequence[str], end: int) -> list[pl.DataFrame]:
+        """The rows of all parts that begin below an end, so that those of a key are in one piece: of a state in lanes
+        each lane for itself."""
+        asked = [part for part in self.items if part.low < end]
+        if all(part.lane is None for part in asked):
+            return [concat(part.frame for part in asked)]
+        return [concat(frames) for frames in by_lane(((part.lane, part.frame) for part in asked), keys).values()]
+
+    def reshaped(self, like: pl.DataFrame, merge: Merge) -> Parts:
         """With the columns of a frame, whose types are wider than those of the parts.
 
         What is held is merged before and after: so what comes of it does not depend on how far it was merged.
         """
-        if all(part.frame.schema == like.schema for part in self.items):
+        wanted = dict(like.schema)
+        if all(list(part.schema.items()) == list(wanted.items()) for part in self.items):
             return self
         low, high = min(part.low for part in self.items), max(part.high for part in self.items)
         held = merge(concat(part.frame for part in self.items))
-        return Parts((), self.next).add(merge(fitted(held, dict(like.schema))), low, high)
+        return Parts((), self.next).add(merge(fitted(held, wanted)), low, high)
 
     @staticmethod
     def side_by_side(*several: Parts) -> Parts:
         """Parts of several kinds as those of one operator; `apart` tells them apart again, by their ids."""
         items = tuple(
-            Part(part.id * len(several) + kind, part.low, part.high, part.frame)
-            for kind, parts in enumerate(several)
-            for part in parts.items
+            part.numbered(part.id * len(several) + kind) for kind, parts in enumerate(several) for part in parts.items
         )
         return Parts(items, max(parts.next for parts in several) * len(several))
 
     def apart(self, kinds: int) -> tuple[Parts, ...]:
         """The parts of each kind."""
         found: list[list[Part]] = [[] for _ in range(kinds)]
-        for part in sorted(self.items, key=lambda part: part.id):
-            found[part.id % kinds].append(Part(part.id // kinds, part.low, part.high, part.frame))
-        return tuple(Parts(tuple(items), max((p.id for p in items), default=0) + 1) for items in found)
+        for part in self.items:
+            found[part.id % kinds].append(part.numbered(part.id // kinds))
+        return tuple(Parts.of(items) for items in found)
+
+    @staticmethod
+    def of(items: Iterable[Part]) -> Parts:
+        """Parts in whatever order, as they were taken from a store."""
+        held = sorted(items, key=lambda part: (part.lane is None, part.id))
+        return Parts(tuple(held), max((part.id for part in held), default=0) + 1)
 
     @property
     def low(self) -> int | None:
@@ -126,7 +221,61 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
     @property
     def rows(self) -> int:
         """How many rows all parts hold."""
-        return sum(part.frame.height for part in self.items)
+        return sum(part.height for part in self.items)
+
+
+def _merged(items: list[Part], following: int, merge: Merge, most: int | None = None) -> int:
+    """Merge the newest of some parts; the id that comes next."""
+    while len(items) >= FAN_IN:
+        tail = items[-FAN_IN:]
+        heights = [part.height for part in tail]
+        if max(heights) > FAN_IN * max(heights[-1], 16) or (most is not None and sum(heights) > most):
+            break
+        merged = merge(concat(part.frame for part in tail))
+        items[-FAN_IN:] = [Part(following, min(p.low for p in tail), max(p.high for p in tail), merged)]
+        following += 1
+    return following
+
+
+def _advanced(lanes: list[Part], following: int, merge: Merge, by: Sequence[str], pace: int) -> int:
+    """Merge the newest parts of the lanes that have most of them, about so many rows; the id that comes next."""
+    held: dict[int, list[Part]] = {}
+    for part in lanes:
+        assert part.lane is not None
+        held.setdefault(part.lane, []).append(part)
+    due = [lane for lane, parts in held.items() if _is_due(parts)]
+    if not due:
+        return following
+    for lane in sorted(due, key=lambda lane: -len(held[lane])):
+        tail = _tail(held[lane])
+        merged = merge(concat(part.frame for part in tail))
+        hashes = hashes_of(merged, by)
+        assert hashes is not None, "what has lanes has hashes"
+        low, high = min(part.low for part in tail), max(part.high for part in tail)
+        one = [Part(following, low, high, Body(ordered_by(merged, hashes), lane))] if merged.height else []
+        held[lane][-len(tail) :] = one
+        following += 1
+        pace -= sum(part.height for part in tail)
+        if pace <= 0:
+            break
+    lanes[:] = [part for parts in held.values() for part in parts]
+    return following
+
+
+def _is_due(parts: list[Part]) -> bool:
+    """Whether the newest parts of a lane are of one order of magnitude."""
+    tail = parts[-FAN_IN:]
+    return len(tail) == FAN_IN and max(part.height for part in tail) <= FAN_IN * max(tail[-1].height, 16)
+
+
+def _tail(parts: list[Part]) -> list[Part]:
+    """The newest parts of a lane that become one: while it was waiting, there may have come more of them."""
+    tail = parts[-FAN_IN:]
+    limit = max(part.height for part in tail)
+    count = len(tail)
+    while count < len(parts) and parts[-count - 1].height <= limit:
+        count += 1
+    return parts[-count:]
 
 
 class Timeline(msgspec.Struct, frozen=True, eq=False):

@@ -16,6 +16,7 @@ from ..frames import decode_frame, encode_frame, schema_columns, schema_text
 from ..storage.database import Database
 from .errors import FlowChanged
 from .pipeline import FlowState, Pipeline, SourceState
+from .spilling import Spill
 from .state import Part, Parts
 
 INFO, _STATE, TOLD = "flow_info", "flow_state", "flow_told"
@@ -69,7 +70,7 @@ def change(name: str, state: FlowState, stored: Stored) -> Change:
     held = {(number, part.id): part for number, operator in enumerate(state.operators) for part in operator.parts.items}
     gone = [(name, *key) for key in stored if key not in held]
     new = [
-        (name, *key, part.low, part.high, encode_frame(part.frame)) for key, part in held.items() if key not in stored
+        (name, *key, part.low, part.high, encode_frame(part.stored)) for key, part in held.items() if key not in stored
     ]
     high, columns = _sources_text(state.sources)
     return Change(gone, new, (high, state.late, columns, name), frozenset(held))
@@ -91,7 +92,7 @@ def _sources(high: int, text: str) -> list[SourceState]:
     return [SourceState(each["high"], schema_columns(each["columns"])) for each in held["sources"]]
 
 
-def load(database: Database, name: str, pipeline: Pipeline) -> tuple[FlowState, Stored]:
+def load(database: Database, name: str, pipeline: Pipeline, spill: Spill | None = None) -> tuple[FlowState, Stored]:
     """A flow's state as it is in the store; its first state when there is none. Call inside a transaction.
 
     Raises:
@@ -109,13 +110,18 @@ def load(database: Database, name: str, pipeline: Pipeline) -> tuple[FlowState, 
             (name, pipeline.shape, high, columns),
         )
         return state, frozenset()
-    return read(database, pipeline, name, row)
+    return read(database, pipeline, name, row, spill=spill)
 
 
 def read(
-    database: Database, pipeline: Pipeline, name: str, info: Mapping[str, Any], label: str | None = None
+    database: Database,
+    pipeline: Pipeline,
+    name: str,
+    info: Mapping[str, Any],
+    label: str | None = None,
+    spill: Spill | None = None,
 ) -> tuple[FlowState, Stored]:
-    """The state that a row of ``flow_info``, or of a savepoint, is about.
+    """The state that a row of ``flow_info``, or of a savepoint, is about; what is beyond a limit goes to disk.
 
     Raises:
         FlowChanged: It is of a flow of another shape.
@@ -128,13 +134,18 @@ def read(
         table, where, params = database.own(SAVED), "flow = ? and label = ? and operator = ?", (name, label)
     held, stored = [], set()
     for number in range(len(pipeline.operators)):
-        items = []
-        for found in database.query(
-            f"select part, low, high, body from {table} where {where} order by part", (*params, number)
-        ):
-            items.append(Part(found["part"], found["low"], found["high"], decode_frame(found["body"])))
-            stored.add((number, found["part"]))
-        held.append(Parts(tuple(items), max((part.id for part in items), default=0) + 1))
+        items: list[Part] = []
+        rows = database.query(f"select part, low, high from {table} where {where} order by part", (*params, number))
+        for row in rows:
+            # One at a time: together their bodies may be more than there is to be in memory.
+            body = database.query(
+                f"select body from {table} where {where} and part = ?", (*params, number, row["part"])
+            )
+            items.append(Part(row["part"], row["low"], row["high"], decode_frame(body[0]["body"])))
+            if spill is not None:
+                spill.add(name, items[-1].body)
+            stored.add((number, row["part"]))
+        held.append(Parts.of(items))
     return pipeline.restored(_sources(info["high"], info["columns"]), info["late"], held), frozenset(stored)
 
 

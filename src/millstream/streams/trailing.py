@@ -38,6 +38,11 @@ class SlidingState(msgspec.Struct, frozen=True, eq=False):
     pending: Pending
     index: Index
 
+    @property
+    def beside(self) -> int:
+        """How many bytes the index takes."""
+        return sum(values.nbytes for run in self.index.runs for values in (run.packed, *run.beside))
+
 
 class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
     """The operator of sliding windows."""
@@ -65,16 +70,17 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
         state = self.start()
         if not parts.items:
             return msgspec.structs.replace(state, parts=parts)
-        rows = concat(part.frame for part in parts.items)
-        settled, pending = Pending().add(rows).settle(watermark)
-        index = state.index
-        how = answers(self.aggregation, rows.schema)
-        if settled is not None and how is not None:
-            for piece in stretches(settled, self.window.size):
-                limit = _earliest(piece) - self.window.size
-                for slice in piece.iter_slices(_RESTORED):
-                    index, *_ = self._indexed(index, slice, limit, how)
-        return SlidingState(parts, pending, index)
+        index, waiting = state.index, Pending()
+        how = answers(self.aggregation, pl.Schema(parts.items[0].schema))
+        # A part at a time, since together they may be more than there is to be in memory.
+        for part in parts.items:
+            settled, pending = Pending().add(part.frame).settle(watermark)
+            for piece in pending.pieces:
+                waiting = waiting.add(piece)
+            if settled is not None and how is not None:
+                for slice in settled.iter_slices(_RESTORED):
+                    index, *_ = self._indexed(index, slice, watermark - self.window.size, how)
+        return SlidingState(parts, waiting, index)
 
     def step(self, state: OperatorState, batch: Batch) -> Step:
         assert isinstance(state, SlidingState)
@@ -86,7 +92,7 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
         if rows.height:
             need(self.keys, rows.columns, "group_by")
             pending = pending.add(rows)
-            parts = parts.add(rows, pending.lows[-1], pending.highs[-1]).compact(lambda frame: frame)
+            parts = parts.add(rows, pending.lows[-1], pending.highs[-1]).gather()
         settled, pending = pending.settle(batch.after)
         out = pl.DataFrame()
         if settled is not None:

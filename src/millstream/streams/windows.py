@@ -186,7 +186,7 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
             return Step(Kept(parts.reshaped(like, self.merge)), self.nothing(like))
         rows, late = split_late(batch.frame)
         if rows.height:
-            parts = parts.add_by(self.partials(rows), PANE).compact(self.merge)
+            parts = parts.add_by(self.partials(rows), PANE).compact(self.merge, by=self.keys)
         closed = self.closed(parts, batch.before, batch.after)
         return Step(Kept(parts.expire(self.limit(batch.after), PANE)), closed, late)
 
@@ -241,13 +241,15 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
         if low is None or first > last:
             return pl.DataFrame()
         end = (last * every + self.window.size) // pane
-        held = concat(part.frame for part in parts.items if part.low < end)
-        if first == last:
-            inside = held.filter(pl.col(PANE).is_between(first * every // pane, end - 1))
-            windows = inside.with_columns(pl.lit(first, pl.Int64).alias(WINDOW))
-        else:
-            windows = self.spread(held, pl.col(WINDOW).is_between(first, last))
-        return self._finish(self._group(windows, self.aggregation.merged(), WINDOW))
+        merged = []
+        for held in parts.pieces(self.keys, end):
+            if first == last:
+                inside = held.filter(pl.col(PANE).is_between(first * every // pane, end - 1))
+                windows = inside.with_columns(pl.lit(first, pl.Int64).alias(WINDOW))
+            else:
+                windows = self.spread(held, pl.col(WINDOW).is_between(first, last))
+            merged.append(self._group(windows, self.aggregation.merged(), WINDOW))
+        return self._finish(concat(merged))
 
     def spread(self, held: pl.DataFrame, wanted: pl.Expr) -> pl.DataFrame:
         """Rows per pane, once for each window that they are in, of those windows that are wanted."""

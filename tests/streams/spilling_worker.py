@@ -1,0 +1,43 @@
+"""Runs the flows of `test_spilling` under a tiny limit, in a process that can be killed."""
+
+from __future__ import annotations
+
+import sys
+
+import polars as pl
+
+import millstream as ms
+from millstream.streams import Flow, hopping, sliding, state, stream
+from millstream.streams.runner import Worker
+from millstream.streams.spilling import Spill
+
+clicks = stream("clicks", time="ts", lateness="2s")
+
+FLOWS: list[Flow] = [
+    clicks.group_by("user")
+    .window(hopping("5m", every="1m"))
+    .agg(n=pl.len(), total=pl.col("amount").sum())
+    .to("hops", type="Spilled.Hop"),
+    clicks.group_by("user").window(sliding("5m")).agg(n=pl.len()).to("slides", type="Spilled.Slide"),
+    clicks.distinct("user", "kind", within="3m").to("firsts", type="Spilled.First"),
+    clicks.latest("user", "kind").to("lasts", type="Spilled.Last"),
+]
+
+OUTPUTS = ["hops", "slides", "firsts", "lasts"]
+
+
+def main(path: str) -> None:
+    state.FRESH = 200
+    with ms.open(path) as log:
+        spill = Spill.beside(log, 5_000)
+        workers = [Worker(log, flow, rows=200, commit_every=0, spill=spill) for flow in FLOWS]
+        print("ready", flush=True)
+        busy = True
+        while busy:
+            more = [worker.advance(log.head) for worker in workers]
+            busy = any(more)
+    print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
