@@ -11,6 +11,7 @@ from .flow import Flow
 from .pausing import Pauses, set_paused
 from .progress import FlowProgress
 from .runner import Worker
+from .sharing.coordinator import SharedWorker
 
 if TYPE_CHECKING:
     from ..log.log import Log
@@ -26,10 +27,13 @@ class Running:
         flows: The flows, by name.
     """
 
-    def __init__(self, log: Log, *flows: Flow) -> None:
+    def __init__(self, log: Log, *flows: Flow, processes: int = 1) -> None:
         if not flows:
             raise UsageError("there is no flow to run", hint="Name at least one")
+        if not isinstance(processes, int) or processes < 1:
+            raise UsageError(f"processes={processes!r} is no number of processes", hint="Give 2, or leave it out")
         self._log = log
+        self._processes = processes
         self.flows: dict[str, Flow] = {}
         for flow in flows:
             name = flow.sink.name if flow.sink is not None else ""
@@ -39,7 +43,7 @@ class Running:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._workers: list[Worker] = []
+        self._workers: list[Worker | SharedWorker] = []
         self._pauses = Pauses(log)
 
     @property
@@ -82,14 +86,21 @@ class Running:
 
     def run(self, *, until: Literal["head"] | None = None) -> None:
         """Work in this thread: until stopped, or until the present head of the log."""
-        self._workers = [Worker(self._log, flow) for flow in self.flows.values()]
+        self._workers = []
         try:
+            for flow in self.flows.values():
+                self._workers.append(self._worker(flow))
             self._work(until)
             for worker in self._workers:
                 worker.flush()
         finally:
             for worker in self._workers:
                 worker.close()
+
+    def _worker(self, flow: Flow) -> Worker | SharedWorker:
+        if self._processes == 1:
+            return Worker(self._log, flow)
+        return SharedWorker(self._log, flow, self._processes)
 
     def _work(self, until: Literal["head"] | None) -> None:
         head = self._log.head
@@ -108,7 +119,7 @@ class Running:
                 for worker in working:
                     worker.listen(head)
 
-    def _awake(self) -> list[Worker]:
+    def _awake(self) -> list[Worker | SharedWorker]:
         """The workers that are not to wait."""
         paused = self._pauses.names()
         for worker in self._workers:
@@ -173,7 +184,13 @@ class Running:
         self.stop()
 
 
-def run(log: Log, *flows: Flow, until: Literal["head"] | None = None, engine: Literal["embedded"] = "embedded") -> None:
+def run(
+    log: Log,
+    *flows: Flow,
+    until: Literal["head"] | None = None,
+    engine: Literal["embedded"] = "embedded",
+    processes: int = 1,
+) -> None:
     """Run flows on a log, exactly once: all of its history, then what comes.
 
     Output, state and checkpoint of a flow are one commit. A flow that was stopped or killed goes on where
@@ -184,10 +201,13 @@ def run(log: Log, *flows: Flow, until: Literal["head"] | None = None, engine: Li
         log: The log, to read from and write to.
         flows: Flows that end with `Flow.to`.
         until: ``"head"``: return when all that is in the log now has been taken in. By default run for ever.
-        engine: Where to run: ``"embedded"``, in this process.
+        engine: Where to run: ``"embedded"``, on this machine.
+        processes: In how many processes beside this one each flow works on the rows of a range of keys; with 1 all is
+            done here. It makes no difference to what comes out, and may be another number next time. It pays where a
+            flow has much to compute for each row; see the guide.
 
     Raises:
-        FlowError: A flow has no end.
+        FlowError: A flow has no end, or cannot be shared between processes.
         FlowChanged: The state in the log is of a flow of another shape.
         ConsumerFenced: Another worker has taken a flow over.
 
@@ -202,9 +222,9 @@ def run(log: Log, *flows: Flow, until: Literal["head"] | None = None, engine: Li
         raise UsageError(f"engine={engine!r} is not there", hint="Use engine='embedded'")
     if until not in (None, "head"):
         raise UsageError(f"until={until!r} is not known", hint="Use until='head', or leave it out")
-    Running(log, *flows).run(until=until)
+    Running(log, *flows, processes=processes).run(until=until)
 
 
-def start(log: Log, *flows: Flow) -> Running:
+def start(log: Log, *flows: Flow, processes: int = 1) -> Running:
     """Run flows in the background; `Running.stop` ends them. The same promises as `run`."""
-    return Running(log, *flows).start()
+    return Running(log, *flows, processes=processes).start()
