@@ -73,6 +73,11 @@ class Reader:
             self._keys = self._made_keys()
         return self._keys
 
+    @property
+    def given_keys(self) -> Any:
+        """Where the keys of personal data are, as it was said when the log was opened."""
+        return self._given_keys
+
     def _made_keys(self) -> Keys:
         from .personal.keys import Keys
 

@@ -32,6 +32,8 @@ class Store(RawSource, RawTarget, Protocol):
     page_runs: int
     """How many headers a page of a long read is best to hold."""
     readonly: bool
+    address: str | None
+    """What opens it from another process, with a password where there is one; None in memory."""
     closed: bool
     """Whether this process has closed it."""
     signal: Signal

@@ -272,7 +272,7 @@ class Pipeline:
             aside = late[0] if len(late) == 1 else widened(late)
             # Where flows meet, the late rows of one come before those of another, whatever their places.
             aside = aside.sort(SEQUENCE, maintain_order=True) if self._tree else aside
-            aside = aside.select(visible(aside))
+            aside = self._aside(aside)
         state = msgspec.structs.replace(
             state, operators=tuple(operators), late=state.late + (aside.height if aside is not None else 0)
         )
@@ -313,10 +313,15 @@ class Pipeline:
             batch = msgspec.structs.replace(joint, frame=self._filled(branch.flow, step.frame) if fill else step.frame)
             number += 1
         frame = batch.frame
-        for stage in branch.flow.stages:
+        leaf = isinstance(source, Source)
+        if leaf:
+            frame = self._told_apart(branch, 0, frame)
+        for place, stage in enumerate(branch.flow.stages, 1):
             if isinstance(stage, Rowwise):
                 # A frame without columns is what an operator gives when it has nothing to say.
                 frame = stage.apply(frame) if frame.width else frame
+                if leaf:
+                    frame = self._told_apart(branch, place, frame)
                 continue
             step = self._take(number, stage, operators[number], msgspec.structs.replace(batch, frame=frame))
             operators[number], frame = step.state, step.frame
@@ -331,6 +336,14 @@ class Pipeline:
 
     def _meet(self, number: int, meeting: Meeting, state: OperatorState, inputs: Sequence[Batch], joint: Batch) -> Step:
         return meeting.meet(state, inputs, joint)
+
+    def _told_apart(self, branch: Branch, stage: int, frame: pl.DataFrame) -> pl.DataFrame:
+        """Those rows of a source that are for this pipeline, before one of its stages: here all."""
+        return frame
+
+    def _aside(self, late: pl.DataFrame) -> pl.DataFrame:
+        """Late rows as they leave it."""
+        return late.select(visible(late))
 
     def _filled(self, part: Flow | TableRows, frame: pl.DataFrame) -> pl.DataFrame:
         """What comes out of a meeting or a table's changes, with what is asked for and no row has had yet."""

@@ -8,44 +8,37 @@ moment; and when two workers run the same flow, the one that took it first loses
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import groupby
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from ..errors import SchemaConflict
-from ..events import Plain
 from ..frames import MAX_ROWS
-from ..log.checkpoints import Checkpoint, advance, take
-from ..storage.base import StagedAppend
 from .ahead import read_ahead, worth_it
+from .committing import Committer
 from .compatible import tell
-from .delivering import delivery
 from .enriching import ROWS, asks
-from .errors import FlowError
 from .flow import Flow
 from .idle import Listener
 from .pipeline import FlowState, Pipeline
 from .progress import FlowProgress, Meter, heights, told
 from .replay import Labelled, batches, frames, labelled
 from .spilling import Spill
-from .state import concat
 from .store import Change, change, load
 
 if TYPE_CHECKING:
     from ..log.log import Log
     from ..storage.base import Receipt
-    from ..storage.database import Database
 
-_COMMIT_EVERY = 1.0
+COMMIT_EVERY = 1.0
 """Seconds of work in a commit when there is much to catch up with: state that comes and goes within is not written."""
 
-_SLICE = 0.2
+SLICE = 0.2
 """Seconds that a flow works at a time, so that others have their turn."""
 
-_ROWS = 262_144
+OUTPUT = 262_144
 """Rows of output in a commit, at most a batch more."""
 
 
@@ -62,10 +55,10 @@ class _Ahead:
     @property
     def is_enough(self) -> bool:
         """Whether a commit should not become larger."""
-        return sum(output.height for output in self.outputs) >= _ROWS
+        return sum(output.height for output in self.outputs) >= OUTPUT
 
 
-class Worker:
+class Worker(Committer):
     """One flow on one log.
 
     Args:
@@ -80,37 +73,25 @@ class Worker:
         flow: Flow,
         *,
         rows: int = MAX_ROWS,
-        commit_every: float = _COMMIT_EVERY,
+        commit_every: float = COMMIT_EVERY,
         spill: Spill | None = None,
     ) -> None:
-        if flow.sink is None:
-            raise FlowError("a flow that runs needs an end", hint="End it with .to(stream, type=...), or to_files(...)")
-        self.log = log
-        self.flow = flow
-        self.sink = flow.sink
+        super().__init__(log, flow)
         self.pipeline = Pipeline(flow)
-        self.name = flow.sink.name
         self._asks = asks(flow)
         self._rows = min(rows, ROWS) if self._asks else rows
         self._commit_every = commit_every
-        self._committed = 0.0
-        self._delivery = delivery(flow.sink, log)
         self._spill = spill
         with log.transaction() as tx:
             # Taking it over and reading the state in one transaction: the old holder cannot write in between.
-            self.checkpoint = take(tx.db, f"flow:{self.name}")
+            self._take(tx.db)
             self.state, self._stored = load(tx.db, self.name, self.pipeline, spill)
             tell(tx.db, flow, self.name)
-            if self._delivery is not None:
-                self._delivery.open(tx.db)
-        if self._delivery is not None:
-            self._delivery.recover()
+        self._recover()
         self._listener = Listener(log, self.pipeline)
-        self.paused = False
         self._meter = Meter([*(source.stream for source in self.pipeline.sources), ""])
         self._seen = self.checkpoint.position
         self._ahead: _Ahead | None = None
-        self._committer = ThreadPoolExecutor(1, thread_name_prefix="millstream-flow-commit")
         self._reading: Generator[list[Labelled]] | None = None
         self._read = self._reading_to = 0
         """Up to where what is read ahead was taken in, and to where it goes."""
@@ -167,29 +148,14 @@ class Worker:
         self._ahead = _Ahead(ahead.state, ahead.position)
         return True
 
-    @property
-    def is_due(self) -> bool:
-        """Whether what was done should be committed as soon as nothing is left to be caught up with."""
-        return self._delivery is None or time.monotonic() - self._committed >= self._delivery.every
-
-    @property
-    def lags(self) -> bool:
-        """Whether it has committed nothing for a while, and may."""
-        return time.monotonic() - self._committed >= 1.0 and self.is_due
-
     def _begin(self, ahead: _Ahead) -> None:
-        """Commit beside the work that follows.
-
-        Frames are encoded here: of two threads that look at one frame, Polars may let neither go on.
-        """
+        """Commit beside the work that follows."""
         difference = change(self.name, ahead.state, self._stored)
-        try:
-            staged = [self._staged(*each, set()) for each in self._given(ahead.outputs, ahead.late)]
-        except SchemaConflict:
+        under_way = self._write_beside(ahead.position, ahead.outputs, ahead.late, difference)
+        if under_way is None:
             self._commit(ahead.state, ahead.position, ahead.outputs, ahead.late)
             return
-        work = self._move(ahead.position, difference)
-        self._under_way = self._committer.submit(self.log.commit, staged, work=work), ahead, difference
+        self._under_way = under_way, ahead, difference
 
     def _settle(self) -> None:
         """Wait for the commit that is under way."""
@@ -201,6 +167,7 @@ class Worker:
         except SchemaConflict:
             self._commit(ahead.state, ahead.position, ahead.outputs, ahead.late)
         else:
+            self._moved(ahead.position)
             self._done(ahead.state, ahead.position, difference)
 
     def listen(self, head: int) -> None:
@@ -231,7 +198,7 @@ class Worker:
                     if aside is not None:
                         ahead.late.append(aside)
                 ahead.position = self._read = group[-1][1].last
-                slice = min(_SLICE, self._commit_every)
+                slice = min(SLICE, self._commit_every)
                 enough = time.monotonic() - began >= slice or ahead.is_enough
                 if enough and self.pipeline.absent(ahead.state) is None:
                     return False
@@ -285,58 +252,11 @@ class Worker:
             self._commit(self.state, self._seen, [], [])
 
     def _commit(self, state: FlowState, position: int, outputs: list[pl.DataFrame], late: list[pl.DataFrame]) -> None:
-        rows = self._given(outputs, late)
-        if self._delivery is not None:
-            self._delivery.give(list(_alike(outputs)), self.checkpoint.position + 1, position)
         difference = change(self.name, state, self._stored)
-        work = self._move(position, difference)
-        odd: set[tuple[str, str, str]] = set()
-        while True:
-            try:
-                self.log.commit([self._staged(*each, odd) for each in rows], work=work)
-                break
-            except SchemaConflict as conflict:
-                # A type has drifted in the source, and its stream holds another: as objects the rows fit.
-                what = (conflict.stream, conflict.column, conflict.given)
-                if what in odd:
-                    raise
-                odd.add(what)
+        self._write(position, outputs, late, difference)
         self._done(state, position, difference)
-        if self._delivery is not None:
-            self._delivery.finish()
-
-    def _given(self, outputs: list[pl.DataFrame], late: list[pl.DataFrame]) -> list[tuple[str, str, pl.DataFrame]]:
-        """What is appended, and where."""
-        rows = [(self.sink.stream, self.sink.type, frame) for frame in _alike(outputs) if self._delivery is None]
-        if self.flow.late is not None:
-            rows += [(*self.flow.late, frame) for frame in _alike(late)]
-        return rows
-
-    def _move(self, position: int, difference: Change) -> Callable[[Database, Receipt], None]:
-        """What moves checkpoint and state in a commit."""
-        checkpoint = self.checkpoint
-
-        def work(database: Database, receipt: Receipt) -> None:
-            advance(database, checkpoint, position)
-            difference.apply(database)
-            if self._delivery is not None:
-                self._delivery.note(database)
-
-        return work
+        self._finish()
 
     def _done(self, state: FlowState, position: int, difference: Change) -> None:
-        self.checkpoint = Checkpoint(self.checkpoint.name, position, self.checkpoint.epoch)
         self.state, self._stored = state, difference.stored
         self._seen = position
-        self._committed = time.monotonic()
-
-    def _staged(self, stream: str, type: str, frame: pl.DataFrame, odd: set[tuple[str, str, str]]) -> StagedAppend:
-        if any((stream, name, str(dtype)) in odd for name, dtype in frame.schema.items()):
-            return self.log.stage(stream, [Plain(type, row) for row in frame.iter_rows(named=True)])
-        return self.log.stage(stream, frame, type=type)
-
-
-def _alike(frames: list[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """The frames with neighbours of one schema together, so that no value changes with what stands beside it."""
-    for _, group in groupby(frames, key=lambda frame: list(frame.schema.items())):
-        yield concat(group)

@@ -11,6 +11,7 @@ from .flow import Flow
 from .pausing import Pauses, set_paused
 from .progress import FlowProgress
 from .runner import Worker
+from .sharing.coordinator import SharedWorker
 from .spilling import Spill
 
 if TYPE_CHECKING:
@@ -30,11 +31,16 @@ class Running:
         flows: The flows, by name.
     """
 
-    def __init__(self, log: Log, *flows: Flow, memory: str | int | None = None) -> None:
+    def __init__(self, log: Log, *flows: Flow, memory: str | int | None = None, processes: int = 1) -> None:
         if not flows:
             raise UsageError("there is no flow to run", hint="Name at least one")
+        if not isinstance(processes, int) or processes < 1:
+            raise UsageError(f"processes={processes!r} is no number of processes", hint="Give 2, or leave it out")
+        if processes > 1 and memory is not None:
+            raise UsageError("memory= limits one process", hint="Leave it out, or processes=")
         self._log = log
         self._spill = None if memory is None else Spill.beside(log, memory)
+        self._processes = processes
         self.flows: dict[str, Flow] = {}
         for flow in flows:
             name = flow.sink.name if flow.sink is not None else ""
@@ -44,7 +50,7 @@ class Running:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._workers: list[Worker] = []
+        self._workers: list[Worker | SharedWorker] = []
         self._pauses = Pauses(log)
 
     @property
@@ -87,14 +93,21 @@ class Running:
 
     def run(self, *, until: Literal["head"] | None = None) -> None:
         """Work in this thread: until stopped, or until the present head of the log."""
-        self._workers = [Worker(self._log, flow, spill=self._spill) for flow in self.flows.values()]
+        self._workers = []
         try:
+            for flow in self.flows.values():
+                self._workers.append(self._worker(flow))
             self._work(until)
             for worker in self._workers:
                 worker.flush()
         finally:
             for worker in self._workers:
                 worker.close()
+
+    def _worker(self, flow: Flow) -> Worker | SharedWorker:
+        if self._processes == 1:
+            return Worker(self._log, flow, spill=self._spill)
+        return SharedWorker(self._log, flow, self._processes)
 
     def _work(self, until: Literal["head"] | None) -> None:
         head = self._log.head
@@ -113,7 +126,7 @@ class Running:
                 for worker in working:
                     worker.listen(head)
 
-    def _awake(self) -> list[Worker]:
+    def _awake(self) -> list[Worker | SharedWorker]:
         """The workers that are not to wait."""
         paused = self._pauses.names()
         for worker in self._workers:
@@ -184,6 +197,7 @@ def run(
     until: Literal["head"] | None = None,
     engine: Literal["embedded"] = "embedded",
     memory: str | int | None = None,
+    processes: int = 1,
 ) -> None:
     """Run flows on a log, exactly once: all of its history, then what comes.
 
@@ -195,14 +209,17 @@ def run(
         log: The log, to read from and write to.
         flows: Flows that end with `Flow.to`.
         until: ``"head"``: return when all that is in the log now has been taken in. By default run for ever.
-        engine: Where to run: ``"embedded"``, in this process.
+        engine: Where to run: ``"embedded"``, on this machine.
         memory: How much of their state the flows hold in memory together, such as ``"512MB"``: what is beyond goes to
             temporary files beside the log (of a log in memory or in PostgreSQL: where temporary files go), what was
             asked for least lately first. It makes no difference to what they give. Without it all is in memory. Batches
             on their way, and the index of sliding windows and patterns, come on top.
+        processes: In how many processes beside this one each flow works on the rows of a range of keys; with 1 all is
+            done here. It makes no difference to what comes out, and may be another number next time. It pays where a
+            flow has much to compute for each row; see the guide.
 
     Raises:
-        FlowError: A flow has no end.
+        FlowError: A flow has no end, or cannot be shared between processes.
         FlowChanged: The state in the log is of a flow of another shape.
         ConsumerFenced: Another worker has taken a flow over.
         SpillFailed: There is no room on disk for what is beyond ``memory``.
@@ -218,9 +235,9 @@ def run(
         raise UsageError(f"engine={engine!r} is not there", hint="Use engine='embedded'")
     if until not in (None, "head"):
         raise UsageError(f"until={until!r} is not known", hint="Use until='head', or leave it out")
-    Running(log, *flows, memory=memory).run(until=until)
+    Running(log, *flows, memory=memory, processes=processes).run(until=until)
 
 
-def start(log: Log, *flows: Flow, memory: str | int | None = None) -> Running:
-    """Run flows in the background; `Running.stop` ends them. The same promises, and the same ``memory``, as `run`."""
-    return Running(log, *flows, memory=memory).start()
+def start(log: Log, *flows: Flow, memory: str | int | None = None, processes: int = 1) -> Running:
+    """Run flows in the background; `Running.stop` ends them. The same promises, and options, as of `run`."""
+    return Running(log, *flows, memory=memory, processes=processes).start()

@@ -96,6 +96,12 @@ class Sequences:
         self.columns = columns
         self.seeker = Seeker(program, within, tuple(back), *skip)
         self._skip = skip
+        self._define = dict(define)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What is made of the conditions cannot go to another process; they can.
+        given = (self.keys, self.program, self._define, self.within, self.relaxed, self.measures, self._skip)
+        return type(self), given
 
     @property
     def reads(self) -> set[str]:

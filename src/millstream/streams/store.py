@@ -92,6 +92,11 @@ def _sources(high: int, text: str) -> list[SourceState]:
     return [SourceState(each["high"], schema_columns(each["columns"])) for each in held["sources"]]
 
 
+def sources_told(info: Mapping[str, Any]) -> tuple[SourceState, ...]:
+    """What a row of ``flow_info`` says of the sources."""
+    return tuple(_sources(info["high"], info["columns"]))
+
+
 def load(database: Database, name: str, pipeline: Pipeline, spill: Spill | None = None) -> tuple[FlowState, Stored]:
     """A flow's state as it is in the store; its first state when there is none. Call inside a transaction.
 
@@ -147,6 +152,21 @@ def read(
             stored.add((number, row["part"]))
         held.append(Parts.of(items))
     return pipeline.restored(_sources(info["high"], info["columns"]), info["late"], held), frozenset(stored)
+
+
+def parts_of(database: Database, name: str, operator: int, low: int = 0, high: int = 2**63 - 1) -> list[Part]:
+    """The parts of an operator's state that are stored under numbers from one up to another, oldest first."""
+    found = database.query(
+        f"select part, low, high, body from {database.own(_STATE)}"
+        " where flow = ? and operator = ? and part >= ? and part < ? order by part",
+        (name, operator, low, high),
+    )
+    return [Part(each["part"], each["low"], each["high"], decode_frame(each["body"])) for each in found]
+
+
+def forget_parts(database: Database, name: str) -> None:
+    """Remove all that is stored of a flow's operators, in the transaction that stores them anew."""
+    database.execute(f"delete from {database.own(_STATE)} where flow = ?", (name,))
 
 
 def info_of(database: Database, name: str) -> dict[str, Any] | None:

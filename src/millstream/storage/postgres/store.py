@@ -61,6 +61,7 @@ class PostgresStore:
         self, url: str, *, clock: Clock | None = None, readonly: bool = False, lock_timeout: float = 30.0
     ) -> None:
         self.place = parse_url(url)
+        self.address: str | None = url
         self.readonly = readonly
         self._why_readonly = ""
         self.closed = False

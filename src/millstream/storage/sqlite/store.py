@@ -65,6 +65,7 @@ class SQLiteStore:
         self.path = path
         self.readonly = readonly
         self.memory = path == ":memory:"
+        self.address: str | None = None if self.memory else os.path.abspath(path)
         self.is_file = not self.memory
         self.names = Names()
         self._log_id: str | None = None

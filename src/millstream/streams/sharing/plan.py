@@ -1,0 +1,226 @@
+"""By which columns the rows of a flow can be told apart, so that each process needs only its own.
+
+Every operator with memory looks at rows of one key together. If the keys of all of them have a column in common, whose
+values come unchanged from the sources, rows that differ there never meet: they can go through copies of the flow that
+know nothing of one another. The columns are looked for from the end of the flow to its beginnings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+import polars as pl
+
+from ..alerts import Alert
+from ..calendars import CalendarWindows
+from ..columns import key_column
+from ..counted import CountWindows
+from ..distinct import Distinct
+from ..enriching import Enriched
+from ..entering import Entering
+from ..errors import FlowError
+from ..fold import Fold
+from ..joins import Join
+from ..latest import Latest
+from ..match import Match
+from ..merging import Merge
+from ..pipeline import Branch
+from ..sequences import Sequences
+from ..sessions import SessionWindows
+from ..shaping import Mapped, Rowwise, Select, WithColumns
+from ..trailing import SlidingWindows
+from ..tree import Source
+from ..windows import PaneWindows
+
+if TYPE_CHECKING:
+    from ..flow import Stage
+
+_NAMED: dict[type, str] = {
+    PaneWindows: "a window",
+    SessionWindows: "a session window",
+    CountWindows: "a count window",
+    CalendarWindows: "a calendar window",
+    SlidingWindows: "a sliding window",
+    Match: "a pattern",
+}
+"""Operators whose state has the key columns by their own names, and what they are called."""
+_MARKED: dict[type, str] = {Distinct: "distinct", Fold: "a fold", Latest: "latest", Sequences: "a pattern"}
+"""Those whose state has them as hidden key columns."""
+
+_HINT = "Run it with processes=1"
+
+
+class Cut(msgspec.Struct, frozen=True):
+    """Where the rows of a source are told apart.
+
+    Attributes:
+        stage: Before which of its stages.
+        columns: By which columns; none where each process takes a stretch of every batch.
+    """
+
+    stage: int
+    columns: tuple[str, ...]
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """How a flow is shared.
+
+    Attributes:
+        by: The columns, as the last operator calls them; none where no operator has a memory.
+        cuts: For each source, from left to right as they stand in the flow.
+        held: For each operator, the columns of its state that tell whose a row is.
+    """
+
+    by: tuple[str, ...]
+    cuts: tuple[Cut, ...]
+    held: dict[int, tuple[str, ...]]
+
+
+def plan_of(root: Branch) -> Plan:
+    """How the flow with this root is shared.
+
+    Raises:
+        FlowError: It cannot be: an operator needs rows of all keys together, or is not known here.
+    """
+    lost: dict[int, str] = {}
+    while True:
+        found = _Tracing(frozenset(lost))
+        found.follow(root, None, ())
+        if not found.lost:
+            return Plan(found.by, tuple(found.cuts), found.held)
+        lost |= found.lost
+        if len(lost) == found.count:
+            raise FlowError(f"the flow cannot be shared: {next(iter(found.lost.values()))}", hint=_HINT)
+
+
+class _Tracing:
+    """The columns that tell rows apart, on their way back through the tree; those that get lost are noted."""
+
+    def __init__(self, without: frozenset[int]) -> None:
+        self._without = without
+        self.by: tuple[str, ...] = ()
+        self.count = 0
+        self.lost: dict[int, str] = {}
+        self.cuts: list[Cut] = []
+        self.held: dict[int, tuple[str, ...]] = {}
+
+    def follow(self, branch: Branch, wanted: dict[int, str] | None, waiting: tuple[int, ...]) -> None:
+        """Trace columns through a part of the tree.
+
+        Args:
+            branch: The part.
+            wanted: What the columns are called where its rows leave it; None while no operator has named any.
+            waiting: The alerts behind it, whose keys are those of the operator before them.
+        """
+        flow = branch.flow
+        meets = not isinstance(flow.source, Source)
+        number = branch.first + int(meets) + sum(not isinstance(stage, Rowwise) for stage in flow.stages)
+        before: dict[int, dict[int, str]] = {len(flow.stages): dict(wanted or {})}
+        made = 0
+        for place in range(len(flow.stages) - 1, -1, -1):
+            stage = flow.stages[place]
+            if isinstance(stage, Rowwise):
+                fresh = self._through(stage, wanted or {})
+                if fresh:
+                    made = max(made, place + 1)
+                    if meets or any(not isinstance(each, Rowwise) for each in flow.stages[:place]):
+                        self._lose(fresh, "is made after rows of several keys may have met")
+            else:
+                number -= 1
+                wanted, waiting = self._across(stage, number, wanted, waiting)
+                made = 0
+            before[place] = dict(wanted or {})
+        if isinstance(flow.source, Source):
+            self.cuts.append(Cut(made, tuple(before[made].values())))
+        elif isinstance(flow.source, Join):
+            wanted, _ = self._named(flow.source.on, "a join", number - 1, wanted, waiting, hidden=False)
+            for inner in branch.inputs:
+                self.follow(inner, dict(wanted), ())
+        elif isinstance(flow.source, Merge) and wanted is not None:
+            self.held[number - 1] = tuple(wanted.values())
+            for inner in branch.inputs:
+                self.follow(inner, dict(wanted), waiting)
+        else:
+            what = "merged flows whose rows no operator takes by key afterwards"
+            raise FlowError(f"the flow cannot be shared: it ends with {what}", hint=_HINT)
+
+    def _through(self, stage: Rowwise, wanted: dict[int, str]) -> list[int]:
+        """Take columns back through a stage without memory; those that it computes are given back."""
+        if isinstance(stage, Enriched):
+            raise FlowError("the flow cannot be shared: enrich would ask from every process", hint=_HINT)
+        if isinstance(stage, Mapped):
+            return [slot for slot, name in wanted.items() if name in stage.outputs]
+        if not isinstance(stage, Select | WithColumns):
+            return []
+        fresh = []
+        for slot, name in list(wanted.items()):
+            origin = _origin(stage.expressions, name, kept=isinstance(stage, WithColumns))
+            if origin is None:
+                fresh.append(slot)
+            else:
+                wanted[slot] = origin
+        return fresh
+
+    def _across(
+        self, stage: Stage, number: int, wanted: dict[int, str] | None, waiting: tuple[int, ...]
+    ) -> tuple[dict[int, str] | None, tuple[int, ...]]:
+        """Take columns back through an operator."""
+        if isinstance(stage, Alert | Entering):
+            if stage.keys:
+                return wanted, (*waiting, number)
+            raise FlowError("the flow cannot be shared: an alert is about all rows together", hint=_HINT)
+        if isinstance(stage, Fold) and wanted is not None:
+            self._lose([slot for slot, name in wanted.items() if name in stage.outputs], "is made by a fold")
+        kind: type = type(stage)
+        for names, hidden in ((_NAMED, False), (_MARKED, True)):
+            if kind in names:
+                keys: tuple[str, ...] = stage.keys  # type: ignore[union-attr]
+                return self._named(keys, names[kind], number, wanted, waiting, hidden=hidden)
+        raise FlowError(
+            f"the flow cannot be shared: {type(stage).__name__} is not known to keep apart what differs by key",
+            hint=_HINT,
+        )
+
+    def _named(
+        self,
+        keys: Sequence[str],
+        what: str,
+        number: int,
+        wanted: dict[int, str] | None,
+        waiting: tuple[int, ...],
+        *,
+        hidden: bool,
+    ) -> tuple[dict[int, str], tuple[int, ...]]:
+        if not keys:
+            raise FlowError(f"the flow cannot be shared: {what} is about all rows together", hint=_HINT)
+        if wanted is None:
+            self.count = len(keys)
+            wanted = {slot: key for slot, key in enumerate(keys) if slot not in self._without}
+            self.by = tuple(wanted.values())
+        self._lose(
+            [slot for slot, name in wanted.items() if name not in keys], f"is no key of {what} by {', '.join(keys)}"
+        )
+        wanted = {slot: name for slot, name in wanted.items() if name in keys}
+        marks = tuple(key_column(list(keys).index(name)) for name in wanted.values())
+        self.held[number] = marks if hidden else tuple(wanted.values())
+        self.held |= dict.fromkeys(waiting, marks)
+        return wanted, ()
+
+    def _lose(self, slots: Sequence[int], why: str) -> None:
+        for slot in slots:
+            self.lost.setdefault(slot, f"what tells its rows apart {why}")
+
+
+def _origin(expressions: Sequence[pl.Expr], name: str, *, kept: bool) -> str | None:
+    """The column that comes out under a name, unchanged; None if it is computed."""
+    many = [each for each in expressions if each.meta.has_multiple_outputs()]
+    for expression in expressions:
+        if not expression.meta.has_multiple_outputs() and expression.meta.output_name() == name:
+            plain = expression.meta.undo_aliases()
+            roots = plain.meta.root_names()
+            return roots[0] if len(roots) == 1 and plain.meta.eq(pl.col(roots[0])) else None
+    if many:
+        return name if all(each.meta.eq(pl.all()) for each in many) else None
+    return name if kept else None

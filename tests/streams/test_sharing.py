@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import polars as pl
+import pytest
+from flow_worker import FLOWS
+from inline import inline
+from polars.testing import assert_frame_equal
+from referee import clicks
+
+import millstream as ms
+from millstream.streams import Flow, FlowError, calendar, stream, tumbling
+from millstream.streams.pipeline import Pipeline
+from millstream.streams.runner import Worker
+from millstream.streams.sharing.coordinator import SharedWorker
+from millstream.streams.sharing.ranges import Range, SharedPipeline
+
+events = stream("clicks", time="ts", lateness="2s")
+views = stream("views", time="ts", lateness="5s")
+CLICK, PURCHASE = pl.col("kind") == "click", pl.col("kind") == "purchase"
+
+
+def longer(before: dict[str, int], row: dict[str, int]) -> dict[str, int]:
+    return {"seen": before["seen"] + 1, "sum": before["sum"] * 7 % 1_000_003 + row["amount"]}
+
+
+MORE: dict[str, Flow] = {
+    "computed": events.with_columns(who=pl.col("user") % 5).group_by("who").window(tumbling("1m")).agg(n=pl.len()),
+    "renamed": events.select("ts", who="user", much="amount")
+    .group_by("who")
+    .window(tumbling("1m"))
+    .agg(n=pl.len(), most=pl.col("much").max()),
+    "two levels": events.group_by("user", "kind")
+    .window(tumbling("1m"))
+    .agg(n=pl.len())
+    .group_by("kind")
+    .window(tumbling("10m"))
+    .agg(most=pl.col("n").max(), first=pl.col("user").first()),
+    "calendar": events.group_by("kind", "user").window(calendar("1h", time_zone="Asia/Kathmandu")).agg(n=pl.len()),
+    "fold": events.group_by("user")
+    .fold(longer, schema={"seen": pl.Int64, "sum": pl.Int64}, start={"seen": 0, "sum": 0})
+    .select("user", "ts", "seen", "sum"),
+    "distinct": events.distinct("kind", "user", within="1m").late_to("clicks-late"),
+    "falling": events.group_by("user").match(
+        "high low+",
+        within="5m",
+        define={"high": pl.col("amount") > 40, "low": pl.col("amount") < ms.matched.last("high.amount")},
+        measures={"least": ms.matched.min("low.amount")},
+    ),
+    "entering": events.group_by("user").window(tumbling("1m")).agg(n=pl.len()).alert(pl.col("n") > 3, on="enter"),
+    "latest": events.latest("user"),
+    "two sources": events.merge(views.select("user", "ts", "amount"))
+    .group_by("user")
+    .window(tumbling("2m"))
+    .agg(n=pl.len(), last=pl.col("amount").last()),
+    "joined twice": events.filter(PURCHASE)
+    .join(views, on="user", back="1m", how="full", prefix="v_")
+    .group_by("user")
+    .window(tumbling("3m"))
+    .agg(n=pl.len()),
+    "joined in windows": events.filter(PURCHASE).join(
+        views.select("user", "ts", "amount"), on="user", window=tumbling("1m"), prefix="v_"
+    ),
+    "rules": events.join_latest(views.select("user", "amount"), on="user", prefix="v_"),
+    "no memory": events.filter(CLICK).with_columns(twice=pl.col("amount") * 2).select("user", "twice"),
+}
+SHARED = {**{flow.sink.name: flow for flow in FLOWS[:-1] if flow.sink is not None}, **MORE}
+
+
+def fill(log: ms.Log, seed: int, count: int = 480, size: int = 40) -> None:
+    rows, other = clicks(seed, count, minutes=30, late=4), clicks(seed + 1, count // 2, minutes=30, late=4)
+    for start in range(0, count, size):
+        log.append("clicks", rows.slice(start, size), type="Click")
+        log.append("views", other.slice(start // 2, size // 2), type="View")
+
+
+def ended(flow: Flow) -> Flow:
+    return flow if flow.sink is not None else flow.to("out", type="SharedOut")
+
+
+def given(log: ms.Log, flow: Flow) -> dict[str, pl.DataFrame]:
+    assert flow.sink is not None
+    names = {flow.sink.stream, *([flow.late[0]] if flow.late else [])}
+    there = {found.name for found in log.streams()}
+    return {name: log.scan(name).select(pl.exclude("^_.*$")).collect() for name in names if name in there}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_a_flow_split_and_split_anew_gives_the_rows_of_one_process_in_their_order(name: str, tmp_path: Path) -> None:
+    flow, r = ended(SHARED[name]), random.Random(name)
+    with ms.open() as log:
+        fill(log, 5)
+        ms.run(log, flow, until="head")
+        whole = given(log, flow)
+    assert whole
+    assert all(frame.height for frame in whole.values())
+    with ms.open(tmp_path / "log.db") as log:
+        fill(log, 5)
+        head, busy, counts = log.head, True, {1, 2, 3}
+        while busy:
+            count = counts.pop() if counts else r.choice([1, 2, 2, 3, 5])
+            worker: Worker | SharedWorker
+            if count == 1:
+                worker = Worker(log, flow, rows=90, commit_every=0)
+            else:
+                worker = SharedWorker(log, flow, count, rows=90, commit_every=0, begin=inline(log, flow))
+            for _ in range(r.randrange(1, 5)):
+                busy = worker.advance(head)
+                if not busy:
+                    break
+            worker.close()
+        found = given(log, flow)
+        for stream_name, frame in whole.items():
+            assert_frame_equal(found[stream_name], frame)
+
+
+def test_each_row_of_a_state_is_of_one_range_and_watermarks_are_of_all_rows() -> None:
+    flow, rows = ended(MORE["distinct"]), clicks(3, 900)
+    rows = rows.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("_position"))
+    alone = Pipeline(flow)
+    whole, _, _ = alone.step(alone.start(), rows)
+    states = []
+    for index in range(3):
+        pipeline = SharedPipeline(flow, Range(index, 3))
+        states.append(pipeline.step(pipeline.start(), rows)[0])
+    assert {alone.watermark(state) for state in [*states, whole]} == {alone.watermark(whole)}
+    for index, state in enumerate(states):
+        for number, operator in enumerate(state.operators):
+            for part in operator.parts.items:
+                owned = [Range(each, 3).owns(part.frame, pipeline.plan.held[number]).height for each in range(3)]
+                assert owned[index] == sum(owned) > 0
+
+
+@pytest.mark.parametrize(
+    ("flow", "why"),
+    [
+        (events.window(tumbling("1m")).agg(n=pl.len()), "all rows together"),
+        (
+            events.group_by("user").window(tumbling("1m")).agg(n=pl.len()).window(tumbling("1h")).agg(m=pl.len()),
+            "all rows together",
+        ),
+        (
+            events.group_by("user")
+            .window(tumbling("1m"))
+            .agg(n=pl.len())
+            .group_by("n")
+            .window(tumbling("1h"))
+            .agg(m=pl.len()),
+            "no key of a window by user",
+        ),
+        (events.group_by("user").window(tumbling("1m")).agg(n=pl.len()).top(1, by="n"), "Top"),
+        (FLOWS[-1], "merged"),
+        (events.group_by("user").window(tumbling("1m"), early="10s").agg(n=pl.len()), "Revising"),
+        (stream("clicks", time="ts", idle="1m").group_by("user").window(tumbling("1m")).agg(n=pl.len()), "idle="),
+        (
+            events.map_rows(lambda row: {"x": row["amount"]}, schema={"x": pl.Int64})
+            .group_by("x")
+            .window(tumbling("1m"))
+            .agg(n=pl.len()),
+            "cannot be sent",
+        ),
+    ],
+)
+def test_a_flow_that_cannot_be_shared_is_refused_with_the_reason(flow: Flow, why: str, tmp_path: Path) -> None:
+    with ms.open(tmp_path / "log.db") as log:
+        fill(log, 1, 40)
+        with pytest.raises(FlowError, match=why):
+            ms.run(log, ended(flow), until="head", processes=2)
+
+
+def test_a_log_in_memory_and_no_number_of_processes_are_refused() -> None:
+    with ms.open() as log:
+        flow = ended(MORE["computed"])
+        with pytest.raises(ms.UsageError, match="memory"):
+            ms.run(log, flow, until="head", processes=2)
+        with pytest.raises(ms.UsageError, match="processes=0"):
+            ms.run(log, flow, until="head", processes=0)
+
+
+def test_a_key_whose_type_widens_is_taken_in_alone_and_split_anew(tmp_path: Path) -> None:
+    big = 2**53 + 1
+    rows = [{"k": k, "at": f"2024-01-15T12:{n:02}:00Z"} for n, k in enumerate([1, big, 2, 1, big, 0.5, 2, 1, "a", big])]
+    flow = stream("odd", time="at").group_by("k").window(tumbling("1h")).agg(n=pl.len()).to("out", type="OddOut")
+    last = {"k": None, "at": "2024-01-16T12:00:00Z"}
+    results = []
+    for shared in (False, True):
+        with ms.open(tmp_path / f"{shared}.db") as log:
+            for row in [*rows, last]:
+                log.append("odd", ms.Plain("Odd", row))
+            if shared:
+                worker = SharedWorker(log, flow, 3, rows=2, commit_every=0, begin=inline(log, flow))
+                while worker.advance(log.head):
+                    pass
+                worker.flush()
+                worker.close()
+            else:
+                ms.run(log, flow, until="head")
+            results.append(given(log, flow)["out"])
+    assert results[0].height >= 4
+    assert_frame_equal(*results)
