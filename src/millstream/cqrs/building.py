@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from ..errors import UsageError
 from ..log import Log
-from ..log.checkpoints import peek, take
+from ..log.checkpoints import parts_of, take
 from ..log.reading import IfTrimmed
 from ..storage.database import Database
 from . import versions
@@ -43,13 +43,19 @@ class Progress(msgspec.Struct, frozen=True):
 class Build:
     """The building of a version, in the thread that calls `run`. A kill at any moment leaves what can be gone on with.
 
+    Args:
+        parts: Its partitions, where it has any: each has a checkpoint of its own.
+
     Attributes:
         progress: How far it has come; None before it has begun.
     """
 
-    def __init__(self, log: Log, placement: Placement, home: Home, made_by: str) -> None:
+    def __init__(
+        self, log: Log, placement: Placement, home: Home, made_by: str, parts: Sequence[Placement] = ()
+    ) -> None:
         self._log = log
         self._placement = placement
+        self._parts = parts or [placement]
         self._home = home
         self._made_by = made_by
         self._told: Callable[[Progress], None] | None = None
@@ -87,9 +93,12 @@ class Build:
         self._told = told
         old, new = self._begin(afresh)
         began, first = time.monotonic(), -1
+        keepers: list[Keeper] = []
 
         def moved(position: int) -> None:
             nonlocal first
+            if len(keepers) > 1:
+                position = sum(keeper.seen for keeper in keepers) // len(keepers)
             if first < 0:
                 first = position
             head, took = self._log.head, time.monotonic() - began
@@ -101,14 +110,16 @@ class Build:
 
         with self._home.at(new.place).kept_open() as target:
             held = self._passed(old)
-            keeper = Keeper(self._log, self._placement, target, moved, trimmed, held=held, building=True)
-            moved(keeper.take())
+            for part in self._parts:
+                keepers.append(Keeper(self._log, part, target, moved, trimmed, held=held, building=True))
+            moved(min(keeper.take() for keeper in keepers))
             while not stop.is_set():
-                keeper.catch_up(self._log.head, stop)
-                keeper.commit()
+                for keeper in keepers:
+                    keeper.catch_up(self._log.head, stop)
+                    keeper.commit()
                 if stop.is_set():
                     break
-                swapped = self._swap(old, new, keeper.seen)
+                swapped = self._swap(old, new, min(keeper.seen for keeper in keepers))
                 if swapped is not None:
                     return swapped
                 with self._home.target.reading() as db:
@@ -160,7 +171,7 @@ class Build:
             dropped.clear()
             done.clear()
             # From here on who keeps the old one is fenced: it cannot come further than what was seen.
-            if not old.place and take(db, self._placement.consumer).position > seen:
+            if not old.place and _taken(db, self._placement) > seen:
                 done.append(False)
                 return
             for each in versions.all_of(db, old.name):
@@ -205,15 +216,19 @@ class Build:
 
     def _reached(self, version: Version) -> int:
         with self._home.at(version.place).reading() as db:
-            checkpoint = peek(db, self._placement.consumer)
-        return checkpoint.position if checkpoint is not None else 0
+            return max((each.position for each in parts_of(db, self._placement.consumer)), default=0)
+
+
+def _taken(db: Database, placement: Placement) -> int:
+    """Fence whoever keeps a version that stands here, and say how far it has come at most."""
+    return max((take(db, each.name).position for each in parts_of(db, placement.consumer)), default=0)
 
 
 def fence(home: Home, placement: Placement, version: Version) -> None:
     """See to it that whoever keeps a version notices, at the next commit, that it does not answer any more."""
 
     def work(db: Database) -> None:
-        take(db, placement.consumer)
+        _taken(db, placement)
 
     if version.place:
         home.at(version.place).transact(work)
@@ -233,7 +248,7 @@ def roll_back(home: Home, placement: Placement) -> Version:
         previous = versions.previous_of(db, placement.name)
         assert live is not None
         if not live.place:
-            take(db, placement.consumer)
+            _taken(db, placement)
         if versions.swap(db, live, previous, withdrawn=True):
             found.extend((live, msgspec.structs.replace(previous, state=VersionState.LIVE)))
 

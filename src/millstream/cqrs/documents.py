@@ -23,6 +23,7 @@ from ..storage.frames import quoted, quoted_column, upsert_sql
 from .binding import named
 from .pieces import Batch
 from .projection import Bound, Placement, Projection
+from .shares import STREAM, Keys
 
 Document = TypeVar("Document")
 
@@ -244,13 +245,25 @@ class _Keyed(Placement):
         self._folds = {type: _fold(self.projection, self._instance, each) for type, each in table.items()}
         return {type: Bound(_not_alone, handler.event, False, _FOLD) for type, handler in table.items()}
 
+    def keys(self) -> Keys | None:
+        """What its events are divided by: the keys of the documents, of which an event may have several."""
+        cls = self.projection
+        if cls.partition_by != STREAM:
+            raise UsageError(
+                f"{cls.__qualname__}.partition_by: documents are divided by their keys", hint="Leave it out"
+            )
+        if cls.keys_of is not Documents.keys_of:
+            return None
+        keys = Keys(cls.__qualname__, cls.key, self._classes)
+        return keys if keys.by_stream else None
+
     def batch(self, runs: list[Run]) -> Batch:
         """Runs whose events are folded together."""
         return _Folded(self, runs, sum(run.count for run in runs), _EMPTY)
 
     def fold(self, runs: list[Run], db: Database) -> None:
         """Fold the events of runs into their documents."""
-        keys_of, classes = self._instance.keys_of, self._classes
+        keys_of, classes, share = self._instance.keys_of, self._classes, self.share
         found: list[tuple[Any, Recorded, list[str]]] = []
         wanted: dict[str, None] = {}
         for run in runs:
@@ -261,6 +274,8 @@ class _Keyed(Placement):
             for index, event in enumerate(events):
                 recorded = Recorded(run, index, event)
                 keys = _keys(recorded, keys_of(event, recorded))
+                if share is not None:
+                    keys = [key for key in keys if share.has(key)]
                 found.append((event, recorded, keys))
                 wanted.update(dict.fromkeys(keys))
         form = self.projection._form

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ..errors import StorageError
-from ..log.checkpoints import peek, take
+from ..log.checkpoints import parts_of, take
 from ..personal import plain_text
 from ..storage.database import Database
 from . import failures
@@ -156,11 +156,11 @@ def prepare(db: Database, placement: Placement, held: Passed, *, building: bool)
 
 def passed(db: Database, placement: Placement) -> Passed:
     """The events whose effects a version has had itself, or another one before it."""
-    checkpoint = peek(db, placement.consumer)
+    position = min((each.position for each in parts_of(db, placement.consumer)), default=0)
     own = Passed()
-    if checkpoint is not None:
+    if position:
         failed = (each.position for each in failures.all_of(db, placement.name))
-        own = Passed(checkpoint.position, frozenset(each for each in failed if each <= checkpoint.position))
+        own = Passed(position, frozenset(each for each in failed if each <= position))
     return own | _marked(db, placement.name)
 
 
@@ -177,7 +177,8 @@ def passed_by(targets: Sequence[Target], placement: Placement) -> Passed:
     found = [Passed()]
 
     def work(db: Database) -> None:
-        take(db, placement.consumer)
+        for each in parts_of(db, placement.consumer):
+            take(db, each.name)
         found.append(passed(db, placement))
 
     for target in targets:
