@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +339,22 @@ def test_where_one_process_keeps_it_anyway_there_is_one_part(log: ms.Log, tmp_pa
     with make(log, placement) as app:
         assert app.query(GetNotes(), after=write(log, 0, 30)) == expected(30)
         assert not app.read_models()[0].partitions
+
+
+def test_processes_that_begin_at_the_same_moment_make_the_tables_once(log: ms.Log, postgres: str) -> None:
+    write(log, 0, 24)
+    for cls in (Notes, ByWho):
+        ready = threading.Barrier(4)
+
+        def begin(cls: type[ms.Projection] = cls, ready: threading.Barrier = ready) -> ms.App:
+            ready.wait()
+            return make(log, cls.into(postgres))
+
+        with ThreadPoolExecutor(4) as pool:
+            apps = [each.result() for each in [pool.submit(begin) for _ in range(4)]]
+        with apps[0] as app:
+            app._followers[cls.name].wait(log.head, 10)
+            assert app.compare(cls).same
 
 
 def worker(home: str, path: str) -> subprocess.Popen[str]:

@@ -165,16 +165,20 @@ class Build:
             return None
         dropped: list[Version] = []
         done: list[bool] = []
+        known: list[Version] = []
         kept = self._with_effects()
 
         def work(db: Database) -> None:
             dropped.clear()
             done.clear()
+            known.clear()
             # From here on who keeps the old one is fenced: it cannot come further than what was seen.
             if not old.place and _taken(db, self._placement) > seen:
                 done.append(False)
                 return
             for each in versions.all_of(db, old.name):
+                if each.state is VersionState.PREVIOUS:
+                    known.append(each)
                 if each.number not in (old.number, new.number, *kept):
                     versions.forget(db, each)
                     if each.place:
@@ -186,31 +190,37 @@ class Build:
         self._home.target.transact(work)
         if not done[-1]:
             return None
-        for each in dropped:
-            self._home.remove(each.place)
         fence(self._home, self._placement, old)
         if self._placement.performs:
-            # From here on it is known which of the events since the build began the old one has seen to.
-            held = passed_by([self._home.at(old.place)], self._placement)
-            self._home.at(new.place).transact(lambda db: prepare(db, self._placement, held, building=False))
+            # From here on it is known which of the events since the build began the others have seen to.
+            hand_over(self._home, self._placement, [old, *known], new)
+        for each in dropped:
+            self._home.remove(each.place)
         return msgspec.structs.replace(new, state=VersionState.LIVE)
 
     def _passed(self, version: Version) -> Passed:
-        """The events to whose effects the old version has seen; how far it will come is settled later."""
+        """The events to whose effects other versions have seen; how far the old one will come is settled later."""
         if not self._placement.notes:
             return Passed()
-        with self._home.at(version.place).reading() as db:
-            return passed(db, self._placement)
+        found = Passed()
+        for target in [self._home.at(each.place) for each in (version, *self._previous())]:
+            if there(target):
+                with target.reading() as db:
+                    found = found | passed(db, self._placement)
+        return found
+
+    def _previous(self) -> list[Version]:
+        with self._home.target.reading() as db:
+            known = versions.all_of(db, self._placement.name)
+        return [each for each in known if each.state is VersionState.PREVIOUS]
 
     def _with_effects(self) -> list[int]:
         """The versions that have noted effects which nobody has performed yet: they have to stay until then."""
         if not self._placement.performs:
             return []
-        with self._home.target.reading() as db:
-            known = [each for each in versions.all_of(db, self._placement.name) if each.state is VersionState.PREVIOUS]
         return [
             each.number
-            for each in known
+            for each in self._previous()
             if there(target := self._home.at(each.place)) and is_waiting(target, self._placement)
         ]
 
@@ -234,6 +244,16 @@ def fence(home: Home, placement: Placement, version: Version) -> None:
         home.at(version.place).transact(work)
 
 
+def hand_over(home: Home, placement: Placement, before: Sequence[Version], version: Version) -> None:
+    """Have a version that answers from now on leave out the effects that others have seen to, which are fenced.
+
+    What nobody has written down by now would be forgotten with them, or be done again by the next that is built.
+    """
+    targets = {each.number: home.at(each.place) for each in before if each.number != version.number}
+    held = passed_by([target for target in targets.values() if there(target)], placement)
+    home.at(version.place).transact(lambda db: prepare(db, placement, held, building=False))
+
+
 def roll_back(home: Home, placement: Placement) -> Version:
     """Have the version before answer again.
 
@@ -254,6 +274,10 @@ def roll_back(home: Home, placement: Placement) -> Version:
 
     home.target.transact(work)
     fence(home, placement, found[0])
+    if placement.performs:
+        with home.target.reading() as db:
+            others = [each for each in versions.all_of(db, placement.name) if each.state is VersionState.PREVIOUS]
+        hand_over(home, placement, others, found[1])
     return found[1]
 
 

@@ -76,6 +76,7 @@ class Follower:
         self._seen = 0
         self._running = False
         self._live = Version(placement.name, 1, self.made_by, "", VersionState.LIVE)
+        self._turns = 0
         self._looked = 0.0
         self._performer: effects.Performer | None = None
         if placement.performs and not self.home.is_shared:
@@ -115,10 +116,12 @@ class Follower:
 
     def look(self) -> Version:
         """The version that answers now."""
+        turns = self._turns
         with self.home.target.reading() as db:
             found = versions.live_of(db, self.placement.name)
         self._looked = time.monotonic()
-        if found is not None and found != self._live:
+        # Another thread may have turned to a later version since this one was looked up.
+        if found is not None and found != self._live and turns == self._turns:
             self._turn_to(found)
         return self._live
 
@@ -130,6 +133,7 @@ class Follower:
                 self._seen = 0
                 self._moved.notify_all()
         self._live = version
+        self._turns += 1
 
     def all_versions(self) -> list[Version]:
         """All its versions, the oldest first."""
@@ -210,6 +214,7 @@ class Follower:
         self.mode = Mode.PAUSED if paused else Mode.STANDBY
 
     def _hold(self, stop: Stop, lease: Lease) -> None:
+        self._again.clear()
         live = self.look()
         if live.fingerprint != self.made_by:
             if any(each.withdrawn and each.fingerprint == self.made_by for each in self.all_versions()):
@@ -217,20 +222,22 @@ class Follower:
             self.mode = Mode.BUILDING
             self._build(Until(stop, lease, NEVER, self), afresh=False, told=None)
             return
-        self._keep(stop, lease)
+        self._keep(stop, lease, live)
 
-    def _keep(self, stop: Stop, lease: Lease) -> None:
+    def _keep(self, stop: Stop, lease: Lease, live: Version) -> None:
         """Keep the version that answers."""
-        self._again.clear()
         self.mode = Mode.RUNNING
-        with self.target.kept_open() as target:
+        with self.home.at(live.place).kept_open() as target:
             keeper = self._keeper_of(target)
             taken = keeper.take()
+            # Whoever has another version answer fences this one afterwards: to be the last to take it is not enough.
+            if self.look().number != live.number:
+                raise ConsumerFenced(self.placement.consumer)
             self.failure = None
             self._running = True
             self._announce(taken)
             with self._log.tail.joined():
-                keeper.follow(Until(stop, lease, self._again, self), self._watch)
+                keeper.follow(Until(stop, lease, self._again, self, live.number), self._watch)
 
     def _keeper_of(self, target: Target) -> Keeper:
         if not self.placement.performs:
@@ -422,12 +429,12 @@ class Follower:
 class Until:
     """Says that a worker is to let go of what it keeps: for good, or because something has changed."""
 
-    def __init__(self, stop: Stop, lease: Lease, again: threading.Event, follower: Follower) -> None:
+    def __init__(self, stop: Stop, lease: Lease, again: threading.Event, follower: Follower, number: int = 0) -> None:
         self._stop = stop
         self._lease = lease
         self._again = again
         self._follower = follower
-        self._number = follower._live.number
+        self._number = number or follower._live.number
         self._looked = time.monotonic()
 
     def is_set(self) -> bool:

@@ -225,6 +225,9 @@ class _Watched(Database):
     def find_table(self, name: str) -> str | None:
         return self._db.find_table(name)
 
+    def make_alone(self) -> None:
+        self._db.make_alone()
+
     def savepoint(self) -> AbstractContextManager[None]:
         return self._db.savepoint()
 

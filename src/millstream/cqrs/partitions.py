@@ -94,9 +94,10 @@ class Part(Follower):
         return self._live.fingerprint == self.made_by
 
     def _hold(self, stop: Stop, lease: Lease) -> None:
-        self.look()
-        if self._live.fingerprint == self.made_by:
-            self._keep(stop, lease)
+        self._again.clear()
+        live = self.look()
+        if live.fingerprint == self.made_by:
+            self._keep(stop, lease, live)
 
 
 class _Turn:
@@ -165,12 +166,11 @@ class Partitioned(Follower):
             self.placement = whole
         self._tell_parts()
 
-    def _keep(self, stop: Stop, lease: Lease) -> None:
+    def _keep(self, stop: Stop, lease: Lease, live: Version) -> None:
         """Nothing: the partitions are kept each by itself. To hold the lease keeps other versions of the code off."""
-        self._again.clear()
         self.mode = Mode.RUNNING
         self.failure = None
-        until = Until(stop, lease, self._again, self)
+        until = Until(stop, lease, self._again, self, live.number)
         while not until.wait(_PAUSE):
             pass
 

@@ -245,6 +245,8 @@ class Placement:
         db.ensure_table(PROJECTIONS, TABLES[PROJECTIONS])
         table = db.own(PROJECTIONS)
         if not self.check(db, log):
+            db.make_alone()
+        if not self.check(db, log):
             try:
                 db.executescript(self.schema)
             except DatabaseError as error:

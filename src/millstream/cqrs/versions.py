@@ -123,6 +123,9 @@ def ensure(db: Database, placement: Placement, made_by: str) -> Version:
     """The version that answers, made the first one where there was none. Call inside a transaction."""
     db.ensure_table(VERSIONS, TABLES[VERSIONS])
     live = live_of(db, placement.name)
+    if live is None:
+        db.make_alone()  # of two processes that begin at once, one makes the first version
+        live = live_of(db, placement.name)
     if live is not None:
         return live
     schema = hashlib.sha256(placement.schema.encode()).hexdigest()
