@@ -93,7 +93,7 @@ class Images:
                 self._copy(self._path(stem, before), path)
             replay(self._log, placement, OwnFile(path), position)
             _settle(path)
-            if _is_personal(placement):
+            if is_personal(placement):
                 return Image(path, path)
             os.replace(path, self._path(stem, position))
         except BaseException:
@@ -127,7 +127,7 @@ class Images:
                 with closing(open_duck(path)):  # to open it again costs nothing then
                     for placement in placements:
                         replay(self._log, placement, InDuck(path), position)
-                if not any(_is_personal(placement) for placement in placements):
+                if not any(is_personal(placement) for placement in placements):
                     part = f"{path}.part"
                     shutil.copyfile(path, part)
                     os.replace(part, self._path(stem, position, _DUCK))
@@ -198,7 +198,8 @@ class Image:
                     os.unlink(self._owned + end)
 
 
-def _is_personal(placement: Placement) -> bool:
+def is_personal(placement: Placement) -> bool:
+    """Whether there is personal data in what a projection handles."""
     return any(issubclass(cls, Event) and shape_of(cls) is not None for cls in placement.events)
 
 
