@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
@@ -17,6 +18,7 @@ from ..errors import DatabaseError, InvalidEvent, UsageError
 from ..events import Plain, type_name
 from ..log.handlers import Handler, InvalidHandler, handler_table
 from ..log.records import Recorded, Run
+from ..marks import mark
 from ..personal import plain_text
 from ..storage.database import Database, Params
 from ..storage.frames import quoted, quoted_column, upsert_sql
@@ -143,7 +145,7 @@ class Documents(Projection, Generic[Document]):
     @classmethod
     def _made_of(cls) -> list[str]:
         form = cls._form
-        return [repr(msgspec.json.schema(form.document)), repr(sorted(form.fields.items())), repr(form.document())]
+        return [repr(msgspec.json.schema(form.document)), repr(sorted(form.fields.items())), _defaults(form.document)]
 
 
 class _Form:
@@ -389,6 +391,31 @@ def _document_of(cls: type[Any]) -> Any:
 def _fields(document: type[Any]) -> Sequence[msgspec.inspect.Field]:
     found: Any = msgspec.inspect.type_info(document)
     return found.fields  # type: ignore[no-any-return]
+
+
+_MADE = (list, dict, set, frozenset, tuple, bytearray, str, int, float, bool, bytes)
+
+
+def _defaults(document: type[Any]) -> str:
+    """What a new document has; of a value that is computed, such as an id or the time, what computes it."""
+    fields = _fields(document)
+    if not any(_computes(field) for field in fields):
+        return repr(document())
+    return repr(
+        [
+            (field.name, mark(field.default_factory) if _computes(field) else repr(getattr(document(), field.name)))
+            for field in fields
+        ]
+    )
+
+
+def _computes(field: msgspec.inspect.Field) -> bool:
+    made = field.default_factory
+    if made is msgspec.NODEFAULT or made in _MADE:
+        return False
+    if isinstance(made, type) and (issubclass(made, msgspec.Struct) or is_dataclass(made)):
+        return any(_computes(each) for each in _fields(made))
+    return True
 
 
 def _plain(found: msgspec.inspect.Type) -> type[msgspec.inspect.Type]:
