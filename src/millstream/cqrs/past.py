@@ -23,6 +23,7 @@ from ..storage.duckdb.database import open_database as open_duck
 from ..time import Moment, to_micros
 from .comparing import replay
 from .homes import Kind, kind_of
+from .lockstep import Together
 from .places import InDuck, OwnFile
 from .projection import Placement
 from .versions import fingerprint
@@ -145,7 +146,8 @@ class Images:
 
     def _made_by(self, placement: Placement) -> str:
         shapes = [definition(cls) for cls in placement.events if issubclass(cls, Event)]
-        text = "\n".join([self._log.id, fingerprint(placement.projection), *shapes])
+        projections = placement.projections if isinstance(placement, Together) else [placement.projection]
+        text = "\n".join([self._log.id, *map(fingerprint, projections), *shapes])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _path(self, stem: str, position: int, suffix: str = "db") -> str:

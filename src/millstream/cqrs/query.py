@@ -32,7 +32,7 @@ from .errors import (
 from .follower import Follower
 from .homes import FILES, Home, Kind, Spot
 from .live import LiveModel
-from .lockstep import carried
+from .lockstep import Together, carried
 from .past import Images, folder_of, position_of
 from .places import OnServer
 from .projection import Placement, Projection
@@ -319,6 +319,9 @@ class Queries:
         wanted = self._shown_at(handler)
         if not handler.database:
             return handler.function(**{handler.query: query})  # type: ignore[no-any-return]
+        inline = [placement for placement in self._placements if placement.inline]
+        if len(inline) > 1 and any(placement.inline for placement in wanted):
+            wanted = [Together(inline), *(placement for placement in wanted if not placement.inline)]
         with self._past(wanted, position) as view, view.reading() as db:
             return handler.function(**{handler.query: query, handler.database: db})  # type: ignore[no-any-return]
 
