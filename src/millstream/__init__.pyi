@@ -58,6 +58,7 @@ from .cdc import verify_webhook as verify_webhook
 
 # 3 CQRS
 from .app.app import App as App
+from .app.read_side import Partition as Partition
 from .app.read_side import ReadModel as ReadModel
 from .app.supervisor import State as State
 from .app.supervisor import WorkerStatus as WorkerStatus

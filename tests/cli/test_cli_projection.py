@@ -117,6 +117,16 @@ def test_a_projection_is_paused_and_resumed(run: Run) -> None:
     assert told(run("projection", "ls", "shop:app"))["state"] == "not kept"
 
 
+def test_partitions_are_built_as_a_new_version_and_shown(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(APP.replace("schema =", "partitions = 2\n    schema =").replace("< 0", "< -9"))
+    assert told(run("query", "shop:app", "Takings"))["result"] == 12
+    assert told(run("projection", "rebuild", "shop:app", "Till"))["version"] == 2
+    assert told(run("query", "shop:app", "Takings"))["result"] == 21
+    shown = told(run("projection", "show", "shop:app", "Till"))
+    assert shown["partitions"] == "Till/1 at 4 not kept, Till/2 at 4 not kept"
+    assert (shown["state"], shown["position"], shown["versions"]) == ("not kept", 4, "1 previous, 2 live")
+
+
 def test_queries_are_asked_of_the_present_and_the_past(run: Run) -> None:
     assert told(run("query", "shop:app", "Takings", "at_least=6"))["result"] == 7
     assert told(run("query", "shop:app", "Takings", "--at", "1"))["result"] == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import types
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -113,6 +114,38 @@ def app_of(log: ms.Log, placed: Any) -> ms.App:
 def log(tmp_path: Path) -> Iterator[ms.Log]:
     with ms.open(str(tmp_path / "log.db"), clock=lambda: datetime(2024, 1, 15, tzinfo=UTC)) as log:
         yield log
+
+
+class Stamped(msgspec.Struct):
+    id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
+    made: datetime = msgspec.field(default_factory=datetime.now)
+    inner: list[int] = []
+
+
+def test_a_document_whose_defaults_are_computed_is_of_one_version_at_each_start_and_of_another_when_they_change() -> (
+    None
+):
+    class Stamps(ms.Documents[Stamped]):
+        key = "_stream"
+
+        @ms.on
+        def anything(self, event: Moved, stamp: Stamped) -> None: ...
+
+    class Other(msgspec.Struct):
+        id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex[:8])
+        made: datetime = msgspec.field(default_factory=datetime.now)
+        inner: list[int] = []
+
+    first, again = Stamps._made_of(), Stamps._made_of()
+    assert first == again
+
+    class Stamps(ms.Documents[Other]):  # type: ignore[no-redef]
+        key = "_stream"
+
+        @ms.on
+        def anything(self, event: Moved, stamp: Other) -> None: ...
+
+    assert Stamps._made_of()[2] != first[2]
 
 
 def test_each_key_has_the_fold_of_its_events_from_all_streams(log: ms.Log, placed: Any) -> None:

@@ -188,3 +188,103 @@ def test_what_is_in_memory_is_filled_for_a_process_without_workers(log: ms.Log) 
     assert app.query(GetSums()) == {"a": 6}
     with app:
         assert app.query(GetSums(), fresh=True) == {"a": 6}
+
+
+class Nest(ms.Query[list[int]]):
+    depth: int
+
+
+def test_a_query_within_a_query_sees_what_was_appended_meanwhile_and_the_outer_one_its_moment(log: ms.Log) -> None:
+    app = app_of(log, Slips.live())
+
+    @app.query
+    def nest(query: Nest, db: ms.Database) -> list[int]:
+        before = db.query("select count(*) as n from slips")[0]["n"]
+        inner: list[int] = []
+        if query.depth:
+            log.append("t-1", Rung(till="a", cents=1))
+            inner = app.query(Nest(query.depth - 1))
+        assert db.query("select count(*) as n from slips")[0]["n"] == before
+        return [before, *inner]
+
+    assert app.query(Nest(3)) == [3, 4, 5, 6]
+    assert app.query(Nest(3)) == [6, 7, 8, 9]
+    assert app.query(CountSlips()) == 9
+    assert len(app._followers["Slips"]._copies) <= 2  # type: ignore[attr-defined]
+
+
+def test_a_long_answer_holds_up_neither_appends_nor_other_answers(log: ms.Log) -> None:
+    app = app_of(log, Slips.live())
+    reading, done = threading.Event(), threading.Event()
+
+    @app.query
+    def nest(query: Nest, db: ms.Database) -> list[int]:
+        found = [db.query("select count(*) as n from slips")[0]["n"]]
+        reading.set()
+        assert done.wait(20)
+        return [*found, db.query("select count(*) as n from slips")[0]["n"]]
+
+    answers: list[list[int]] = []
+    thread = threading.Thread(target=lambda: answers.append(app.query(Nest(0))))
+    thread.start()
+    assert reading.wait(20)
+    for n in range(4, 10):
+        log.append("t-1", Rung(till="a", cents=1))
+        assert app.query(CountSlips()) == n
+    done.set()
+    thread.join()
+    assert answers == [[3, 3]]
+
+
+def test_answers_under_appends_from_many_threads_are_of_one_moment_each(log: ms.Log) -> None:
+    app = app_of(log, Slips.live())
+    wrong: list[Any] = []
+
+    @app.query
+    def nest(query: Nest, db: ms.Database) -> list[int]:
+        one = db.query("select count(*) as n from slips")[0]["n"]
+        return [one, db.query("select count(*) as n from slips")[0]["n"]]
+
+    def ask() -> None:
+        for _ in range(30):
+            receipt = log.append("t-1", Rung(till="a", cents=1))
+            one, other = app.query(Nest(0))
+            if one != other or one < receipt.position:
+                wrong.append((receipt.position, one, other))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert app.query(CountSlips()) == 123
+
+
+class Guest(ms.Event, type="LiveGuest", subject="id"):
+    id: str
+    name: ms.Personal[str]
+
+
+class Guests(ms.Projection):
+    schema = "create table guests (id text primary key, name text)"
+
+    @ms.on
+    def guest(self, event: Guest, db: ms.Database) -> None:
+        db.execute("insert into guests values (?, ?)", (event.id, event.name))
+
+
+def test_what_is_forgotten_is_gone_from_the_next_answer(log: ms.Log) -> None:
+    app = ms.App(log, projections=[Guests.live()])
+
+    @app.query
+    def get_sums(query: GetSums, db: ms.Database) -> dict[str, Any]:
+        return {row["id"]: row["name"] for row in db.query("select * from guests")}
+
+    log.append("g", [Guest(id="1", name="Ann"), Guest(id="2", name="Bob")])
+    assert app.query(GetSums()) == {"1": "Ann", "2": "Bob"}
+    log.forget("1")
+    assert app.query(GetSums()) == {"1": "[erased]", "2": "Bob"}
+    assert len(app._followers["Guests"]._copies) == 1  # type: ignore[attr-defined]
+    log.append("g", Guest(id="3", name="Cid"))
+    assert app.query(GetSums()) == {"1": "[erased]", "2": "Bob", "3": "Cid"}

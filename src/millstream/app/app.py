@@ -16,6 +16,7 @@ from ..cqrs.lease import Leases
 from ..cqrs.live import LiveModel
 from ..cqrs.lockstep import keep_apart
 from ..cqrs.outbox import Outbox
+from ..cqrs.partitions import Partitioned, check_names, is_divided
 from ..cqrs.past import At
 from ..cqrs.process import Process
 from ..cqrs.projection import Placement, Projection
@@ -119,15 +120,23 @@ class App(WriteSide, ReadSide):
         moved = threading.Condition()
         watch = Watch(log, moved)
         self._inline = [InlineProjection(log, p) for p in projections if p.inline]
+        divided = [p for p in self._placements if is_divided(log, p)]
+        check_names([p.name for p in self._placements], divided)
         self._followers = {
-            p.name: (LiveModel if p.live else Follower)(log, p, leases, moved, watch)
+            p.name: (LiveModel if p.live else Partitioned if p in divided else Follower)(log, p, leases, moved, watch)
             for p in projections
             if not p.inline
         }
+        self._keeping = {
+            each.placement.kept_as: each
+            for follower in self._followers.values()
+            for each in dict.fromkeys([follower, *follower.parts])
+        }
+        """Whoever keeps read models, or partitions of them, by the names of their workers."""
         self._queries = Queries(log, self._placements, self._followers, moved)
         self._workers = [
-            Worker(f.placement.name, "projection", f.run, settled=f.settled)
-            for f in self._followers.values()
+            Worker(name, "projection", f.run, settled=f.settled)
+            for name, f in self._keeping.items()
             if not f.placement.live
         ]
         for number, capture in enumerate(captures, start=1):
@@ -274,7 +283,8 @@ class App(WriteSide, ReadSide):
         for follower in self._followers.values():
             if isinstance(follower, LiveModel):
                 follower.close()
-            follower.home.let_go()
+            for part in dict.fromkeys([follower, *follower.parts]):
+                part.home.let_go()
 
     def run(self, *, on_failure: Callable[[str, str], object] | None = None) -> None:
         """Run the workers until `stop` is called from another thread, or Ctrl-C or SIGTERM comes.
@@ -322,7 +332,7 @@ class App(WriteSide, ReadSide):
                 error = None if live.failure is None else str(live.failure)
                 found.append(WorkerStatus(name, "projection", state, 0, error, at, max(0, head - at)))
         for worker in self._workers:
-            follower = self._followers.get(worker.name) if worker.kind == "projection" else None
+            follower = self._keeping.get(worker.name) if worker.kind == "projection" else None
             reached = follower.position() if follower is not None else None
             if worker.kind == "flow" and worker.name in self._flows:
                 reached = self._flows[worker.name].position(self.log)

@@ -25,6 +25,20 @@ Which = type[Projection] | str
 """A projection: its class, or its name."""
 
 
+class Partition(msgspec.Struct, frozen=True):
+    """A partition of a read model at a glance.
+
+    Attributes:
+        name: The projection's name, and the partition's number: ``Orders/2``.
+        position: The position up to which it has applied the events that are its own.
+        holder: Whether some process keeps it now.
+    """
+
+    name: str
+    position: int
+    holder: bool
+
+
 class ReadModel(msgspec.Struct, frozen=True):
     """A read model at a glance.
 
@@ -40,6 +54,7 @@ class ReadModel(msgspec.Struct, frozen=True):
         building: How far a new version of it has come, if this process builds one.
         versions: Its versions, the oldest first.
         failures: The events that it could not apply.
+        partitions: How each of its partitions is, if it has any.
     """
 
     name: str
@@ -53,6 +68,7 @@ class ReadModel(msgspec.Struct, frozen=True):
     building: Progress | None
     versions: Sequence[Version]
     failures: Sequence[Failure]
+    partitions: Sequence[Partition] = ()
 
 
 class ReadSide:
@@ -87,6 +103,7 @@ class ReadSide:
         for follower in self._followers.values():
             position = follower.position()
             lease = self._leases.row(follower.placement.name)
+            parts = [self._partition(part) for part in follower.parts if part is not follower]
             found.append(
                 ReadModel(
                     follower.placement.name,
@@ -95,14 +112,19 @@ class ReadSide:
                     follower.placement.live,
                     position,
                     max(0, head - position),
-                    lease is not None and bool(lease.holder),
+                    all(part.holder for part in parts) if parts else lease is not None and bool(lease.holder),
                     lease is not None and bool(lease.paused),
                     follower.building,
                     follower.all_versions(),
                     self.failures(follower.placement.name),
+                    parts,
                 )
             )
         return found
+
+    def _partition(self, part: Follower) -> Partition:
+        lease = self._leases.row(part.placement.kept_as)
+        return Partition(part.placement.kept_as, part.position(), lease is not None and bool(lease.holder))
 
     def rebuild(
         self,
@@ -150,14 +172,17 @@ class ReadSide:
         """
         follower = self._kept(projection)
         follower.look()
-        return compare(self.log, follower.placement, follower.home, follower.target)
+        parts = [part.placement for part in follower.parts if part is not follower]
+        return compare(self.log, follower.placement, follower.home, follower.target, parts)
 
     def failures(self, projection: Which) -> list[Failure]:
         """The events that a projection could not apply, with what has become of them, in order of position."""
         follower = self._follower(projection)
         follower.path()
-        with (follower.stopped() or follower.target).reading() as db:
-            return failures.all_of(db, follower.placement.name)
+        found: list[Failure] = []
+        for part in follower.parts:
+            found += self._failures_of(part)
+        return sorted(found, key=lambda failure: failure.position)
 
     def retry(self, projection: Which, *, position: int | None = None) -> int:
         """Try again what failed: the event that a projection stands before, and those that are parked.
@@ -176,7 +201,9 @@ class ReadSide:
         """
         follower = self._kept(projection)
         follower.look()
-        done = retry(self.log, follower.placement, follower.stopped() or follower.target, position)
+        done = 0
+        for part in self._failed(follower, position):
+            done += retry(self.log, part.placement, part.stopped() or part.target, position)
         follower.try_again()
         return done
 
@@ -191,7 +218,8 @@ class ReadSide:
         """
         follower = self._kept(projection)
         follower.look()
-        found = skip(self.log, follower.placement, follower.stopped() or follower.target, position)
+        for part in self._failed(follower, position, stopped=position is None):
+            found = skip(self.log, part.placement, part.stopped() or part.target, position)
         follower.try_again()
         return found
 
@@ -215,7 +243,8 @@ class ReadSide:
                 " paused for all of them",
                 hint="Keep it where all processes see it, such as into('read.db'); or stop the app: app.stop()",
             )
-        self._leases.pause(follower.placement.name, paused)
+        for part in dict.fromkeys([follower, *follower.parts]):
+            self._leases.pause(part.placement.kept_as, paused)
 
     def fill(self) -> None:
         """Have what is kept in memory read the log, in this thread: for a process that asks and runs no workers.
@@ -226,6 +255,26 @@ class ReadSide:
         for follower in self._followers.values():
             if not follower.home.is_shared:
                 follower.fill()
+
+    def _failures_of(self, part: Follower) -> list[Failure]:
+        with (part.stopped() or part.target).reading() as db:
+            return failures.all_of(db, part.placement.kept_as)
+
+    def _failed(self, follower: Follower, position: int | None, *, stopped: bool = False) -> Sequence[Follower]:
+        """Of its partitions those in which an event failed, at a position or at any; where none did, the first.
+
+        Args:
+            stopped: Where no position is named, only the one that stands before an event, before the first such event.
+        """
+        if len(follower.parts) == 1:
+            return follower.parts
+        known = [(failure, part) for part in follower.parts for failure in self._failures_of(part)]
+        if position is not None:
+            known = [(failure, part) for failure, part in known if failure.position == position]
+        elif stopped:
+            known = [(failure, part) for failure, part in known if failure.state is failures.FailureState.STOPPED]
+            known = sorted(known, key=lambda each: each[0].position)[:1]
+        return list(dict.fromkeys(part for _, part in known)) or follower.parts[:1]
 
     def _kept(self, projection: Which) -> Follower:
         """What keeps a projection whose rows are there between queries."""

@@ -74,7 +74,7 @@ def show(
     failures: Annotated[bool, typer.Option("--failures", help="List the events that it could not apply.")] = False,
     output: OutputFormat = None,
 ) -> None:
-    """Show a read model, its versions, or the events that it could not apply.
+    """Show a read model, its versions and partitions, or the events that it could not apply.
 
     \bExamples:
       $ millstream projection show shop:app OrderSummary
@@ -90,7 +90,12 @@ def show(
         write_rows(rows, _FAILURES, chosen(output))
         return
     versions = ", ".join(f"{version.number} {version.state}" for version in model.versions)
-    write_record({**_row(model), "versions": versions}, chosen(output))
+    shown = {**_row(model), "versions": versions}
+    if model.partitions:
+        shown["partitions"] = ", ".join(
+            f"{part.name} at {part.position} {'kept' if part.holder else 'not kept'}" for part in model.partitions
+        )
+    write_record(shown, chosen(output))
 
 
 def pause(app: AppName, name: _Name) -> None:

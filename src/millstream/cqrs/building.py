@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from ..errors import UsageError
 from ..log import Log
-from ..log.checkpoints import peek, take
+from ..log.checkpoints import parts_of, take
 from ..log.reading import IfTrimmed
 from ..storage.database import Database
 from . import versions
@@ -43,13 +43,19 @@ class Progress(msgspec.Struct, frozen=True):
 class Build:
     """The building of a version, in the thread that calls `run`. A kill at any moment leaves what can be gone on with.
 
+    Args:
+        parts: Its partitions, where it has any: each has a checkpoint of its own.
+
     Attributes:
         progress: How far it has come; None before it has begun.
     """
 
-    def __init__(self, log: Log, placement: Placement, home: Home, made_by: str) -> None:
+    def __init__(
+        self, log: Log, placement: Placement, home: Home, made_by: str, parts: Sequence[Placement] = ()
+    ) -> None:
         self._log = log
         self._placement = placement
+        self._parts = parts or [placement]
         self._home = home
         self._made_by = made_by
         self._told: Callable[[Progress], None] | None = None
@@ -87,9 +93,12 @@ class Build:
         self._told = told
         old, new = self._begin(afresh)
         began, first = time.monotonic(), -1
+        keepers: list[Keeper] = []
 
         def moved(position: int) -> None:
             nonlocal first
+            if len(keepers) > 1:
+                position = sum(keeper.seen for keeper in keepers) // len(keepers)
             if first < 0:
                 first = position
             head, took = self._log.head, time.monotonic() - began
@@ -101,14 +110,16 @@ class Build:
 
         with self._home.at(new.place).kept_open() as target:
             held = self._passed(old)
-            keeper = Keeper(self._log, self._placement, target, moved, trimmed, held=held, building=True)
-            moved(keeper.take())
+            for part in self._parts:
+                keepers.append(Keeper(self._log, part, target, moved, trimmed, held=held, building=True))
+            moved(min(keeper.take() for keeper in keepers))
             while not stop.is_set():
-                keeper.catch_up(self._log.head, stop)
-                keeper.commit()
+                for keeper in keepers:
+                    keeper.catch_up(self._log.head, stop)
+                    keeper.commit()
                 if stop.is_set():
                     break
-                swapped = self._swap(old, new, keeper.seen)
+                swapped = self._swap(old, new, min(keeper.seen for keeper in keepers))
                 if swapped is not None:
                     return swapped
                 with self._home.target.reading() as db:
@@ -154,16 +165,20 @@ class Build:
             return None
         dropped: list[Version] = []
         done: list[bool] = []
+        known: list[Version] = []
         kept = self._with_effects()
 
         def work(db: Database) -> None:
             dropped.clear()
             done.clear()
+            known.clear()
             # From here on who keeps the old one is fenced: it cannot come further than what was seen.
-            if not old.place and take(db, self._placement.consumer).position > seen:
+            if not old.place and _taken(db, self._placement) > seen:
                 done.append(False)
                 return
             for each in versions.all_of(db, old.name):
+                if each.state is VersionState.PREVIOUS:
+                    known.append(each)
                 if each.number not in (old.number, new.number, *kept):
                     versions.forget(db, each)
                     if each.place:
@@ -175,48 +190,68 @@ class Build:
         self._home.target.transact(work)
         if not done[-1]:
             return None
-        for each in dropped:
-            self._home.remove(each.place)
         fence(self._home, self._placement, old)
         if self._placement.performs:
-            # From here on it is known which of the events since the build began the old one has seen to.
-            held = passed_by([self._home.at(old.place)], self._placement)
-            self._home.at(new.place).transact(lambda db: prepare(db, self._placement, held, building=False))
+            # From here on it is known which of the events since the build began the others have seen to.
+            hand_over(self._home, self._placement, [old, *known], new)
+        for each in dropped:
+            self._home.remove(each.place)
         return msgspec.structs.replace(new, state=VersionState.LIVE)
 
     def _passed(self, version: Version) -> Passed:
-        """The events to whose effects the old version has seen; how far it will come is settled later."""
+        """The events to whose effects other versions have seen; how far the old one will come is settled later."""
         if not self._placement.notes:
             return Passed()
-        with self._home.at(version.place).reading() as db:
-            return passed(db, self._placement)
+        found = Passed()
+        for target in [self._home.at(each.place) for each in (version, *self._previous())]:
+            if there(target):
+                with target.reading() as db:
+                    found = found | passed(db, self._placement)
+        return found
+
+    def _previous(self) -> list[Version]:
+        with self._home.target.reading() as db:
+            known = versions.all_of(db, self._placement.name)
+        return [each for each in known if each.state is VersionState.PREVIOUS]
 
     def _with_effects(self) -> list[int]:
         """The versions that have noted effects which nobody has performed yet: they have to stay until then."""
         if not self._placement.performs:
             return []
-        with self._home.target.reading() as db:
-            known = [each for each in versions.all_of(db, self._placement.name) if each.state is VersionState.PREVIOUS]
         return [
             each.number
-            for each in known
+            for each in self._previous()
             if there(target := self._home.at(each.place)) and is_waiting(target, self._placement)
         ]
 
     def _reached(self, version: Version) -> int:
         with self._home.at(version.place).reading() as db:
-            checkpoint = peek(db, self._placement.consumer)
-        return checkpoint.position if checkpoint is not None else 0
+            return max((each.position for each in parts_of(db, self._placement.consumer)), default=0)
+
+
+def _taken(db: Database, placement: Placement) -> int:
+    """Fence whoever keeps a version that stands here, and say how far it has come at most."""
+    return max((take(db, each.name).position for each in parts_of(db, placement.consumer)), default=0)
 
 
 def fence(home: Home, placement: Placement, version: Version) -> None:
     """See to it that whoever keeps a version notices, at the next commit, that it does not answer any more."""
 
     def work(db: Database) -> None:
-        take(db, placement.consumer)
+        _taken(db, placement)
 
     if version.place:
         home.at(version.place).transact(work)
+
+
+def hand_over(home: Home, placement: Placement, before: Sequence[Version], version: Version) -> None:
+    """Have a version that answers from now on leave out the effects that others have seen to, which are fenced.
+
+    What nobody has written down by now would be forgotten with them, or be done again by the next that is built.
+    """
+    targets = {each.number: home.at(each.place) for each in before if each.number != version.number}
+    held = passed_by([target for target in targets.values() if there(target)], placement)
+    home.at(version.place).transact(lambda db: prepare(db, placement, held, building=False))
 
 
 def roll_back(home: Home, placement: Placement) -> Version:
@@ -233,12 +268,16 @@ def roll_back(home: Home, placement: Placement) -> Version:
         previous = versions.previous_of(db, placement.name)
         assert live is not None
         if not live.place:
-            take(db, placement.consumer)
+            _taken(db, placement)
         if versions.swap(db, live, previous, withdrawn=True):
             found.extend((live, msgspec.structs.replace(previous, state=VersionState.LIVE)))
 
     home.target.transact(work)
     fence(home, placement, found[0])
+    if placement.performs:
+        with home.target.reading() as db:
+            others = [each for each in versions.all_of(db, placement.name) if each.state is VersionState.PREVIOUS]
+        hand_over(home, placement, others, found[1])
     return found[1]
 
 

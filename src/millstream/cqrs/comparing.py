@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from ..log import Log
-from ..log.checkpoints import peek
+from ..log.checkpoints import reached
 from ..storage.database import Database
 from ..storage.frames import quoted_column
 from . import versions
@@ -58,22 +59,25 @@ class Comparison(msgspec.Struct, frozen=True):
         return not self.differences
 
 
-def compare(log: Log, placement: Placement, home: Home, target: Target) -> Comparison:
+def compare(log: Log, placement: Placement, home: Home, target: Target, parts: Sequence[Placement] = ()) -> Comparison:
     """Replay the log apart, up to where a read model stands, and compare what both hold, row by row.
 
     The order of rows does not count, nor do the rowids of tables without a primary key.
+
+    Args:
+        parts: Its partitions, if it has any: each is replayed up to where it stands.
     """
     with target.reading() as db, db.snapshot():
         names = versions.tables_of(placement.schema, db.dialect)
-        checkpoint = peek(db, placement.consumer)
-        position = checkpoint.position if checkpoint is not None else 0
+        positions = [reached(db, part.consumer) for part in parts or [placement]]
         kept = {name: _content(db, name) for name in names}
     with home.apart() as fresh:
-        replay(log, placement, fresh, position)
+        for part, position in zip(parts or [placement], positions, strict=True):
+            replay(log, part, fresh, position)
         with fresh.reading() as db, db.snapshot():
             made = {name: _content(db, name) for name in names}
     differences = [found for name in names if (found := _difference(name, kept[name], made[name])) is not None]
-    return Comparison(placement.name, position, sum(len(rows) for rows in made.values()), differences)
+    return Comparison(placement.name, min(positions), sum(len(rows) for rows in made.values()), differences)
 
 
 def replay(log: Log, placement: Placement, target: Target, position: int) -> None:

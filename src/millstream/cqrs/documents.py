@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
@@ -17,12 +18,14 @@ from ..errors import DatabaseError, InvalidEvent, UsageError
 from ..events import Plain, type_name
 from ..log.handlers import Handler, InvalidHandler, handler_table
 from ..log.records import Recorded, Run
+from ..marks import mark
 from ..personal import plain_text
 from ..storage.database import Database, Params
 from ..storage.frames import quoted, quoted_column, upsert_sql
 from .binding import named
 from .pieces import Batch
 from .projection import Bound, Placement, Projection
+from .shares import STREAM, Keys
 
 Document = TypeVar("Document")
 
@@ -142,7 +145,7 @@ class Documents(Projection, Generic[Document]):
     @classmethod
     def _made_of(cls) -> list[str]:
         form = cls._form
-        return [repr(msgspec.json.schema(form.document)), repr(sorted(form.fields.items())), repr(form.document())]
+        return [repr(msgspec.json.schema(form.document)), repr(sorted(form.fields.items())), _defaults(form.document)]
 
 
 class _Form:
@@ -244,13 +247,25 @@ class _Keyed(Placement):
         self._folds = {type: _fold(self.projection, self._instance, each) for type, each in table.items()}
         return {type: Bound(_not_alone, handler.event, False, _FOLD) for type, handler in table.items()}
 
+    def keys(self) -> Keys | None:
+        """What its events are divided by: the keys of the documents, of which an event may have several."""
+        cls = self.projection
+        if cls.partition_by != STREAM:
+            raise UsageError(
+                f"{cls.__qualname__}.partition_by: documents are divided by their keys", hint="Leave it out"
+            )
+        if cls.keys_of is not Documents.keys_of:
+            return None
+        keys = Keys(cls.__qualname__, cls.key, self._classes)
+        return keys if keys.by_stream else None
+
     def batch(self, runs: list[Run]) -> Batch:
         """Runs whose events are folded together."""
         return _Folded(self, runs, sum(run.count for run in runs), _EMPTY)
 
     def fold(self, runs: list[Run], db: Database) -> None:
         """Fold the events of runs into their documents."""
-        keys_of, classes = self._instance.keys_of, self._classes
+        keys_of, classes, share = self._instance.keys_of, self._classes, self.share
         found: list[tuple[Any, Recorded, list[str]]] = []
         wanted: dict[str, None] = {}
         for run in runs:
@@ -261,6 +276,8 @@ class _Keyed(Placement):
             for index, event in enumerate(events):
                 recorded = Recorded(run, index, event)
                 keys = _keys(recorded, keys_of(event, recorded))
+                if share is not None:
+                    keys = [key for key in keys if share.has(key)]
                 found.append((event, recorded, keys))
                 wanted.update(dict.fromkeys(keys))
         form = self.projection._form
@@ -374,6 +391,31 @@ def _document_of(cls: type[Any]) -> Any:
 def _fields(document: type[Any]) -> Sequence[msgspec.inspect.Field]:
     found: Any = msgspec.inspect.type_info(document)
     return found.fields  # type: ignore[no-any-return]
+
+
+_MADE = (list, dict, set, frozenset, tuple, bytearray, str, int, float, bool, bytes)
+
+
+def _defaults(document: type[Any]) -> str:
+    """What a new document has; of a value that is computed, such as an id or the time, what computes it."""
+    fields = _fields(document)
+    if not any(_computes(field) for field in fields):
+        return repr(document())
+    return repr(
+        [
+            (field.name, mark(field.default_factory) if _computes(field) else repr(getattr(document(), field.name)))
+            for field in fields
+        ]
+    )
+
+
+def _computes(field: msgspec.inspect.Field) -> bool:
+    made = field.default_factory
+    if made is msgspec.NODEFAULT or made in _MADE:
+        return False
+    if isinstance(made, type) and (issubclass(made, msgspec.Struct) or is_dataclass(made)):
+        return any(_computes(each) for each in _fields(made))
+    return True
 
 
 def _plain(found: msgspec.inspect.Type) -> type[msgspec.inspect.Type]:

@@ -3,6 +3,7 @@ is built that only repeats what an older one has seen."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from functools import reduce
@@ -11,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from ..errors import StorageError
-from ..log.checkpoints import peek, take
+from ..log.checkpoints import parts_of, take
 from ..personal import plain_text
 from ..storage.database import Database
+from ..storage.sqlite.database import MEMORY
 from . import failures
 from .places import Target
 from .projection import Placement
@@ -82,9 +83,9 @@ class Effects:
     order of events, by the one worker that keeps the read model. When ``perform`` raises, it is called again, after
     pauses that grow from 0.1 s to a minute; later effects wait, and the rows go on. A version that is built anew has no
     effects for the events that another version has been through, nor has a replay of the past, a comparison, or a copy
-    that another projection carries. So each is performed once; again only when the worker is killed, or stands still
-    until another takes over, between performing it and noting that; and maybe while rebuilds and rollbacks follow one
-    another under appends. `Effect.id` tells such a repeat.
+    that another projection carries. So each is performed once, in order, also while rebuilds and rollbacks follow one
+    another; again only when the worker is killed, or stands still until another takes over, between performing it and
+    noting that. `Effect.id` tells such a repeat.
 
     Example:
         >>> import millstream as ms
@@ -156,11 +157,11 @@ def prepare(db: Database, placement: Placement, held: Passed, *, building: bool)
 
 def passed(db: Database, placement: Placement) -> Passed:
     """The events whose effects a version has had itself, or another one before it."""
-    checkpoint = peek(db, placement.consumer)
+    position = min((each.position for each in parts_of(db, placement.consumer)), default=0)
     own = Passed()
-    if checkpoint is not None:
+    if position:
         failed = (each.position for each in failures.all_of(db, placement.name))
-        own = Passed(checkpoint.position, frozenset(each for each in failed if each <= checkpoint.position))
+        own = Passed(position, frozenset(each for each in failed if each <= position))
     return own | _marked(db, placement.name)
 
 
@@ -177,7 +178,8 @@ def passed_by(targets: Sequence[Target], placement: Placement) -> Passed:
     found = [Passed()]
 
     def work(db: Database) -> None:
-        take(db, placement.consumer)
+        for each in parts_of(db, placement.consumer):
+            take(db, each.name)
         found.append(passed(db, placement))
 
     for target in targets:
@@ -186,10 +188,11 @@ def passed_by(targets: Sequence[Target], placement: Placement) -> Passed:
 
 
 class Performer:
-    """Performs the effects of a read model, for the one worker that keeps it.
+    """Performs the effects of a read model, for the one worker that keeps it, in the order of events.
 
     Args:
-        targets: Where they are noted: what versions before have left over, then the one that answers.
+        targets: Where they are noted: the versions that have left some over, which nobody keeps, and the one that
+            answers. What each of them has lies between what others have, after a rollback.
 
     Attributes:
         error: Why the next one could not be performed, if it could not.
@@ -208,28 +211,36 @@ class Performer:
         if time.monotonic() < self._due:
             return
         deadline = time.monotonic() + _LONGEST
-        while self._targets:
-            found = self._noted(self._targets[0])
-            done: list[Effect] = []
+        while True:
+            found = self._next()
+            done: list[tuple[Effect, Target]] = []
+            failed = False
             try:
-                for effect in found:
+                for effect, target in found:
                     self._perform(effect)
-                    done.append(effect)
+                    done.append((effect, target))
                     if time.monotonic() >= deadline:
                         break
             except Exception as error:
+                failed = True
                 self.error = f"{type(error).__name__}: {error}"
                 self._due = time.monotonic() + self._pause
                 self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-            if done:
-                self._note(self._targets[0], done)
-            if len(done) < len(found) or time.monotonic() >= deadline:
+            for target in dict.fromkeys(target for _, target in done):
+                self._note(target, [effect for effect, of in done if of is target])
+            if failed:
                 return
             self.error, self._pause = None, _FIRST_PAUSE
-            if len(found) < _AT_ONCE:
-                if len(self._targets) == 1:
-                    return
-                del self._targets[0]
+            if len(found) < _AT_ONCE or time.monotonic() >= deadline:
+                return
+
+    def _next(self) -> list[tuple[Effect, Target]]:
+        """The effects that are next, in the order of events, and where each of them is noted."""
+        noted = [(target, self._noted(target)) for target in self._targets]
+        # Nobody keeps versions before: what they have becomes less.
+        self._targets = [target for target, effects in noted if effects or target is self._targets[-1]]
+        found = [(effect, target) for target, effects in noted for effect in effects]
+        return sorted(found, key=lambda each: (each[0].position, int(each[0].id.rpartition(":")[2])))[:_AT_ONCE]
 
     def _noted(self, target: Target) -> list[Effect]:
         with target.reading() as db:
@@ -262,8 +273,5 @@ def is_waiting(target: Target, placement: Placement) -> bool:
 
 def there(target: Target) -> bool:
     """Whether a version's database is there: to write to it would make it."""
-    try:
-        with target.reading():
-            return True
-    except StorageError:
-        return False
+    path = getattr(target, "path", "")
+    return not path or path.startswith(MEMORY) or os.path.exists(path)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import StrEnum
 
 from ..errors import ConsumerFenced, MillstreamError, ReadOnlyLog, StorageError, Trimmed, UsageError
 from ..log import Log
-from ..log.checkpoints import peek
+from ..log.checkpoints import parts_of, reached
 from ..log.reading import IfTrimmed
 from ..storage.database import Database
 from . import effects, failures, versions
@@ -76,6 +76,7 @@ class Follower:
         self._seen = 0
         self._running = False
         self._live = Version(placement.name, 1, self.made_by, "", VersionState.LIVE)
+        self._turns = 0
         self._looked = 0.0
         self._performer: effects.Performer | None = None
         if placement.performs and not self.home.is_shared:
@@ -115,10 +116,12 @@ class Follower:
 
     def look(self) -> Version:
         """The version that answers now."""
+        turns = self._turns
         with self.home.target.reading() as db:
             found = versions.live_of(db, self.placement.name)
         self._looked = time.monotonic()
-        if found is not None and found != self._live:
+        # Another thread may have turned to a later version since this one was looked up.
+        if found is not None and found != self._live and turns == self._turns:
             self._turn_to(found)
         return self._live
 
@@ -130,6 +133,7 @@ class Follower:
                 self._seen = 0
                 self._moved.notify_all()
         self._live = version
+        self._turns += 1
 
     def all_versions(self) -> list[Version]:
         """All its versions, the oldest first."""
@@ -185,9 +189,9 @@ class Follower:
         while not stop.is_set():
             # What no other process sees, each keeps for itself.
             lease = (
-                self._leases.acquire(self.placement.name, stop, self._waits)
+                self._leases.acquire(self.placement.kept_as, stop, self._waits)
                 if self.home.is_shared
-                else Lease(self.placement.name)
+                else Lease(self.placement.kept_as)
             )
             if lease is None:
                 return
@@ -210,23 +214,30 @@ class Follower:
         self.mode = Mode.PAUSED if paused else Mode.STANDBY
 
     def _hold(self, stop: Stop, lease: Lease) -> None:
+        self._again.clear()
         live = self.look()
         if live.fingerprint != self.made_by:
             if any(each.withdrawn and each.fingerprint == self.made_by for each in self.all_versions()):
                 raise ReadModelChanged(self.placement.name, withdrawn=True)
             self.mode = Mode.BUILDING
-            self._build(_Until(stop, lease, NEVER, self), afresh=False, told=None)
+            self._build(Until(stop, lease, NEVER, self), afresh=False, told=None)
             return
-        self._again.clear()
+        self._keep(stop, lease, live)
+
+    def _keep(self, stop: Stop, lease: Lease, live: Version) -> None:
+        """Keep the version that answers."""
         self.mode = Mode.RUNNING
-        with self.target.kept_open() as target:
+        with self.home.at(live.place).kept_open() as target:
             keeper = self._keeper_of(target)
             taken = keeper.take()
+            # Whoever has another version answer fences this one afterwards: to be the last to take it is not enough.
+            if self.look().number != live.number:
+                raise ConsumerFenced(self.placement.consumer)
             self.failure = None
             self._running = True
             self._announce(taken)
             with self._log.tail.joined():
-                keeper.follow(_Until(stop, lease, self._again, self), self._watch)
+                keeper.follow(Until(stop, lease, self._again, self, live.number), self._watch)
 
     def _keeper_of(self, target: Target) -> Keeper:
         if not self.placement.performs:
@@ -265,13 +276,22 @@ class Follower:
                 told(progress)
 
         try:
-            build = Build(self._log, self.placement, self.home, self.made_by)
+            build = Build(self._log, self.placement, self.home, self.made_by, self._divided())
             made = build.run(stop, afresh=afresh, told=tell, trimmed=trimmed)
         finally:
             self.building = None
         if made is not None:
             self._turned(made)
         return made
+
+    def _divided(self) -> list[Placement]:
+        """The partitions that a version of it is built of, if it has any."""
+        return []
+
+    @property
+    def parts(self) -> Sequence[Follower]:
+        """What its rows are kept by: itself, or one for each of its partitions."""
+        return [self]
 
     def roll_back(self) -> Version:
         """Have the version before answer again.
@@ -318,7 +338,7 @@ class Follower:
                 target = self.home.at(version.place)
                 # One that is about to be built may have no file yet.
                 with suppress(StorageError), target.reading() as db:
-                    if failures.stopped_at(db, self.placement.name) is not None:
+                    if failures.stopped_at(db, self.placement.kept_as) is not None:
                         return target
         return None
 
@@ -326,7 +346,7 @@ class Follower:
         """Why the read model is behind, in words, if that is more than the moment that a worker takes."""
         if self.failure is not None:
             return str(self.failure)
-        name = self.placement.name
+        name = self.placement.kept_as
         if self.look().fingerprint != self.made_by:
             return (
                 f"read model {name!r} is of an older version of its projection; a new one is being built, or is to be"
@@ -342,7 +362,7 @@ class Follower:
         lease = self._leases.row(name)
         return f"projection {name!r} is paused" if lease is not None and lease.paused else None
 
-    def mark(self) -> tuple[int, int]:
+    def mark(self) -> tuple[int, ...]:
         """What tells one state of the read model from another: the version, and how far it has come."""
         self.path()
         return self.number, self.position()
@@ -395,8 +415,10 @@ class Follower:
 
     def _stored(self) -> int:
         with self.target.reading() as db:
-            checkpoint = peek(db, self.placement.consumer)
-        return checkpoint.position if checkpoint is not None else 0
+            if self._live.fingerprint == self.made_by:
+                return reached(db, self.placement.consumer)
+            # By other code, it may be kept in partitions, or in one piece.
+            return min((each.position for each in parts_of(db, f"projection:{self.placement.name}")), default=0)
 
     def _announce(self, position: int) -> None:
         with self._moved:
@@ -404,15 +426,15 @@ class Follower:
             self._moved.notify_all()
 
 
-class _Until:
+class Until:
     """Says that a worker is to let go of what it keeps: for good, or because something has changed."""
 
-    def __init__(self, stop: Stop, lease: Lease, again: threading.Event, follower: Follower) -> None:
+    def __init__(self, stop: Stop, lease: Lease, again: threading.Event, follower: Follower, number: int = 0) -> None:
         self._stop = stop
         self._lease = lease
         self._again = again
         self._follower = follower
-        self._number = follower._live.number
+        self._number = number or follower._live.number
         self._looked = time.monotonic()
 
     def is_set(self) -> bool:

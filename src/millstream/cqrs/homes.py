@@ -155,7 +155,9 @@ class Home:
 
     def file(self, place: str) -> str:
         """The file of a version that was built beside the home."""
-        return f"{MEMORY}{place}" if self.kind is Kind.MEMORY else os.path.join(os.path.dirname(self._path), place)
+        if self.kind is Kind.MEMORY:
+            return f"{MEMORY}{place}" if place else self._path
+        return os.path.join(os.path.dirname(self._path), place)
 
     def spot(self, place: str) -> Spot:
         """Where a version stands, for those who ask it."""

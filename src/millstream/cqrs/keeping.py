@@ -76,10 +76,10 @@ class Keeper:
             taken.append(take(db, self._placement.consumer))
             if self._placement.notes:
                 effects.prepare(db, self._placement, self._held, building=self._building)
-            self._blocked = failures.blocked_streams(db, self._placement.name)
-            stopped = failures.stopped_at(db, self._placement.name)
+            self._blocked = failures.blocked_streams(db, self._placement.kept_as)
+            stopped = failures.stopped_at(db, self._placement.kept_as)
             if stopped is not None:
-                failures.settle(db, self._placement.name, stopped.position)  # it is tried again now
+                failures.settle(db, self._placement.kept_as, stopped.position)  # it is tried again now
 
         self._target.transact(work)
         self._checkpoint = taken[-1]
@@ -197,7 +197,7 @@ class Keeper:
         policy = self._placement.projection.on_failure
         state = {"stop": FailureState.STOPPED, "skip": FailureState.SKIPPED, "park": FailureState.PARKED}[policy]
         failure = Failure(
-            self._placement.name, piece.position, piece.type, piece.stream, state, reason, self._log.store.now()
+            self._placement.kept_as, piece.position, piece.type, piece.stream, state, reason, self._log.store.now()
         )
         moved: list[Checkpoint] = []
 
@@ -210,7 +210,7 @@ class Keeper:
 
         self._target.transact(work)
         if policy == "stop":
-            raise ProjectionFailed(self._placement.name, piece.position, piece.type, reason) from error
+            raise ProjectionFailed(self._placement.kept_as, piece.position, piece.type, reason) from error
         self._checkpoint = moved[-1]
         if policy == "park":
             self._blocked = self._blocked | {piece.stream}
@@ -275,7 +275,7 @@ class _Step:
 
     def _apply(self, piece: Piece | Batch, db: Database, seen: Database) -> None:
         if self._blocked and piece.count == 1 and piece.stream in self._blocked and piece.stream not in self.freed:
-            name = self._placement.name
+            name = self._placement.kept_as
             if failures.is_blocked(db, name, piece.stream):
                 reason = "an earlier event of its stream is parked"
                 now: Any = piece.recorded_at

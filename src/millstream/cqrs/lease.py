@@ -68,11 +68,15 @@ class Lease:
 
 
 class Leases:
-    """The leases that this process holds on a log's projections, and wants."""
+    """The leases that this process holds on a log's projections, and wants.
+
+    Attributes:
+        holder: Stands for this process, and for no other one.
+    """
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._holder = _holder()
+        self.holder = _holder()
         self._held: dict[str, Lease] = {}
         self._mutex = threading.Lock()
         self._beating: threading.Thread | None = None
@@ -82,6 +86,14 @@ class Leases:
         """A lease as it is written now."""
         with self._log.connect() as db:
             return _row(db, name)
+
+    def rows(self, begins: str) -> list[Row]:
+        """The leases whose names begin so."""
+        with self._log.connect() as db:
+            if not db.has_table(TABLE):
+                return []
+            rows = db.query(f"select name, holder, epoch, beat, paused from {db.own(TABLE)}")
+        return [Row(**row) for row in rows if row["name"].startswith(begins)]
 
     def acquire(self, name: str, stop: Stop, tell: Callable[[bool], None]) -> Lease | None:
         """Wait until the lease is ours; None when it is time to stop.
@@ -93,7 +105,7 @@ class Leases:
         since = 0.0
         while not stop.is_set():
             row = self.row(name)
-            if row is None or not row.holder or row.holder == self._holder or _is_dead(row.holder):
+            if row is None or not row.holder or row.holder == self.holder or is_dead(row.holder):
                 free = True
             elif seen is None or (row.holder, row.epoch, row.beat) != (seen.holder, seen.epoch, seen.beat):
                 seen, since = row, time.monotonic()
@@ -127,7 +139,7 @@ class Leases:
                 f"insert into {db.own(TABLE)} as held (name, holder, epoch, beat, paused) values (?, ?, 1, 0, 0)"
                 " on conflict (name) do update set holder = excluded.holder, epoch = held.epoch + 1,"
                 " beat = held.beat + 1",
-                (name, self._holder),
+                (name, self.holder),
             )
             done.append(True)
 
@@ -154,7 +166,7 @@ class Leases:
         def work(db: Database, receipt: Receipt) -> None:
             db.execute(
                 f"update {db.own(TABLE)} set holder = '', beat = beat + 1 where name = ? and holder = ?",
-                (lease.name, self._holder),
+                (lease.name, self.holder),
             )
 
         with suppress(StorageError):  # it will be seen that there are no more beats
@@ -210,12 +222,12 @@ class Leases:
             found.clear()
             for name in names:
                 db.execute(
-                    f"update {db.own(TABLE)} set beat = beat + 1 where name = ? and holder = ?", (name, self._holder)
+                    f"update {db.own(TABLE)} set beat = beat + 1 where name = ? and holder = ?", (name, self.holder)
                 )
                 found.append(_row(db, name))
 
         self._log.commit(work=work)
-        return {row.name: bool(row.paused) for row in found if row is not None and row.holder == self._holder}
+        return {row.name: bool(row.paused) for row in found if row is not None and row.holder == self.holder}
 
 
 def _row(db: Database, name: str) -> Row | None:
@@ -229,7 +241,7 @@ def _holder() -> str:
     return f"{socket.gethostname()}/{_boot()}/{os.getpid()}/{_started(os.getpid())}/{uuid.uuid4().hex[:12]}"
 
 
-def _is_dead(holder: str) -> bool:
+def is_dead(holder: str) -> bool:
     """Whether a holder is a process of this machine that has ended; its successor need not wait then.
 
     A mistake would cost nothing but a change of hands: the epoch fences whoever is taken for dead and is not.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -66,6 +66,30 @@ class Lockstep(Placement):
         parts = [_one_by_one(part, run) for part in self._parts if run.type in part._bound]
         for pieces in zip(*parts, strict=True):
             yield Piece(pieces[0].position, run.type, apply_all, list(pieces), None, run)
+
+
+class Together(Lockstep):
+    """Inline projections of one app as they stood: each event is applied to all of them, as the commits did.
+
+    Their tables may refer to each other, and their handlers look into each other's: none could be replayed alone.
+
+    Attributes:
+        projections: Their classes, in the order of the app.
+    """
+
+    def __init__(self, placements: Sequence[Placement]) -> None:
+        self.projections = list(
+            dict.fromkeys(cls for each in placements for cls in (*carried(each.projection), each.projection))
+        )
+        super().__init__(type("inline", (Projection,), {"name": "+".join(each.name for each in placements)}))
+
+    def _bind(self) -> dict[str, Bound]:
+        self._parts = [each._alone() for each in self.projections]
+        return {
+            type: Bound(_together, bound.event, False, "")
+            for part in self._parts
+            for type, bound in part._bound.items()
+        }
 
 
 def _one_by_one(part: Placement, run: Run) -> Iterator[Piece | Batch]:
@@ -224,6 +248,9 @@ class _Watched(Database):
 
     def find_table(self, name: str) -> str | None:
         return self._db.find_table(name)
+
+    def make_alone(self) -> None:
+        self._db.make_alone()
 
     def savepoint(self) -> AbstractContextManager[None]:
         return self._db.savepoint()

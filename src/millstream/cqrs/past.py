@@ -23,6 +23,7 @@ from ..storage.duckdb.database import open_database as open_duck
 from ..time import Moment, to_micros
 from .comparing import replay
 from .homes import Kind, kind_of
+from .lockstep import Together
 from .places import InDuck, OwnFile
 from .projection import Placement
 from .versions import fingerprint
@@ -93,7 +94,7 @@ class Images:
                 self._copy(self._path(stem, before), path)
             replay(self._log, placement, OwnFile(path), position)
             _settle(path)
-            if _is_personal(placement):
+            if is_personal(placement):
                 return Image(path, path)
             os.replace(path, self._path(stem, position))
         except BaseException:
@@ -127,7 +128,7 @@ class Images:
                 with closing(open_duck(path)):  # to open it again costs nothing then
                     for placement in placements:
                         replay(self._log, placement, InDuck(path), position)
-                if not any(_is_personal(placement) for placement in placements):
+                if not any(is_personal(placement) for placement in placements):
                     part = f"{path}.part"
                     shutil.copyfile(path, part)
                     os.replace(part, self._path(stem, position, _DUCK))
@@ -145,7 +146,8 @@ class Images:
 
     def _made_by(self, placement: Placement) -> str:
         shapes = [definition(cls) for cls in placement.events if issubclass(cls, Event)]
-        text = "\n".join([self._log.id, fingerprint(placement.projection), *shapes])
+        projections = placement.projections if isinstance(placement, Together) else [placement.projection]
+        text = "\n".join([self._log.id, *map(fingerprint, projections), *shapes])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _path(self, stem: str, position: int, suffix: str = "db") -> str:
@@ -198,7 +200,8 @@ class Image:
                     os.unlink(self._owned + end)
 
 
-def _is_personal(placement: Placement) -> bool:
+def is_personal(placement: Placement) -> bool:
+    """Whether there is personal data in what a projection handles."""
     return any(issubclass(cls, Event) and shape_of(cls) is not None for cls in placement.events)
 
 

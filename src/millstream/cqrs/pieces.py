@@ -94,6 +94,8 @@ class Batch(msgspec.Struct, gc=False):
         """Apply it."""
         if isinstance(self.frame, Exception):
             raise self.frame
+        if self.frame.height == 0:
+            return  # all its events are of other partitions
         # Polars holds a lock on a frame that it writes to Python: another thread gets one of its own.
         self.placement.handler_of(self.type)(self.frame.clone(), db, None)
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import msgspec
 import polars as pl
 
-from ..errors import DatabaseError, InvalidEvent, SchemaConflict, UsageError
+from ..errors import DatabaseError, InvalidEvent, MillstreamError, SchemaConflict, UsageError
 from ..events import Plain
 from ..log import Log
-from ..log.checkpoints import peek
+from ..log.checkpoints import begin, parts_of
 from ..log.handlers import Handler, InvalidHandler, handler_table
 from ..log.present import together
 from ..log.records import Recorded, Run
@@ -24,6 +24,7 @@ from .batches import cut, frame_of_runs, shape
 from .binding import named
 from .errors import ForeignReadModel, ReadModelChanged
 from .pieces import Apply, Batch, Piece, apply_all
+from .shares import MOST, STREAM, Keys, Share
 
 ROWS = 131_072
 """The most events for one batch, where nothing else asks for fewer."""
@@ -47,6 +48,10 @@ class Projection:
         on_failure: What becomes of an event whose handler raises. ``"stop"``: the projection stands right before it.
             ``"skip"``: it goes on without it. ``"park"``: it goes on, and later events of the same stream wait behind
             the one that failed.
+        partitions: In how many parts its events are applied, each by a worker of its own: see `partition_by`. Counts
+            where several processes can write: in a file of SQLite, in PostgreSQL, in the log's database.
+        partition_by: What says which events belong together, and so stay in the order of the log: ``"_stream"``, or a
+            field of the events with texts or whole numbers; or such a name for each class of events.
 
     Example:
         >>> import millstream as ms
@@ -67,6 +72,8 @@ class Projection:
     version: ClassVar[object] = None
     reads: ClassVar[Sequence[type[Projection]]] = ()
     on_failure: ClassVar[Literal["stop", "skip", "park"]] = "stop"
+    partitions: ClassVar[int] = 1
+    partition_by: ClassVar[str | Mapping[Any, str]] = STREAM
     _is_base = True
     """Whether this is a class of the library's, whose code does not make a read model another one."""
 
@@ -77,6 +84,10 @@ class Projection:
         if cls.on_failure not in ("stop", "skip", "park"):
             raise UsageError(
                 f"{cls.__qualname__}.on_failure is {cls.on_failure!r:.40}", hint='Write "stop", "skip" or "park"'
+            )
+        if not isinstance(cls.partitions, int) or not 1 <= cls.partitions <= MOST:
+            raise UsageError(
+                f"{cls.__qualname__}.partitions is {cls.partitions!r:.40}", hint=f"Write a number from 1 to {MOST}"
             )
 
     @classmethod
@@ -160,6 +171,8 @@ class Placement:
         self._classes = {name: bound.event for name, bound in self._bound.items()}
         self._shapes = {name: shape(bound.event) if bound.batch else None for name, bound in self._bound.items()}
         self.types = tuple(self._bound)
+        self.share: Share | None = None
+        """The partition of its events that it takes; None for all."""
 
     folds = False
     """Whether what it makes of many events at once is what it would make of one after the other."""
@@ -171,6 +184,11 @@ class Placement:
 
     def _bind(self) -> dict[str, Bound]:
         return _bound(self.projection)
+
+    @property
+    def _picks(self) -> Share | None:
+        """What picks its events one by one; None where all are taken, or whole runs are picked."""
+        return None if self.share is None or self.share.by_stream else self.share
 
     @property
     def performs(self) -> bool:
@@ -192,9 +210,29 @@ class Placement:
         return self._bound[type].apply
 
     @property
+    def kept_as(self) -> str:
+        """The name of what one worker keeps: the projection's, or that of a partition."""
+        return self.name if self.share is None else f"{self.name}/{self.share.number}"
+
+    @property
     def consumer(self) -> str:
         """The name of its checkpoint."""
-        return f"projection:{self.name}"
+        return f"projection:{self.kept_as}"
+
+    def keys(self) -> Keys | None:
+        """What its events are divided by, if it is to be kept in partitions; None where it knows that itself.
+
+        Raises:
+            InvalidHandler: They do not have it.
+        """
+        return Keys(self.projection.__qualname__, self.projection.partition_by, self._classes)
+
+    def part(self, number: int, count: int) -> Placement:
+        """One of its partitions, with an instance of its class for itself: another thread keeps it."""
+        found = self.projection._placed(inline=self.inline, live=self.live, path=self.path)
+        found.others = self.others
+        found.share = Share(number, count, found.keys())
+        return found
 
     def prepare(self, db: Database, log: Log) -> None:
         """Create the tables, unless that was done before. Call inside a transaction.
@@ -207,6 +245,8 @@ class Placement:
         db.ensure_table(PROJECTIONS, TABLES[PROJECTIONS])
         table = db.own(PROJECTIONS)
         if not self.check(db, log):
+            db.make_alone()
+        if not self.check(db, log):
             try:
                 db.executescript(self.schema)
             except DatabaseError as error:
@@ -215,6 +255,8 @@ class Placement:
                     hint="Correct its SQL; the tables of a projection are its own, and have names of their own",
                 ) from error
             db.execute(f"insert into {table} values (?, ?, ?)", (self.name, self._schema_hash(), log.id))
+            for number in range(1, self.share.count + 1) if self.share is not None else ():
+                begin(db, f"projection:{self.name}/{number}")  # all of them count, from the beginning on
         elif not self.fits(db):
             raise ReadModelChanged(self.name)
 
@@ -228,13 +270,11 @@ class Placement:
             return False
         row = db.one(f"select log_id from {db.own(PROJECTIONS)} where name = ?", (self.name,))
         if row is not None and self.path is not None:
-            checkpoint = peek(db, self.consumer)
             if row["log_id"] != log.id:
                 raise ForeignReadModel(self.name, "it was built from another one")
-            if checkpoint is not None and checkpoint.position > log.head:
-                raise ForeignReadModel(
-                    self.name, f"it shows position {checkpoint.position}, and the log ends at {log.head}"
-                )
+            shown = max((each.position for each in parts_of(db, f"projection:{self.name}")), default=0)
+            if shown > log.head:
+                raise ForeignReadModel(self.name, f"it shows position {shown}, and the log ends at {log.head}")
         return row is not None
 
     def fits(self, db: Database) -> bool:
@@ -261,7 +301,12 @@ class Placement:
         gathered: list[Run] = []
         method = ""
         count = 0
+        share = self.share
         for page in pages:
+            if share is not None and share.by_stream:
+                page = share.runs(page)
+                if not page:
+                    continue
             for kind, run in {run.kind_id: run for run in page}.items():
                 if kind not in kinds:
                     bound = self._bound.get(run.type)
@@ -305,11 +350,15 @@ class Placement:
         """Runs that one handler takes as a frame."""
         made = self._shapes
         frame: pl.DataFrame | Exception
+        count = sum(run.count for run in runs)
         try:
             frame = frame_of_runs(runs, self._classes, made)
-        except (InvalidEvent, SchemaConflict) as error:
-            frame = error
-        return Batch(self, runs, sum(run.count for run in runs), frame)
+            if self._picks is not None:
+                frame = self._picks.rows(frame)
+        except (InvalidEvent, SchemaConflict, UsageError) as error:
+            # What cannot be read has no key: the first partition has it fail.
+            frame = error if count > 1 or self._picks is None or self._picks.number == 1 else pl.DataFrame()
+        return Batch(self, runs, count, frame)
 
     def _one_of(self, group: list[Run]) -> Piece:
         parts = [piece for run in group for piece in self._of(run)]
@@ -327,28 +376,37 @@ class Placement:
         apply, cls, wants_recorded = found.apply, found.event, found.wants_recorded
         try:
             events = [Plain(run.type, data) for data in run.data()] if cls is Plain else run.events(cls)
-        except InvalidEvent:
+            picks = self._picks
+            taken = None if picks is None else [picks.takes(run, event) for event in events]
+        except (InvalidEvent, UsageError):
             yield from self._one_by_one(run, apply, cls)
             return
         position, type = run.position, run.type
         for index, event in enumerate(events):
+            if taken is not None and not taken[index]:
+                continue
             recorded = Recorded(run, index, event) if wants_recorded else None
             yield Piece(position + index, type, apply, event, recorded, run)
 
     def _one_by_one(self, run: Run, apply: Apply, cls: type[Any]) -> Iterator[Piece]:
         """The events of a run of which some do not fit their class: those fail when they are applied."""
+        picks = self._picks
         for recorded in run:
             try:
-                yield Piece(recorded.position, run.type, apply, recorded.decode(cls), recorded, run)
-            except InvalidEvent as error:
-                yield Piece(recorded.position, run.type, _refuse, error, recorded, run)
+                event = recorded.decode(cls)
+                if picks is None or picks.takes(run, event):
+                    yield Piece(recorded.position, run.type, apply, event, recorded, run)
+            except (InvalidEvent, UsageError) as error:
+                # What cannot be read has no key: the first partition has it fail.
+                if picks is None or picks.number == 1:
+                    yield Piece(recorded.position, run.type, _refuse, error, recorded, run)
 
     def __repr__(self) -> str:
         where = "inline" if self.inline else "live" if self.live else f"into {redact(self.path or 'the log')}"
         return f"<{self.name} {where}>"
 
 
-def _refuse(error: InvalidEvent, db: Database, recorded: Recorded | None) -> None:
+def _refuse(error: MillstreamError, db: Database, recorded: Recorded | None) -> None:
     raise error
 
 

@@ -32,7 +32,7 @@ from .errors import (
 from .follower import Follower
 from .homes import FILES, Home, Kind, Spot
 from .live import LiveModel
-from .lockstep import carried
+from .lockstep import Together, carried
 from .past import Images, folder_of, position_of
 from .places import OnServer
 from .projection import Placement, Projection
@@ -123,6 +123,9 @@ class Queries:
         self._followers = followers
         self._handlers: dict[type[Any], _Handler] = {}
         self._views = Views()
+        for follower in followers.values():
+            if isinstance(follower, LiveModel):
+                follower.on_drop = self._views.drop
         self._log_spot = Home(log, "", None).spot("")
         self._shown: dict[type[Any], tuple[list[int], View]] = {}
         """What the handler of a query was shown last: the versions, and the view that has them."""
@@ -197,9 +200,17 @@ class Queries:
         for follower in handler.followers:
             if follower.failure is not None and isinstance(follower.failure, (ForeignReadModel, ReadModelChanged)):
                 raise follower.failure
-        self._fold(handler)
         if asked is not NOW:
+            self._fold(handler)
             self._prepare(handler, asked)
+        if not handler.lives:
+            return self._answer_now(handler, query)
+        with ExitStack() as stack:
+            for live in handler.lives:
+                stack.enter_context(live.shown())
+            return self._answer_now(handler, query)
+
+    def _answer_now(self, handler: _Handler, query: Query[Result]) -> Result:
         if not handler.database:
             return handler.function(**{handler.query: query})  # type: ignore[no-any-return]
         before = [follower.current() for follower in handler.followers]
@@ -308,6 +319,9 @@ class Queries:
         wanted = self._shown_at(handler)
         if not handler.database:
             return handler.function(**{handler.query: query})  # type: ignore[no-any-return]
+        inline = [placement for placement in self._placements if placement.inline]
+        if len(inline) > 1 and any(placement.inline for placement in wanted):
+            wanted = [Together(inline), *(placement for placement in wanted if not placement.inline)]
         with self._past(wanted, position) as view, view.reading() as db:
             return handler.function(**{handler.query: query, handler.database: db})  # type: ignore[no-any-return]
 

@@ -33,7 +33,7 @@ def retry(log: Log, placement: Placement, target: Target, position: int | None) 
     done = 0
     for failure in found:
         if failure.state is FailureState.STOPPED:
-            target.transact(lambda db, at=failure.position: failures.settle(db, placement.name, at))  # type: ignore[misc]
+            target.transact(lambda db, at=failure.position: failures.settle(db, placement.kept_as, at))  # type: ignore[misc]
             done += 1
     for stream in dict.fromkeys(failure.stream for failure in found if failure.state in WAITING):
         done += _retry_stream(log, placement, target, stream)
@@ -51,7 +51,7 @@ def skip(log: Log, placement: Placement, target: Target, position: int | None) -
     stopped = [each for each in found if each.state is FailureState.STOPPED]
     if position is None and not stopped:
         raise NotFound(
-            f"projection {placement.name!r} does not stand before an event", hint="Name the position of a parked one"
+            f"projection {placement.kept_as!r} does not stand before an event", hint="Name the position of a parked one"
         )
     failure = stopped[0] if stopped else found[0]
 
@@ -63,7 +63,7 @@ def skip(log: Log, placement: Placement, target: Target, position: int | None) -
         failures.note(
             db,
             Failure(
-                placement.name, failure.position, failure.type, failure.stream, FailureState.SKIPPED, failure.error,
+                placement.kept_as, failure.position, failure.type, failure.stream, FailureState.SKIPPED, failure.error,
                 failure.failed,
             ),
         )  # fmt: skip
@@ -76,13 +76,13 @@ def skip(log: Log, placement: Placement, target: Target, position: int | None) -
 
 def _chosen(placement: Placement, target: Target, position: int | None) -> list[Failure]:
     with target.reading() as db:
-        known = [each for each in failures.all_of(db, placement.name) if each.state is not FailureState.SKIPPED]
+        known = [each for each in failures.all_of(db, placement.kept_as) if each.state is not FailureState.SKIPPED]
     if position is None:
         return known
     found = [each for each in known if each.position == position]
     if not found:
         raise NotFound(
-            f"no event of projection {placement.name!r} failed at position {position}",
+            f"no event of projection {placement.kept_as!r} failed at position {position}",
             hint="millstream projection show lists those that did",
         )
     return found
@@ -92,7 +92,7 @@ def _retry_stream(log: Log, placement: Placement, target: Target, stream: str) -
     """Apply what is parked of a stream, in one transaction: all of it, or nothing."""
     while True:
         with target.reading() as db:
-            waiting = _waiting(db, placement.name, stream)
+            waiting = _waiting(db, placement.kept_as, stream)
         pieces = [piece for failure in waiting for piece in _pieces(log, placement, failure)]
         at: list[Piece | Batch] = []
         same: list[bool] = []
@@ -106,7 +106,7 @@ def _retry_stream(log: Log, placement: Placement, target: Target, stream: str) -
         ) -> None:
             at.clear()
             # More may have come to wait meanwhile, or another command was quicker.
-            same[:] = [_waiting(db, placement.name, stream) == waiting]
+            same[:] = [_waiting(db, placement.kept_as, stream) == waiting]
             if not same[0]:
                 return
             for piece in pieces:
@@ -114,7 +114,7 @@ def _retry_stream(log: Log, placement: Placement, target: Target, stream: str) -
                 piece.to(watched(db, placement))
             at.clear()
             for failure in waiting:
-                failures.settle(db, placement.name, failure.position)
+                failures.settle(db, placement.kept_as, failure.position)
 
         try:
             target.transact(work)
@@ -122,7 +122,7 @@ def _retry_stream(log: Log, placement: Placement, target: Target, stream: str) -
             if not at or (isinstance(error, StorageError) and not isinstance(error, DatabaseError)):
                 raise
             reason = f"{type(error).__name__}: {error}"
-            raise ProjectionFailed(placement.name, at[0].position, at[0].type, reason) from error
+            raise ProjectionFailed(placement.kept_as, at[0].position, at[0].type, reason) from error
         if same[0]:
             return len(waiting)
 

@@ -83,7 +83,7 @@ def fingerprint(projection: type[Projection]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-_SAID = frozenset({"schema", "name", "version", "on_failure", "reads", "_form", "_more"})
+_SAID = frozenset({"schema", "name", "version", "on_failure", "reads", "partitions", "partition_by", "_form", "_more"})
 
 
 def _counts(name: str, value: Any) -> bool:
@@ -123,6 +123,9 @@ def ensure(db: Database, placement: Placement, made_by: str) -> Version:
     """The version that answers, made the first one where there was none. Call inside a transaction."""
     db.ensure_table(VERSIONS, TABLES[VERSIONS])
     live = live_of(db, placement.name)
+    if live is None:
+        db.make_alone()  # of two processes that begin at once, one makes the first version
+        live = live_of(db, placement.name)
     if live is not None:
         return live
     schema = hashlib.sha256(placement.schema.encode()).hexdigest()
@@ -130,7 +133,7 @@ def ensure(db: Database, placement: Placement, made_by: str) -> Version:
     db.ensure_table(PROJECTIONS, PROJECTION_TABLES[PROJECTIONS])
     kept = db.one(f"select schema_hash from {db.own(PROJECTIONS)} where name = ?", (placement.name,))
     # Tables from before there were versions are taken for those of this code, if they are of its schema.
-    if kept is not None and kept["schema_hash"] != schema:
+    if kept is not None and (kept["schema_hash"] != schema or placement.share is not None):
         made_by, tables = f"schema {kept['schema_hash']}", ()
     live = Version(placement.name, 1, made_by, "", VersionState.LIVE, tables=tables)
     _insert(db, live)

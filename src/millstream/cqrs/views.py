@@ -157,6 +157,11 @@ class Views:
         """What shows schemas of a PostgreSQL database, the names in the first one first."""
         return self._known.setdefault((server.key, *schemas), ServerView(server, schemas))
 
+    def drop(self, path: str) -> None:
+        """Close what shows a file that is gone."""
+        for key in [key for key in self._known if path in key]:
+            self._known.pop(key).close()
+
     def close(self) -> None:
         """Close their connections."""
         for view in self._known.values():

@@ -71,6 +71,22 @@ def peek(db: Database, name: str) -> Checkpoint | None:
     return Checkpoint(**row) if row else None
 
 
+def begin(db: Database, name: str) -> None:
+    """Note a consumer that nobody has taken yet. Call inside a transaction."""
+    db.ensure_table(TABLE, TABLES[TABLE])
+    db.execute(
+        f"insert into {db.own(TABLE)} (name, position, epoch) values (?, 0, 0) on conflict (name) do nothing", (name,)
+    )
+
+
+def parts_of(db: Database, name: str) -> list[Checkpoint]:
+    """The checkpoint of a consumer, or those of its partitions, which are named ``name/1``, ``name/2``."""
+    if not db.has_table(TABLE):
+        return []
+    rows = db.query(f"select name, position, epoch from {db.own(TABLE)} order by name")
+    return [Checkpoint(**row) for row in rows if row["name"] == name or row["name"].startswith(f"{name}/")]
+
+
 def reached(db: Database, name: str) -> int:
     """How far a consumer has come; 0 when it has no checkpoint."""
     found = peek(db, name)

@@ -94,7 +94,11 @@ class Database(ABC):
             columns: Its columns and constraints; ``{blob}`` stands for the type of bytes.
         """
         if not self.has_table(name):
+            self.make_alone()
             self.execute(f"create table if not exists {self.own(name)} ({columns.format(blob=self.blob)})")
+
+    def make_alone(self) -> None:  # noqa: B027 - most databases have one writer anyway
+        """Have nobody else make the library's tables, or what is noted in them once, before the transaction ends."""
 
     def insert(self, table: str, frame: pl.DataFrame) -> None:
         """Insert all rows of a frame: its columns into those of the same names.

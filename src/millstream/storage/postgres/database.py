@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
+_MAKING = 1296649294
 _FEW = 20
 """Fewer rows than these are changed one by one: a table for them would take longer."""
 
@@ -92,6 +93,10 @@ class PostgresDatabase(Database):
 
     def own(self, name: str) -> str:
         return f"{quote_name(self.schema)}.{quote_name(name)}"
+
+    def make_alone(self) -> None:
+        # Of two that create a table if it does not exist, at once, one fails.
+        self.execute("select pg_advisory_xact_lock(?, hashtext(?))", (_MAKING, self.own("made")))
 
     def has_table(self, name: str) -> bool:
         with translated(self.location):

@@ -88,6 +88,7 @@ class Server:
             if db.one("select 1 as one from pg_namespace where nspname = ?", (schema,)) is not None:
                 return
             with db.transaction():
+                db.make_alone()
                 db.connection.execute(f"create schema if not exists {quote_name(schema)}")
                 if ours:
                     db.connection.execute(f"comment on schema {quote_name(schema)} is '{_MARK}'")
