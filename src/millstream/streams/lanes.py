@@ -77,8 +77,8 @@ class Asked:
     """Keys that are asked for, to be found in parts that are sorted by hash."""
 
     def __init__(self, hashes: Hashes) -> None:
-        hashes = pl.Series(hashes).sort().to_numpy()
-        self._hashes = hashes[np.diff(hashes, prepend=~hashes[:1]) != 0]
+        ascending: Hashes = pl.Series(hashes).sort().to_numpy()
+        self._hashes: Hashes = ascending[np.diff(ascending, prepend=~ascending[:1]) != 0]
         self._bounds = self._hashes.searchsorted(np.arange(1 << BITS, dtype=np.uint64) << _SHIFT)
 
     def places(self, lane: int, hashes: Hashes) -> Ints:
