@@ -49,6 +49,18 @@ def counted(held: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
     return {"seen": held["seen"] + 1, "path": f"{held['path']}{row['kind'][0]}"[-5:]}
 
 
+def seen(key: ms.KeyContext, row: dict[str, Any]) -> None:
+    key.held["count"] += 1
+    if row["kind"] == "purchase":
+        key.forget()
+    else:
+        key.timer(after="2m")
+
+
+def rang(key: ms.KeyContext, timer: str) -> None:
+    key.give(count=key.held["count"])
+
+
 KEPT = {
     "tumbling": source.group_by("user", "kind").window(tumbling("5m")).agg(n=pl.len(), total=pl.col("amount").sum()),
     "hopping": source.group_by("user")
@@ -60,6 +72,10 @@ KEPT = {
     "sliding by rows": source.group_by("user").window(sliding("5m")).agg(middle=pl.col("amount").median()),
     "distinct": source.distinct("user", "kind", within="1m"),
     "alert": source.group_by("user").window(tumbling("10s")).agg(n=pl.len()).alert(pl.col("n") > 1, cooldown="2m"),
+    "enter": source.group_by("user").window(tumbling("20s")).agg(n=pl.len()).alert(pl.col("n") > 1, on="enter"),
+    "process": source.group_by("user").process(
+        seen, on_timer=rang, start={"count": 0}, schema={"count": pl.Int64}, gives={"count": pl.Int64}
+    ),
     "fold": source.group_by("user", "kind").fold(
         counted, start={"seen": 0, "path": ""}, schema={"seen": pl.Int64, "path": pl.String}, forget="4m"
     ),

@@ -10,7 +10,7 @@ import polars as pl
 from .columns import AT, END_OF_TIME, SEQUENCE, key_column, names_of, need, ordered
 from .expressions import apply
 from .keyed import held_of, newest
-from .state import Batch, Kept, OperatorState, Part, Parts, Step
+from .state import Batch, Kept, OperatorState, Parts, Step
 
 _HOT, _WAS = "__hot", "__was"
 
@@ -63,10 +63,7 @@ class Entering(msgspec.Struct, frozen=True, eq=False):
                 frame = frame.with_columns(pl.lit(known["__known"].first(), pl.Boolean).alias("__known"))
             frame = frame.with_columns(pl.coalesce(_WAS, "__known").alias(_WAS)).drop("__known")
         parts = parts.add(newest(frame.select(*keys, _HOT), keys), END_OF_TIME, END_OF_TIME)
-        parts = parts.compact(lambda held: newest(held, keys))
-        if len(parts.items) == 1:
-            # Nothing older is hidden by those that do not meet it, so they may go.
-            [only] = parts.items
-            parts = Parts((Part(only.id, only.low, only.high, only.frame.filter(_HOT)),), parts.next)
+        # Those that do not meet it only hide what is older.
+        parts = parts.compact(lambda held: newest(held, keys), by=keys, oldest=lambda held: held.filter(_HOT))
         entered = frame.filter(pl.col(_HOT) & ~pl.col(_WAS).fill_null(False)).drop(_HOT, _WAS)
         return Step(Kept(parts), ordered(entered))

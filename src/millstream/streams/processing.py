@@ -210,10 +210,11 @@ class Processed(msgspec.Struct, frozen=True, eq=False):
         for group, rows_of_key in enumerate(self._coming(rows, every)):
             known[group] = calls.of_key(named[group] if keys else {}, known[group], rows_of_key, group)
         kept = self._kept(known, every)
-        before, held = held, held.add_by(kept, _TOUCHED) if kept.height else held
-        held = held.compact(lambda frame: newest(frame, keys))
-        if not before.items or held.items[0] is not before.items[0]:
-            held = _without_gone(held)
+        if kept.height:
+            held = held.add_by(kept, _TOUCHED)
+        # Keys that were forgotten only hide what is older.
+        alive = ~pl.col(_GONE)
+        held = held.compact(lambda frame: newest(frame, keys), by=keys, oldest=lambda frame: frame.filter(alive))
         timers = (
             kept.filter(~pl.col(_GONE))
             .select(*keys, pl.col(_TIMERS).list.eval(pl.element().struct.field("at")).alias(AT))
@@ -221,7 +222,7 @@ class Processed(msgspec.Struct, frozen=True, eq=False):
             .drop_nulls(AT)
         )
         if timers.height:
-            due = due.add_by(_once(timers), AT).compact(_once)
+            due = due.add_by(_once(timers), AT).compact(_once, by=keys)
         return held, due, self._given(calls.given, every)
 
     def _known(self, held: Parts, every: pl.DataFrame) -> list[_Known | None]:
@@ -391,14 +392,3 @@ def _next(known: _Known | None, until: int) -> tuple[str | None, int]:
 
 def _once(timers: pl.DataFrame) -> pl.DataFrame:
     return timers.unique(maintain_order=True)
-
-
-def _without_gone(held: Parts) -> Parts:
-    """Without keys that were forgotten, in the oldest part when it has just been made: nothing of them is behind it."""
-    first, *rest = held.items
-    alive = first.frame.filter(~pl.col(_GONE))
-    if alive.height == first.frame.height:
-        return held
-    if not alive.height:
-        return Parts(tuple(rest), held.next)
-    return Parts((msgspec.structs.replace(first, frame=alive), *rest), held.next)

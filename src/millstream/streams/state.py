@@ -135,7 +135,7 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
                 kept.append(alive)
         return Parts(tuple(kept), self.next)
 
-    def compact(self, merge: Merge, *, by: Sequence[str] = ()) -> Parts:
+    def compact(self, merge: Merge, *, by: Sequence[str] = (), oldest: Merge | None = None) -> Parts:
         """With the newest parts merged while there are `FAN_IN` of one order of magnitude.
 
         Each row is merged a number of times that grows with the logarithm of the state, and the number of
@@ -145,11 +145,13 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
             merge: Makes one frame of several that stand below one another.
             by: The keys, where rows of different keys have nothing to do with one another: then large parts are cut
                 into lanes, and a step merges only as many rows as its batch is worth.
+            oldest: Leaves out, of what was merged with nothing older behind it, what only hides what is older.
         """
+        oldest = oldest or _all
         items, following = list(self.items), self.next
         first = next((place for place, part in enumerate(items) if part.lane is None), len(items))
         lanes, fresh = items[:first], items[first:]
-        following = _merged(fresh, following, merge)
+        following = _merged(fresh, following, merge, _all if lanes else oldest)
         if by and sum(part.height for part in fresh) > FRESH:
             whole = merge(concat(part.frame for part in fresh))
             hashes = hashes_of(whole, by)
@@ -161,7 +163,7 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
                     following += 1
         if lanes:
             pace = PACE * (self.items[-1].height if self.items else 0)
-            following = _advanced(lanes, following, merge, by, pace)
+            following = _advanced(lanes, following, merge, by, pace, oldest)
         if following == self.next and len(lanes) + len(fresh) == len(self.items):
             return self
         return Parts((*lanes, *fresh), following)
@@ -169,7 +171,7 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
     def gather(self) -> Parts:
         """With small parts below one another, where rows are kept as they came."""
         items, following = list(self.items), self.next
-        following = _merged(items, following, lambda frame: frame, FRESH)
+        following = _merged(items, following, _all, _all, FRESH)
         return self if following == self.next else Parts(tuple(items), following)
 
     def pieces(self, keys: Sequence[str], end: int) -> list[pl.DataFrame]:
@@ -224,7 +226,11 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
         return sum(part.height for part in self.items)
 
 
-def _merged(items: list[Part], following: int, merge: Merge, most: int | None = None) -> int:
+def _all(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame
+
+
+def _merged(items: list[Part], following: int, merge: Merge, oldest: Merge, most: int | None = None) -> int:
     """Merge the newest of some parts; the id that comes next."""
     while len(items) >= FAN_IN:
         tail = items[-FAN_IN:]
@@ -232,12 +238,15 @@ def _merged(items: list[Part], following: int, merge: Merge, most: int | None = 
         if max(heights) > FAN_IN * max(heights[-1], 16) or (most is not None and sum(heights) > most):
             break
         merged = merge(concat(part.frame for part in tail))
-        items[-FAN_IN:] = [Part(following, min(p.low for p in tail), max(p.high for p in tail), merged)]
+        if len(items) == FAN_IN:
+            merged = oldest(merged)
+        low, high = min(part.low for part in tail), max(part.high for part in tail)
+        items[-FAN_IN:] = [Part(following, low, high, merged)] if merged.height else []
         following += 1
     return following
 
 
-def _advanced(lanes: list[Part], following: int, merge: Merge, by: Sequence[str], pace: int) -> int:
+def _advanced(lanes: list[Part], following: int, merge: Merge, by: Sequence[str], pace: int, oldest: Merge) -> int:
     """Merge the newest parts of the lanes that have most of them, about so many rows; the id that comes next."""
     held: dict[int, list[Part]] = {}
     for part in lanes:
@@ -249,6 +258,8 @@ def _advanced(lanes: list[Part], following: int, merge: Merge, by: Sequence[str]
     for lane in sorted(due, key=lambda lane: -len(held[lane])):
         tail = _tail(held[lane])
         merged = merge(concat(part.frame for part in tail))
+        if len(tail) == len(held[lane]):
+            merged = oldest(merged)
         hashes = hashes_of(merged, by)
         assert hashes is not None, "what has lanes has hashes"
         low, high = min(part.low for part in tail), max(part.high for part in tail)
