@@ -26,6 +26,17 @@ def longer(before: dict[str, int], row: dict[str, int]) -> dict[str, int]:
     return {"seen": before["seen"] + 1, "sum": before["sum"] * 7 % 1_000_003 + row["amount"]}
 
 
+def counted(key: ms.KeyContext, row: dict[str, int]) -> None:
+    key.held["n"] += 1
+    key.timer(after=f"{row['amount'] % 50 + 60}s", name="ab"[key.held["n"] % 2])
+
+
+def told(key: ms.KeyContext, timer: str) -> None:
+    key.give(n=key.held["n"], timer=timer)
+    if timer == "a":
+        key.forget()
+
+
 MORE: dict[str, Flow] = {
     "computed": events.with_columns(who=pl.col("user") % 5).group_by("who").window(tumbling("1m")).agg(n=pl.len()),
     "renamed": events.select("ts", who="user", much="amount")
@@ -64,6 +75,14 @@ MORE: dict[str, Flow] = {
         views.select("user", "ts", "amount"), on="user", window=tumbling("1m"), prefix="v_"
     ),
     "rules": events.join_latest(views.select("user", "amount"), on="user", prefix="v_"),
+    "timers": events.group_by("user").process(
+        counted,
+        on_timer=told,
+        start={"n": 0},
+        schema={"n": pl.Int64},
+        gives={"n": pl.Int64, "timer": pl.String},
+        forget="20m",
+    ),
     "no memory": events.filter(CLICK).with_columns(twice=pl.col("amount") * 2).select("user", "twice"),
 }
 SHARED = {**{flow.sink.name: flow for flow in FLOWS[:-1] if flow.sink is not None}, **MORE}

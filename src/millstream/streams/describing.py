@@ -22,6 +22,7 @@ from .joins import AsOfJoin, IntervalJoin
 from .latest import Latest
 from .match import Match
 from .merging import Merge
+from .overtaking import Overtaking
 from .processing import Processed
 from .revising import RevisingWindows
 from .sequences import Sequences
@@ -193,6 +194,9 @@ def _of_rows(part: object) -> Words:
             name = getattr(part.function, "__name__", "a function")
             forget = (f"forget {span(part.forget)}",) if part.forget is not None else ()
             return Words("fold", (*_by(part.keys), f"{name}: {', '.join(part.types)}", *forget))
+        case Overtaking():
+            told = words(part.stage)
+            return Words(told.title, (*told.lines, "in any order"))
         case Processed():
             forget = (f"forget {span(part.forget)}",) if part.forget is not None else ()
             name = getattr(part.on_row, "__name__", "a function")

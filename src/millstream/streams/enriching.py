@@ -12,10 +12,10 @@ import threading
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Coroutine, Iterator
-from concurrent.futures import CancelledError
+from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -23,9 +23,6 @@ from ..errors import Rejected
 from .columns import SEQUENCE
 from .errors import FlowError
 from .shaping import Mapped, named
-
-if TYPE_CHECKING:
-    from .flow import Flow
 
 T = TypeVar("T")
 Answer = tuple[tuple[Any, ...] | None, BaseException | None]
@@ -76,6 +73,14 @@ class Enriched(Mapped, frozen=True, eq=False):
 
     def _of_rows(self, shown: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
         answers = wait_for(self._ask_all(shown)) if shown.height else []
+        return self.columns_of(answers, frame)
+
+    def columns_of(self, answers: Sequence[Answer], frame: pl.DataFrame) -> pl.DataFrame:
+        """Answers as columns.
+
+        Raises:
+            FlowError: There was none for a row of the frame, and no column takes the reason.
+        """
         for place, (_, error) in enumerate(answers):
             if error is not None and self.errors is None:
                 raise FlowError(
@@ -91,6 +96,12 @@ class Enriched(Mapped, frozen=True, eq=False):
             return made
         problems = ["".join(traceback.format_exception(error)) if error else None for _, error in answers]
         return made.with_columns(pl.Series(self.errors, problems, dtype=pl.String))
+
+    async def answer(self, row: dict[str, Any], waiting: dict[Any, asyncio.Future[Answer]]) -> Answer:
+        """The answer to a row; ``waiting``: what is asked for already, by what is shown."""
+        if self.answers is None:
+            return await self._ask(row)
+        return await self._ask_once(self.answers, row, waiting)
 
     async def _ask_all(self, shown: pl.DataFrame) -> list[Answer]:
         found: list[Answer | None] = [None] * shown.height
@@ -120,10 +131,7 @@ class Enriched(Mapped, frozen=True, eq=False):
         for place, row in rows:
             if failed.is_set():
                 return
-            if self.answers is None:
-                answer = await self._ask(row)
-            else:
-                answer = await self._ask_once(self.answers, row, waiting)
+            answer = await self.answer(row, waiting)
             found[place] = answer
             if answer[1] is not None and self.errors is None:
                 failed.set()
@@ -183,12 +191,6 @@ class Enriched(Mapped, frozen=True, eq=False):
             return None, error
 
 
-def asks(flow: Flow) -> bool:
-    """Whether a flow, or one that it begins with, asks elsewhere."""
-    inputs = getattr(flow.source, "inputs", ())
-    return any(isinstance(stage, Enriched) for stage in flow.stages) or any(map(asks, inputs))
-
-
 # --- the loop ---------------------------------------------------------------------------------------------
 
 _loop: asyncio.AbstractEventLoop | None = None
@@ -202,7 +204,7 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
 
     It goes on between batches, so that connections that a function keeps stay good.
     """
-    future = asyncio.run_coroutine_threadsafe(work, _running())
+    future = soon(work)
     try:
         return future.result()
     except CancelledError as error:
@@ -210,6 +212,11 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
     except BaseException:
         future.cancel()
         raise
+
+
+def soon(work: Coroutine[Any, Any, T]) -> Future[T]:
+    """A coroutine at work in that loop."""
+    return asyncio.run_coroutine_threadsafe(work, _running())
 
 
 def _running() -> asyncio.AbstractEventLoop:

@@ -34,6 +34,7 @@ from .latest import Latest
 from .match import Match
 from .merging import Merge
 from .operating import Operating
+from .overtaking import Overtaking, check_after
 from .processing import Processed
 from .revising import RevisingWindows, check_follows
 from .sequences import Sequences
@@ -60,6 +61,7 @@ Stage = (
     | Top
     | Latest
     | Fold
+    | Overtaking
     | Processed
     | TableRows
 )
@@ -212,6 +214,7 @@ class Flow(msgspec.Struct, Functions, Choosing, Joining, Ending, Asking, Operati
         if self.sink is not None:
             raise FlowError("the flow has ended with to()", hint="Put to() last")
         check_follows(self.stages, stage)
+        check_after(self.stages, stage)
         return msgspec.structs.replace(self, stages=(*self.stages, stage), **changes)
 
 

@@ -11,6 +11,7 @@ import polars as pl
 from ..errors import UsageError
 from ..time import Duration, duration_micros
 from .enriching import Answers, Enriched
+from .overtaking import Overtaking
 from .shaping import Mapped
 from .windows import check_names
 
@@ -85,6 +86,7 @@ class Functions:
         cache: Duration | None = None,
         cache_size: int = 100_000,
         errors: str | None = None,
+        ordered: bool = True,
     ) -> Flow:
         """With columns that an asynchronous function brings from elsewhere: a service, a database.
 
@@ -107,6 +109,9 @@ class Functions:
             cache_size: The most answers that are kept, in memory.
             errors: The name of a further column: null, or the traceback of a function that has failed for the row,
                 whose columns are null then. Without it, a failure ends the flow; run again, it goes on there.
+            ordered: With False, rows go on as their answers come, so that a slow one holds up its own row alone. Rows
+                that wait are part of the flow's state, ``concurrency`` of them at most between commits, and are asked
+                for again when it is taken up. Only ``filter``, ``select``, ``with_columns`` and functions may follow.
 
         Raises:
             FlowError: When it runs: it fails, or gives something else than ``schema`` says.
@@ -136,19 +141,18 @@ class Functions:
         if not seconds:
             raise UsageError("an answer in no time", hint="Give timeout= a duration such as '10s'")
         answers = None if cache is None else Answers(duration_micros(cache) / 1e6, cache_size)
-        return self._with(
-            Enriched(
-                plain.function,
-                plain.types,
-                plain.asks,
-                True,
-                plain.errors,
-                concurrency=concurrency,
-                timeout=seconds,
-                retries=retries,
-                answers=answers,
-            )
+        stage = Enriched(
+            plain.function,
+            plain.types,
+            plain.asks,
+            True,
+            plain.errors,
+            concurrency=concurrency,
+            timeout=seconds,
+            retries=retries,
+            answers=answers,
         )
+        return self._with(stage if ordered else Overtaking(stage))
 
     def _mapped(
         self,

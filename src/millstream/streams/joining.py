@@ -13,6 +13,7 @@ from .broadcast import Broadcast
 from .errors import FlowError
 from .expressions import check_rowwise
 from .joins import AsOfJoin, How, IntervalJoin, Strategy, check_join
+from .overtaking import check_after
 from .revising import refuse_revised
 from .tree import order_of
 from .windowjoin import WindowJoin
@@ -189,6 +190,7 @@ def refuse_ended(flow: object) -> None:
     if flow.sink is not None or flow.late is not None:
         raise FlowError("a flow that has ended cannot meet others", hint="Put to() and late_to() after they have met")
     refuse_revised(flow.stages)
+    check_after(flow.stages)
 
 
 def _flows(one: Joining, other: Flow) -> tuple[Flow, Flow]:

@@ -11,6 +11,7 @@ from .captured import TableRows
 from .columns import ENVELOPE
 from .flow import Flow
 from .fold import Fold
+from .overtaking import Overtaking
 from .processing import Processed
 from .shaping import Filter, Mapped, Select, Unmet, WithColumns
 from .trailing import SlidingWindows
@@ -100,7 +101,7 @@ class Demand:
             if isinstance(stage, WithColumns):
                 self._made(claims, _outputs(stage.expressions))
                 every = every or _many(stage.expressions)
-            elif isinstance(stage, Mapped | Fold):
+            elif isinstance(stage, Mapped | Fold | Overtaking):
                 self._made(claims, stage.outputs)
                 every = every or stage.asks is None
             elif isinstance(stage, TableRows):

@@ -19,9 +19,10 @@ from ..frames import MAX_ROWS
 from .ahead import read_ahead, worth_it
 from .committing import Committer
 from .compatible import tell
-from .enriching import ROWS, asks
+from .enriching import ROWS
 from .flow import Flow
 from .idle import Listener
+from .overtaking import answered, asks
 from .pipeline import FlowState, Pipeline
 from .progress import FlowProgress, Meter, heights, told
 from .replay import Labelled, batches, frames, labelled
@@ -118,7 +119,9 @@ class Worker(Committer):
         """
         ahead = self._ahead or _Ahead(self.state, self._seen)
         if ahead.position >= head and self._ahead is None:
-            return False
+            there = answered(self.state)
+            if not there:
+                return there is not None
         self._ahead = None  # what fails is done anew
         try:
             done = self._work(ahead, head)
@@ -203,6 +206,11 @@ class Worker(Committer):
                 if enough and self.pipeline.absent(ahead.state) is None:
                     return False
             self._let_go()
+            if answered(ahead.state):
+                # No row came, but an answer for one that did.
+                ahead.state, output, _ = self.pipeline.step(ahead.state, [None] * len(self.pipeline.sources), fill=True)
+                if output.height:
+                    ahead.outputs.append(output)
             return True
         except BaseException:
             self._let_go()

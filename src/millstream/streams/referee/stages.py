@@ -24,6 +24,7 @@ _CANNOT = {
     "RevisingWindows": ("a window with early or corrected results", "what came early hangs on the order of the log"),
     "TableRows": ("table", "what a change says depends on its JSON"),
     "Processed": ("process", "what a Python function makes of rows and timers is known to that function alone"),
+    "Overtaking": ("enrich", "what a Python function makes of a row is known to that function alone"),
     "Fold": ("fold", "what a Python function makes of rows is known to that function alone"),
 }
 

@@ -26,7 +26,9 @@ from ..joins import Join
 from ..latest import Latest
 from ..match import Match
 from ..merging import Merge
+from ..overtaking import Overtaking
 from ..pipeline import Branch
+from ..processing import Processed
 from ..sequences import Sequences
 from ..sessions import SessionWindows
 from ..shaping import Mapped, Rowwise, Select, WithColumns
@@ -46,7 +48,13 @@ _NAMED: dict[type, str] = {
     Match: "a pattern",
 }
 """Operators whose state has the key columns by their own names, and what they are called."""
-_MARKED: dict[type, str] = {Distinct: "distinct", Fold: "a fold", Latest: "latest", Sequences: "a pattern"}
+_MARKED: dict[type, str] = {
+    Distinct: "distinct",
+    Fold: "a fold",
+    Latest: "latest",
+    Processed: "a process function",
+    Sequences: "a pattern",
+}
 """Those whose state has them as hidden key columns."""
 
 _HINT = "Run it with processes=1"
@@ -171,6 +179,8 @@ class _Tracing:
             if stage.keys:
                 return wanted, (*waiting, number)
             raise FlowError("the flow cannot be shared: an alert is about all rows together", hint=_HINT)
+        if isinstance(stage, Overtaking):
+            raise FlowError("the flow cannot be shared: enrich would ask from every process", hint=_HINT)
         if isinstance(stage, Fold) and wanted is not None:
             self._lose([slot for slot, name in wanted.items() if name in stage.outputs], "is made by a fold")
         kind: type = type(stage)
