@@ -131,7 +131,8 @@ class _Filed(msgspec.Struct, frozen=True, eq=False):
                 values = self.numbers(column.name)
                 # An array of one's own: Polars may take it as it is, and the file's is not to be kept.
                 series = pl.Series(column.name, np.array(values) if places is None else values[places])
-                series = series.cast(column.dtype)
+                if series.dtype != column.dtype:
+                    series = series.cast(column.dtype)
                 if column.nulls is not None:
                     known = self.span.array("bool", self.height, column.nulls)
                     known = np.array(known) if places is None else known[places]
@@ -171,8 +172,10 @@ def _filed(frame: pl.DataFrame, room: Room) -> _Filed:
         dtype = series.dtype
         nulls = put(series.is_not_null().to_numpy()) if series.null_count() else None
         if _is_number(dtype):
-            plain = series.to_physical()
-            values = plain.fill_null(False if dtype == pl.Boolean else 0).to_numpy()
+            plain = series if dtype.is_numeric() else series.to_physical()
+            if nulls is not None:
+                plain = plain.fill_null(False if dtype == pl.Boolean else 0)
+            values = plain.to_numpy()
             columns.append(_Column(series.name, dtype, (values.dtype.str, put(values)), nulls))
             continue
         others.append(series.name)

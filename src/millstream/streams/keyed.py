@@ -42,7 +42,9 @@ def among(parts: Parts, asked: pl.DataFrame, keys: Sequence[str]) -> list[pl.Dat
         hashes = hashes_of(wanted, keys)
         assert hashes is not None, "what has lanes has hashes"
         sought = Asked(hashes)
-        found.insert(0, plain(concat(part.among(sought) for part in laned)))
+        some = [frame for part in laned if (frame := part.among(sought)) is not None]
+        if some or not found:
+            found.insert(0, plain(concat(some)) if some else pl.DataFrame(schema=laned[0].schema))
     return [frame.join(wanted, on=list(keys), how="semi", nulls_equal=True) for frame in found]
 
 

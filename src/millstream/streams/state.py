@@ -83,10 +83,13 @@ class Part:
         """The columns of its rows."""
         return {name: dtype for name, dtype in self.body.schema.items() if name != HASH}
 
-    def among(self, asked: Asked) -> pl.DataFrame:
-        """Of a part in a lane, the rows whose key has a hash that is asked for, with their hashes."""
+    def among(self, asked: Asked) -> pl.DataFrame | None:
+        """Of a part in a lane, the rows whose key has a hash that is asked for, with their hashes; None without one."""
         assert self.lane is not None
-        frame = self.body.at(asked.places(self.lane, self.body.hashes()))
+        places = asked.places(self.lane, self.body.hashes())
+        if not len(places):
+            return None
+        frame = self.body.at(places)
         return frame if self.since is None else frame.filter(pl.col(self.since[0]) >= self.since[1])
 
     def numbered(self, id: int) -> Part:
