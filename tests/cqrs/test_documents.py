@@ -7,7 +7,7 @@ import types
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -298,3 +298,55 @@ def test_what_was_forgotten_is_folded_as_its_text(log: ms.Log) -> None:
         return [score.name for score in Scores.find(db, "name = '[erased]'").values()]
 
     assert app.query(Rich()) == ["[erased]"]
+
+
+class Measured(ms.Event, type="DocsMeasured"):
+    amount: str
+    minutes: int
+
+
+class Measure(msgspec.Struct):
+    amount: Decimal = Decimal(0)
+    took: timedelta | None = None
+    moment: datetime | None = None
+    ref: uuid.UUID | None = None
+
+
+class Measures(ms.Documents[Measure]):
+    columns = ["amount", "took", "moment", "ref"]
+    key = "amount"
+
+    @ms.on
+    def measured(self, event: Measured, measure: Measure) -> None:
+        measure.amount = Decimal(event.amount)
+        measure.took = timedelta(minutes=event.minutes)
+        zone = timezone(timedelta(hours=event.minutes % 12))
+        measure.moment = datetime(2024, 1, 1, tzinfo=UTC).astimezone(zone) + timedelta(minutes=event.minutes)
+        measure.ref = uuid.UUID(int=event.minutes)
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("kind", ["file", "duckdb", "postgres"])
+def test_columns_of_decimals_durations_times_and_ids_compare_as_their_values_do(
+    log: ms.Log, request: pytest.FixtureRequest, tmp_path: Path, kind: str, many: bool
+) -> None:
+    into = {"file": str(tmp_path / "read.db"), "duckdb": str(tmp_path / "read.duckdb")}
+    place = request.getfixturevalue("postgres") if kind == "postgres" else into[kind]
+    amounts = ["9.5", "10", "-2", "100.25", "0.000001", "1e3", "-0.5"] + [str(n) for n in range(200, 240 * many)]
+    minutes = {amount: n * n * 7 - 300 for n, amount in enumerate(amounts)}
+    app = ms.App(log, projections=[Measures.into(place)])
+
+    @app.query
+    def rich(query: Rich, db: ms.Database) -> list[str]:
+        found = [list(Measures.find(db, f"true order by {each}")) for each in ("took", "moment", "ref")]
+        assert found[0] == found[1] == sorted(amounts, key=minutes.__getitem__)
+        assert list(Measures.find(db, "ref = ?", (str(uuid.UUID(int=300)),))) == ["9.5"]
+        more = Measures.find(db, "amount > 9.75 order by amount")
+        assert list(more) == sorted((each for each in amounts if Decimal(each) > 10 - Decimal("0.25")), key=Decimal)
+        assert more["1e3"].amount == Decimal("1e3")
+        return list(Measures.find(db, "true order by amount"))
+
+    minutes = {amount: abs(each) for amount, each in minutes.items()}
+    log.append("m", [Measured(amount=amount, minutes=minutes[amount]) for amount in amounts])
+    with app:
+        assert app.query(Rich(), fresh=True) == sorted(amounts, key=Decimal)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
-from datetime import date, datetime
-from decimal import Decimal
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as clock
+from decimal import Decimal, localcontext
 from enum import Enum
 from typing import Any, ClassVar, Final, Generic, TypeVar, get_args, get_origin
+from uuid import UUID
 
 import msgspec
 import polars as pl
@@ -38,7 +40,11 @@ _KINDS: dict[Any, tuple[str, pl.DataType]] = {
     msgspec.inspect.BoolType: ("boolean", pl.Boolean()),
     msgspec.inspect.IntType: ("bigint", pl.Int64()),
     msgspec.inspect.FloatType: ("double precision", pl.Float64()),
+    msgspec.inspect.DecimalType: ("decimal(38, 10)", pl.Decimal(38, 10)),
+    msgspec.inspect.TimeDeltaType: ("bigint", pl.Int64()),
 }
+"""Columns compare as their fields do: numbers as numbers, durations as microseconds, the rest as text in that order."""
+_SMALLEST = Decimal(1).scaleb(-10)
 _EMPTY = pl.DataFrame()
 
 
@@ -208,6 +214,15 @@ class _Form:
                 hint="Have the read model made anew: app.rebuild, or millstream projection rebuild",
             ) from error
 
+    def framed(self, rows: list[tuple[Any, ...]]) -> pl.DataFrame:
+        """Rows as a frame."""
+        decimals = [name for name, dtype in self.frame.items() if isinstance(dtype, pl.Decimal)]
+        if not decimals:
+            return pl.DataFrame(rows, schema=self.frame, orient="row")
+        texts = {name: pl.String() if name in decimals else dtype for name, dtype in self.frame.items()}
+        frame = pl.DataFrame(rows, schema=texts, orient="row")
+        return frame.with_columns(pl.col(name).cast(self.frame[name]) for name in decimals)
+
     def row(self, key: str, document: Any) -> tuple[Any, ...]:
         """What is written for a document: nothing that could not be read again.
 
@@ -312,7 +327,7 @@ class _Keyed(Placement):
         if db.dialect == "sqlite" or len(rows) < _FEW:
             db.executemany(upsert_sql(table, list(form.frame), ["key"], (), "?"), rows)
         else:
-            db.upsert(table, pl.DataFrame(rows, schema=form.frame, orient="row"), key="key")
+            db.upsert(table, form.framed(rows), key="key")
 
 
 class _Folded(Batch):
@@ -427,14 +442,31 @@ def _plain(found: msgspec.inspect.Type) -> type[msgspec.inspect.Type]:
 
 
 def _value(value: Any, kind: str) -> Any:
-    if value is None or kind != "text":
+    if value is None:
+        return value
+    if isinstance(value, timedelta):
+        return value // timedelta(microseconds=1)
+    if isinstance(value, Decimal) and kind != "text":
+        if not value.is_finite():
+            raise UsageError(f"{value} cannot be searched by as a number", hint="Leave it empty: Decimal | None")
+        with localcontext() as digits:
+            digits.prec = 80
+            return format(value.quantize(_SMALLEST), "f")
+    if kind != "text":
         return value
     if isinstance(value, str) and not isinstance(value, Enum):
         return str.__str__(value)  # of a class of its own, such as that of `Erased`: plain text
     if isinstance(value, Enum):
         return str(value.value)
-    if isinstance(value, datetime | date):
+    if isinstance(value, datetime):
+        # In one zone, and of one length: so texts are in the order of times.
+        return (value if value.tzinfo is None else value.astimezone(UTC)).isoformat(timespec="microseconds")
+    if isinstance(value, clock):
+        return value.isoformat(timespec="microseconds")
+    if isinstance(value, date):
         return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
     if isinstance(value, Decimal | int | float):
         return str(value)
     return msgspec.json.encode(value, enc_hook=plain_text).decode()

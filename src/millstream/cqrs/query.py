@@ -164,6 +164,8 @@ class Queries:
                 + ", ".join(sorted({self._spot(each).kind for each in declared})),
                 hint="Keep them in one place, such as OrderSummary.into(); or answer it with two queries",
             )
+        if declared is None and not database:
+            declared = ()  # it reads nothing: there is nothing to wait for
         wanted = self._placements if declared is None else declared
         followers = tuple(self._followers[each.name] for each in wanted if each.name in self._followers)
         lives = tuple(each for each in followers if database and isinstance(each, LiveModel))
