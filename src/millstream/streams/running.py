@@ -23,6 +23,8 @@ _TICK = 0.25
 class Running:
     """Flows at work on a log, in the background once started; made by `run` and by `start`.
 
+    With ``processes`` each flow is the work of as many others, by range of keys; see `run`.
+
     Attributes:
         flows: The flows, by name.
     """
