@@ -189,6 +189,25 @@ def test_a_flow_that_cannot_be_shared_is_refused_with_the_reason(flow: Flow, why
             ms.run(log, ended(flow), until="head", processes=2)
 
 
+def test_rows_that_go_elsewhere_are_given_once_by_the_process_that_commits(tmp_path: Path) -> None:
+    counts = events.group_by("user").window(tumbling("1m")).agg(n=pl.len())
+    told: list[pl.DataFrame] = []
+    with ms.open(tmp_path / "log.db") as log:
+        fill(log, 2)
+        whole = counts.over(log, final=False)
+        for flow in (counts.to_files(str(tmp_path / "out"), every="0s"), counts.to_function(told.append, name="told")):
+            worker = SharedWorker(log, flow, 2, rows=90, commit_every=0, begin=inline(log, flow))
+            while worker.advance(log.head):
+                pass
+            worker.flush()
+            worker.close()
+    assert whole.height
+    files = [pl.read_parquet(path) for path in sorted((tmp_path / "out").glob("*.parquet"))]
+    assert len(files) > 1
+    assert_frame_equal(pl.concat(files), whole)
+    assert_frame_equal(pl.concat(told), whole)
+
+
 def test_a_log_in_memory_and_no_number_of_processes_are_refused() -> None:
     with ms.open() as log:
         flow = ended(MORE["computed"])

@@ -26,6 +26,7 @@ class Running:
 
     Args:
         memory: How much of their state the flows hold in memory together; see `run`.
+        processes: Of how many processes each flow is the work, by range of keys; see `run`.
 
     Attributes:
         flows: The flows, by name.

@@ -17,7 +17,7 @@ from ...log.log import Log, open
 from ..errors import FlowError
 from .ranges import Range
 from .share import Share
-from .wire import Failed, Start, Work, packed, receive, send
+from .wire import Failed, Ready, Start, Work, packed, receive, send
 
 
 def main() -> None:
@@ -69,6 +69,7 @@ def _serve(orders: queue.SimpleQueue[Any], out: BinaryIO) -> None:
             importlib.import_module(module)
     with open(start.address, readonly=True, keys=start.keys) as log:
         share = _share(log, start)
+        send(out, packed(Ready()))
         while True:
             order = _next(orders)
             assert isinstance(order, Work)

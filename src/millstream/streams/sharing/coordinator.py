@@ -32,7 +32,7 @@ from .processes import Process, Working
 from .ranges import Range, SharedPipeline, merged, merged_late
 from .share import Made, Reached
 from .split import Split, SplitChange, split_of
-from .wire import Failed, Start, Work, packed_flow
+from .wire import Failed, Ready, Start, Work, packed_flow
 
 if TYPE_CHECKING:
     from ...log.log import Log
@@ -105,7 +105,8 @@ class SharedWorker(Committer):
         self._begin_process = begin
         self._group = rows
         self._commit_every = commit_every
-        self._packed = packed_flow(flow)
+        # What is done with the rows is done here, by functions that need not go anywhere.
+        self._packed = packed_flow(msgspec.structs.replace(flow, sink=None))
         by = {str(number): list(columns) for number, columns in self.pipeline.plan.held.items()}
         self._split = Split(processes, by)
         self._processes: list[Working] = []
@@ -170,7 +171,7 @@ class SharedWorker(Committer):
     def close(self) -> None:
         """End the processes; what was not committed is done anew by whoever goes on."""
         self._committer.shutdown()
-        self._stop()
+        self._end()
 
     # --- its work ---------------------------------------------------------------------------------
 
@@ -245,17 +246,17 @@ class SharedWorker(Committer):
     def _receive(self, timeout: float) -> Reached | None:
         """Take in the next message of all processes, if it comes in time; what they have reached, if it says that."""
         for process, messages in zip(self._processes, self._messages, strict=True):
-            if messages:
-                continue
             try:
-                message = process.get(timeout)
+                while not messages:
+                    message = process.get(timeout)
+                    if isinstance(message, Failed):
+                        raise message.error
+                    if isinstance(message, Made | Reached):
+                        messages.append(message)
+                    elif not isinstance(message, Ready):
+                        raise _Ended(process)
             except Empty:
                 return None
-            if isinstance(message, Failed):
-                raise message.error
-            if not isinstance(message, Made | Reached):
-                raise _Ended(process)
-            messages.append(message)
         row = [messages.popleft() for messages in self._messages]
         if isinstance(row[0], Made):
             self._gather(row)
@@ -353,6 +354,16 @@ class SharedWorker(Committer):
 
     # --- processes --------------------------------------------------------------------------------
 
+    def warm_up(self, timeout: float = 60) -> None:
+        """Begin the processes, and wait until they have taken up the state; else they begin with the first rows."""
+        self._start()
+        for process in self._processes:
+            message = process.get(timeout)
+            if isinstance(message, Failed):
+                raise message.error
+            if not isinstance(message, Ready):
+                raise _Ended(process)
+
     def _start(self) -> None:
         if self._processes:
             return
@@ -377,10 +388,13 @@ class SharedWorker(Committer):
 
     def _stop(self) -> None:
         """End the processes, and forget what was not committed."""
+        self._end()
+        self._learn()
+
+    def _end(self) -> None:
         processes, self._processes = self._processes, []
         for process in processes:
             process.stop()
-        self._learn()
 
     def _cross(self, head: int) -> None:
         """Take in rows from which on the columns that tell rows apart are of other types: here, and not shared.

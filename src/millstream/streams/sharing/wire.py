@@ -44,6 +44,10 @@ class Work(msgspec.Struct):
     rows: int
 
 
+class Ready(msgspec.Struct):
+    """A process has taken up its part of the state."""
+
+
 class Failed(msgspec.Struct):
     """A process cannot go on."""
 
