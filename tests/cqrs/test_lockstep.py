@@ -165,15 +165,29 @@ def test_other_code_of_what_is_read_builds_the_reader_anew(log: ms.Log, tmp_path
         assert app.query(GetSales(), fresh=True) == [2 * cents for cents in EXPECTED]
 
 
+LOOKUPS = [
+    "prices where item = ?",
+    "[prices] where item = ?",
+    "main.prices where item = ?",
+    "(select 1) as one, prices where item = ?",
+    "seen_prices where item = ?",
+]
+"""Ways to name a table, the last one by a view."""
+
+
 @pytest.mark.parametrize("where", ["file", "log"])
-def test_a_lookup_that_was_not_declared_is_refused(log: ms.Log, tmp_path: Path, where: str) -> None:
+@pytest.mark.parametrize("lookup", LOOKUPS)
+def test_a_lookup_that_was_not_declared_is_refused(log: ms.Log, tmp_path: Path, where: str, lookup: str) -> None:
     class Careless(ms.Projection):
-        schema = "create table careless (position integer primary key, prices integer)"
+        schema = """
+        create table careless (position integer primary key, prices integer);
+        create view if not exists seen_prices as select * from prices;
+        """
 
         @ms.on
         def sold(self, event: Sold, db: ms.Database, recorded: ms.Recorded) -> None:
             db.execute(
-                "insert into careless (position, prices) values (?, (select cents from prices where item = ?))",
+                f"insert into careless (position, prices) values (?, (select cents from {lookup}))",
                 (recorded.position, event.item),
             )
 

@@ -119,6 +119,9 @@ def test_each_is_decided_on_what_those_before_it_would_change_and_all_are_one_co
     assert (cents(log, "a"), cents(log, "b")) == (0, 2)
     assert len({event.correlation for event in log.read()}) == 1
     assert app.execute_together([]).count == 0
+    named = app.execute_together([Move("a", 1), Move("b", 1)], id="request-7")
+    assert {(each.causation, each.correlation) for each in log.read(after=4)} == {("request-7", "request-7")}
+    assert app.execute_together([Move("a", 1), Move("b", 1)], id="request-7") == named
 
 
 @pytest.mark.parametrize("around", [False, True])

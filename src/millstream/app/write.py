@@ -242,7 +242,8 @@ class WriteSide:
 
         Args:
             commands: The commands; none whose handler asks for the database.
-            id: Names the request: the same commands with the same id take effect once.
+            id: Names the request: the same commands with the same id take effect once. Their events carry it as
+                ``causation``.
             correlation, metadata: As of `execute`, for all of them.
 
         Returns:
@@ -255,7 +256,7 @@ class WriteSide:
             IdReused: The id stands for other commands.
             Contended: Others came first, again and again.
         """
-        return Together(self._execution, self._begun(commands, correlation, metadata), id, None).run()
+        return Together(self._execution, self._begun(commands, id, correlation, metadata), id, None).run()
 
     async def aexecute_together(
         self,
@@ -267,16 +268,22 @@ class WriteSide:
     ) -> Receipt:
         """`execute_together`, awaited: coroutine handlers run on the loop, all else in a thread beside it."""
         loop = asyncio.get_running_loop()
-        together = Together(self._execution, self._begun(commands, correlation, metadata), id, loop)
+        together = Together(self._execution, self._begun(commands, id, correlation, metadata), id, loop)
         return await loop.run_in_executor(self._beside(), partial(contextvars.copy_context().run, together.run))
 
     def _begun(
-        self, commands: Iterable[Command], correlation: str | None, metadata: Mapping[str, Any] | None
+        self,
+        commands: Iterable[Command],
+        id: str | None,
+        correlation: str | None,
+        metadata: Mapping[str, Any] | None,
     ) -> list[tuple[Handler, Context]]:
         listed = list(commands)
         if correlation is None and len(listed) > 1:
-            correlation = uuid.uuid4().hex  # what goes together is one conversation
-        return [self._execution.begin(each, correlation=correlation, metadata=metadata) for each in listed]
+            correlation = id or uuid.uuid4().hex  # what goes together is one conversation
+        return [
+            self._execution.begin(each, correlation=correlation, causation=id, metadata=metadata) for each in listed
+        ]
 
     def _all_begun(
         self,

@@ -154,6 +154,10 @@ _LOOKS = re.compile(
 )
 
 
+_READS = re.compile(r"\s*(?:select|insert|update|delete|replace|with|values)\b", re.IGNORECASE)
+"""What begins a statement that SQLite can be asked about beforehand."""
+
+
 def watched(db: Database, placement: Placement) -> Database:
     """A connection as the handlers of a projection are to use it."""
     return _Watched(db, placement.name, placement.others) if placement.others else db
@@ -203,14 +207,18 @@ class _Watched(Database):
         self._name = name
         self._others = others
         self._known: set[str] = set()
+        self._roots: dict[int, str] | None = None
+        """The tables of a SQLite file, and of their indexes, by where they begin."""
         self.dialect = db.dialect  # type: ignore[misc]
         self.blob = db.blob  # type: ignore[misc]
 
-    def _check(self, sql: str) -> None:
+    def _check(self, sql: str, params: Any = None) -> None:
         if sql in self._known:
             return
-        for plain, quoted in _LOOKS.findall(sql):
-            table = (plain or quoted.replace('""', '"')).lower()
+        used = [(plain or quoted.replace('""', '"')).lower() for plain, quoted in _LOOKS.findall(sql)]
+        if self.dialect == "sqlite" and params is not None and _READS.match(sql):
+            used += self._opened(sql, params)
+        for table in used:
             if table in self._others:
                 raise UsageError(
                     f"projection {self._name!r} uses the table {table!r} of {self._others[table]!r}, whose pace is"
@@ -220,12 +228,25 @@ class _Watched(Database):
         if len(self._known) < 1_000:
             self._known.add(sql)
 
+    def _opened(self, sql: str, params: Any) -> list[str]:
+        """The tables that SQLite opens for a statement, however it names them: through views, lists, other quotes."""
+        if self._roots is None:
+            rows = self._db.query("select rootpage, lower(tbl_name) as name from sqlite_master where rootpage > 0")
+            self._roots = {row["rootpage"]: row["name"] for row in rows}
+        steps = self._db.execute(f"explain {sql}", params).fetchall()
+        return [
+            self._roots[root]
+            for _, code, _, root, database, *_ in steps
+            if code in ("OpenRead", "OpenWrite") and database == 0 and root in self._roots
+        ]
+
     def execute(self, sql: str, params: Any = ()) -> Any:
-        self._check(sql)
+        self._check(sql, params)
         return self._db.execute(sql, params)
 
     def executemany(self, sql: str, rows: Any) -> None:
-        self._check(sql)
+        rows = list(rows)
+        self._check(sql, rows[0] if rows else None)
         self._db.executemany(sql, rows)
 
     def executescript(self, sql: str) -> None:
