@@ -61,11 +61,11 @@ class Range:
         """Its rows of parts that may be of any ranges, as parts with numbers of their own."""
         items: list[Part] = []
         for part in parts.items:
-            frame = self.owns(part.frame, columns)
+            frame = self.owns(part.stored, columns)
             if frame.height:
                 # What kind of part it is, stays to be seen from its number.
                 items.append(Part(len(items) * _STEP + part.id % _STEP, part.low, part.high, frame))
-        return Parts(tuple(items), max((part.id for part in items), default=0) + 1)
+        return Parts.of(items)
 
 
 def _stirred(found: Hashes) -> Hashes:

@@ -15,7 +15,7 @@ from ..flow import Flow
 from ..pipeline import SourceState
 from ..progress import heights
 from ..replay import Labelled, batches, frames, labelled
-from ..state import Part, Parts
+from ..state import Parts
 from ..store import Stored, parts_of
 from .ranges import SPACE, Drifted, Range, SharedPipeline
 
@@ -91,10 +91,9 @@ class Share:
             for number, _ in enumerate(self.pipeline.operators):
                 if split:
                     found = parts_of(database, name, number, low, low + SPACE)
-                    items = tuple(Part(each.id - low, each.low, each.high, each.frame) for each in found)
-                    held.append(Parts(items, max((part.id for part in items), default=0) + 1))
+                    held.append(Parts.of([part.numbered(part.id - low) for part in found]))
                     continue
-                every = Parts(tuple(parts_of(database, name, number)))
+                every = Parts.of(parts_of(database, name, number))
                 held.append(range.owned(every, self.pipeline.plan.held[number]) if every.items else every)
         self.state = self.pipeline.restored(sources, 0, held)
         if split:
@@ -160,7 +159,7 @@ class Share:
         held = {(number, part.id): part for number, each in enumerate(state.operators) for part in each.parts.items}
         gone = [key for key in self._stored if key not in held]
         new = [
-            (*key, part.low, part.high, encode_frame(part.frame))
+            (*key, part.low, part.high, encode_frame(part.stored))
             for key, part in held.items()
             if key not in self._stored
         ]
