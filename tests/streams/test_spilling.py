@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,8 @@ KEPT = {
     "sliding": source.group_by("user").window(sliding("5m")).agg(n=pl.len(), most=pl.col("amount").max()),
     "sliding by rows": source.group_by("user").window(sliding("5m")).agg(middle=pl.col("amount").median()),
     "distinct": source.distinct("user", "kind", within="1m"),
-    "alert": source.group_by("user").window(tumbling("10s")).agg(n=pl.len()).alert(pl.col("n") > 1, cooldown="2m"),
-    "enter": source.group_by("user").window(tumbling("20s")).agg(n=pl.len()).alert(pl.col("n") > 1, on="enter"),
+    "alert": source.group_by("user").window(tumbling("2m")).agg(n=pl.len()).alert(pl.col("n") > 1, cooldown="7m"),
+    "enter": source.group_by("user").window(tumbling("2m")).agg(n=pl.len()).alert(pl.col("n") > 1, on="enter"),
     "process": source.group_by("user").process(
         seen, on_timer=rang, start={"count": 0}, schema={"count": pl.Int64}, gives={"count": pl.Int64}
     ),
@@ -168,6 +169,20 @@ def test_a_flow_tells_what_it_holds_in_memory_and_on_disk_and_gives_the_same(tmp
         assert progress.memory <= 2_000
         assert_frame_equal(log.scan("out").collect(), whole.scan("out").collect())
     assert {path.name.partition("-")[0] for path in tmp_path.iterdir()} <= {"log.db", "log.db.lock"}
+
+
+def test_an_app_runs_its_flows_within_a_limit(tmp_path: Path) -> None:
+    flow = KEPT["distinct"].to("out", type="Spilled.InApp")
+    with ms.open(str(tmp_path / "log.db")) as log:
+        with pytest.raises(UsageError, match="memory="):
+            ms.App(log, flows=[flow], memory="lots")
+        log.append("clicks", many(6, 500), type="Click")
+        expected = KEPT["distinct"].over(log, final=False)
+        with ms.App(log, flows=[flow], memory=100):
+            deadline = time.monotonic() + 60
+            while "out" not in {found.name for found in log.streams()} and time.monotonic() < deadline:
+                time.sleep(0.01)
+        assert_frame_equal(log.scan("out").collect(), expected)
 
 
 def test_what_is_read_back_at_a_restart_stays_within_the_limit(tmp_path: Path) -> None:

@@ -50,13 +50,15 @@ class App(WriteSide, ReadSide):
         projections: Where each projection is kept: ``Orders.inline()``, ``OrderSummary.into("read.db")``.
         captures: Objects with ``start(log)`` and ``stop()``, such as those that ``ms.capture`` makes.
         flows: Flows of ``ms.stream``, each ended with ``.to(…)``.
+        memory: How much of its state each flow holds in memory, such as ``"512MB"``; what is beyond goes to disk, as
+            `millstream.run` has it.
         services: Objects that handlers of commands ask for by their types, `Decision`s among them.
         processes: Classes of process managers.
         outboxes: Where messages to the outside are posted; handlers ask for them as ``mail: ms.Outbox``.
 
     Raises:
         DuplicateHandler: Two projections have one name.
-        UsageError: Two flows or two captures have one name, or something given is none of them.
+        UsageError: Two flows or two captures have one name, something given is none of them, or ``memory`` is no size.
         ReadModelChanged: An inline projection's tables were made by another version of its schema.
         ProjectionFailed: An inline projection's handler raised for an event that is in the log already.
 
@@ -93,6 +95,7 @@ class App(WriteSide, ReadSide):
         projections: Sequence[Placement] = (),
         captures: Sequence[Background] = (),
         flows: Sequence[Flow | Background] = (),
+        memory: str | int | None = None,
         services: Sequence[object] = (),
         processes: Sequence[type[Process]] = (),
         outboxes: Sequence[Outbox] = (),
@@ -112,7 +115,7 @@ class App(WriteSide, ReadSide):
                 )
         captures = _backgrounds("captures", captures, "[ms.capture('sqlite:///shop.sqlite')]")
         _check_names("captures", captures, "Give each once; name one: ms.capture(url, name='…', prefix='…')")
-        live = _live(_backgrounds("flows", flows, "[ms.stream('clicks').….to('counts', type='Counted')]"))
+        live = _live(_backgrounds("flows", flows, "[ms.stream('clicks').….to('counts', type='Counted')]"), memory)
         _check_names("flows", live, "Give each once; name one: .to(stream, type=…, name='…')")
         self._placements = _distinct(projections)
         keep_apart(self._placements)
@@ -384,8 +387,8 @@ def _backgrounds(what: str, given: Any, example: str) -> list[Any]:
     return found
 
 
-def _live(flows: Sequence[Flow | Background]) -> list[Background]:
-    return [LiveFlow(flow) if isinstance(flow, Flow) else flow for flow in flows]
+def _live(flows: Sequence[Flow | Background], memory: str | int | None) -> list[Background]:
+    return [LiveFlow(flow, memory) if isinstance(flow, Flow) else flow for flow in flows]
 
 
 def _check_names(kind: str, backgrounds: Sequence[Background], hint: str) -> None:

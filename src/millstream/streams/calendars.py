@@ -48,12 +48,11 @@ class CalendarWindows(msgspec.Struct, frozen=True, eq=False):
         if rows.height:
             added = self._partials(rows)
             parts = parts.add_by(added, _END).compact(self._merge, by=self.keys)
-        done = [p.frame.filter(pl.col(_END) <= batch.after) for p in parts.items if p.low <= batch.after]
-        closed = concat(done) if done else pl.DataFrame()
+        ended = pl.col(_END) <= batch.after
+        done = (frame.filter(ended) for frame in parts.pieces(self.keys, batch.after + 1))
+        closed = [self._merge(frame) for frame in done if frame.height]
         parts = parts.expire(batch.after + 1, _END)
-        if not closed.height:
-            return Step(Kept(parts), pl.DataFrame(), late)
-        return Step(Kept(parts), self._result(self._merge(closed)), late)
+        return Step(Kept(parts), self._result(concat(closed)) if closed else pl.DataFrame(), late)
 
     def _partials(self, rows: pl.DataFrame) -> pl.DataFrame:
         need(self.keys, rows.columns, "group_by")

@@ -99,15 +99,12 @@ class Asked:
         return places
 
 
-def by_lane(frames: Iterable[tuple[int | None, pl.DataFrame]], keys: Sequence[str]) -> dict[int, list[pl.DataFrame]]:
-    """Rows of parts by their lane; those of fresh parts are looked at one by one."""
+def by_lane(frames: Iterable[pl.DataFrame], keys: Sequence[str]) -> dict[int, list[pl.DataFrame]]:
+    """The rows of fresh parts by the lanes that they would be in."""
     found: dict[int, list[pl.DataFrame]] = {}
-    for lane, frame in frames:
-        if lane is not None:
-            found.setdefault(lane, []).append(frame)
-            continue
+    for frame in frames:
         hashes = hashes_of(frame, keys)
         assert hashes is not None, "what has lanes has hashes"
-        for number, piece in cut(frame, hashes):
-            found.setdefault(number, []).append(plain(piece))
+        for lane, piece in cut(frame, hashes):
+            found.setdefault(lane, []).append(plain(piece))
     return found

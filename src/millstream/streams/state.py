@@ -9,7 +9,7 @@ watermark.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -177,13 +177,22 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
         following = _merged(items, following, _all, _all, FRESH)
         return self if following == self.next else Parts(tuple(items), following)
 
-    def pieces(self, keys: Sequence[str], end: int) -> list[pl.DataFrame]:
-        """The rows of all parts that begin below an end, so that those of a key are in one piece: of a state in lanes
-        each lane for itself."""
+    def pieces(self, keys: Sequence[str], end: int) -> Iterator[pl.DataFrame]:
+        """The rows of the parts that begin below an end, so that those of a key are in one piece: of a state in lanes
+        each lane for itself, read when its turn comes."""
         asked = [part for part in self.items if part.low < end]
-        if all(part.lane is None for part in asked):
-            return [concat(part.frame for part in asked)]
-        return [concat(frames) for frames in by_lane(((part.lane, part.frame) for part in asked), keys).values()]
+        lanes: dict[int, list[Part]] = {}
+        for part in asked:
+            if part.lane is not None:
+                lanes.setdefault(part.lane, []).append(part)
+        fresh = [part.frame for part in asked if part.lane is None]
+        if not lanes:
+            if fresh:
+                yield concat(fresh)
+            return
+        beside = by_lane(fresh, keys)
+        for lane in sorted({*lanes, *beside}):
+            yield concat([*(part.frame for part in lanes.get(lane, ())), *beside.get(lane, ())])
 
     def reshaped(self, like: pl.DataFrame, merge: Merge) -> Parts:
         """With the columns of a frame, whose types are wider than those of the parts.
