@@ -11,6 +11,7 @@ from polars.testing import assert_frame_equal
 from referee import clicks
 
 import millstream as ms
+import millstream.streams.state as states
 from millstream.streams import Flow, FlowError, calendar, stream, tumbling
 from millstream.streams.pipeline import Pipeline
 from millstream.streams.runner import Worker
@@ -107,7 +108,10 @@ def given(log: ms.Log, flow: Flow) -> dict[str, pl.DataFrame]:
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_a_flow_split_and_split_anew_gives_the_rows_of_one_process_in_their_order(name: str, tmp_path: Path) -> None:
+def test_a_flow_split_and_split_anew_gives_the_rows_of_one_process_in_their_order(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(states, "FRESH", 48)  # So that states lie in lanes, too.
     flow, r = ended(SHARED[name]), random.Random(name)
     with ms.open() as log:
         fill(log, 5)
