@@ -31,12 +31,12 @@ class FoldState(msgspec.Struct, frozen=True, eq=False):
     held: Parts = Parts()
 
 
-class Fold(msgspec.Struct, frozen=True, eq=False):
-    """The operator of ``fold``."""
+class Remembering(msgspec.Struct, frozen=True, eq=False):
+    """An operator whose Python function is shown the rows of a key, and what is held of it."""
 
     keys: tuple[str, ...]
-    function: Callable[[dict[str, Any], dict[str, Any]], Any]
     types: Mapping[str, pl.DataType]
+    """The columns that are held."""
     initial: Mapping[str, Any]
     asks: tuple[str, ...] | None
     """The columns that the function is shown; None for all."""
@@ -50,14 +50,31 @@ class Fold(msgspec.Struct, frozen=True, eq=False):
         return {*self.keys, *(self.asks or ())}
 
     @property
+    def _keys(self) -> list[str]:
+        return [key_column(i) for i in range(len(self.keys))]
+
+    @property
+    def _holds(self) -> str:
+        return ", ".join(f"{name} {dtype}" for name, dtype in self.types.items())
+
+    def _remembered(self, held: Parts, watermark: int) -> Parts:
+        # Rows to come are not before the watermark, so that a key of before is forgotten for all of them.
+        return held if self.forget is None else held.expire(watermark - self.forget + 1)
+
+
+class Fold(Remembering, frozen=True, eq=False):
+    """The operator of ``fold``."""
+
+    function: Callable[[dict[str, Any], dict[str, Any]], Any]
+
+    @property
     def outputs(self) -> list[str]:
         """The columns that it gives."""
         return list(self.types)
 
     @property
     def shape(self) -> str:
-        types = ", ".join(f"{name} {dtype}" for name, dtype in self.types.items())
-        return f"fold by {self.keys} to {types} forget {self.forget}"
+        return f"fold by {self.keys} to {self._holds} forget {self.forget}"
 
     def start(self) -> FoldState:
         return FoldState()
@@ -68,10 +85,6 @@ class Fold(msgspec.Struct, frozen=True, eq=False):
 
     def _state(self, waiting: Parts, held: Parts) -> FoldState:
         return FoldState(Parts.side_by_side(waiting, held), waiting, held)
-
-    def _remembered(self, held: Parts, watermark: int) -> Parts:
-        # Rows to come are not before the watermark, so that a key of before is forgotten for all of them.
-        return held if self.forget is None else held.expire(watermark - self.forget + 1)
 
     def step(self, state: OperatorState, batch: Batch) -> Step:
         assert isinstance(state, FoldState)
@@ -89,10 +102,6 @@ class Fold(msgspec.Struct, frozen=True, eq=False):
         if settled is not None:
             held, out = self._folded(held, ordered(settled))
         return Step(self._state(waiting, self._remembered(held, batch.after)), out, late)
-
-    @property
-    def _keys(self) -> list[str]:
-        return [key_column(i) for i in range(len(self.keys))]
 
     def _folded(self, held: Parts, rows: pl.DataFrame) -> tuple[Parts, pl.DataFrame]:
         """Settled rows, in order, with what has been made of each key's rows up to there."""

@@ -123,7 +123,7 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
             raise UsageError("a fold holds no column", hint="Name at least one in start= and schema=")
         check_names(self.keys, tuple(schema))
         types, first, asks, micros = _kept("fold", start, schema, reads, forget)
-        return self.flow._with(Fold(self.keys, function, types, first, asks, micros), keys=self.keys)
+        return self.flow._with(Fold(self.keys, types, first, asks, micros, function), keys=self.keys)
 
     def process(
         self,
@@ -183,7 +183,7 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
         types, first, asks, micros = _kept("process", start or {}, schema or {}, reads, forget)
         for dtype in pl.Schema(gives).values():
             plain_value(dtype)
-        stage = Processed(self.keys, function, on_timer, types, first, dict(pl.Schema(gives)), asks, micros)
+        stage = Processed(self.keys, types, first, asks, micros, function, on_timer, dict(pl.Schema(gives)))
         return self.flow._with(stage, keys=self.keys)
 
     def match(

@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import repeat
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 import polars as pl
 
 from ..errors import MillstreamError
 from ..time import Duration, Moment, duration_micros, from_micros, to_micros
-from .columns import AT, END_OF_TIME, LATE, SEQUENCE, key_column, need, ordered, utc, visible
+from .columns import AT, END_OF_TIME, LATE, SEQUENCE, need, ordered, utc, visible
 from .distinct import settle
 from .errors import FlowError
-from .fold import columns_of, plain_value
+from .fold import Remembering, columns_of, plain_value
 from .keyed import held_of, marked, newest
-from .state import Batch, OperatorState, Order, Parts, Step
+from .state import Batch, OperatorState, Parts, Step
 from .windows import numbered, split_late
 
 TIME = "time"
@@ -112,30 +112,16 @@ class _Known(msgspec.Struct):
     gone: bool = False
 
 
-class Processed(msgspec.Struct, frozen=True, eq=False):
+class Processed(Remembering, frozen=True, eq=False):
     """The operator of ``process``."""
 
-    keys: tuple[str, ...]
     on_row: Callable[[KeyContext, dict[str, Any]], object]
     on_timer: Callable[[KeyContext, str], object] | None
-    types: Mapping[str, pl.DataType]
-    initial: Mapping[str, Any]
     gives: Mapping[str, pl.DataType]
-    asks: tuple[str, ...] | None
-    """The columns that the function is shown; None for all."""
-    forget: int | None
-
-    order: ClassVar[Order] = "time"
-
-    @property
-    def reads(self) -> set[str]:
-        """The columns that it reads by name."""
-        return {*self.keys, *(self.asks or ())}
 
     @property
     def shape(self) -> str:
-        types = ", ".join(f"{name} {dtype}" for name, dtype in self.types.items())
-        return f"process by {self.keys} holding {types} forget {self.forget}"
+        return f"process by {self.keys} holding {self._holds} forget {self.forget}"
 
     def start(self) -> ProcessState:
         return ProcessState()
@@ -146,13 +132,6 @@ class Processed(msgspec.Struct, frozen=True, eq=False):
 
     def _state(self, waiting: Parts, held: Parts, due: Parts) -> ProcessState:
         return ProcessState(Parts.side_by_side(waiting, held, due), waiting, held, due)
-
-    def _remembered(self, held: Parts, watermark: int) -> Parts:
-        return held if self.forget is None else held.expire(watermark - self.forget + 1)
-
-    @property
-    def _keys(self) -> list[str]:
-        return [key_column(i) for i in range(len(self.keys))]
 
     def step(self, state: OperatorState, batch: Batch) -> Step:
         assert isinstance(state, ProcessState)
