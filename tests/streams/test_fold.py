@@ -106,6 +106,22 @@ def test_a_fold_goes_on_where_it_was_killed_and_knows_when_it_has_changed() -> N
             run(log, folded("user", forget="1h").to("folded", type="Folded"), until="head")
 
 
+@pytest.mark.parametrize("seed", [None, 1, 2])
+def test_a_row_that_fails_goes_on_with_the_reason_and_what_is_held_stays(seed: int | None) -> None:
+    def gather(held: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+        held["seen"].append(row["amount"])
+        return {"seen": held["seen"][-2:], "n": held["n"] + 10 // row["amount"]}
+
+    flow = source.group_by("user").fold(
+        gather, start={"seen": [], "n": 0}, schema={"seen": pl.List(pl.Int64), "n": pl.Int64}, errors="problem"
+    )
+    ts = [START + timedelta(seconds=n) for n in range(4)]
+    found = play(flow, pl.DataFrame({"user": 1, "ts": ts, "amount": [5, 0, 2, 0]}), seed)
+    assert found["seen"].to_list() == [[5], [5], [5, 2], [5, 2]]
+    assert found["n"].to_list() == [2, 2, 7, 7]
+    assert [problem and "ZeroDivisionError" in problem for problem in found["problem"]] == [None, True, None, True]
+
+
 def test_what_fails_is_told_with_the_place_of_the_row() -> None:
     rows = pl.DataFrame({"user": [1, 1], "ts": [START, START], "amount": [1, 2]})
 

@@ -216,6 +216,33 @@ def test_what_makes_a_row_of_a_timer_is_told() -> None:
         assert "process" in flow.graph()
 
 
+@pytest.mark.parametrize("seed", [None, 1, 2])
+def test_a_call_that_fails_gives_its_reason_and_leaves_what_is_held(seed: int | None) -> None:
+    def count(key: ms.KeyContext, row: dict[str, Any]) -> None:
+        key.held["seen"].append(row["what"])
+        key.timer(after="10s")
+        if row["what"] == "bad":
+            key.timer(after="1s")
+            key.forget()
+            raise ValueError("bad row")
+        key.give(text=str(len(key.held["seen"])))
+
+    def ring(key: ms.KeyContext, timer: str) -> None:
+        key.held["seen"].clear()
+        raise KeyError("no")
+
+    options = {"start": {"seen": []}, "schema": {"seen": pl.List(pl.String)}, "errors": "problem"}
+    whole = stream("words", time="ts").with_columns(k=pl.lit(1)).group_by("k")
+    flow = whole.process(count, on_timer=ring, gives={"text": pl.String}, **options)  # type: ignore[arg-type]
+    ts = [START + timedelta(seconds=n) for n in (0, 5, 12, 60)]
+    found = play(flow, pl.DataFrame({"ts": ts, "what": ["a", "bad", "b", "c"]}), seed)
+    # The timer of the first row, which the second did not move, rings at 10, and does not empty what is held.
+    assert found["text"].to_list() == ["1", None, None, "2", None, "3", None]
+    assert [(at - START).total_seconds() for at in found["time"]] == [0, 5, 10, 12, 22, 60, 70]
+    reasons = [problem.strip().splitlines()[-1] if problem else None for problem in found["problem"]]
+    assert reasons == [None, "ValueError: bad row", "KeyError: 'no'", None, "KeyError: 'no'", None, "KeyError: 'no'"]
+
+
 def test_what_fails_names_the_row_or_the_timer() -> None:
     rows = [(0.0, "set a 5"), (9.0, "x")]
 

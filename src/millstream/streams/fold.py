@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any, ClassVar
@@ -41,6 +42,8 @@ class Remembering(msgspec.Struct, frozen=True, eq=False):
     asks: tuple[str, ...] | None
     """The columns that the function is shown; None for all."""
     forget: int | None
+    errors: str | None
+    """The column that says why the function failed; without one, its failure is the flow's."""
 
     order: ClassVar[Order] = "time"
 
@@ -70,7 +73,11 @@ class Fold(Remembering, frozen=True, eq=False):
     @property
     def outputs(self) -> list[str]:
         """The columns that it gives."""
-        return list(self.types)
+        return list(self._made)
+
+    @property
+    def _made(self) -> dict[str, pl.DataType]:
+        return {**self.types, **({self.errors: pl.String()} if self.errors else {})}
 
     @property
     def shape(self) -> str:
@@ -97,7 +104,7 @@ class Fold(Remembering, frozen=True, eq=False):
             keys = self._keys
             like = rows.select(*keys, *_empty(self.types), pl.col(AT).alias(_TOUCHED))
             held = state.held.reshaped(like, lambda frame: newest(frame, keys)) if state.held.items else state.held
-            return Step(self._state(waiting, held), rows.with_columns(_empty(self.types)))
+            return Step(self._state(waiting, held), rows.with_columns(_empty(self._made)))
         held, out = state.held, pl.DataFrame()
         if settled is not None:
             held, out = self._folded(held, ordered(settled))
@@ -123,20 +130,27 @@ class Fold(Remembering, frozen=True, eq=False):
             before = known[group]
             if before is None or (self.forget is not None and at - before[0] >= self.forget):
                 before = (at, {name: plain[name](value) for name, value in self.initial.items()})
+            problem = None
+            # The function may change what it is given, and fail then.
+            held_before = {name: plain[name](value) for name, value in before[1].items()} if self.errors else before[1]
             try:
                 given = self.function(before[1], row)
                 got = given if isinstance(given, Mapping) else {names[0]: given} if len(names) == 1 else dict(given)
                 values = {name: plain[name](got[name]) for name in names}
             except Exception as error:
-                raise FlowError(
-                    f"the function of fold fails for the row at position {rows[SEQUENCE][index]}"
-                    f" ({type(error).__name__}: {error})",
-                    hint="Make it take every row, and give all columns that schema= names, of their types",
-                ) from error
+                values, problem = held_before, traceback.format_exc()
+                if self.errors is None:
+                    raise FlowError(
+                        f"the function of fold fails for the row at position {rows[SEQUENCE][index]}"
+                        f" ({type(error).__name__}: {error})",
+                        hint="Make it take every row, and give all columns that schema= names, of their types; or say"
+                        " errors='problem', and a column says which failed, and why",
+                    ) from error
             known[group] = (at, values)
             # A copy, since the function may change what it is given.
-            made.append(tuple(plain[name](value) for name, value in values.items()))
-        columns = columns_of(made, self.types)
+            told = (problem,) if self.errors else ()
+            made.append((*(plain[name](value) for name, value in values.items()), *told))
+        columns = columns_of(made, self._made)
         rows = rows.with_columns(columns.get_columns())
         last = newest(rows.select(*keys, *names, pl.col(AT).alias(_TOUCHED)), keys)
         return put(held, last, keys, _TOUCHED), rows

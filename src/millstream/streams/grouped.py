@@ -85,6 +85,7 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
         schema: Mapping[str, Any],
         reads: Iterable[str] | None = None,
         forget: Duration | None = None,
+        errors: str | None = None,
     ) -> Flow:
         """Each row with what a Python function has made of the rows of its key up to it.
 
@@ -100,6 +101,8 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
                 Datetime and Duration in microseconds, lists and structs of these.
             reads: The columns of a row that the function is shown; by default all.
             forget: A key without a row for so long begins anew. By default keys are held for good.
+            errors: The name of a further column: null, or the traceback of a function that has failed for the row; what
+                is held stays as it was. Without it, a failure ends the flow.
 
         Raises:
             FlowError: When it runs: the function fails, or gives something else than ``schema`` says.
@@ -121,9 +124,9 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
             raise UsageError(f"{function!r:.60} is no function", hint="Give a function of what is held, and a row")
         if not schema:
             raise UsageError("a fold holds no column", hint="Name at least one in start= and schema=")
-        check_names(self.keys, tuple(schema))
+        check_names(self.keys, (*schema, *([errors] if errors else [])))
         types, first, asks, micros = _kept("fold", start, schema, reads, forget)
-        return self.flow._with(Fold(self.keys, types, first, asks, micros, function), keys=self.keys)
+        return self.flow._with(Fold(self.keys, types, first, asks, micros, errors, function), keys=self.keys)
 
     def process(
         self,
@@ -135,6 +138,7 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
         schema: Mapping[str, Any] | None = None,
         reads: Iterable[str] | None = None,
         forget: Duration | None = None,
+        errors: str | None = None,
     ) -> Flow:
         """Rows that a Python function gives, with state and timers for each key.
 
@@ -154,6 +158,8 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
             reads: The columns of a row that the function is shown; by default all.
             forget: A key without a row or a timer for so long begins anew. By default keys are held until
                 `KeyContext.forget`.
+            errors: The name of a further column. When a function fails, a row comes out with its traceback there, and
+                with null in those of ``gives``; what is held stays as it was. Without it, a failure ends the flow.
 
         Raises:
             FlowError: When it runs: a function fails, or gives something else than ``gives`` or ``schema`` says.
@@ -179,11 +185,11 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
                 raise UsageError(f"{each!r:.60} is no function", hint="Give a function of a KeyContext, and a row")
         if function is None or not gives:
             raise UsageError("process gives no column", hint="Name the columns of its rows: gives={'text': pl.String}")
-        check_names((*self.keys, TIME), tuple(gives))
+        check_names((*self.keys, TIME), (*gives, *([errors] if errors else [])))
         types, first, asks, micros = _kept("process", start or {}, schema or {}, reads, forget)
         for dtype in pl.Schema(gives).values():
             plain_value(dtype)
-        stage = Processed(self.keys, types, first, asks, micros, function, on_timer, dict(pl.Schema(gives)))
+        stage = Processed(self.keys, types, first, asks, micros, errors, function, on_timer, dict(pl.Schema(gives)))
         return self.flow._with(stage, keys=self.keys)
 
     def match(

@@ -6,6 +6,7 @@ to that time. So what comes out follows from the log alone.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import repeat
@@ -258,15 +259,16 @@ class Processed(Remembering, frozen=True, eq=False):
 
     def _given(self, given: list[tuple[int, int, dict[str, Any]]], every: pl.DataFrame) -> pl.DataFrame:
         """Rows that were given, in the order of time, key, and giving."""
+        types = {**self.gives, **({self.errors: pl.String()} if self.errors else {})}
         columns = columns_of(
-            [tuple(row.get(name) for name in self.gives) for _, _, row in given], self.gives, "process", "gives="
+            [tuple(row.get(name) for name in types) for _, _, row in given], types, "process", "gives="
         )
         keys = every[[group for _, group, _ in given]].select(self._keys)
         at = pl.Series(AT, [at for at, _, _ in given], dtype=pl.Int64)
         beside = [pl.lit(False).alias(LATE), *(pl.col(each) for each in self._keys)]
         frame = keys.hstack([at, *columns.get_columns()])
         shown = [pl.col(hidden).alias(name) for hidden, name in zip(self._keys, self.keys, strict=True)]
-        return numbered(frame.select(*shown, utc(pl.col(AT)).alias(TIME), *self.gives, AT, *beside))
+        return numbered(frame.select(*shown, utc(pl.col(AT)).alias(TIME), *types, AT, *beside))
 
 
 class _Calls:
@@ -290,7 +292,7 @@ class _Calls:
                 index += 1
                 if known is None or known.gone or not self._lives(known, at):
                     known = _Known(at if known is None else max(known.touched, at), self._first(), {})
-                context = KeyContext(dict(key), known.values, known.timers, at)
+                context = KeyContext(dict(key), known.values, dict(known.timers), at)
                 self._call(self._stage.on_row, context, row, place)
             elif known is None or name is None:
                 return known
@@ -300,53 +302,62 @@ class _Calls:
 
     def _ring(self, key: dict[str, Any], known: _Known, name: str, at: int) -> KeyContext:
         del known.timers[name]
-        pending = dict(known.timers)
-        context = KeyContext(dict(key), known.values, known.timers, at)
+        pending = known.timers
+        context = KeyContext(dict(key), known.values, dict(pending), at)
         assert self._stage.on_timer is not None
         self._call(self._stage.on_timer, context, name)
-        if any(when <= at and pending.get(each) != when for each, when in known.timers.items()):
+        if any(when <= at and pending.get(each) != when for each, when in context._timers.items()):
             raise FlowError(
                 f"{_told(context, name)} sets one for no later time", hint="Set it for after the one that rings"
             )
         if self._until >= END_OF_TIME:
             # At the end of all time what was set rings, and what that sets is left: it might go on for ever.
-            for each in [each for each, when in known.timers.items() if pending.get(each) != when]:
-                del known.timers[each]
+            context._timers = {each: when for each, when in context._timers.items() if pending.get(each) == when}
         return context
 
     def _lives(self, known: _Known, at: int) -> bool:
         return self._stage.forget is None or at - known.touched < self._stage.forget
 
     def _first(self) -> dict[str, Any]:
-        initial = self._stage.initial
-        return {name: plain(initial[name]) for name, plain in self._plain.items()}
+        return self._copied(self._stage.initial)
 
     def _call(
         self, function: Callable[[KeyContext, Any], object], context: KeyContext, given: Any, place: int | None = None
     ) -> None:
         stage = self._stage
+        # The function may change what is held, and fail then.
+        before = (self._copied(context.held), dict(context._timers)) if stage.errors else None
         try:
             function(context, given)
             if not context._gone:
-                context.held = {name: plain(context.held[name]) for name, plain in self._plain.items()}
+                context.held = self._copied(context.held)
             for row in context._given:
                 if not row.keys() <= stage.gives.keys():
                     raise KeyError(f"gives= names no {min(row.keys() - stage.gives.keys())!r}")
                 row.update({name: plain(row.get(name)) for name, plain in self._giving.items()})
-        except MillstreamError:
-            raise
         except Exception as error:
+            if before is not None:
+                context.held, context._timers = before
+                context._gone, context._given = False, [{str(stage.errors): traceback.format_exc()}]
+                return
+            if isinstance(error, MillstreamError):
+                raise
             raise FlowError(
                 f"the function of process fails for {_told(context, given, place)} ({type(error).__name__}: {error})",
-                hint="Make it take every row and timer, and leave in held what schema= names, of their types",
+                hint="Make it take every row and timer, and leave in held what schema= names, of their types; or say"
+                " errors='problem', and a row says which failed, and why",
             ) from error
         if context._timers and stage.on_timer is None:
             raise FlowError(
                 f"{_told(context, given, place)} sets a timer, and nothing takes it", hint="Give process on_timer="
             )
 
+    def _copied(self, held: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: plain(held[name]) for name, plain in self._plain.items()}
+
     def _settle(self, known: _Known, context: KeyContext, group: int) -> None:
         self.given += [(context._micros, group, row) for row in context._given]
+        known.timers = context._timers
         # Never less than before: of two rows of a key in the state, the newer must not run out first.
         known.touched = max([known.touched, context._micros, *known.timers.values()])
         known.gone = context._gone
