@@ -32,11 +32,11 @@ class Dunning(ms.Process, starts=[OrderPlaced]):
         self.end()
 
 
-def make(path: str = "shop.db", *, dunning: bool = True, **options: Any) -> ms.App:
-    """The shop on a log, with the pages' read model in a file beside it."""
+def make(path: str = "shop.db", *, view: str | None = None, dunning: bool = True, **options: Any) -> ms.App:
+    """The shop on a log, with the pages' read model in a file of its own, by default beside it."""
     log = ms.open(path, **options)
-    view = OrderView.into(f"{os.path.splitext(path)[0]}-view.db")
-    app = ms.App(log, projections=[Tables.inline(), view], processes=[Dunning] if dunning else [])
+    pages = OrderView.into(view or f"{os.path.splitext(path)[0]}-view.db")
+    app = ms.App(log, projections=[Tables.inline(), pages], processes=[Dunning] if dunning else [])
 
     @app.command
     def stock_article(command: StockArticle, article: Article) -> None:

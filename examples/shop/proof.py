@@ -1,8 +1,9 @@
 """The proof: random commands from many threads, killed again and again, and then everything is counted.
 
-`python -m shop.proof --rounds 30 --commands 10000` is the whole of it; each round begins with an empty shop. What must
-hold after each: no command is lost or doubled, no constraint was ever broken, the write tables and the view are what a
-fold of the log gives, and the view is what a fresh replay builds.
+`python -m shop.proof --rounds 30 --commands 10000` is the whole of it; each round begins with an empty shop. With
+`--server postgresql://…` its log is in PostgreSQL, in a database that is made for the round. What must hold after each:
+no command is lost or doubled, no constraint was ever broken, the write tables and the view are what a fold of the log
+gives, and the view is what a fresh replay builds.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import millstream as ms
 
@@ -53,9 +57,14 @@ def command(seed: int, number: int, orders: int) -> ms.Command:
 # --- the shop that is killed -----------------------------------------------------------------------------
 
 
-def work(folder: Path, seed: int, commands: int, threads: int) -> None:
+def shop(folder: Path, home: str) -> ms.App:
+    """The shop of a round; its log is in the round's folder, or elsewhere."""
+    return make(home or str(folder / "shop.db"), view=str(folder / "view.db"), dunning=False)
+
+
+def work(folder: Path, home: str, seed: int, commands: int, threads: int) -> None:
     """Execute what has no outcome yet; each thread notes the outcomes of its share in a file of its own."""
-    app = make(str(folder / "shop.db"), dunning=False)
+    app = shop(folder, home)
 
     def share(mine: int) -> None:
         path = folder / f"outcomes-{mine}.txt"
@@ -100,7 +109,7 @@ def _or_die(share: Any, mine: int) -> None:
 # --- what must hold --------------------------------------------------------------------------------------
 
 
-def check(folder: Path, commands: int, threads: int) -> dict[str, int]:
+def check(folder: Path, home: str, commands: int, threads: int) -> dict[str, int]:
     """Count everything; returns what there was.
 
     Raises:
@@ -111,7 +120,7 @@ def check(folder: Path, commands: int, threads: int) -> dict[str, int]:
         noted = (folder / f"outcomes-{mine}.txt").read_text().split("\n")[:-1]
         outcomes.update({int(line.split()[0]): line.split()[1:] for line in noted})
     assert sorted(outcomes) == list(range(commands)), "a command has no outcome"
-    app = make(str(folder / "shop.db"), dunning=False)
+    app = shop(folder, home)
     log = app.log
     events = list(log.read())
     by_command = Counter(event.causation for event in events)
@@ -127,7 +136,7 @@ def check(folder: Path, commands: int, threads: int) -> dict[str, int]:
         assert {r["id"]: (r["name"], r["status"]) for r in found} == orders
         assert {(r["order_id"], r["article"]): r["count"] for r in db.query("select * from order_lines")} == lines
         assert min(stock.values(), default=0) >= 0
-        assert db.query("pragma foreign_key_check") == []
+        assert home or db.query("pragma foreign_key_check") == []
     _bind(app)
     with app:
         view = app.query(_Rows(), after=log.head, timeout=60)
@@ -182,9 +191,9 @@ def folded(
 # --- rounds ----------------------------------------------------------------------------------------------
 
 
-def play(folder: Path, seed: int, *, commands: int, threads: int = 8, kills: int = 3) -> dict[str, int]:
+def play(folder: Path, seed: int, *, home: str = "", commands: int, threads: int = 8, kills: int = 3) -> dict[str, int]:
     """One round: an empty shop, commands, kills in between, and then the count."""
-    words = [sys.executable, "-m", "shop.proof", "--work", str(folder), str(seed), str(commands), str(threads)]
+    words = [sys.executable, "-m", "shop.proof", "--work", str(folder), home, str(seed), str(commands), str(threads)]
     chance = random.Random(seed)
     killed = 0
     for attempt in range(kills + 50):
@@ -204,12 +213,29 @@ def play(folder: Path, seed: int, *, commands: int, threads: int = 8, kills: int
         if process.returncode == 0:
             break
         assert process.returncode == -signal.SIGKILL, f"the shop ended with {process.returncode}"
-    return {**check(folder, commands, threads), "kills": killed}
+    return {**check(folder, home, commands, threads), "kills": killed}
 
 
 def _noted(folder: Path, threads: int) -> int:
     files = [folder / f"outcomes-{mine}.txt" for mine in range(threads)]
     return sum(file.read_bytes().count(b"\n") for file in files if file.exists())
+
+
+@contextmanager
+def _home(server: str | None, round: int) -> Iterator[str]:
+    """Where the log of a round is: in a new database of a server, if there is one; empty for the round's folder."""
+    if server is None:
+        yield ""
+        return
+    import psycopg
+
+    name = f"shop_round_{round}"
+    with psycopg.connect(server, autocommit=True) as db:
+        db.execute(f"create database {name}")
+        try:
+            yield urlsplit(server)._replace(path=f"/{name}").geturl()
+        finally:
+            db.execute(f"drop database {name} with (force)")
 
 
 def main() -> None:
@@ -219,15 +245,16 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=1, help="the number of the first round, which seeds it")
     parser.add_argument("--commands", type=int, default=10_000, help="commands in a round")
     parser.add_argument("--kills", type=int, default=3, help="kill -9 so often in a round")
-    parser.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--server", help="a PostgreSQL server's URL, to have the log there")
+    parser.add_argument("--work", nargs=5, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
-        folder, seed, commands, threads = given.work
-        work(Path(folder), int(seed), int(commands), int(threads))
+        folder, home, seed, commands, threads = given.work
+        work(Path(folder), home, int(seed), int(commands), int(threads))
         return
     for round in range(given.first, given.first + given.rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            found = play(Path(folder), round, commands=given.commands, kills=given.kills)
+        with tempfile.TemporaryDirectory() as folder, _home(given.server, round) as home:
+            found = play(Path(folder), round, home=home, commands=given.commands, kills=given.kills)
         print(f"round {round}:", ", ".join(f"{count} {what}" for what, count in found.items()), flush=True)
 
 

@@ -31,13 +31,17 @@ class Tables(ms.Projection):
     @ms.on
     def stocked(self, event: ArticleStocked, db: ms.Database, recorded: ms.Recorded) -> None:
         db.execute(
-            "insert into stock values (?, ?) on conflict (article) do update set free = free + excluded.free",
+            "insert into stock values (?, ?) on conflict (article) do update set free = stock.free + excluded.free",
             (recorded.stream, event.count),
         )
 
     @ms.on
     def placed(self, event: OrderPlaced, db: ms.Database, recorded: ms.Recorded) -> None:
-        db.execute("insert into customers (name) values (?) on conflict (name) do nothing", (event.customer,))
+        db.execute(
+            "insert into customers select coalesce(max(id), 0) + 1, ? from customers where true"
+            " on conflict (name) do nothing",
+            (event.customer,),
+        )
         db.execute(
             "insert into orders select ?, id, 'placed' from customers where name = ?",
             (recorded.stream, event.customer),
@@ -61,7 +65,7 @@ class Tables(ms.Projection):
     def cancelled(self, event: OrderCancelled, db: ms.Database, recorded: ms.Recorded) -> None:
         self._become("cancelled", db, recorded)
         db.execute(
-            "update stock set free = free + (select l.count from order_lines l"
+            "update stock set free = stock.free + (select l.count from order_lines l"
             " where l.order_id = ? and l.article = stock.article)"
             " where article in (select article from order_lines where order_id = ?)",
             (recorded.stream, recorded.stream),

@@ -112,6 +112,25 @@ def test_a_restart_goes_on_where_it_was(place):
             assert app.query(AllNumbers(), after=receipt) == list(range(n + 1))
 
 
+def test_a_process_that_has_not_been_told_of_the_log_goes_on_where_it_was(shared_home, read):
+    with ms.open(shared_home) as log:
+        log.append("s", [Added(n=1)] * 5)
+        app = ms.App(log, projections=[Total.into(read)])
+        with app:
+            assert app._followers["Total"].wait(log.head, 10)
+        log.append("s", [Added(n=1)] * 3)
+    with ms.open(shared_home) as log:
+        assert log.tail.after(5) is None
+        app = ms.App(log, projections=[Total.into(read)])
+
+        @app.query
+        def total(query: AllNumbers, db: ms.Database) -> list[int]:
+            return [row["n"] for row in db.query("select n from total")]
+
+        with app:
+            assert app.query(AllNumbers(), after=8) == [8]
+
+
 def test_after_accepts_that_nothing_of_its_types_has_come_since(place):
     log, path = place
     receipt = log.append("a", Added(n=1))

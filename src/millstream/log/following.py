@@ -81,13 +81,17 @@ class Tail:
         return self._followers >= _CROWD
 
     def after(self, position: int) -> tuple[list[Seen], int] | None:
-        """All runs after a position that the log has, and the position of the last; None: that is too far back."""
+        """All runs after a position that the log has, and the position of the last; None: that is too far back, or
+        beyond what is known here."""
         with self._mutex:
             if self._definitions != definitions():
                 # What is held is as it was read before a class or an upcaster was defined.
                 self._definitions = definitions()
                 self._forget(-1)
             head = self._reader.store.signal.head
+            if head < position:
+                # This process has not been told yet how far the log is: who asks knows more.
+                return None
             if self._keys is not None and self._keys != self._reader.keys.generation:
                 self._forget(position)  # events that were decoded before a key was destroyed
             if head > self._high and not self._read_on(position, head):
