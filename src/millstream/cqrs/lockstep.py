@@ -70,9 +70,10 @@ class Lockstep(Placement):
 
 
 class Together(Lockstep):
-    """Inline projections of one app as they stood: each event is applied to all of them, as the commits did.
+    """Inline projections of one app as they stood: each event is applied to all of them before the next one comes.
 
-    Their tables may refer to each other, and their handlers look into each other's: none could be replayed alone.
+    Their tables may refer to each other, and their handlers look into each other's: none could be replayed alone. Which
+    events shared a commit, in which each of them had all before the next had any, the log does not say.
 
     Attributes:
         projections: Their classes, in the order of the app.
