@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -305,15 +306,23 @@ class Measured(ms.Event, type="DocsMeasured"):
     minutes: int
 
 
+class Grade(Enum):
+    LOW = 9
+    HIGH = 10
+
+
 class Measure(msgspec.Struct):
     amount: Decimal = Decimal(0)
     took: timedelta | None = None
     moment: datetime | None = None
     ref: uuid.UUID | None = None
+    grade: Grade = Grade.LOW
+    size: Literal[9, 10] = 9
+    ratio: int | float = 0
 
 
 class Measures(ms.Documents[Measure]):
-    columns = ["amount", "took", "moment", "ref"]
+    columns = ["amount", "took", "moment", "ref", "grade", "size", "ratio"]
     key = "amount"
 
     @ms.on
@@ -323,6 +332,20 @@ class Measures(ms.Documents[Measure]):
         zone = timezone(timedelta(hours=event.minutes % 12))
         measure.moment = datetime(2024, 1, 1, tzinfo=UTC).astimezone(zone) + timedelta(minutes=event.minutes)
         measure.ref = uuid.UUID(int=event.minutes)
+        if event.minutes > 300:
+            measure.grade, measure.size, measure.ratio = Grade.HIGH, 10, 10
+        else:
+            measure.ratio = 9.5
+
+
+BOUNDS: dict[str, Any] = {
+    "took": timedelta(minutes=300),
+    "moment": datetime(2024, 1, 1, 7, tzinfo=timezone(timedelta(hours=2))),
+    "ref": uuid.UUID(int=300),
+    "grade": Grade.LOW,
+    "size": 9,
+    "ratio": 9.75,
+}
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -341,6 +364,10 @@ def test_columns_of_decimals_durations_times_and_ids_compare_as_their_values_do(
         found = [list(Measures.find(db, f"true order by {each}")) for each in ("took", "moment", "ref")]
         assert found[0] == found[1] == sorted(amounts, key=minutes.__getitem__)
         assert list(Measures.find(db, "ref = ?", (str(uuid.UUID(int=300)),))) == ["9.5"]
+        later = [each for each in amounts if minutes[each] > 300]
+        for column, bound in BOUNDS.items():
+            assert sorted(Measures.find(db, f"{column} > ?", [bound])) == sorted(later), column
+        assert list(Measures.find(db, "amount > :least and amount < 11", {"least": Decimal("9.75")})) == ["10"]
         more = Measures.find(db, "amount > 9.75 order by amount")
         assert list(more) == sorted((each for each in amounts if Decimal(each) > 10 - Decimal("0.25")), key=Decimal)
         assert more["1e3"].amount == Decimal("1e3")

@@ -141,6 +141,37 @@ def test_appends_while_it_is_rebuilt_have_their_effects_once_and_in_order(log: m
     assert [n for _, n in PERFORMED] == expected(written)
 
 
+@pytest.mark.parametrize("then", ["rebuild", "rollback", "start"])
+def test_a_kill_right_after_the_swap_repeats_nothing_whatever_is_done_next(
+    log: ms.Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    app = app_of(log, Stock.into(str(tmp_path / "read.db")))
+    app.start()
+    app.query(GetStock(), after=take(log, 1))
+
+    def meanwhile(progress: ms.Progress) -> None:
+        if log.head == 1:
+            app.query(GetStock(), after=take(log, 3))
+            eventually(lambda: len(PERFORMED) == 4)
+            app.stop()
+
+    def killed(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("millstream.cqrs.building.hand_over", killed)
+        app.rebuild(Stock, progress=meanwhile)
+    assert [version.state for version in app.read_models()[0].versions] == ["previous", "live"]
+    if then == "rebuild":
+        app.rebuild(Stock)
+    elif then == "rollback":
+        app.rollback(Stock)
+    with app:
+        app.query(GetStock(), after=take(log, 5))
+        eventually(lambda: len(PERFORMED) >= 6)
+    assert [n for _, n in PERFORMED] == expected([1, 3, 5])
+
+
 def test_a_version_that_no_worker_came_to_keep_hides_nothing_of_what_was_performed(log: ms.Log, into: Any) -> None:
     with app_of(log, Stock.into(into)) as app:
         app.query(GetStock(), after=take(log, 1))

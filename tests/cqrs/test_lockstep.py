@@ -201,6 +201,39 @@ def test_a_lookup_that_was_not_declared_is_refused(log: ms.Log, tmp_path: Path, 
     assert app.failures(Careless)[0].position == 2
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "delete from main.prices",
+        "delete from [prices]",
+        "drop table main.prices",
+        "/* why */ select count(*) from main . prices",
+        "; -- why\nselect count(*) from 'main'.prices",
+        "create temp table copied as select * from main.[prices]",
+    ],
+)
+@pytest.mark.parametrize("script", [False, True])
+def test_so_is_any_other_statement_on_such_a_table(log: ms.Log, tmp_path: Path, statement: str, script: bool) -> None:
+    class Careless(ms.Projection):
+        schema = "create table careless (position integer)"
+
+        @ms.on
+        def sold(self, event: Sold, db: ms.Database) -> None:
+            if script:
+                db.executescript(f"create temp table one (n); insert into one values (';'); {statement}")
+            else:
+                db.execute(statement)
+
+    into = str(tmp_path / "read.db")
+    app = ms.App(log, projections=[Prices.into(into), Careless.into(into)])
+    with app:
+        deadline = time.monotonic() + 10
+        while not app.failures(Careless):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert "'Careless' uses the table 'prices' of 'Prices'" in app.failures(Careless)[0].error
+
+
 def test_declarations_that_cannot_be_kept_are_refused(log: ms.Log, tmp_path: Path) -> None:
     with pytest.raises(ms.UsageError, match="kept twice in one database"):
         ms.App(log, projections=[Prices.into(str(tmp_path / "a.db")), Sales.into(str(tmp_path / "a.db"))])

@@ -10,14 +10,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import polars as pl
 import pytest
 
 import millstream as ms
+from millstream.cqrs.lease import Leases
+from millstream.cqrs.shares import Keys
 
 STREAMS = 12
 FAILING: set[str] = set()
@@ -194,6 +198,80 @@ def test_it_is_paused_and_resumed_as_one(log: ms.Log, tmp_path: Path) -> None:
         assert app.query(GetNotes(), after=receipt) == expected(48)
 
 
+def test_one_that_is_resumed_is_so_with_whatever_number_of_partitions_it_had(log: ms.Log, tmp_path: Path) -> None:
+    into = str(tmp_path / "read.db")
+    make(log, Notes.into(into)).pause(Notes)
+    fewer = type("Notes", (Notes,), {"partitions": 2})
+    make(log, fewer.into(into)).resume(fewer)
+    with make(log, Notes.into(into)) as app:
+        assert app.query(GetNotes(), after=write(log, 0, 24)) == expected(24)
+
+
+class Old(ms.Projection):
+    schema = "create table old (n bigint)"
+
+    @ms.on
+    def noted(self, event: Noted, db: ms.Database) -> None: ...
+
+
+def test_names_that_begin_alike_are_of_projections_by_themselves(log: ms.Log, tmp_path: Path) -> None:
+    into = str(tmp_path / "read.db")
+    old, tilde = type("Old1", (Old,), {"name": "Notes/old"}), type("Old2", (Old,), {"name": "Notes~old"})
+    one = type("Notes", (Notes,), {"partitions": 1})
+    app = ms.App(log, projections=[one.into(into), old.into(into)])
+    with app:
+        write(log, 0, 12)
+        eventually(lambda: [model.position for model in app.read_models()] == [12, 12])
+        app.pause(old)
+        eventually(lambda: not app.read_models()[1].holder)
+        write(log, 12, 24)
+        eventually(lambda: app.read_models()[0].position == 24)
+    app = ms.App(log, projections=[Notes.into(into), tilde.into(str(tmp_path / "tilde.db"))])
+    assert app.read_models()[0].position == 24
+    with app:
+        eventually(lambda: app.read_models()[1].holder and len(app.read_models()[0].versions) == 2)
+        time.sleep(0.5)  # until it is looked again who there is
+        eventually(lambda: all(part.holder for part in app.read_models()[0].partitions))
+
+
+def test_a_process_that_could_not_join_at_first_leaves_when_it_stops(
+    log: ms.Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire, failed = Leases.acquire, threading.Event()
+
+    def once(self: Leases, name: str, *given: Any) -> Any:
+        if "~" in name and not failed.is_set():
+            failed.set()
+            raise ms.StorageError("the connection dropped")
+        return acquire(self, name, *given)
+
+    monkeypatch.setattr(Leases, "acquire", once)
+    with make(log, Notes.into(str(tmp_path / "read.db"))) as app:
+        assert app.query(GetNotes(), after=write(log, 0, 24)) == expected(24)
+        assert failed.is_set()
+    assert Leases(log).rows("Notes~") == []
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(("field", "value"), [("colour", Colour.RED), ("ref", UUID(int=7)), ("n", 7), ("flag", True)])
+def test_a_key_is_the_same_for_one_event_as_in_a_frame(log: ms.Log, field: str, value: Any) -> None:
+    class Painted(ms.Event, type="PartitionsPainted"):
+        colour: Colour = Colour.RED
+        ref: UUID = UUID(int=7)
+        n: int = 7
+        flag: bool = True
+
+    log.append("s", Painted())
+    (run,) = log.runs()
+    keys = Keys("Paintings", field, {"PartitionsPainted": Painted})
+    key = keys.of(run, Painted(**{field: value}))
+    frame = log.scan("s").collect().with_columns(_type=pl.lit("PartitionsPainted"))
+    assert keys.among(frame, lambda each: each == key).to_list() == [True]
+
+
 class ByWho(Notes):
     schema = "create table by_who (stream varchar(40) primary key, numbers varchar(4000) not null)"
     partition_by = "who"
@@ -317,10 +395,19 @@ def test_what_cannot_be_divided_is_refused(log: ms.Log, tmp_path: Path) -> None:
         @ms.on
         def person(self, event: Person) -> None: ...
 
+    class Listed(Notes):
+        partition_by = ["who"]  # type: ignore[assignment]
+
     class Divided(Notebooks):
         partition_by = "who"
 
-    for cls, why in ((Reader, "reads"), (Acting, "effects"), (Nameless, "no field"), (Named, "personal")):
+    for cls, why in (
+        (Listed, "partition_by is"),
+        (Reader, "reads"),
+        (Acting, "effects"),
+        (Nameless, "no field"),
+        (Named, "personal"),
+    ):
         with pytest.raises(ms.InvalidHandler, match=why):
             ms.App(log, projections=[cls.into(str(tmp_path / "read.db"))])
     with pytest.raises(ms.UsageError, match="by their keys"):

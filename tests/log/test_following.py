@@ -38,3 +38,13 @@ def test_a_read_that_was_cut_short_gives_no_event_twice(error, monkeypatch):
         found = log.tail.after(3)
         assert found is not None
         assert [seen.run.position for seen in found[0]] == list(range(4, 1_044))
+
+
+def test_who_is_ahead_of_what_this_process_was_told_of_is_not_sent_back(tmp_path):
+    """As a worker is that takes a read model over from another process which has just moved it."""
+    path = str(tmp_path / "log.db")
+    with ms.open(path) as log, ms.open(path) as other:
+        other.append("a", [Noted(n=n) for n in range(10)])
+        with log.tail.joined():
+            found = log.tail.after(8)
+            assert found is None or (found[1] >= 8 and all(seen.run.last > 8 for seen in found[0]))

@@ -124,7 +124,7 @@ class App(WriteSide, ReadSide):
         watch = Watch(log, moved)
         self._inline = [InlineProjection(log, p) for p in projections if p.inline]
         divided = [p for p in self._placements if is_divided(log, p)]
-        check_names([p.name for p in self._placements], divided)
+        check_names([p.name for p in self._placements])
         self._followers = {
             p.name: (LiveModel if p.live else Partitioned if p in divided else Follower)(log, p, leases, moved, watch)
             for p in projections

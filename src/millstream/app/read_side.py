@@ -19,6 +19,7 @@ from ..cqrs.settling import retry, skip
 from ..cqrs.versions import Version
 from ..errors import UsageError
 from ..log import Log
+from ..log.checkpoints import is_part
 from ..log.reading import IfTrimmed
 
 Which = type[Projection] | str
@@ -243,8 +244,14 @@ class ReadSide:
                 " paused for all of them",
                 hint="Keep it where all processes see it, such as into('read.db'); or stop the app: app.stop()",
             )
-        for part in dict.fromkeys([follower, *follower.parts]):
-            self._leases.pause(part.placement.kept_as, paused)
+        names = [part.placement.kept_as for part in dict.fromkeys([follower, *follower.parts])]
+        if not paused:
+            # Those of another number of partitions, from when it was paused, would stay so until that is back.
+            begins = f"{follower.placement.name}/"
+            known = [row.name for row in self._leases.rows(begins) if row.paused]
+            names += [name for name in known if name not in names and is_part(name, follower.placement.name)]
+        for name in names:
+            self._leases.pause(name, paused)
 
     def fill(self) -> None:
         """Have what is kept in memory read the log, in this thread: for a process that asks and runs no workers.

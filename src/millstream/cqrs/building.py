@@ -14,7 +14,7 @@ from ..log.checkpoints import parts_of, take
 from ..log.reading import IfTrimmed
 from ..storage.database import Database
 from . import versions
-from .effects import Passed, is_waiting, passed, passed_by, prepare, there
+from .effects import Passed, is_unsettled, is_waiting, passed, passed_by, prepare, there
 from .homes import Home
 from .keeping import Keeper
 from .lease import Stop
@@ -166,6 +166,7 @@ class Build:
         dropped: list[Version] = []
         done: list[bool] = []
         known: list[Version] = []
+        settle(self._home, self._placement, old)
         kept = self._with_effects()
 
         def work(db: Database) -> None:
@@ -203,16 +204,11 @@ class Build:
         if not self._placement.notes:
             return Passed()
         found = Passed()
-        for target in [self._home.at(each.place) for each in (version, *self._previous())]:
+        for target in [self._home.at(each.place) for each in (version, *_previous(self._home, self._placement))]:
             if there(target):
                 with target.reading() as db:
                     found = found | passed(db, self._placement)
         return found
-
-    def _previous(self) -> list[Version]:
-        with self._home.target.reading() as db:
-            known = versions.all_of(db, self._placement.name)
-        return [each for each in known if each.state is VersionState.PREVIOUS]
 
     def _with_effects(self) -> list[int]:
         """The versions that have noted effects which nobody has performed yet: they have to stay until then."""
@@ -220,7 +216,7 @@ class Build:
             return []
         return [
             each.number
-            for each in self._previous()
+            for each in _previous(self._home, self._placement)
             if there(target := self._home.at(each.place)) and is_waiting(target, self._placement)
         ]
 
@@ -254,6 +250,18 @@ def hand_over(home: Home, placement: Placement, before: Sequence[Version], versi
     home.at(version.place).transact(lambda db: prepare(db, placement, held, building=False))
 
 
+def settle(home: Home, placement: Placement, version: Version) -> None:
+    """Do for a version that answers what `hand_over` would have done, if a kill came before it, and no worker since."""
+    if placement.performs and is_unsettled(home.at(version.place), placement):
+        hand_over(home, placement, _previous(home, placement), version)
+
+
+def _previous(home: Home, placement: Placement) -> list[Version]:
+    with home.target.reading() as db:
+        known = versions.all_of(db, placement.name)
+    return [each for each in known if each.state is VersionState.PREVIOUS]
+
+
 def roll_back(home: Home, placement: Placement) -> Version:
     """Have the version before answer again.
 
@@ -261,6 +269,10 @@ def roll_back(home: Home, placement: Placement) -> Version:
         NotFound: There is none.
     """
     found: list[Version] = []
+    with home.target.reading() as db:
+        answers = versions.live_of(db, placement.name)
+    if answers is not None:
+        settle(home, placement, answers)
 
     def work(db: Database) -> None:
         found.clear()
@@ -275,9 +287,7 @@ def roll_back(home: Home, placement: Placement) -> Version:
     home.target.transact(work)
     fence(home, placement, found[0])
     if placement.performs:
-        with home.target.reading() as db:
-            others = [each for each in versions.all_of(db, placement.name) if each.state is VersionState.PREVIOUS]
-        hand_over(home, placement, others, found[1])
+        hand_over(home, placement, _previous(home, placement), found[1])
     return found[1]
 
 

@@ -44,6 +44,7 @@ _KINDS: dict[Any, tuple[str, pl.DataType]] = {
     msgspec.inspect.TimeDeltaType: ("bigint", pl.Int64()),
 }
 """Columns compare as their fields do: numbers as numbers, durations as microseconds, the rest as text in that order."""
+_TEXT = ("text", pl.String())
 _SMALLEST = Decimal(1).scaleb(-10)
 _EMPTY = pl.DataFrame()
 
@@ -139,9 +140,14 @@ class Documents(Projection, Generic[Document]):
 
         Args:
             where: A condition on the columns, and what may follow it: ``"cents > ? order by cents desc limit 10"``.
-            params: What its question marks stand for.
+            params: What its question marks stand for; values of the fields' types are compared as the columns are.
         """
-        rows = db.execute(f"select key, document from {quoted(cls.table)} where {where}", params)
+        given = (
+            {name: _given(value, db.dialect) for name, value in params.items()}
+            if isinstance(params, Mapping)
+            else [_given(value, db.dialect) for value in params]
+        )
+        rows = db.execute(f"select key, document from {quoted(cls.table)} where {where}", given)
         return {key: cls._form.decode(text) for key, text in rows}
 
     @classmethod
@@ -179,7 +185,7 @@ class _Form:
                 )
         self.document = document
         self.names = list(projection.columns)
-        kinds = [_KINDS.get(_plain(known[column]), ("text", pl.String())) for column in self.names]
+        kinds = [_KINDS.get(_plain(known[column]), _TEXT) for column in self.names]
         self.fields = {column: kind[0] for column, kind in zip(self.names, kinds, strict=True)}
         self.frame = {"key": pl.String(), **dict(zip(self.names, (kind[1] for kind in kinds), strict=True))}
         self.frame["document"] = pl.String()
@@ -436,9 +442,23 @@ def _computes(field: msgspec.inspect.Field) -> bool:
 def _plain(found: msgspec.inspect.Type) -> type[msgspec.inspect.Type]:
     """What a column holds that may be empty."""
     if isinstance(found, msgspec.inspect.UnionType):
-        kinds = [type(each) for each in found.types if not isinstance(each, msgspec.inspect.NoneType)]
-        return kinds[0] if len(kinds) == 1 else msgspec.inspect.AnyType
-    return type(found)
+        kinds = {_plain(each) for each in found.types if not isinstance(each, msgspec.inspect.NoneType)}
+        if kinds == {msgspec.inspect.IntType, msgspec.inspect.FloatType}:
+            return msgspec.inspect.FloatType
+        return kinds.pop() if len(kinds) == 1 else msgspec.inspect.AnyType
+    values: Sequence[Any] = ()
+    if isinstance(found, msgspec.inspect.EnumType):
+        values = [each.value for each in found.cls]
+    elif isinstance(found, msgspec.inspect.LiteralType):
+        values = found.values
+    return msgspec.inspect.IntType if values and all(type(each) is int for each in values) else type(found)
+
+
+def _given(value: Any, dialect: str) -> Any:
+    """A value that columns are compared with, in the form that they have it in."""
+    if isinstance(value, Decimal):
+        return _value(value, "") if dialect == "sqlite" else value
+    return _value(value, "text") if isinstance(value, Enum | datetime | date | clock | timedelta | UUID) else value
 
 
 def _value(value: Any, kind: str) -> Any:
@@ -446,6 +466,8 @@ def _value(value: Any, kind: str) -> Any:
         return value
     if isinstance(value, timedelta):
         return value // timedelta(microseconds=1)
+    if isinstance(value, Enum):
+        value = value.value
     if isinstance(value, Decimal) and kind != "text":
         if not value.is_finite():
             raise UsageError(f"{value} cannot be searched by as a number", hint="Leave it empty: Decimal | None")
@@ -453,11 +475,9 @@ def _value(value: Any, kind: str) -> Any:
             digits.prec = 80
             return format(value.quantize(_SMALLEST), "f")
     if kind != "text":
-        return value
-    if isinstance(value, str) and not isinstance(value, Enum):
+        return float(value) if kind == "double precision" else value
+    if isinstance(value, str):
         return str.__str__(value)  # of a class of its own, such as that of `Erased`: plain text
-    if isinstance(value, Enum):
-        return str(value.value)
     if isinstance(value, datetime):
         # In one zone, and of one length: so texts are in the order of times.
         return (value if value.tzinfo is None else value.astimezone(UTC)).isoformat(timespec="microseconds")

@@ -271,6 +271,19 @@ def is_waiting(target: Target, placement: Placement) -> bool:
         )
 
 
+def is_unsettled(target: Target, placement: Placement) -> bool:
+    """Whether a version has noted effects there that others may have seen to, as one that is being built does."""
+    if not there(target):
+        return False
+    with target.reading() as db:
+        found = (
+            db.one(f"select building from {db.own(MARKS)} where name = ?", (placement.name,))
+            if db.has_table(MARKS)
+            else None
+        )
+    return found is not None and bool(found["building"])
+
+
 def there(target: Target) -> bool:
     """Whether a version's database is there: to write to it would make it."""
     path = getattr(target, "path", "")

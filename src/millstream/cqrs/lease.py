@@ -9,6 +9,7 @@ it, and the one before meets that at its next commit.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 import time
@@ -36,6 +37,9 @@ BEAT = 1.0
 
 EXPIRES = 3.0
 """After so many seconds without a beat, a holder is taken for dead."""
+
+_HOLDER = re.compile(r"[^/]*/[^/]*/\d+/[^/]*/[0-9a-f]{12}")
+"""The form of what stands for a process."""
 
 _LOOK = 0.2
 """How often, in seconds, whoever waits for a lease looks at it."""
@@ -239,6 +243,11 @@ def _row(db: Database, name: str) -> Row | None:
 
 def _holder() -> str:
     return f"{socket.gethostname()}/{_boot()}/{os.getpid()}/{_started(os.getpid())}/{uuid.uuid4().hex[:12]}"
+
+
+def is_holder(text: str) -> bool:
+    """Whether a text has the form of what stands for a process."""
+    return _HOLDER.fullmatch(text) is not None
 
 
 def is_dead(holder: str) -> bool:

@@ -6,13 +6,14 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import DatabaseError, UsageError
 from ..log.handlers import InvalidHandler
 from ..log.records import Recorded, Run
 from ..storage.database import Database
+from ..storage.sqlite.database import statements
 from .batches import cut
 from .pieces import Batch, Piece, apply_all
 from .projection import Bound, Placement, Projection
@@ -70,9 +71,10 @@ class Lockstep(Placement):
 
 
 class Together(Lockstep):
-    """Inline projections of one app as they stood: each event is applied to all of them, as the commits did.
+    """Inline projections of one app as they stood: each event is applied to all of them before the next one comes.
 
-    Their tables may refer to each other, and their handlers look into each other's: none could be replayed alone.
+    Their tables may refer to each other, and their handlers look into each other's: none could be replayed alone. Which
+    events shared a commit, in which each of them had all before the next had any, the log does not say.
 
     Attributes:
         projections: Their classes, in the order of the app.
@@ -150,13 +152,19 @@ def tables_in(schema: str) -> list[str]:
 
 
 _LOOKS = re.compile(
-    r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/|\b(?:from|join|into|update)\s+(?:only\s+)?(?:(\w+)|\"((?:[^\"]|\"\")+)\")",
+    r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/|\b(?:from|join|into|update|table)\s+(?:only\s+|if\s+exists\s+)?(?:(\w+)|\"((?:[^\"]|\"\")+)\")",
     re.DOTALL | re.IGNORECASE,
 )
 
 
-_READS = re.compile(r"\s*(?:select|insert|update|delete|replace|with|values)\b", re.IGNORECASE)
-"""What begins a statement that SQLite can be asked about beforehand."""
+_AHEAD = re.compile(r"(?:[\s;\ufeff]|--[^\n]*|/\*.*?\*/)*", re.DOTALL)
+"""What may stand before a statement."""
+_BARE = re.compile(
+    r"(?:explain|pragma|attach|detach|vacuum|begin|commit|end|rollback|savepoint|release)\b|\Z", re.IGNORECASE
+)
+"""What begins a statement that has nothing to do with tables, or that SQLite cannot be asked about beforehand."""
+_TOUCHES = {"OpenRead": (3, 4), "OpenWrite": (3, 4), "Clear": (2, 3), "Destroy": (2, 4)}
+"""The steps in which SQLite takes up a table: where each says at which page that begins, and in which database."""
 
 
 def watched(db: Database, placement: Placement) -> Database:
@@ -220,7 +228,7 @@ class _Watched(Database):
         if sql in self._known:
             return
         used = [(plain or quoted.replace('""', '"')).lower() for plain, quoted in _LOOKS.findall(sql)]
-        if self.dialect == "sqlite" and params is not None and _READS.match(sql):
+        if self.dialect == "sqlite" and params is not None:
             used += self._opened(sql, params)
         for table in used:
             if table in self._others:
@@ -234,17 +242,21 @@ class _Watched(Database):
 
     def _opened(self, sql: str, params: Any) -> list[str]:
         """The tables that SQLite opens for a statement, however it names them: through views, lists, other quotes."""
+        ahead = _AHEAD.match(sql)
+        bare = sql[ahead.end() :] if ahead is not None else sql
+        if _BARE.match(bare):
+            return []
         if self._roots is None:
             rows = self._db.query("select rootpage, lower(tbl_name) as name from sqlite_master where rootpage > 0")
             self._roots = {row["rootpage"]: row["name"] for row in rows}
+        found = []
         # Prepared anew each time: SQLite does not see that the schema has changed under an explanation that it has
         # kept, and reads memory that is gone.
-        steps = self._db.execute(f"explain /* {next(_asked)} */ {sql}", params).fetchall()
-        return [
-            self._roots[root]
-            for _, code, _, root, database, *_ in steps
-            if code in ("OpenRead", "OpenWrite") and database == 0 and root in self._roots
-        ]
+        for step in self._db.execute(f"explain /* {next(_asked)} */ {bare}", params).fetchall():
+            root, database = _TOUCHES.get(step[1], (0, 0))
+            if root and step[database] == 0 and step[root] in self._roots:
+                found.append(self._roots[step[root]])
+        return found
 
     def execute(self, sql: str, params: Any = ()) -> Any:
         self._check(sql, params)
@@ -257,6 +269,9 @@ class _Watched(Database):
 
     def executescript(self, sql: str) -> None:
         self._check(sql)
+        for each in statements(sql) if self.dialect == "sqlite" else ():
+            with suppress(DatabaseError):  # it may need what the ones before it make
+                self._check(each, ())
         self._db.executescript(sql)
 
     def insert(self, table: str, frame: Any) -> None:

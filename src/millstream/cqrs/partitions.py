@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from ..errors import MillstreamError, UsageError
 from ..log import Log
+from ..log.checkpoints import is_part
 from ..log.handlers import InvalidHandler
 from .building import NEVER
 from .follower import Follower, Mode, Until
@@ -250,16 +251,15 @@ class Partitioned(Follower):
         return self._live.fingerprint != self.made_by
 
 
-def check_names(names: Sequence[str], divided: Sequence[Placement]) -> None:
-    """Refuse a projection that is named as the partition of another one is.
+def check_names(names: Sequence[str]) -> None:
+    """Refuse a projection that is named as the partition of another one is: that may be kept in partitions one day.
 
     Raises:
         UsageError: There is one.
     """
-    for placement in divided:
-        for number in range(1, placement.projection.partitions + 1):
-            if f"{placement.name}/{number}" in names:
+    for name in names:
+        for other in names:
+            if is_part(name, other):
                 raise UsageError(
-                    f"a projection is named {placement.name}/{number}, as a partition of {placement.name} is",
-                    hint="Give it another name",
+                    f"a projection is named {name}, as a partition of {other} is", hint="Give it another name"
                 )

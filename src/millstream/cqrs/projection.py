@@ -51,7 +51,7 @@ class Projection:
         partitions: In how many parts its events are applied, each by a worker of its own: see `partition_by`. Counts
             where several processes can write: in a file of SQLite, in PostgreSQL, in the log's database.
         partition_by: What says which events belong together, and so stay in the order of the log: ``"_stream"``, or a
-            field of the events with texts or whole numbers; or such a name for each class of events.
+            field of the events with texts, whole numbers, enums or ids; or such a name for each class of events.
 
     Example:
         >>> import millstream as ms

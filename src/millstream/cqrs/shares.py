@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from enum import Enum
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 from zlib import crc32
 
 import polars as pl
@@ -40,6 +42,12 @@ class Keys:
 
     def __init__(self, name: str, by: str | Mapping[Any, str], events: dict[str, type[Any]]) -> None:
         self._name = name
+        if not isinstance(by, str | Mapping):
+            raise InvalidHandler(
+                name,
+                f"partition_by is {by!r:.40}",
+                hint='Name a field, or "_stream"; or one for each class: partition_by = {OrderPlaced: "order"}',
+            )
         named = {} if isinstance(by, str) else {type_name(cls): field for cls, field in by.items()}
         self._fields = {type: by if isinstance(by, str) else named.get(type, STREAM) for type in events}
         for type, cls in events.items():
@@ -105,10 +113,12 @@ class Keys:
     def _plain(self, type: str, value: Any) -> str:
         if value is None:
             return ""
+        if isinstance(value, Enum | UUID):
+            value = value.value if isinstance(value, Enum) else str(value)  # as in frames
         if not isinstance(value, str | int):
             raise UsageError(
                 f"{self._fields[type]!r} of {type} is {value!r:.60}, which cannot say to which partition it belongs",
-                hint="Divide by a field of texts or whole numbers",
+                hint="Divide by a field of texts, whole numbers, enums or ids",
             )
         return str(value)
 

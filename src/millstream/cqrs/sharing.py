@@ -16,7 +16,7 @@ from ..errors import StorageError
 from ..log import Log
 from ..storage.base import Receipt
 from ..storage.database import Database
-from .lease import EXPIRES, TABLE, Lease, Leases, Row, Stop, is_dead
+from .lease import EXPIRES, TABLE, Lease, Leases, Row, Stop, is_dead, is_holder
 
 _LOOK = 0.3
 """How often, in seconds, a process looks who else there is."""
@@ -47,9 +47,10 @@ class Sharing:
         """Take part, for as long as any of the threads that called this is inside."""
         with self._mutex:
             self._inside += 1
-            if self._lease is None or self._lease.lost.is_set():
-                self._join(stop)
         try:
+            with self._mutex:
+                if self._lease is None or self._lease.lost.is_set():
+                    self._join(stop)
             yield
         finally:
             with self._mutex:
@@ -87,12 +88,17 @@ class Sharing:
         if self._lease.lost.is_set():
             # This process stood still for so long that it was taken for dead.
             self._join(_NOW)
-        rows = self._leases.rows(self._begins)
+        rows = [row for row in self._leases.rows(self._begins) if self._is_member(row)]
         dead = [row.name for row in rows if row.name != self._own and self._is_gone(row)]
         if dead:
             self._remove(dead)
         names = sorted(row.name for row in rows if row.name not in dead)
         return (names.index(self._own), len(names)) if self._own in names else None
+
+    def _is_member(self, row: Row) -> bool:
+        """Whether a row stands for a process: a projection may have a name that begins like it."""
+        rest = row.name.removeprefix(self._begins)
+        return rest == row.holder or (not row.holder and is_holder(rest))
 
     def _is_gone(self, row: Row) -> bool:
         if not row.holder or is_dead(row.holder):

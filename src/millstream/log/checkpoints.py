@@ -84,7 +84,13 @@ def parts_of(db: Database, name: str) -> list[Checkpoint]:
     if not db.has_table(TABLE):
         return []
     rows = db.query(f"select name, position, epoch from {db.own(TABLE)} order by name")
-    return [Checkpoint(**row) for row in rows if row["name"] == name or row["name"].startswith(f"{name}/")]
+    return [Checkpoint(**row) for row in rows if row["name"] == name or is_part(row["name"], name)]
+
+
+def is_part(name: str, whole: str) -> bool:
+    """Whether this is the name of a partition: others may begin with that of the whole and a slash, too."""
+    begin, _, number = name.rpartition("/")
+    return begin == whole and number.isdecimal() and number.isascii()
 
 
 def reached(db: Database, name: str) -> int:
