@@ -18,7 +18,7 @@ class Inline:
     pid = 0
 
     def __init__(self, log: ms.Log, flow: Flow, start: Start) -> None:
-        self._share = Share(log, flow, Range(start.index, start.count), start.rows)
+        self._share = Share(log, flow, Range(start.index, start.count), start.rows, memory=start.memory)
         self._share.load(start.name, start.position, start.sources, split=start.split)
         self._orders: deque[Iterator[Any]] = deque()
 

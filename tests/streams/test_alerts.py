@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from referee import START, agree, clicks, play
 
-from millstream.streams import Flow, FlowError, hopping, sliding, stream
+from millstream.streams import Flow, FlowError, hopping, sliding, stream, tumbling
 
 source = stream("clicks", time="ts", lateness="2s")
 
@@ -54,3 +54,16 @@ def test_an_alert_with_a_cooldown_needs_rows_in_order_of_time() -> None:
     with pytest.raises(FlowError, match="order of time"):
         source.alert(pl.col("amount") > 1, cooldown="1m")
     assert play(source.alert(pl.col("amount") > 90), clicks(1)).height
+
+
+@pytest.mark.parametrize("on", ["meet", "enter"])
+def test_a_key_that_is_not_a_number_is_one_key_from_batch_to_batch(on: str) -> None:
+    nan = float("nan")
+    ts = [START + timedelta(seconds=20 * each) for each in range(30)]
+    rows = pl.DataFrame({"user": [nan, 1.5, -0.0, 0.0, nan] * 6, "ts": ts})
+    counts = source.group_by("user").window(tumbling("1m")).agg(n=pl.len())
+    flow = counts.alert(pl.col("n") > 0, on="enter") if on == "enter" else counts.alert(pl.col("n") > 0, cooldown="1h")
+    whole = play(flow, rows)
+    assert sorted(map(str, whole["user"].abs().to_list())) == ["0.0", "1.5", "nan"]
+    for seed in range(4):
+        assert play(flow, rows, seed).equals(whole)

@@ -97,3 +97,23 @@ def test_values_are_compared_as_what_they_are() -> None:
         assert_flow(flow, rows, gives=[{"ts": at(2)}, {}], schema=schema)
     with pytest.raises(ms.UsageError, match="has an end"):
         assert_flow(flow.to("out", type="AssertedOut"), rows, gives=[])
+
+
+def test_what_is_not_a_number_is_equal_to_itself() -> None:
+    nan = float("nan")
+    rows = [{"x": nan, "deep": [{"y": [1.0, nan]}], "ts": at(1)}]
+    assert_flow(ms.stream("clicks", time="ts"), rows, gives=[{"x": nan, "deep": [{"y": [1.0, nan]}]}])
+    with pytest.raises(AssertionError, match="differs in deep"):
+        assert_flow(ms.stream("clicks", time="ts"), rows, gives=[{"deep": [{"y": [2.0, nan]}]}])
+
+
+def test_what_could_not_arrive_is_refused() -> None:
+    with pytest.raises(ms.UsageError, match="reads no stream 'click'"):
+        assert_flow(counts, [("click", row(1, 3))], gives=[])
+    with pytest.raises(ms.UsageError, match="3 is neither a row"):
+        assert_flow(counts, [3], gives=[])  # type: ignore[list-item]
+    for wrong in (row(1, 3), "5m", 3):
+        with pytest.raises(ms.UsageError, match="is no list of arrivals"):
+            assert_flow(counts, wrong, gives=[])  # type: ignore[arg-type]
+    with pytest.raises(ms.UsageError, match="is no flow"):
+        assert_flow("clicks", [], gives=[])  # type: ignore[arg-type]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import polars as pl
@@ -190,3 +191,14 @@ def test_times_that_are_datetimes_in_some_events_and_text_in_others_are_all_time
             log.append("s", ms.Plain("DriftedText", {"ts": HOURS[hour]}))
         assert flow.over(log)["n"].to_list() == [6]
         assert source.lateness(log)[0].late == 0
+
+
+def test_decimals_keep_their_precision_over_a_restart() -> None:
+    prices = pl.Series([Decimal("1.10"), Decimal("-3.00"), None], dtype=pl.Decimal(20, 2))
+    rows = pl.DataFrame({"price": prices, "ts": [datetime(2024, 1, 1, hour) for hour in range(3)]})
+    flow = stream("s", time="ts").group_by("price").window(tumbling("1h")).agg(n=pl.len())
+    with ms.open() as log:
+        for each in range(3):
+            log.append("s", rows.slice(each, 1), type="DriftPriced")
+            run(log, flow.to("out", type="DriftPrices"), until="head")
+        assert log.scan("out").collect().schema["price"] == prices.dtype == flow.over(log).schema["price"]

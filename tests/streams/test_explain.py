@@ -190,3 +190,15 @@ def reading(log: Log, began: list[int]) -> Log:
 
     log.runs = noted  # type: ignore[method-assign]
     return log
+
+
+def test_a_value_that_is_no_finite_number_is_like_itself_alone() -> None:
+    keys = [float("nan"), float("inf"), -float("inf"), 1.5, None] * 2
+    rows = pl.DataFrame({"user": keys, "ts": [START + timedelta(seconds=each) for each in range(10)]})
+    counts = stream("clicks", time="ts").group_by("user").window(tumbling("1h")).agg(n=pl.len())
+    with ms.open() as log:
+        log.append("clicks", rows, type="ExplainedOdd")
+        for row in counts.over(log).to_dicts():
+            found = counts.explain(log, row)
+            assert len(found.positions) == 2
+            assert str(found.inputs["clicks"]["user"].unique().to_list()) == str([row["user"]])

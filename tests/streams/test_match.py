@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from referee import START, clicks, play
 
-from millstream.streams import Flow, UnsupportedExpression, UnsupportedPattern, stream
+from millstream.streams import Flow, UnsupportedExpression, UnsupportedPattern, sliding, stream
 from millstream.streams.pattern import Element, parse
 
 source = stream("clicks", time="ts", lateness="2s")
@@ -246,3 +246,26 @@ def test_without_a_key_all_rows_are_of_one_sequence(contiguity: str) -> None:
     rows = pl.DataFrame({"x": [1, -1, 2, -2], "ts": [START + timedelta(seconds=n) for n in range(4)]})
     flow = stream("s", time="ts").match("a b", within="1m", define=define, contiguity=contiguity)  # type: ignore[arg-type]
     assert flow.over(rows)["events"].to_list() == [2, 2]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        pl.Series([1, 2, None, 2**64 - 1], dtype=pl.UInt64),
+        pl.Series([1, 2, None, -7], dtype=pl.Int16),
+        pl.Series([b"", b"\xff\0", None, b"\xff"], dtype=pl.Binary),
+        pl.Series([timedelta(0), timedelta(1), None, timedelta(-1)], dtype=pl.Duration("ms")),
+    ],
+)
+def test_keys_keep_their_type_whatever_they_are(keys: pl.Series) -> None:
+    ts = [START + timedelta(seconds=each) for each in range(40)]
+    user = keys[[each // 2 * len(keys) // 20 for each in range(40)]]
+    rows = pl.DataFrame({"user": user, "kind": ["click", "purchase"] * 20, "ts": ts})
+    define = {"a": pl.col("kind") == "click", "b": pl.col("kind") == "purchase"}
+    flow = source.group_by("user").match("a b", within="1m", define=define)
+    whole = play(flow, rows)
+    assert whole["user"].dtype == keys.dtype
+    assert whole["user"].to_list() == user[::2].to_list()
+    assert play(flow, rows, 3).equals(whole)
+    sums = play(source.group_by("user").window(sliding("1m")).agg(n=pl.len()), rows)
+    assert sums["n"].to_list() == [*range(1, 11)] * 4

@@ -128,7 +128,8 @@ def test_a_flow_split_and_split_anew_gives_the_rows_of_one_process_in_their_orde
             if count == 1:
                 worker = Worker(log, flow, rows=90, commit_every=0)
             else:
-                worker = SharedWorker(log, flow, count, rows=90, commit_every=0, begin=inline(log, flow))
+                limit = r.choice([None, 1, 5_000])
+                worker = SharedWorker(log, flow, count, rows=90, commit_every=0, memory=limit, begin=inline(log, flow))
             for _ in range(r.randrange(1, 5)):
                 busy = worker.advance(head)
                 if not busy:

@@ -57,7 +57,11 @@ def is_gone(pid: int) -> bool:
 def test_processes_share_a_flow_and_one_process_goes_on_with_it(shared_home: str, whole: list[pl.DataFrame]) -> None:
     with ms.open(shared_home) as log:
         fill(log)
-        ms.run(log, FLOW, until="head", processes=2)
+        with ms.Running(log, FLOW, processes=2, memory="2KB") as running:
+            assert running.wait(log.head, timeout=60)
+            progress = running.progress()[running.flows.popitem()[0]]
+            assert progress.spilled > 0
+            assert progress.memory + progress.spilled > 2_000
         same(given(log), whole)
         more = ROWS.head(200).with_columns(pl.col("ts") + pl.duration(hours=2))
         log.append("clicks", more, type="Click")

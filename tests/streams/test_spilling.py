@@ -171,14 +171,17 @@ def test_a_flow_tells_what_it_holds_in_memory_and_on_disk_and_gives_the_same(tmp
     assert {path.name.partition("-")[0] for path in tmp_path.iterdir()} <= {"log.db", "log.db.lock"}
 
 
-def test_an_app_runs_its_flows_within_a_limit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_app_runs_its_flows_within_a_limit(tmp_path: Path, processes: int) -> None:
     flow = KEPT["distinct"].to("out", type="Spilled.InApp")
     with ms.open(str(tmp_path / "log.db")) as log:
         with pytest.raises(UsageError, match="memory="):
             ms.App(log, flows=[flow], memory="lots")
+        with pytest.raises(UsageError, match="number of processes"):
+            ms.App(log, flows=[flow], flow_processes=0)
         log.append("clicks", many(6, 500), type="Click")
         expected = KEPT["distinct"].over(log, final=False)
-        with ms.App(log, flows=[flow], memory=100):
+        with ms.App(log, flows=[flow], memory=100, flow_processes=processes):
             deadline = time.monotonic() + 60
             while "out" not in {found.name for found in log.streams()} and time.monotonic() < deadline:
                 time.sleep(0.01)

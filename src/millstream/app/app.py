@@ -52,13 +52,15 @@ class App(WriteSide, ReadSide):
         flows: Flows of ``ms.stream``, each ended with ``.to(…)``.
         memory: How much of its state each flow holds in memory, such as ``"512MB"``; what is beyond goes to disk, as
             `millstream.run` has it.
+        flow_processes: In how many processes beside this one each flow works, as `millstream.run` has ``processes``.
         services: Objects that handlers of commands ask for by their types, `Decision`s among them.
         processes: Classes of process managers.
         outboxes: Where messages to the outside are posted; handlers ask for them as ``mail: ms.Outbox``.
 
     Raises:
         DuplicateHandler: Two projections have one name.
-        UsageError: Two flows or two captures have one name, something given is none of them, or ``memory`` is no size.
+        UsageError: Two flows or two captures have one name, something given is none of them, ``memory`` is no size,
+            or ``flow_processes`` no number.
         ReadModelChanged: An inline projection's tables were made by another version of its schema.
         ProjectionFailed: An inline projection's handler raised for an event that is in the log already.
 
@@ -96,6 +98,7 @@ class App(WriteSide, ReadSide):
         captures: Sequence[Background] = (),
         flows: Sequence[Flow | Background] = (),
         memory: str | int | None = None,
+        flow_processes: int = 1,
         services: Sequence[object] = (),
         processes: Sequence[type[Process]] = (),
         outboxes: Sequence[Outbox] = (),
@@ -115,7 +118,8 @@ class App(WriteSide, ReadSide):
                 )
         captures = _backgrounds("captures", captures, "[ms.capture('sqlite:///shop.sqlite')]")
         _check_names("captures", captures, "Give each once; name one: ms.capture(url, name='…', prefix='…')")
-        live = _live(_backgrounds("flows", flows, "[ms.stream('clicks').….to('counts', type='Counted')]"), memory)
+        given = _backgrounds("flows", flows, "[ms.stream('clicks').….to('counts', type='Counted')]")
+        live = _live(given, memory, flow_processes)
         _check_names("flows", live, "Give each once; name one: .to(stream, type=…, name='…')")
         self._placements = _distinct(projections)
         keep_apart(self._placements)
@@ -387,8 +391,8 @@ def _backgrounds(what: str, given: Any, example: str) -> list[Any]:
     return found
 
 
-def _live(flows: Sequence[Flow | Background], memory: str | int | None) -> list[Background]:
-    return [LiveFlow(flow, memory) if isinstance(flow, Flow) else flow for flow in flows]
+def _live(flows: Sequence[Flow | Background], memory: str | int | None, processes: int) -> list[Background]:
+    return [LiveFlow(flow, memory, processes) if isinstance(flow, Flow) else flow for flow in flows]
 
 
 def _check_names(kind: str, backgrounds: Sequence[Background], hint: str) -> None:

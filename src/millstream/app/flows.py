@@ -5,22 +5,23 @@ from __future__ import annotations
 from ..log import Log
 from ..log.checkpoints import peek
 from ..streams.flow import Flow
-from ..streams.running import Running
+from ..streams.running import Running, number_of
 from ..streams.spilling import size
 
 
 class LiveFlow:
     """A flow as background work: `supervisor.Background`, filled in."""
 
-    def __init__(self, flow: Flow, memory: str | int | None = None) -> None:
+    def __init__(self, flow: Flow, memory: str | int | None = None, processes: int = 1) -> None:
         self._flow = flow
         self._memory = None if memory is None else size(memory)
+        self._processes = number_of(processes)
         self._running: Running | None = None
         self.name = flow.sink.name if flow.sink is not None else ""
 
     def start(self, log: Log) -> None:
         """Take the flow up where it was."""
-        self._running = Running(log, self._flow, memory=self._memory).start()
+        self._running = Running(log, self._flow, memory=self._memory, processes=self._processes).start()
 
     def stop(self) -> None:
         """End after the batch at hand is committed."""

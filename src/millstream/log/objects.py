@@ -170,6 +170,8 @@ def _scale(value: Decimal) -> int:
 
 
 def _common(a: pl.DataType, b: pl.DataType) -> pl.DataType:
+    if a == b:
+        return a
     if isinstance(a, pl.Decimal) and isinstance(b, pl.Decimal):
         return pl.Decimal(38, max(a.scale, b.scale))
     if isinstance(a, pl.List) and isinstance(b, pl.List):

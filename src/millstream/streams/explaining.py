@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +136,7 @@ def _is(column: pl.Series, value: Any) -> pl.Series:
         return column.is_null()
     if column.dtype.is_temporal() and isinstance(value, str) and isinstance(column.dtype, pl.Datetime):
         return (column.dt.epoch("us") == to_micros(value)).fill_null(False)
-    if column.dtype.is_float() and isinstance(value, int | float):
+    if column.dtype.is_float() and isinstance(value, int | float) and math.isfinite(value):
         near = (column - float(value)).abs() <= 1e-9 * abs(float(value))
         return (near | column.eq_missing(pl.Series([float(value)]))).fill_null(False)
     if column.dtype.is_nested():

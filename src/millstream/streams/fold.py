@@ -15,7 +15,7 @@ import polars as pl
 from .columns import AT, SEQUENCE, key_column, need, ordered, visible
 from .distinct import settle
 from .errors import FlowError
-from .keyed import held_of, marked, newest, put
+from .keyed import held_of, marked, newest, plainly, put
 from .state import Batch, OperatorState, Order, Parts, Step
 from .windows import split_late
 
@@ -114,11 +114,13 @@ class Fold(Remembering, frozen=True, eq=False):
         """Settled rows, in order, with what has been made of each key's rows up to there."""
         keys, names = self._keys, list(self.types)
         every = rows.select(keys).unique(maintain_order=True).with_row_index(_GROUP)
-        groups = rows.select(keys).join(every, on=keys, how="left", nulls_equal=True, maintain_order="left")[_GROUP]
+        groups = plainly(rows.select(keys), keys).join(
+            every, on=keys, how="left", nulls_equal=True, maintain_order="left"
+        )[_GROUP]
         known: list[tuple[int, dict[str, Any]] | None] = [None] * every.height
         found = held_of(held, rows, keys)
         if found is not None:
-            found = found.join(every, on=keys, how="inner", nulls_equal=True)
+            found = plainly(found, keys).join(every, on=keys, how="inner", nulls_equal=True)
             places = found[_GROUP].to_list()
             times = found[_TOUCHED].to_list()
             for place, at, values in zip(places, times, found.select(names).iter_rows(named=True), strict=True):

@@ -32,6 +32,8 @@ class KeyIds:
         self._known: list[pl.DataFrame] = []
         self._numbers: list[Ints] = []
         self.count = 0
+        self._dtype: pl.DataType = pl.Int64()
+        """Of a key that is its own number, the type."""
 
     def takes(self, frame: pl.DataFrame, bits: int) -> bool:
         """Whether the keys of a frame fit numbers of so many bits."""
@@ -51,6 +53,7 @@ class KeyIds:
         if not self.columns:
             return np.zeros(frame.height, np.int64)
         if self.direct:
+            self._dtype = frame.schema[self.columns[0]]
             key = frame[self.columns[0]].cast(pl.Int64)
             if key.null_count():
                 return (key + 1).fill_null(0).to_numpy()
@@ -82,7 +85,8 @@ class KeyIds:
         if self.direct:
             name = self.columns[0]
             key = pl.Series(name, ids, pl.Int64)
-            return pl.DataFrame({name: key}).select(pl.when(pl.col(name) > 0).then(pl.col(name) - 1))
+            known = pl.when(pl.col(name) > 0).then(pl.col(name) - 1)
+            return pl.DataFrame({name: key}).select(known.cast(self._dtype))
         self._gather()
         return self._known[0][self._numbers[0].searchsorted(ids)]
 
@@ -106,4 +110,8 @@ def _plain(dtype: pl.DataType, column: str) -> pl.Expr:
     if dtype.is_float():
         # Zero has two signs and is one key.
         return pl.when(pl.col(column) == 0).then(pl.lit(0, dtype)).otherwise(pl.col(column)).cast(pl.String)
+    if dtype == pl.Binary:
+        return pl.col(column).bin.encode("hex")
+    if dtype == pl.Duration:
+        return pl.col(column).to_physical().cast(pl.String)
     return pl.col(column) if dtype == pl.String else pl.col(column).cast(pl.String)

@@ -21,7 +21,7 @@ from .columns import AT, END_OF_TIME, LATE, SEQUENCE, need, ordered, utc, visibl
 from .distinct import settle
 from .errors import FlowError
 from .fold import Remembering, columns_of, plain_value
-from .keyed import held_of, marked, newest
+from .keyed import held_of, marked, newest, plainly
 from .state import Batch, OperatorState, Parts, Step
 from .windows import numbered, split_late
 
@@ -214,7 +214,7 @@ class Processed(Remembering, frozen=True, eq=False):
             return known
         found = found.filter(~pl.col(_GONE))
         if keys:
-            found = found.join(every, on=keys, how="inner", nulls_equal=True)
+            found = plainly(found, keys).join(every, on=keys, how="inner", nulls_equal=True)
         else:
             found = found.with_columns(pl.lit(0).alias(_GROUP))
         places, touched, timers = (found[name].to_list() for name in (_GROUP, _TOUCHED, _TIMERS))
@@ -231,7 +231,9 @@ class Processed(Remembering, frozen=True, eq=False):
         keys = self._keys
         groups: list[int] = [0] * rows.height
         if keys:
-            found = rows.select(keys).join(every, on=keys, how="left", nulls_equal=True, maintain_order="left")
+            found = plainly(rows.select(keys), keys).join(
+                every, on=keys, how="left", nulls_equal=True, maintain_order="left"
+            )
             groups = found[_GROUP].to_list()
         shown = rows.select(self.asks if self.asks is not None else visible(rows))
         plain: Iterator[dict[str, Any]] = shown.iter_rows(named=True) if shown.width else repeat({}, rows.height)

@@ -14,7 +14,7 @@ import polars as pl
 from ..time import from_micros
 from .columns import IDLE, NO_TIME
 from .pipeline import FlowState, Pipeline
-from .spilling import sizes
+from .spilling import Sizes, sizes
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ def told(pipeline: Pipeline, state: FlowState, meter: Meter, position: int, head
     *counts, given = meter.counts
     *rates, rate = meter.rates()
     names = meter.names[:-1]
-    size = sizes(state.bodies)
+    size = size_of(state)
     return FlowProgress(
         position,
         max(head - position, 0),
@@ -106,9 +106,16 @@ def told(pipeline: Pipeline, state: FlowState, meter: Meter, position: int, head
         state.late,
         tuple(operator.parts.rows for operator in state.operators),
         paused,
-        size.held + sum(getattr(operator, "beside", 0) for operator in state.operators),
+        size.held,
         size.spilled,
     )
+
+
+def size_of(state: FlowState) -> Sizes:
+    """How many bytes a state takes, with the indexes that operators keep beside it."""
+    found = sizes(state.bodies)
+    beside = sum(getattr(operator, "beside", 0) for operator in state.operators)
+    return Sizes(found.held + beside, found.spilled)
 
 
 def _of_each(names: Sequence[str], values: Sequence[T]) -> dict[str, T]:

@@ -12,13 +12,24 @@ from .pausing import Pauses, set_paused
 from .progress import FlowProgress
 from .runner import Worker
 from .sharing.coordinator import SharedWorker
-from .spilling import Spill
+from .spilling import Spill, size
 
 if TYPE_CHECKING:
     from ..log.log import Log
 
 _TICK = 0.25
 """Seconds after which a waiting worker looks whether it is to stop."""
+
+
+def number_of(processes: int) -> int:
+    """How many processes ``processes=`` says.
+
+    Raises:
+        UsageError: It says none.
+    """
+    if not isinstance(processes, int) or isinstance(processes, bool) or processes < 1:
+        raise UsageError(f"processes={processes!r:.60} is no number of processes", hint="Give 2, or leave it out")
+    return processes
 
 
 class Running:
@@ -35,13 +46,10 @@ class Running:
     def __init__(self, log: Log, *flows: Flow, memory: str | int | None = None, processes: int = 1) -> None:
         if not flows:
             raise UsageError("there is no flow to run", hint="Name at least one")
-        if not isinstance(processes, int) or processes < 1:
-            raise UsageError(f"processes={processes!r} is no number of processes", hint="Give 2, or leave it out")
-        if processes > 1 and memory is not None:
-            raise UsageError("memory= limits one process", hint="Leave it out, or processes=")
         self._log = log
+        self._processes = number_of(processes)
+        self._memory = None if memory is None else size(memory)
         self._spill = None if memory is None else Spill.beside(log, memory)
-        self._processes = processes
         self.flows: dict[str, Flow] = {}
         for flow in flows:
             name = flow.sink.name if flow.sink is not None else ""
@@ -108,7 +116,9 @@ class Running:
     def _worker(self, flow: Flow) -> Worker | SharedWorker:
         if self._processes == 1:
             return Worker(self._log, flow, spill=self._spill)
-        return SharedWorker(self._log, flow, self._processes)
+        # Processes cannot lend one another what they do not need: each has the same share.
+        memory = None if self._memory is None else max(self._memory // len(self.flows), 1)
+        return SharedWorker(self._log, flow, self._processes, memory=memory)
 
     def _work(self, until: Literal["head"] | None) -> None:
         head = self._log.head
@@ -215,6 +225,7 @@ def run(
             temporary files beside the log (of a log in memory or in PostgreSQL: where temporary files go), what was
             asked for least lately first. It makes no difference to what they give. Without it all is in memory. Batches
             on their way, and the index of sliding windows and patterns, come on top.
+            With ``processes``, each has an equal share of it for each flow.
         processes: In how many processes beside this one each flow works on the rows of a range of keys; with 1 all is
             done here. It makes no difference to what comes out, and may be another number next time. It pays where a
             flow has much to compute for each row; see the guide.

@@ -6,7 +6,7 @@ parts that are new and deletes those that are gone, so that it costs what the ba
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -154,14 +154,17 @@ def read(
     return pipeline.restored(_sources(info["high"], info["columns"]), info["late"], held), frozenset(stored)
 
 
-def parts_of(database: Database, name: str, operator: int, low: int = 0, high: int = 2**63 - 1) -> list[Part]:
-    """The parts of an operator's state that are stored under numbers from one up to another, oldest first."""
+def parts_of(database: Database, name: str, operator: int, low: int = 0, high: int = 2**63 - 1) -> Iterator[Part]:
+    """The parts of an operator's state that are stored under numbers from one up to another, oldest first, each read
+    when its turn comes. Iterate inside a transaction."""
+    table, where = database.own(_STATE), "flow = ? and operator = ?"
     found = database.query(
-        f"select part, low, high, body from {database.own(_STATE)}"
-        " where flow = ? and operator = ? and part >= ? and part < ? order by part",
+        f"select part, low, high from {table} where {where} and part >= ? and part < ? order by part",
         (name, operator, low, high),
     )
-    return [Part(each["part"], each["low"], each["high"], decode_frame(each["body"])) for each in found]
+    for each in found:
+        body = database.query(f"select body from {table} where {where} and part = ?", (name, operator, each["part"]))
+        yield Part(each["part"], each["low"], each["high"], decode_frame(body[0]["body"]))
 
 
 def forget_parts(database: Database, name: str) -> None:

@@ -89,6 +89,6 @@ def _share(log: Log, start: Start) -> Share:
 
     flow = pickle.loads(start.flow)
     unknown = frozenset(type for type in start.classes if event_class(type) is None)
-    share = Share(log, flow, Range(start.index, start.count), start.rows, unknown)
+    share = Share(log, flow, Range(start.index, start.count), start.rows, unknown, start.memory)
     share.load(start.name, start.position, start.sources, split=start.split)
     return share

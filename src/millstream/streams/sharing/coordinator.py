@@ -27,6 +27,7 @@ from ..flow import Flow
 from ..pipeline import FlowState
 from ..progress import FlowProgress, Meter, told
 from ..runner import COMMIT_EVERY, OUTPUT, SLICE, Worker
+from ..spilling import Sizes
 from ..store import info_of, load, sources_told
 from .processes import Process, Working
 from .ranges import Range, SharedPipeline, merged, merged_late
@@ -72,6 +73,7 @@ class SharedWorker(Committer):
         processes: How many there are besides this one.
         rows: The most rows of a group of runs. It makes no difference to the output.
         commit_every: Seconds of work in a commit when there is much to catch up with.
+        memory: So many bytes of its state stay in the memory of all processes together, as much in each; None for all.
         begin: Starts one of the processes.
 
     Raises:
@@ -87,6 +89,7 @@ class SharedWorker(Committer):
         *,
         rows: int = MAX_ROWS,
         commit_every: float = COMMIT_EVERY,
+        memory: int | None = None,
         begin: Callable[[Start, int], Working] = Process,
     ) -> None:
         super().__init__(log, flow)
@@ -104,6 +107,7 @@ class SharedWorker(Committer):
         self._count = processes
         self._begin_process = begin
         self._group = rows
+        self._memory = None if memory is None else max(memory // processes, 1)
         self._commit_every = commit_every
         # What is done with the rows is done here, by functions that need not go anywhere.
         self._packed = packed_flow(msgspec.structs.replace(flow, sink=None))
@@ -117,6 +121,7 @@ class SharedWorker(Committer):
         """About so many rows are taken in between two changes of the state that are told."""
         self._since = 0.0
         self._held: tuple[int, ...] = (0,) * len(self.pipeline.operators)
+        self._sizes = Sizes(0, 0)
         self._take_over()
         self._recover()
 
@@ -163,7 +168,7 @@ class SharedWorker(Committer):
     def progress(self, head: int) -> FlowProgress:
         """How it is getting on. May be called from another thread."""
         found = told(self.pipeline, self.state, self._meter, self._seen, head, self.paused)
-        return msgspec.structs.replace(found, held=self._held)
+        return msgspec.structs.replace(found, held=self._held, memory=self._sizes.held, spilled=self._sizes.spilled)
 
     def listen(self, head: int) -> None:
         """Nothing: a flow that listens for silence is not shared."""
@@ -286,6 +291,7 @@ class SharedWorker(Committer):
         done.rows += taken
         done.change.add(row, self._late + sum(each.late for each in row))
         self._held = tuple(map(sum, zip(*(each.held for each in row), strict=True)))
+        self._sizes = Sizes(sum(each.sizes.held for each in row), sum(each.sizes.spilled for each in row))
         self._measure(taken, given)
 
     def _measure(self, taken: int, given: int) -> None:
@@ -378,6 +384,7 @@ class SharedWorker(Committer):
                 index,
                 self._count,
                 self._group,
+                self._memory,
                 self.name,
                 self._seen,
                 self.state.sources,

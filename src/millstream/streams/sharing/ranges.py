@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import polars as pl
@@ -12,7 +12,7 @@ from ..errors import FlowError, UnsupportedExpression
 from ..flow import Flow
 from ..hashing import Hashes, hashed
 from ..pipeline import Branch, Pipeline
-from ..state import Part, Parts, concat
+from ..state import Part, concat
 from ..tree import order_of
 from .plan import plan_of
 
@@ -57,15 +57,15 @@ class Range:
         low, high = (frame.height * each // self.count for each in (self.index, self.index + 1))
         return frame.slice(low, high - low)
 
-    def owned(self, parts: Parts, columns: Sequence[str]) -> Parts:
+    def owned(self, parts: Iterable[Part], columns: Sequence[str]) -> Iterator[Part]:
         """Its rows of parts that may be of any ranges, as parts with numbers of their own."""
-        items: list[Part] = []
-        for part in parts.items:
+        number = 0
+        for part in parts:
             frame = self.owns(part.stored, columns)
             if frame.height:
                 # What kind of part it is, stays to be seen from its number.
-                items.append(Part(len(items) * _STEP + part.id % _STEP, part.low, part.high, frame))
-        return Parts.of(items)
+                yield Part(number * _STEP + part.id % _STEP, part.low, part.high, frame)
+                number += 1
 
 
 def _stirred(found: Hashes) -> Hashes:

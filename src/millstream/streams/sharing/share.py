@@ -13,9 +13,10 @@ from ..columns import SEQUENCE
 from ..errors import FlowError
 from ..flow import Flow
 from ..pipeline import SourceState
-from ..progress import heights
+from ..progress import heights, size_of
 from ..replay import Labelled, batches, frames, labelled
-from ..state import Parts
+from ..spilling import Sizes, Spill
+from ..state import Part, Parts
 from ..store import Stored, parts_of
 from .ranges import SPACE, Drifted, Range, SharedPipeline
 
@@ -42,6 +43,7 @@ class Reached(msgspec.Struct):
         gone: The parts that are no more: operator and number.
         new: Those that came: operator, number, bounds and body.
         held: How many rows each operator holds.
+        sizes: How many bytes the state takes.
         drifted: The next rows have other types in the columns that tell them apart.
     """
 
@@ -51,6 +53,7 @@ class Reached(msgspec.Struct):
     gone: list[tuple[int, int]]
     new: list[tuple[int, int, int, int, bytes]]
     held: tuple[int, ...]
+    sizes: Sizes
     drifted: bool = False
 
 
@@ -63,10 +66,20 @@ class Share:
         range: The range of key hashes.
         rows: The most rows of a group of runs; the same in all processes.
         classes: The types of events that have a class where the flow was started.
+        memory: So many bytes of its state stay in memory; None for all.
     """
 
-    def __init__(self, log: Log, flow: Flow, range: Range, rows: int, classes: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        log: Log,
+        flow: Flow,
+        range: Range,
+        rows: int,
+        classes: frozenset[str] = frozenset(),
+        memory: int | None = None,
+    ) -> None:
         self._log = log
+        self._spill = None if memory is None else Spill.beside(log, memory)
         self._rows = rows
         self._classes = classes
         self._keeps_late = flow.late is not None
@@ -89,12 +102,14 @@ class Share:
         low = range.index * SPACE
         with self._log.connect() as database, database.snapshot():
             for number, _ in enumerate(self.pipeline.operators):
+                mine: Iterator[Part]
                 if split:
                     found = parts_of(database, name, number, low, low + SPACE)
-                    held.append(Parts.of([part.numbered(part.id - low) for part in found]))
-                    continue
-                every = Parts.of(parts_of(database, name, number))
-                held.append(range.owned(every, self.pipeline.plan.held[number]) if every.items else every)
+                    mine = (part.numbered(part.id - low) for part in found)
+                else:
+                    columns = self.pipeline.plan.held.get(number, ())
+                    mine = range.owned(parts_of(database, name, number), columns)
+                held.append(Parts.of(map(self._kept, mine)))
         self.state = self.pipeline.restored(sources, 0, held)
         if split:
             self._stored = frozenset((number, part.id) for number, parts in enumerate(held) for part in parts.items)
@@ -102,6 +117,12 @@ class Share:
         if any(source.columns for source in sources):
             # So that it is known of what types the columns were by which this state was split.
             self.state, *_ = self.pipeline.step(self.state, [None] * len(sources), fill=True)
+
+    def _kept(self, part: Part) -> Part:
+        """A part that was read: in memory, or beyond the limit on disk."""
+        if self._spill is not None:
+            self._spill.add("", part.body)
+        return part
 
     def work(self, until: int, rows: int) -> Iterator[Made | Reached]:
         """Take in what the log holds up to a position, or about so many rows of it.
@@ -147,6 +168,8 @@ class Share:
                     )
         for frame in frames(self.pipeline, self.state, group):
             self.state, out, late = self.pipeline.step(self.state, frame, fill=True)
+            if self._spill is not None:
+                self._spill.keep("", self.state.bodies)
             made.heights = [a + b for a, b in zip(made.heights, heights(frame), strict=True)]
             made.outputs.append(out)
             if late is not None:
@@ -165,7 +188,7 @@ class Share:
         ]
         self._stored = frozenset(held)
         rows = tuple(operator.parts.rows for operator in state.operators)
-        return Reached(self.position, state.sources, state.late, gone, new, rows, drifted)
+        return Reached(self.position, state.sources, state.late, gone, new, rows, size_of(state), drifted)
 
 
 def _refuse_twins(frame: pl.DataFrame | list[pl.DataFrame | None]) -> None:

@@ -31,6 +31,8 @@ class Start(msgspec.Struct):
     index: int
     count: int
     rows: int
+    memory: int | None
+    """So many bytes of its state stay in its memory; None for all."""
     name: str
     position: int
     sources: tuple[SourceState, ...]
