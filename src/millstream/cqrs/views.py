@@ -140,33 +140,39 @@ class Views:
 
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], View] = {}
+        self._mutex = threading.Lock()
 
     def of_files(self, paths: list[str]) -> View:
         """What shows SQLite files, the names in the first one first."""
         key = tuple(paths)
-        if key not in self._known:
-            for gone in [known for known, view in self._known.items() if _is_gone(known, view)]:
-                self._known.pop(gone).close()
-        return self._known.setdefault(key, FilesView(paths))
+        with self._mutex:
+            if key not in self._known:
+                for gone in [known for known, view in self._known.items() if _is_gone(known, view)]:
+                    self._known.pop(gone).close()
+            return self._known.setdefault(key, FilesView(paths))
 
     def of_duck(self, path: str) -> View:
         """What shows a DuckDB file."""
-        return self._known.setdefault((path,), DuckView(path))
+        with self._mutex:
+            return self._known.setdefault((path,), DuckView(path))
 
     def of_server(self, server: Server, schemas: list[str]) -> View:
         """What shows schemas of a PostgreSQL database, the names in the first one first."""
-        return self._known.setdefault((server.key, *schemas), ServerView(server, schemas))
+        with self._mutex:
+            return self._known.setdefault((server.key, *schemas), ServerView(server, schemas))
 
     def drop(self, path: str) -> None:
         """Close what shows a file that is gone."""
-        for key in [key for key in self._known if path in key]:
-            self._known.pop(key).close()
+        with self._mutex:
+            for key in [key for key in self._known if path in key]:
+                self._known.pop(key).close()
 
     def close(self) -> None:
         """Close their connections."""
-        for view in self._known.values():
-            view.close()
-        self._known.clear()
+        with self._mutex:
+            for view in self._known.values():
+                view.close()
+            self._known.clear()
 
 
 def _is_gone(key: tuple[object, ...], view: View) -> bool:
