@@ -71,9 +71,9 @@ def test_what_is_not_paid_in_time_is_cancelled_and_its_stock_is_free_again(tmp_p
         app.execute(StockArticle("tea", 5))
         for number in (1, 2):
             app.execute(PlaceOrder(f"order-{number}", "Ann", [Wanted("tea", 2, Decimal("4.50"))]))
-        app.execute(PayOrder("order-1", Decimal(9)))
+        paid = app.execute(PayOrder("order-1", Decimal(9)))
         for e in app.log.follow(types=["ProcessReacted"], timeout=30):
-            if e.data["position"] == 4:  # the payment
+            if e.data["position"] == paid.position:
                 break
         clock.advance("15m")
         cancelled = next(app.log.follow(types=["OrderCancelled"], timeout=30))

@@ -66,7 +66,7 @@ def told(
     yield from on(10**12)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("early", [True, False])
 @pytest.mark.parametrize(("size", "every"), [(60, 60), (120, 30)])
 def test_results_come_early_and_are_corrected_as_the_definition_says(
@@ -87,7 +87,7 @@ def test_results_come_early_and_are_corrected_as_the_definition_says(
     assert sorted(found, key=repr) == sorted(expected, key=repr)
     statuses = set(whole["status"])
     assert statuses == {"final", "corrected", "early"} if early else statuses == {"final", "corrected"}
-    for number in range(3):
+    for number in range(2):
         assert_frame_equal(play(flow, rows, number), whole)
 
 

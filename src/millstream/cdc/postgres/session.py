@@ -35,6 +35,9 @@ ALIVE_EVERY = 10.0
 STAGE_BYTES = 8 << 20
 """How much of a transaction from a file goes ahead into the log at once."""
 
+_TAKEOVER = 3.0
+"""Seconds within which a capture that was taken over lets go of its slot."""
+
 
 class PostgresSession:
     """An open source, used by one thread."""
@@ -165,7 +168,7 @@ class PostgresSession:
 
     def poll(self, position: int, state: State, *, whole: bool = False) -> Batch | None:
         """What is there now, after a position; see `Source`."""
-        deadline = time.monotonic() + self.source.options.lock_timeout
+        began = time.monotonic()
         pause = 0.05
         while True:
             try:
@@ -174,7 +177,12 @@ class PostgresSession:
                 found = fault(error, self.source.url)
                 self._disconnect()
                 self._publishing = None
-                lasting = isinstance(error, psycopg.errors.ObjectInUse) or time.monotonic() + pause > deadline
+                # A capture that this one has taken over lets go of the slot as soon as it learns of it.
+                in_use = isinstance(error, psycopg.errors.ObjectInUse)
+                patience = (
+                    min(_TAKEOVER, self.source.options.lock_timeout) if in_use else self.source.options.lock_timeout
+                )
+                lasting = time.monotonic() + pause > began + patience
                 if not isinstance(found, SourceUnavailable) or lasting:
                     raise found from error
                 time.sleep(pause)
