@@ -30,7 +30,7 @@ def frames_of(runs: Iterable[Run], known: Columns, wanted: frozenset[str] | None
         wanted: The fields to read; None for all.
     """
     held: list[tuple[pl.DataFrame | list[dict[str, Any]], pl.DataFrame]] = []
-    for group in alike(runs):
+    for group in _begun(alike(runs), known):
         about = enveloped(group, pl.DataFrame(height=sum(run.count for run in group)))
         first = group[0]
         if first.is_frame:
@@ -58,6 +58,16 @@ def frames_of(runs: Iterable[Run], known: Columns, wanted: frozenset[str] | None
         held.append((rows[start:], about[start:]))
     if held:
         yield _framed(held, known)
+
+
+def _begun(groups: Iterable[list[Run]], known: Columns) -> Iterator[list[Run]]:
+    """The groups; while no column is known, a first run of objects by itself, so that the rest goes the quick way."""
+    for group in groups:
+        if not known and len(group) > 1 and not group[0].is_frame:
+            yield group[:1]
+            yield group[1:]
+        else:
+            yield group
 
 
 def _framed(held: list[tuple[pl.DataFrame | list[dict[str, Any]], pl.DataFrame]], columns: Columns) -> pl.DataFrame:
