@@ -129,3 +129,21 @@ def test_what_goes_by_time_or_order_is_refused_behind_it() -> None:
         with pytest.raises(FlowError, match="ordered=False"):
             refused()
     assert "in any order" in flow.graph()
+
+
+def test_up_to_the_head_is_not_done_before_the_last_answer_is_there() -> None:
+    async def slow(row: Row) -> Row:
+        await asyncio.sleep(0.3 if row["user"] == 1 else 0)
+        if row["user"] == 5:
+            raise ValueError("nobody")
+        return {"name": f"user {row['user']}"}
+
+    flow = stream("clicks", time="ts").enrich(slow, schema={"name": pl.String}, ordered=False)
+    rows = clicks(4, 3).with_columns(user=pl.Series([1, 2, 3], dtype=pl.Int64))
+    with ms.open() as log:
+        log.append("clicks", rows, type="OvertakingSlow")
+        run(log, flow.to("slow", type="OvertakingSlowOut"), until="head")
+        assert sorted(log.scan("slow").collect()["user"]) == [1, 2, 3]
+        log.append("clicks", rows[:1].with_columns(user=pl.lit(5)), type="OvertakingSlow")
+        with pytest.raises(FlowError, match="nobody"):
+            run(log, flow.to("slow", type="OvertakingSlowOut"), until="head")

@@ -149,6 +149,11 @@ def asks(flow: Flow) -> bool:
     return any(isinstance(stage, Enriched | Overtaking) for stage in flow.stages) or any(map(asks, inputs))
 
 
+def waits(state: FlowState) -> bool:
+    """Whether a row waits for an answer."""
+    return any(isinstance(each, OvertakingState) and each.asked for each in state.operators)
+
+
 def answered(state: FlowState) -> bool | None:
     """Whether there is an answer for a row that waits for one; None when no row does. Waits for a moment."""
     asking = [each for each in state.operators if isinstance(each, OvertakingState) and each.asked]

@@ -22,7 +22,7 @@ from .compatible import tell
 from .enriching import ROWS
 from .flow import Flow
 from .idle import Listener
-from .overtaking import answered, asks
+from .overtaking import answered, asks, waits
 from .pipeline import FlowState, Pipeline
 from .progress import FlowProgress, Meter, heights, told
 from .replay import Labelled, batches, frames, labelled
@@ -112,7 +112,7 @@ class Worker(Committer):
         has become much; then beside the work that follows.
 
         Returns:
-            Whether there may be more up to there.
+            Whether there may be more up to there: also while a row waits for an answer.
 
         Raises:
             ConsumerFenced: Another worker has taken the flow over.
@@ -135,17 +135,17 @@ class Worker(Committer):
             self._seen = head
             if time.monotonic() - self._committed >= 1.0:
                 self.flush()
-            return False
+            return waits(self.state)
         if not done and ahead.worked < self._commit_every and not ahead.is_enough:
             self._ahead = ahead
             return True
         if done and not ahead.is_enough and not self.is_due:
             self._ahead = ahead
-            return False
+            return waits(ahead.state)
         self.pipeline.check(ahead.state)
         if done or not self._commit_every or self._delivery is not None:
             self._commit(ahead.state, head if done else ahead.position, ahead.outputs, ahead.late)
-            return not done
+            return not done or waits(ahead.state)
         self._settle()
         self._begin(ahead)
         self._ahead = _Ahead(ahead.state, ahead.position)
