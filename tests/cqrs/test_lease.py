@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from children import begun
 
 import millstream as ms
 
@@ -49,9 +48,7 @@ def eventually(check: Callable[[], bool]) -> None:
 
 
 def worker(home: str, path: str) -> subprocess.Popen[str]:
-    script = f"""
-import sys
-sys.path.insert(0, {os.path.dirname(__file__)!r})
+    return begun(f"""
 import millstream as ms
 from test_lease import make
 app = make(ms.open({home!r}), {path!r})
@@ -59,12 +56,7 @@ app.start()
 while app.status()[0].state is not ms.State.RUNNING: pass
 print("running", flush=True)
 app.run()
-"""
-    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "running\n"
-    child.stdout.close()
-    return child
+""")
 
 
 def test_a_dead_holder_is_replaced_and_each_event_takes_effect_once(tmp_path: Any) -> None:

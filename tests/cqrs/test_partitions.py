@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +16,7 @@ from uuid import UUID
 import msgspec
 import polars as pl
 import pytest
+from children import begun
 
 import millstream as ms
 from millstream.cqrs.lease import Leases
@@ -445,9 +444,7 @@ def test_processes_that_begin_at_the_same_moment_make_the_tables_once(log: ms.Lo
 
 
 def worker(home: str, path: str) -> subprocess.Popen[str]:
-    script = f"""
-import sys
-sys.path.insert(0, {os.path.dirname(__file__)!r})
+    return begun(f"""
 import millstream as ms
 from test_partitions import make, Notes
 app = make(ms.open({home!r}), Notes.into({path!r}))
@@ -455,12 +452,7 @@ app.start()
 while sum(each.state is ms.State.RUNNING for each in app.status()) < 2: pass
 print("running", flush=True)
 app.run()
-"""
-    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "running\n"
-    child.stdout.close()
-    return child
+""")
 
 
 def running(app: ms.App) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import polars as pl
+from killing import work_off
 
 import millstream as ms
 from millstream.streams import stream, tumbling
@@ -17,9 +18,7 @@ def main(path: str, folder: str) -> None:
     with ms.open(path) as log:
         # Small batches and a commit for each, so that there is much to be killed between.
         worker = Worker(log, counts.to_files(folder, every="0s"), rows=16, commit_every=0)
-        print("ready", flush=True)
-        while worker.advance(log.head):
-            pass
+        work_off(log, worker)
     print("done", flush=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import polars as pl
+from killing import work_off
 
 import millstream as ms
 from millstream.streams import Flow, count, hopping, session, sliding, stream, tumbling
@@ -65,12 +66,7 @@ def main(path: str) -> None:
     with ms.open(path) as log:
         # Small batches and a commit for each, so that there is much to be killed between.
         workers = [Worker(log, flow, rows=50, commit_every=0) for flow in FLOWS]
-        print("ready", flush=True)
-        busy = True
-        while busy:
-            # All of them, not up to the first that has more to do.
-            more = [worker.advance(log.head) for worker in workers]
-            busy = any(more)
+        work_off(log, *workers)
     print("done", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Workers that are killed again and again, until one comes to its end."""
+"""Workers that are killed again and again, until one comes to its end; and what such a worker does."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+
+from millstream.log.log import Log
+from millstream.streams.runner import Worker
 
 
 def killed_until_done(worker: Path, *words: str, seed: int, kills: int, longest: float, rounds: int) -> int:
@@ -34,3 +37,13 @@ def killed_until_done(worker: Path, *words: str, seed: int, kills: int, longest:
             break
     assert finished
     return killed
+
+
+def work_off(log: Log, *workers: Worker) -> None:
+    """Say ``ready``, and have workers take in all that a log holds."""
+    print("ready", flush=True)
+    busy = True
+    while busy:
+        # All of them, not up to the first that has more to do.
+        more = [worker.advance(log.head) for worker in workers]
+        busy = any(more)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import polars as pl
+from killing import work_off
 
 import millstream as ms
 from millstream.streams import Flow, hopping, sliding, state, stream
@@ -31,11 +32,7 @@ def main(path: str) -> None:
     with ms.open(path) as log:
         spill = Spill.beside(log, 5_000)
         workers = [Worker(log, flow, rows=200, commit_every=0, spill=spill) for flow in FLOWS]
-        print("ready", flush=True)
-        busy = True
-        while busy:
-            more = [worker.advance(log.head) for worker in workers]
-            busy = any(more)
+        work_off(log, *workers)
     print("done", flush=True)
 
 

@@ -93,6 +93,12 @@ def is_part(name: str, whole: str) -> bool:
     return begin == whole and number.isdecimal() and number.isascii()
 
 
+def drop(db: Database, name: str) -> None:
+    """Forget a consumer's checkpoint, if it has one. Call inside a transaction."""
+    db.ensure_table(TABLE, TABLES[TABLE])
+    db.execute(f"delete from {db.own(TABLE)} where name = ?", (name,))
+
+
 def reached(db: Database, name: str) -> int:
     """How far a consumer has come; 0 when it has no checkpoint."""
     found = peek(db, name)

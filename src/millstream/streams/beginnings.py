@@ -8,10 +8,9 @@ from ..storage.database import Database
 
 def begin(database: Database, name: str, position: int, head: int) -> None:
     """Note that a flow begins with what stands behind a position, and writes behind another. Inside a transaction."""
-    database.ensure_table(checkpoints.TABLE, checkpoints.TABLES[checkpoints.TABLE])
     for kind, place in (("read", position), ("written", head)):
         checkpoint = f"flow-{kind}-after:{name}"
-        database.execute(f"delete from {database.own(checkpoints.TABLE)} where name = ?", (checkpoint,))
+        checkpoints.drop(database, checkpoint)
         checkpoints.take(database, checkpoint, start=place)
 
 

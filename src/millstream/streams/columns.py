@@ -6,7 +6,8 @@ where it stands in the log. They travel through ``select`` unseen and are droppe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -84,6 +85,12 @@ def ordered(frame: pl.DataFrame) -> pl.DataFrame:
         by = [*by, "__place"]
         order[tied] = order[tied][rows.select(pl.arg_sort_by(AT, *by, nulls_last=False)).to_series().to_numpy()]
     return frame[order]
+
+
+def shown(frame: pl.DataFrame, asked: Sequence[str] | None) -> Iterator[dict[str, Any]]:
+    """The rows as dicts, with the columns that are asked for; None for all of the user's."""
+    columns = frame.select(asked if asked is not None else visible(frame))
+    return columns.iter_rows(named=True) if columns.width else ({} for _ in range(frame.height))
 
 
 def need(names: Iterable[str], columns: list[str], where: str, shown: list[str] | None = None) -> None:

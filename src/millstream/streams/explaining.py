@@ -65,14 +65,18 @@ def _from_savepoint(flow: Flow, log: Log, row: Recorded) -> Explanation | None:
     reach = lookback(flow)
     if flow.sink is None or reach is None:
         return None
+    oldest: int | None = None
     for state, position in kept(Pipeline(flow), log, flow.sink.name, row.position - 1):
+        if oldest is not None and any(source.high >= oldest for source in state.sources):
+            continue  # The row's time is known from a later one: this one is too late for it as well.
         tracer = Tracer(flow)
         played(tracer, log, position, row.position, final=False, state=state)
         try:
             found = _found(tracer, row)
         except (NotFound, UsageError):
             continue
-        if all(source.high < found[AT].item() - reach for source in state.sources):
+        oldest = found[AT].item() - reach
+        if all(source.high < oldest for source in state.sources):
             return _explained(tracer, found)
     return None
 

@@ -12,14 +12,14 @@ from zoneinfo import ZoneInfo
 import msgspec
 import polars as pl
 
-from .columns import AT, SEQUENCE, key_column, need, ordered, visible
+from .columns import AT, SEQUENCE, key_column, need, ordered, shown, visible
 from .distinct import settle
 from .errors import FlowError
 from .keyed import held_of, marked, newest, plainly, put
 from .state import Batch, OperatorState, Order, Parts, Step
 from .windows import split_late
 
-_TOUCHED, _GROUP = "__touched", "__group"
+TOUCHED, GROUP = "__touched", "__group"
 
 Plain = Callable[[Any], Any]
 
@@ -30,6 +30,15 @@ class FoldState(msgspec.Struct, frozen=True, eq=False):
     parts: Parts = Parts()
     waiting: Parts = Parts()
     held: Parts = Parts()
+
+
+class _Settled(msgspec.Struct, frozen=True, eq=False):
+    """A batch on its way in: its rows in time, all that waits, what is settled, in order, and what came late."""
+
+    rows: pl.DataFrame
+    waiting: Parts
+    settled: pl.DataFrame | None
+    late: pl.DataFrame | None
 
 
 class Remembering(msgspec.Struct, frozen=True, eq=False):
@@ -60,6 +69,37 @@ class Remembering(msgspec.Struct, frozen=True, eq=False):
     def _holds(self) -> str:
         return ", ".join(f"{name} {dtype}" for name, dtype in self.types.items())
 
+    @property
+    def _problem(self) -> dict[str, pl.DataType]:
+        """The column that says why, if there is one."""
+        return {self.errors: pl.String()} if self.errors else {}
+
+    def _settled(self, waiting: Parts, batch: Batch, where: str) -> _Settled:
+        """What waits for the watermark with the rows of a batch, which of them are settled, and which came late."""
+        rows, late = split_late(batch.frame)
+        if rows.height or batch.reshaped:
+            rows = marked(rows, self.keys, "group_by")
+            need(self.asks or (), rows.columns, where, visible(rows))
+        waiting, settled = settle(waiting, rows, batch)
+        return _Settled(rows, waiting, None if settled is None else ordered(settled), late)
+
+    def _every(self, *frames: pl.DataFrame) -> pl.DataFrame:
+        """Each key of some rows once, with its number."""
+        found = pl.concat([frame.select(self._keys) for frame in frames], how="vertical_relaxed")
+        return found.unique(maintain_order=True).with_row_index(GROUP)
+
+    def _numbers(self, rows: pl.DataFrame, every: pl.DataFrame) -> list[int]:
+        """The number of each row's key."""
+        found = plainly(rows.select(self._keys), self._keys)
+        return found.join(every, on=self._keys, how="left", nulls_equal=True, maintain_order="left")[GROUP].to_list()
+
+    def _held_by(self, held: Parts, every: pl.DataFrame) -> pl.DataFrame | None:
+        """What is held of some keys, with their numbers; None when nothing is held at all."""
+        found = held_of(held, every, self._keys)
+        if found is None:
+            return None
+        return plainly(found, self._keys).join(every, on=self._keys, how="inner", nulls_equal=True)
+
     def _remembered(self, held: Parts, watermark: int) -> Parts:
         # Rows to come are not before the watermark, so that a key of before is forgotten for all of them.
         return held if self.forget is None else held.expire(watermark - self.forget + 1)
@@ -77,7 +117,7 @@ class Fold(Remembering, frozen=True, eq=False):
 
     @property
     def _made(self) -> dict[str, pl.DataType]:
-        return {**self.types, **({self.errors: pl.String()} if self.errors else {})}
+        return {**self.types, **self._problem}
 
     @property
     def shape(self) -> str:
@@ -95,40 +135,33 @@ class Fold(Remembering, frozen=True, eq=False):
 
     def step(self, state: OperatorState, batch: Batch) -> Step:
         assert isinstance(state, FoldState)
-        rows, late = split_late(batch.frame)
-        if rows.height or batch.reshaped:
-            rows = marked(rows, self.keys, "group_by")
-            need(self.asks or (), rows.columns, "fold", visible(rows))
-        waiting, settled = settle(state.waiting, rows, batch)
+        found = self._settled(state.waiting, batch, "fold")
+        rows = found.rows
         if batch.reshaped:
             keys = self._keys
-            like = rows.select(*keys, *_empty(self.types), pl.col(AT).alias(_TOUCHED))
+            like = rows.select(*keys, *_empty(self.types), pl.col(AT).alias(TOUCHED))
             held = state.held.reshaped(like, lambda frame: newest(frame, keys)) if state.held.items else state.held
-            return Step(self._state(waiting, held), rows.with_columns(_empty(self._made)))
+            return Step(self._state(found.waiting, held), rows.with_columns(_empty(self._made)))
         held, out = state.held, pl.DataFrame()
-        if settled is not None:
-            held, out = self._folded(held, ordered(settled))
-        return Step(self._state(waiting, self._remembered(held, batch.after)), out, late)
+        if found.settled is not None:
+            held, out = self._folded(held, found.settled)
+        return Step(self._state(found.waiting, self._remembered(held, batch.after)), out, found.late)
 
     def _folded(self, held: Parts, rows: pl.DataFrame) -> tuple[Parts, pl.DataFrame]:
         """Settled rows, in order, with what has been made of each key's rows up to there."""
         keys, names = self._keys, list(self.types)
-        every = rows.select(keys).unique(maintain_order=True).with_row_index(_GROUP)
-        groups = plainly(rows.select(keys), keys).join(
-            every, on=keys, how="left", nulls_equal=True, maintain_order="left"
-        )[_GROUP]
+        every = self._every(rows)
+        groups = self._numbers(rows, every)
         known: list[tuple[int, dict[str, Any]] | None] = [None] * every.height
-        found = held_of(held, rows, keys)
+        found = self._held_by(held, every)
         if found is not None:
-            found = plainly(found, keys).join(every, on=keys, how="inner", nulls_equal=True)
-            places = found[_GROUP].to_list()
-            times = found[_TOUCHED].to_list()
+            places = found[GROUP].to_list()
+            times = found[TOUCHED].to_list()
             for place, at, values in zip(places, times, found.select(names).iter_rows(named=True), strict=True):
                 known[place] = (at, values)
         plain = {name: plain_value(dtype) for name, dtype in self.types.items()}
-        shown = rows.select(self.asks if self.asks is not None else visible(rows))
         made: list[tuple[Any, ...]] = []
-        for index, (group, at, row) in enumerate(zip(groups, rows[AT], shown.iter_rows(named=True), strict=True)):
+        for index, (group, at, row) in enumerate(zip(groups, rows[AT], shown(rows, self.asks), strict=True)):
             before = known[group]
             if before is None or (self.forget is not None and at - before[0] >= self.forget):
                 before = (at, {name: plain[name](value) for name, value in self.initial.items()})
@@ -154,8 +187,8 @@ class Fold(Remembering, frozen=True, eq=False):
             made.append((*(plain[name](value) for name, value in values.items()), *told))
         columns = columns_of(made, self._made)
         rows = rows.with_columns(columns.get_columns())
-        last = newest(rows.select(*keys, *names, pl.col(AT).alias(_TOUCHED)), keys)
-        return put(held, last, keys, _TOUCHED), rows
+        last = newest(rows.select(*keys, *names, pl.col(AT).alias(TOUCHED)), keys)
+        return put(held, last, keys, TOUCHED), rows
 
 
 def _empty(types: Mapping[str, pl.DataType]) -> list[pl.Expr]:

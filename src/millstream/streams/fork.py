@@ -176,6 +176,5 @@ class Fork:
         for table in ("flow_state", "flow_info", "flow_told"):
             database.ensure_table(table, TABLES[table])
             database.execute(f"delete from {database.own(table)} where flow = ?", (name,))
-        database.ensure_table(checkpoints.TABLE, checkpoints.TABLES[checkpoints.TABLE])
         for checkpoint in (f"flow:{name}", self._began):
-            database.execute(f"delete from {database.own(checkpoints.TABLE)} where name = ?", (checkpoint,))
+            checkpoints.drop(database, checkpoint)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import polars as pl
 
-from .columns import END_OF_TIME, need, visible
+from .columns import END_OF_TIME, need, shown, visible
 from .enriching import Answer, Enriched, soon
 from .errors import FlowError
 from .shaping import Rowwise
@@ -97,8 +97,7 @@ class Overtaking(msgspec.Struct, frozen=True, eq=False):
 
     def _asking(self, state: OvertakingState, rows: pl.DataFrame) -> OvertakingState:
         """With rows asked for, under their numbers."""
-        shown = rows.select(self.asks if self.asks is not None else visible(rows))
-        plain = shown.iter_rows(named=True) if shown.width else ({} for _ in range(rows.height))
+        plain = shown(rows, self.asks)
         asked = {number: state.asker.ask(row) for number, row in zip(rows[_NUMBER], plain, strict=True)}
         following = max([state.next, *(number + 1 for number in asked)])
         return msgspec.structs.replace(state, asked={**state.asked, **asked}, next=following)

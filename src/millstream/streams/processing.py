@@ -7,9 +7,8 @@ to that time. So what comes out follows from the log alone.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from itertools import repeat
 from typing import Any
 
 import msgspec
@@ -17,18 +16,17 @@ import polars as pl
 
 from ..errors import MillstreamError
 from ..time import Duration, Moment, duration_micros, from_micros, to_micros
-from .columns import AT, END_OF_TIME, LATE, SEQUENCE, need, ordered, utc, visible
-from .distinct import settle
+from .columns import AT, END_OF_TIME, LATE, SEQUENCE, shown, utc
 from .errors import FlowError
-from .fold import Remembering, columns_of, plain_value
-from .keyed import held_of, marked, newest, plainly
+from .fold import GROUP, TOUCHED, Remembering, columns_of, plain_value
+from .keyed import newest
 from .state import Batch, OperatorState, Parts, Step
-from .windows import numbered, split_late
+from .windows import numbered
 
 TIME = "time"
 """The output column with the time of the row, or of the timer, for which a row was given."""
 
-_TOUCHED, _TIMERS, _GONE, _GROUP = "__touched", "__timers", "__gone", "__group"
+_TIMERS, _GONE = "__timers", "__gone"
 _TIMERS_TYPE = pl.List(pl.Struct({"name": pl.String(), "at": pl.Int64()}))
 _EARLIEST, _LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999
 """The first and the last moment that a datetime can be, microseconds since 1970."""
@@ -136,18 +134,14 @@ class Processed(Remembering, frozen=True, eq=False):
 
     def step(self, state: OperatorState, batch: Batch) -> Step:
         assert isinstance(state, ProcessState)
-        rows, late = split_late(batch.frame)
-        if rows.height or batch.reshaped:
-            rows = marked(rows, self.keys, "group_by")
-            need(self.asks or (), rows.columns, "process", visible(rows))
-        waiting, settled = settle(state.waiting, rows, batch)
+        found = self._settled(state.waiting, batch, "process")
         if batch.reshaped:
-            return self._reshaped(state, waiting, rows)
+            return self._reshaped(state, found.waiting, found.rows)
         ringing = self._ringing(state.due, batch)
         held, due, out = state.held, state.due.expire(batch.after, AT), pl.DataFrame()
-        if settled is not None or ringing is not None:
-            held, due, out = self._gone_through(held, due, settled, ringing, batch.after)
-        return Step(self._state(waiting, self._remembered(held, batch.after), due), out, late)
+        if found.settled is not None or ringing is not None:
+            held, due, out = self._gone_through(held, due, found.settled, ringing, batch.after)
+        return Step(self._state(found.waiting, self._remembered(held, batch.after), due), out, found.late)
 
     def _reshaped(self, state: ProcessState, waiting: Parts, rows: pl.DataFrame) -> Step:
         keys = self._keys
@@ -161,7 +155,7 @@ class Processed(Remembering, frozen=True, eq=False):
 
     @property
     def _held_types(self) -> dict[str, pl.DataType]:
-        beside = {_TIMERS: _TIMERS_TYPE, _GONE: pl.Boolean(), _TOUCHED: pl.Int64()}
+        beside = {_TIMERS: _TIMERS_TYPE, _GONE: pl.Boolean(), TOUCHED: pl.Int64()}
         return {**self.types, **beside}
 
     def _ringing(self, due: Parts, batch: Batch) -> pl.DataFrame | None:
@@ -175,23 +169,19 @@ class Processed(Remembering, frozen=True, eq=False):
         return pl.concat(frames, how="vertical_relaxed") if frames else None
 
     def _gone_through(
-        self, held: Parts, due: Parts, settled: pl.DataFrame | None, ringing: pl.DataFrame | None, until: int
+        self, held: Parts, due: Parts, rows: pl.DataFrame | None, ringing: pl.DataFrame | None, until: int
     ) -> tuple[Parts, Parts, pl.DataFrame]:
         """All rows that are settled and all timers up to the watermark; what is held then, and what was given."""
         keys = self._keys
-        rows = None if settled is None else ordered(settled)
-        every = pl.DataFrame({_GROUP: [0]}, schema={_GROUP: pl.UInt32})
-        if keys:
-            frames = [frame.select(keys) for frame in (rows, ringing) if frame is not None]
-            every = pl.concat(frames, how="vertical_relaxed").unique(maintain_order=True).with_row_index(_GROUP)
+        every = self._every(*(frame for frame in (rows, ringing) if frame is not None))
         known = self._known(held, every)
         calls = _Calls(self, until)
         named = [dict(zip(self.keys, values, strict=True)) for values in every.select(keys).iter_rows()]
         for group, rows_of_key in enumerate(self._coming(rows, every)):
-            known[group] = calls.of_key(named[group] if keys else {}, known[group], rows_of_key, group)
+            known[group] = calls.of_key(named[group], known[group], rows_of_key, group)
         kept = self._kept(known, every)
         if kept.height:
-            held = held.add_by(kept, _TOUCHED)
+            held = held.add_by(kept, TOUCHED)
         # Keys that were forgotten only hide what is older.
         alive = ~pl.col(_GONE)
         held = held.compact(lambda frame: newest(frame, keys), by=keys, oldest=lambda frame: frame.filter(alive))
@@ -207,17 +197,13 @@ class Processed(Remembering, frozen=True, eq=False):
 
     def _known(self, held: Parts, every: pl.DataFrame) -> list[_Known | None]:
         """What is held of some keys."""
-        keys, names = self._keys, list(self.types)
+        names = list(self.types)
         known: list[_Known | None] = [None] * every.height
-        found = held_of(held, every, keys)
+        found = self._held_by(held, every)
         if found is None:
             return known
         found = found.filter(~pl.col(_GONE))
-        if keys:
-            found = plainly(found, keys).join(every, on=keys, how="inner", nulls_equal=True)
-        else:
-            found = found.with_columns(pl.lit(0).alias(_GROUP))
-        places, touched, timers = (found[name].to_list() for name in (_GROUP, _TOUCHED, _TIMERS))
+        places, touched, timers = (found[name].to_list() for name in (GROUP, TOUCHED, _TIMERS))
         values = list(found.select(names).iter_rows(named=True)) if names else [{} for _ in places]
         for place, at, each, pending in zip(places, touched, values, timers, strict=True):
             known[place] = _Known(at, each, {timer["name"]: timer["at"] for timer in pending})
@@ -228,16 +214,8 @@ class Processed(Remembering, frozen=True, eq=False):
         coming: list[list[Coming]] = [[] for _ in range(every.height)]
         if rows is None:
             return coming
-        keys = self._keys
-        groups: list[int] = [0] * rows.height
-        if keys:
-            found = plainly(rows.select(keys), keys).join(
-                every, on=keys, how="left", nulls_equal=True, maintain_order="left"
-            )
-            groups = found[_GROUP].to_list()
-        shown = rows.select(self.asks if self.asks is not None else visible(rows))
-        plain: Iterator[dict[str, Any]] = shown.iter_rows(named=True) if shown.width else repeat({}, rows.height)
-        for group, at, place, row in zip(groups, rows[AT], rows[SEQUENCE], plain, strict=True):
+        groups = self._numbers(rows, every)
+        for group, at, place, row in zip(groups, rows[AT], rows[SEQUENCE], shown(rows, self.asks), strict=True):
             coming[group].append((at, place, row))
         return coming
 
@@ -261,7 +239,7 @@ class Processed(Remembering, frozen=True, eq=False):
 
     def _given(self, given: list[tuple[int, int, dict[str, Any]]], every: pl.DataFrame) -> pl.DataFrame:
         """Rows that were given, in the order of time, key, and giving."""
-        types = {**self.gives, **({self.errors: pl.String()} if self.errors else {})}
+        types = {**self.gives, **self._problem}
         columns = columns_of(
             [tuple(row.get(name) for name in types) for _, _, row in given], types, "process", "gives="
         )
@@ -269,8 +247,8 @@ class Processed(Remembering, frozen=True, eq=False):
         at = pl.Series(AT, [at for at, _, _ in given], dtype=pl.Int64)
         beside = [pl.lit(False).alias(LATE), *(pl.col(each) for each in self._keys)]
         frame = keys.hstack([at, *columns.get_columns()])
-        shown = [pl.col(hidden).alias(name) for hidden, name in zip(self._keys, self.keys, strict=True)]
-        return numbered(frame.select(*shown, utc(pl.col(AT)).alias(TIME), *types, AT, *beside))
+        keyed = [pl.col(hidden).alias(name) for hidden, name in zip(self._keys, self.keys, strict=True)]
+        return numbered(frame.select(*keyed, utc(pl.col(AT)).alias(TIME), *types, AT, *beside))
 
 
 class _Calls:
