@@ -182,13 +182,17 @@ def test_a_row_is_explained_from_a_savepoint_when_all_behind_it_came_after() -> 
 
 def reading(log: Log, began: list[int]) -> Log:
     """The log; from where on it is read is noted."""
-    runs = log.runs
+    runs, spans = log.runs, log.spans
 
-    def noted(*given: Any, **options: Any) -> Any:
+    def noted_runs(*given: Any, **options: Any) -> Any:
         began.append(options.get("after", 0))
         return runs(*given, **options)
 
-    log.runs = noted  # type: ignore[method-assign]
+    def noted_spans(scope: Any, low: int, *given: Any) -> Any:
+        began.append(low)
+        return spans(scope, low, *given)
+
+    log.runs, log.spans = noted_runs, noted_spans  # type: ignore[method-assign]
     return log
 
 

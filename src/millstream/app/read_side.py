@@ -20,7 +20,7 @@ from ..cqrs.versions import Version
 from ..errors import UsageError
 from ..log import Log
 from ..log.checkpoints import is_part
-from ..log.reading import IfTrimmed
+from ..log.paging import IfTrimmed
 
 Which = type[Projection] | str
 """A projection: its class, or its name."""

@@ -9,7 +9,7 @@ import polars as pl
 
 from ..errors import InvalidPosition, MillstreamError, NotCapturedYet, ReadOnlyLog, StreamNotFound, UsageError
 from ..log.images import drop_images, images_of
-from ..log.reading import END
+from ..log.paging import END
 from ..time import Moment, iso, to_micros
 from .capture import stream_of
 from .past import images

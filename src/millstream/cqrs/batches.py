@@ -2,75 +2,24 @@
 
 from __future__ import annotations
 
-import operator
-import types
 from collections.abc import Iterator, Sequence
-from datetime import date, datetime, timedelta
-from decimal import Decimal
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import msgspec
 import polars as pl
 
-from ..conversion import ready
 from ..errors import InvalidEvent
-from ..events import Event, Plain, decoder
+from ..events import Plain
 from ..frames import Columns, union_columns
-from ..log.objects import series_of
-from ..log.records import ENVELOPE, Run, alike, enveloped, frame_of
-from ..personal import shape_of
-
-_DTYPES: dict[Any, pl.DataType] = {
-    int: pl.Int64(),
-    float: pl.Float64(),
-    str: pl.String(),
-    bool: pl.Boolean(),
-    date: pl.Date(),
-    timedelta: pl.Duration("us"),
-}
+from ..log.framing import ENVELOPE, alike, enveloped, frame_of
+from ..log.records import Run
+from ..log.shapes import Shape
+from ..log.singles import Singles
 
 
-class Shape(msgspec.Struct, frozen=True):
-    """How the JSON of a class becomes columns at once.
-
-    Attributes:
-        columns: Name → type; None for what is found from the values (decimals, times).
-        decode: Decodes many objects, given as one JSON array.
-    """
-
-    columns: dict[str, pl.DataType | None]
-    decode: Any
-
-
-def shape(cls: type[Any]) -> Shape | None:
-    """How a class becomes columns at once; None when its fields are not all plain values."""
-    if cls is Plain or not issubclass(cls, Event) or shape_of(cls) is not None:
-        return None
-    try:
-        hints = get_type_hints(cls)
-        columns = {name: _dtype(hints[name]) for name in cls.__struct_fields__}
-        decoder(cls)  # what refuses the class says so here
-    except Exception:
-        return None
-    if not columns or any(isinstance(dtype, pl.Unknown) for dtype in columns.values()):
-        return None
-    return Shape(columns, msgspec.json.Decoder(ready(list[cls])).decode)  # type: ignore[valid-type]
-
-
-_MIXED = pl.Unknown()
-"""What no one type of column holds."""
-
-
-def _dtype(annotation: Any) -> pl.DataType | None:
-    if get_origin(annotation) in (Union, types.UnionType):
-        kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
-        return _dtype(kinds[0]) if len(kinds) == 1 else _MIXED
-    if annotation in (Decimal, datetime):
-        return None
-    return _DTYPES.get(annotation, _MIXED)
-
-
-def frame_of_runs(runs: Sequence[Run], classes: dict[str, type[Any]], shapes: dict[str, Shape | None]) -> pl.DataFrame:
+def frame_of_runs(
+    runs: Sequence[Run] | Singles, classes: dict[str, type[Any]], shapes: dict[str, Shape | None]
+) -> pl.DataFrame:
     """One frame of runs, with the envelope: the union of their columns, null where an event lacks one.
 
     Args:
@@ -99,24 +48,18 @@ def _conformed(part: pl.DataFrame, columns: Columns) -> pl.DataFrame:
     )
 
 
-def _part(group: list[Run], cls: type[Any], found: Shape | None) -> pl.DataFrame:
+def _part(group: Sequence[Run] | Singles, cls: type[Any], found: Shape | None) -> pl.DataFrame:
     """Runs of one kind as a frame: one run of a frame, or neighbouring ones of JSON."""
     if group[0].is_frame:
-        return _declared(enveloped(group, group[0].frame()), found)
-    if found is None or {type(run) for run in group} != {Run}:
+        return _declared(enveloped(group[:1], group[0].frame()), found)
+    if found is None or not (isinstance(group, Singles) or {type(run) for run in group} == {Run}):
         if cls is not Plain:
             for run in group:
                 run.events(cls)  # what does not fit its class is refused, by columns as by rows
         return frame_of(group, envelope=True)
-    texts: list[Any] = [run.body if run.body is not None else b",".join(map(_bytes, run.lines())) for run in group]
-    array: str | bytes
-    if {type(text) for text in texts} == {str}:
-        array = "[" + ",".join(texts) + "]"
-    else:
-        array = b"[" + b",".join(map(_bytes, texts)) + b"]"
     try:
-        events = found.decode(array)
-        series = [_series(name, dtype, events) for name, dtype in found.columns.items()]
+        events = found.events([group] if isinstance(group, Singles) else group)
+        series = [found.column(name, events) for name in found.columns]
     except msgspec.DecodeError as error:
         for run in group:
             run.events(cls)  # says which of them
@@ -124,17 +67,6 @@ def _part(group: list[Run], cls: type[Any], found: Shape | None) -> pl.DataFrame
     except (OverflowError, TypeError, pl.exceptions.PolarsError):
         return frame_of(group, envelope=True)  # such as whole numbers beyond 64 bits
     return pl.DataFrame(series + _envelope(group))
-
-
-def _bytes(text: str | bytes) -> bytes:
-    return text.encode() if isinstance(text, str) else text
-
-
-def _series(name: str, dtype: pl.DataType | None, events: list[Any]) -> pl.Series:
-    values = list(map(operator.attrgetter(name), events))
-    if dtype is None:
-        return series_of(name, values)
-    return pl.Series(name, values, dtype=dtype, strict=True)
 
 
 def _declared(frame: pl.DataFrame, found: Shape | None) -> pl.DataFrame:
@@ -149,7 +81,9 @@ def _declared(frame: pl.DataFrame, found: Shape | None) -> pl.DataFrame:
     return frame.with_columns(lacking) if lacking else frame
 
 
-def _envelope(group: list[Run]) -> list[pl.Series]:
+def _envelope(group: Sequence[Run] | Singles) -> list[pl.Series]:
+    if isinstance(group, Singles):
+        return group.envelope()
     store = group[0].log.store
     type_name = group[0].type
     if sum([run.count for run in group]) == len(group):
@@ -180,9 +114,11 @@ def cut(run: Run, rows: int) -> Iterator[Run]:
         yield part
 
 
-def _alike(runs: Sequence[Run]) -> Iterator[list[Run]]:
+def _alike(runs: Sequence[Run] | Singles) -> Iterator[Sequence[Run] | Singles]:
     """Neighbouring JSON runs of one kind together; each frame alone."""
-    if len({(run.kind_id, run.format) for run in runs}) == 1 and not runs[0].is_frame:
+    if isinstance(runs, Singles):
+        yield runs
+    elif len({(run.kind_id, run.format) for run in runs}) == 1 and not runs[0].is_frame:
         yield list(runs)
     else:
         yield from alike(runs)

@@ -11,7 +11,7 @@ import msgspec
 from ..errors import UsageError
 from ..log import Log
 from ..log.checkpoints import parts_of, take
-from ..log.reading import IfTrimmed
+from ..log.paging import IfTrimmed
 from ..storage.database import Database
 from . import versions
 from .effects import Passed, is_unsettled, is_waiting, passed, passed_by, prepare, there

@@ -20,6 +20,7 @@ from ..errors import DatabaseError, InvalidEvent, UsageError
 from ..events import Plain, type_name
 from ..log.handlers import Handler, InvalidHandler, handler_table
 from ..log.records import Recorded, Run
+from ..log.singles import Singles
 from ..marks import mark
 from ..personal import plain_text
 from ..storage.database import Database, Params
@@ -280,11 +281,11 @@ class _Keyed(Placement):
         keys = Keys(cls.__qualname__, cls.key, self._classes)
         return keys if keys.by_stream else None
 
-    def batch(self, runs: list[Run]) -> Batch:
+    def batch(self, runs: Sequence[Run] | Singles) -> Batch:
         """Runs whose events are folded together."""
         return _Folded(self, runs, sum(run.count for run in runs), _EMPTY)
 
-    def fold(self, runs: list[Run], db: Database) -> None:
+    def fold(self, runs: Sequence[Run] | Singles, db: Database) -> None:
         """Fold the events of runs into their documents."""
         keys_of, classes, share = self._instance.keys_of, self._classes, self.share
         found: list[tuple[Any, Recorded, list[str]]] = []

@@ -11,7 +11,7 @@ from enum import StrEnum
 from ..errors import ConsumerFenced, MillstreamError, ReadOnlyLog, StorageError, Trimmed, UsageError
 from ..log import Log
 from ..log.checkpoints import parts_of, reached
-from ..log.reading import IfTrimmed
+from ..log.paging import IfTrimmed
 from ..storage.database import Database
 from . import effects, failures, versions
 from .building import NEVER, Build, Progress, roll_back

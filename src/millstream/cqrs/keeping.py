@@ -9,8 +9,9 @@ from typing import Any
 from ..errors import ConsumerFenced, DatabaseError, StorageError
 from ..log import Log
 from ..log.checkpoints import Checkpoint, advance, peek, take
+from ..log.paging import IfTrimmed
 from ..log.present import is_wanted
-from ..log.reading import IfTrimmed, scope_of
+from ..log.reading import scope_of
 from ..storage.database import Database
 from . import effects, failures
 from .errors import ProjectionFailed
@@ -134,7 +135,7 @@ class Keeper:
 
     def _stretch(self, head: int, stop: Stop) -> None:
         """The same, up to the next event that is parked at most: from there on its stream is apart."""
-        pages = self._log.pages(scope_of(None, self._placement.types), self.seen, head + 1, False, None, self._trimmed)
+        pages = self._log.spans(scope_of(None, self._placement.types), self.seen, head + 1, self._trimmed)
         blocked = self._blocked
         pieces = self._placement.pieces(pages, rows=self._target.rows, apart=blocked)
         ahead: list[Piece | Batch] = []

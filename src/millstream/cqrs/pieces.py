@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import polars as pl
 
 from ..log.records import Recorded, Run
+from ..log.singles import Singles
 from ..storage.database import Database
 from .batches import cut
 
@@ -61,7 +62,7 @@ class Batch(msgspec.Struct, gc=False):
     """Neighbouring events that one handler takes as a frame."""
 
     placement: Placement
-    runs: list[Run]
+    runs: Sequence[Run] | Singles
     count: int
     frame: pl.DataFrame | Exception
 
@@ -105,7 +106,7 @@ class Batch(msgspec.Struct, gc=False):
             return []
         if len(self.runs) > 1:
             middle = len(self.runs) // 2
-            parts = [self.runs[:middle], self.runs[middle:]]
+            parts: list[Sequence[Run]] = [self.runs[:middle], self.runs[middle:]]
         else:
             run = self.runs[0]
             parts = [[part] for part in cut(run, (run.count + 1) // 2)]

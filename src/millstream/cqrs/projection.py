@@ -18,9 +18,11 @@ from ..log.checkpoints import begin, parts_of
 from ..log.handlers import Handler, InvalidHandler, handler_table
 from ..log.present import together
 from ..log.records import Recorded, Run
+from ..log.shapes import shape
+from ..log.singles import Singles
 from ..storage.database import Database
 from ..storage.redact import redact
-from .batches import cut, frame_of_runs, shape
+from .batches import cut, frame_of_runs
 from .binding import named
 from .errors import ForeignReadModel, ReadModelChanged
 from .pieces import Apply, Batch, Piece, apply_all
@@ -286,7 +288,7 @@ class Placement:
         return hashlib.sha256(self.schema.encode()).hexdigest()
 
     def pieces(
-        self, pages: Iterable[list[Run]], *, rows: int = ROWS, apart: Collection[str] = ()
+        self, pages: Iterable[Sequence[Run] | Singles], *, rows: int = ROWS, apart: Collection[str] = ()
     ) -> Iterator[Piece | Batch]:
         """The events of runs, decoded, each with what applies it; those of a handler of batches together.
 
@@ -306,6 +308,14 @@ class Placement:
             if share is not None and share.by_stream:
                 page = share.runs(page)
                 if not page:
+                    continue
+            if isinstance(page, Singles) and not apart:
+                bound = self._bound.get(page.type)
+                if bound is not None and bound.batch:
+                    if gathered:
+                        yield self.batch(gathered)
+                        gathered, count = [], 0
+                    yield self.batch(page)
                     continue
             for kind, run in {run.kind_id: run for run in page}.items():
                 if kind not in kinds:
@@ -346,7 +356,7 @@ class Placement:
         if gathered:
             yield self.batch(gathered)
 
-    def batch(self, runs: list[Run]) -> Batch:
+    def batch(self, runs: Sequence[Run] | Singles) -> Batch:
         """Runs that one handler takes as a frame."""
         made = self._shapes
         frame: pl.DataFrame | Exception

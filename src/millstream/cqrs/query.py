@@ -74,6 +74,13 @@ class _Handler(msgspec.Struct, frozen=True):
     """Those of what it may use that workers keep, and live ones."""
     lives: tuple[LiveModel, ...]
     """Those that are computed now."""
+    in_order: bool
+    """Whether the function takes the query and the database in this order, and nothing else."""
+
+    def __call__(self, query: Query[Any], db: Database) -> Any:
+        if self.in_order:
+            return self.function(query, db)
+        return self.function(**{self.query: query, self.database: db})
 
 
 class Answer(msgspec.Struct, Generic[Result]):
@@ -169,7 +176,8 @@ class Queries:
         wanted = self._placements if declared is None else declared
         followers = tuple(self._followers[each.name] for each in wanted if each.name in self._followers)
         lives = tuple(each for each in followers if database and isinstance(each, LiveModel))
-        self._handlers[query] = _Handler(function, query, name, database, declared, followers, lives)
+        in_order = [each.name for each in found] == [name, database] and not function.__code__.co_kwonlyargcount
+        self._handlers[query] = _Handler(function, query, name, database, declared, followers, lives, in_order)
 
     def known(self) -> list[type[Any]]:
         """The queries that have a handler."""
@@ -224,7 +232,7 @@ class Queries:
             view = shown[1]
             db = view.take()
             try:
-                return handler.function(**{handler.query: query, handler.database: db})  # type: ignore[no-any-return]
+                return handler(query, db)  # type: ignore[no-any-return]
             finally:
                 view.give_back(db)
         except ReadOnlyLog as error:
@@ -325,7 +333,7 @@ class Queries:
         if len(inline) > 1 and any(placement.inline for placement in wanted):
             wanted = [Together(inline), *(placement for placement in wanted if not placement.inline)]
         with self._past(wanted, position) as view, view.reading() as db:
-            return handler.function(**{handler.query: query, handler.database: db})  # type: ignore[no-any-return]
+            return handler(query, db)  # type: ignore[no-any-return]
 
     def _shown_at(self, handler: _Handler) -> list[Placement]:
         """The read models that one connection shows the handler, as of the present."""
@@ -378,7 +386,7 @@ class Queries:
     def _ask(self, handler: _Handler, query: Query[Result]) -> Result:
         try:
             with self._database(handler) as db:
-                return handler.function(**{handler.query: query, handler.database: db})  # type: ignore[no-any-return]
+                return handler(query, db)  # type: ignore[no-any-return]
         except ReadOnlyLog as error:
             raise _writes(query) from error
         except DatabaseError as error:

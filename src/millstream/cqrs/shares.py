@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -16,7 +16,8 @@ from ..log.handlers import InvalidHandler
 from ..personal import shape_of
 
 if TYPE_CHECKING:
-    from ..log.records import Run
+    from ..log.singles import Singles
+from ..log.records import Run
 
 STREAM = "_stream"
 """Stands for the name of an event's stream."""
@@ -144,7 +145,7 @@ class Share:
         """Whether what has this key is in it. The same on each machine, for ever: rows were made by it."""
         return crc32(key.encode()) % self.count == self.number - 1
 
-    def runs(self, page: list[Run]) -> list[Run]:
+    def runs(self, page: Sequence[Run] | Singles) -> list[Run]:
         """Those of a list of runs whose streams are in it."""
         known = self._streams
         for run in page:

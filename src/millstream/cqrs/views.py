@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..storage.database import Database
 from ..storage.duckdb.database import open_database as open_duck
-from ..storage.sqlite.database import MEMORY, SQLiteDatabase, attached, open_database
+from ..storage.sqlite.database import MEMORY, SQLiteDatabase, attached, connect
 
 if TYPE_CHECKING:
     from ..storage.postgres.schemas import Server
@@ -45,21 +46,29 @@ class View(ABC):
             self.give_back(db)
 
 
+class _Kept(SQLiteDatabase):
+    """A connection with a cursor for what begins and ends its transactions."""
+
+    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+        super().__init__(connection, path)
+        self.control = connection.cursor().execute
+
+
 class FilesView(View):
     """Read-only connections that show several files' tables as one database, kept for the next query."""
 
     def __init__(self, paths: list[str]) -> None:
         self._paths = paths
-        self._idle: list[SQLiteDatabase] = []
+        self._idle: list[_Kept] = []
         self._mutex = threading.Lock()
         self._process = os.getpid()
 
     def take(self) -> Database:
         db = self._idle_one()
-        db.connection.execute("begin")  # takes no lock, and reads nothing: it cannot fail
+        db.control("begin")  # takes no lock, and reads nothing: it cannot fail
         return db
 
-    def _idle_one(self) -> SQLiteDatabase:
+    def _idle_one(self) -> _Kept:
         if self._process != os.getpid():
             with self._mutex:
                 if self._process != os.getpid():
@@ -70,7 +79,7 @@ class FilesView(View):
             return self._idle.pop()
         except IndexError:
             pass
-        db = open_database(self._paths[0], readonly=True)
+        db = _Kept(connect(self._paths[0], readonly=True), self._paths[0])
         try:
             for number, path in enumerate(self._paths[1:], start=1):
                 db.execute(f"attach database ? as read{number}", (attached(path),))
@@ -80,9 +89,9 @@ class FilesView(View):
         return db
 
     def give_back(self, db: Database) -> None:
-        assert isinstance(db, SQLiteDatabase)
+        assert isinstance(db, _Kept)
         if db.connection.in_transaction:
-            db.connection.execute("rollback")
+            db.control("rollback")
         if len(self._idle) < _KEPT:
             self._idle.append(db)
         else:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import LogClosed
 from ..events import definitions
@@ -15,6 +15,7 @@ from ..frames import MAX_ROWS
 from ..storage.base import Scope
 from .present import is_wanted
 from .records import Recorded, Run, recorded_events
+from .singles import Singles
 
 if TYPE_CHECKING:
     from .reading import Reader
@@ -24,6 +25,7 @@ _CROWD = 4
 _KEPT = 2_048
 """The most runs that the tail keeps."""
 _EVERYTHING = Scope()
+Spanning = TypeVar("Spanning", Run, Run | Singles)
 _UNKNOWN = object()
 """A generation of keys that is none."""
 
@@ -175,9 +177,9 @@ def wants(scope: Scope, run: Run) -> bool:
     return scope.prefix is None or run.stream.startswith(scope.prefix)
 
 
-def grouped(runs: list[Run] | Iterator[Run], rows: int) -> Iterator[list[Run]]:
+def grouped(runs: Iterable[Spanning], rows: int) -> Iterator[list[Spanning]]:
     """Runs in groups, each closed by the run with which it has this many events."""
-    group: list[Run] = []
+    group: list[Spanning] = []
     count = 0
     for run in runs:
         group.append(run)

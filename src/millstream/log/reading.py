@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidPosition, StreamNotFound, UsageError
 from ..events import Event, decoder, definitions, event_class, sealed_fields, type_name
 from ..evolution import stored_names
 from ..frames import Columns, is_frame_schema, schema_columns
-from ..storage.base import PLAIN_VALUES, Matching, Receipt, Scope, StreamInfo
+from ..storage.base import Matching, Receipt, Scope, StreamInfo
 from ..storage.contract import Store
 from ..storage.database import Database
 from ..time import Duration, Moment, seconds, to_micros
-from . import following
+from . import following, paging
 from .bodies import Bodies
-from .present import Plan, is_wanted, plan_of, present
+from .paging import END, IfTrimmed
+from .present import Plan, plan_of, present
 from .records import Recorded, Run, recorded_events
+from .singles import Singles
 from .staging import check_stream
 
 if TYPE_CHECKING:
@@ -26,12 +28,7 @@ if TYPE_CHECKING:
 
     from .personal.keys import Keys
 
-END = 1 << 62
-
 Types = Iterable[str | type[Event]] | str | type[Event] | None
-
-IfTrimmed = Literal["skip", "raise"]
-"""What to do about events that retention has trimmed."""
 
 
 class Reader:
@@ -218,56 +215,19 @@ class Reader:
         self, scope: Scope, low: int, high: int, backwards: bool, limit: int | None, trimmed: IfTrimmed = "skip"
     ) -> Iterator[list[Run]]:
         """Runs of a scope strictly between two positions, a page at a time; those at the edges are cut."""
-        for runs in self.stored(scope, low, high, backwards, limit, trimmed):
-            for shown in self.present(runs, backwards=backwards):
-                if shown is not runs and (scope.shown is not None or scope.matching is not None):
-                    shown = _asked(shown, scope)
-                yield shown
+        return paging.pages(self, scope, low, high, backwards, limit, trimmed)
+
+    def spans(self, scope: Scope, low: int, high: int, trimmed: IfTrimmed = "skip") -> Iterator[list[Run] | Singles]:
+        """The same, forwards, for who makes columns of them: `Singles` where single events stand alike."""
+        return paging.spans(self, scope, low, high, trimmed)
 
     def present(self, runs: list[Run], *, backwards: bool = False) -> Iterator[list[Run]]:
         """Stored runs as they are read today, in parts: the very same list where none of them needs a change."""
         return present(self, self.unsealed(runs), backwards=backwards)
 
-    def stored(
-        self,
-        scope: Scope,
-        low: int = 0,
-        high: int = END,
-        backwards: bool = False,
-        limit: int | None = None,
-        trimmed: IfTrimmed = "skip",
-    ) -> Iterator[list[Run]]:
-        """The same, as they are stored: under the names and in the shapes that they had then."""
-        most = self.store.page_runs
-        size = most if limit is None else max(1, min(most, limit))
-        while True:
-            rows = self.store.page(scope, low, high, size, backwards)
-            runs = [Run(self, *row) for row in rows]
-            first, end = (runs[-1].position, runs[-1].last) if runs else (0, 0)
-            # All but those at the edges lie inside the bounds whole.
-            for edge in {0, len(runs) - 1} if runs else ():
-                part = runs[edge].cut(low, high)
-                if part is None:
-                    runs[edge].count = 0
-                else:
-                    runs[edge] = part
-            if runs and not (runs[0].count and runs[-1].count):
-                runs = [run for run in runs if run.count]
-            if scope.matching is not None:
-                runs = _cut(runs, scope.matching)
-            if runs and len(rows[0]) > PLAIN_VALUES:
-                runs = self.left(runs, trimmed)
-                if not runs and scope.stream is not None and not backwards:
-                    end = max(end, self.bodies.archived().ledger.floor(scope.stream))
-            if runs:
-                yield runs
-            if len(rows) < size:
-                return
-            if backwards:
-                high = first
-            else:
-                low = end
-            size = min(most, size * 4)
+    def stored(self, scope: Scope, low: int = 0, high: int = END) -> Iterator[list[Run]]:
+        """The same as `pages`, as they are stored: under the names and in the shapes that they had then."""
+        return paging.stored(self, scope, low, high)
 
     def unsealed(self, runs: list[Run]) -> list[Run]:
         """Stored runs, those with sealed fields replaced by such as can be read; the very same list without any."""
@@ -462,44 +422,6 @@ def scope_of(stream: str | None, types: Types, matching: Matching | None = None)
         check_stream(stream[:-1])
         return Scope(None, stream[:-1], names, shown, matching)
     return Scope(check_stream(stream), None, names, shown, matching)
-
-
-def _asked(runs: list[Run], scope: Scope) -> list[Run]:
-    """Of runs as they are read today, what is asked for: the store knows only what they were."""
-    if scope.shown is not None:
-        runs = [run for run in runs if is_wanted(run, scope.shown)]
-    if scope.matching is None:
-        return runs
-    return _after(runs, [(query, frozenset(map(type_name, query.types))) for query in scope.matching.any_of])
-
-
-def _cut(runs: list[Run], matching: Matching) -> list[Run]:
-    """Of stored runs that a query matches, what is after its position."""
-    queries = matching.any_of
-    last = max(query.after for query in queries)
-    if all(run.position > last for run in runs):
-        return runs
-    return _after(runs, [(query, frozenset(query.type_names)) for query in queries])
-
-
-def _after(runs: list[Run], queries: list[tuple[Matching, frozenset[str]]]) -> list[Run]:
-    """The parts of runs that are after the position of an alternative that takes them, if any.
-
-    Args:
-        queries: The alternatives, each with the names of its types.
-    """
-    parts = []
-    for run in runs:
-        edges = [
-            query.after
-            for query, types in queries
-            # What has come here has the tags of an alternative: of the only one, if there is no other.
-            if (not types or is_wanted(run, types))
-            and (len(queries) == 1 or not query.tags or set(query.tags) <= set(run.tags))
-        ]
-        if edges and (part := run.cut(min(edges), END)) is not None:
-            parts.append(part)
-    return parts
 
 
 def type_names(types: Types) -> frozenset[str] | None:

@@ -6,21 +6,19 @@ log's readers pass runs around, since a run of a frame is 65,536 events at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 import polars as pl
 
 from ..conversion import ready
 from ..errors import DamagedLog, InvalidEvent, KeyLost, KeysNeeded, MissingExtra, NotFound
 from ..events import AnyEvent, Plain, decoder, event_class, schema_version
-from ..frames import Columns, conform, union_columns
 from ..storage.chain import FRAME_FORMAT, JSON_FORMAT
 from ..time import from_micros
-from .objects import columns_of, frame_of_objects, union, values_of
+from .objects import columns_of, frame_of_objects, values_of
 
 if TYPE_CHECKING:
     from .reading import Reader
@@ -428,87 +426,3 @@ def recorded_events(run: Run) -> list[Recorded]:
         except (InvalidEvent, KeyLost, KeysNeeded, MissingExtra):
             pass  # told when the one that does not fit, or cannot be unsealed, is asked for
     return [Recorded(run, index) for index in range(run.count)]
-
-
-def frame_of(runs: Iterable[Run], *, columns: Columns | None = None, envelope: bool = False) -> pl.DataFrame:
-    """One frame of many runs: the union of their columns, nulls where a run lacks one.
-
-    Args:
-        runs: The runs, in the order of the rows.
-        columns: The columns to give, with their types; by default all that occur.
-        envelope: Add ``_position``, ``_stream``, ``_version``, ``_type`` and ``_time`` (UTC, microseconds).
-    """
-    wanted = list(columns) if columns is not None else None
-    groups: list[tuple[list[Run], pl.DataFrame | list[dict[str, Any]]]] = []
-    for group in alike(runs):
-        first = group[0]
-        if first.is_frame:
-            groups.append((group, first.frame(wanted)))
-        else:
-            lines = [line for run in group for line in run.lines()]
-            groups.append((group, values_of(lines, first.decodes_as, first.position)))
-    if columns is None:
-        columns = {}
-        for group, part in groups:
-            if isinstance(part, pl.DataFrame):
-                columns = union_columns(group[0].stream, columns, dict(part.schema))
-            else:
-                columns = union(columns, columns_of(part))
-    parts = [
-        (group, conform(part, columns) if isinstance(part, pl.DataFrame) else frame_of_objects(part, columns))
-        for group, part in groups
-    ]
-    frames = [enveloped(group, frame) if envelope else frame for group, frame in parts]
-    if not frames:
-        empty = {**columns, **ENVELOPE} if envelope else columns
-        return pl.DataFrame(schema=empty)
-    return frames[0] if len(frames) == 1 else pl.concat(frames)
-
-
-ENVELOPE: Columns = {
-    "_position": pl.Int64(),
-    "_stream": pl.String(),
-    "_version": pl.Int64(),
-    "_type": pl.String(),
-    "_time": pl.Datetime("us", "UTC"),
-}
-
-
-def alike(runs: Iterable[Run]) -> Iterator[list[Run]]:
-    """Neighbouring JSON runs of one kind together; each frame alone."""
-    group: list[Run] = []
-    for run in runs:
-        if group and not run.is_frame and not group[0].is_frame and run.kind_id == group[0].kind_id:
-            group.append(run)
-            continue
-        if group:
-            yield group
-        group = [run]
-    if group:
-        yield group
-
-
-def enveloped(group: list[Run], frame: pl.DataFrame) -> pl.DataFrame:
-    """The rows of runs with the log's envelope beside them."""
-    if len(group) == 1:
-        run = group[0]
-        return frame.with_columns(
-            pl.int_range(run.position, run.position + run.count, dtype=pl.Int64).alias("_position"),
-            pl.lit(run.stream).alias("_stream"),
-            pl.int_range(run.version, run.version + run.count, dtype=pl.Int64).alias("_version"),
-            pl.lit(run.type).alias("_type"),
-            pl.lit(run.recorded).cast(pl.Datetime("us", "UTC")).alias("_time"),
-        )
-    counts = np.array([run.count for run in group])
-    of = np.repeat(np.arange(len(group)), counts)
-    places = np.arange(len(of)) - np.repeat(np.cumsum(counts) - counts, counts)
-    about = pl.DataFrame(
-        {
-            "_position": np.array([run.position for run in group], np.int64)[of] + places,
-            "_stream": pl.Series([run.stream for run in group], dtype=pl.String).gather(of),
-            "_version": np.array([run.version for run in group], np.int64)[of] + places,
-            "_type": pl.Series([run.type for run in group], dtype=pl.String).gather(of),
-            "_time": np.array([run.recorded for run in group], np.int64)[of],
-        }
-    ).with_columns(pl.col("_time").cast(pl.Datetime("us", "UTC")))
-    return pl.concat([frame, about], how="horizontal")

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -13,11 +14,15 @@ from polars.io.plugins import register_io_source
 
 from ..errors import InvalidTime, StreamNotFound, Trimmed
 from ..frames import MAX_ROWS, Columns, join_columns
+from ..storage.base import Scope
 from ..time import Moment, from_micros, to_micros
 from .following import grouped
+from .framing import ENVELOPE, alike, frame_of
 from .objects import union
+from .quick import quick_frame
 from .reading import scope_of
-from .records import ENVELOPE, Run, frame_of
+from .records import Run
+from .singles import Singles
 
 if TYPE_CHECKING:
     from .reading import Reader, Types
@@ -44,22 +49,23 @@ def scan(
     columns, json_kinds = _columns(log, stream, kinds)
     if json_kinds:
         # Objects have no stored columns: one pass over them fixes the shape of the whole.
-        found = (run for run in log.runs(stream, types=types, until_position=head + 1) if not run.is_frame)
-        for group in grouped(found, MAX_ROWS):
-            columns = union(columns, dict(_framed(log, group).schema))
+        found = (run for run in _spans(log, scope, 0, head + 1) if not run.is_frame)
+        for group in chain.from_iterable(map(alike, grouped(found, MAX_ROWS))):
+            if not columns:
+                columns = dict(_framed(log, group[:1]).schema)
+            if quick_frame(group, columns, None) is None:
+                columns = union(columns, dict(_framed(log, group).schema))
     if by is not None and not isinstance(columns.get(by), pl.Datetime):
         raise InvalidTime(f"{by!r} is not a datetime column of {stream!r}", hint=f"It has {', '.join(columns)}")
     names = [*columns, *ENVELOPE] if envelope else list(columns)
     schema = {**columns, **ENVELOPE} if envelope else columns
 
-    def runs() -> Iterator[Run]:
+    def runs() -> Iterator[Run | Singles]:
         if by is None:
-            found = log.runs(stream, types=types, since=since, until=until, until_position=head + 1)
-        else:
-            found = log.runs(stream, types=types, until_position=head + 1)
-            if low is not None or high is not None:
-                found = _overlapping(log, found, by, low, high)
-        return found
+            after = 0 if low is None else log.store.position_at(low)
+            return _spans(log, scope, after, head + 1 if high is None else min(head, log.store.position_at(high)) + 1)
+        found = _spans(log, scope, 0, head + 1)
+        return found if low is None and high is None else _overlapping(log, found, by, low, high)
 
     def source(
         with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
@@ -68,7 +74,7 @@ def scan(
         needed = {n: t for n, t in columns.items() if n in wanted or n == by}
         with_envelope = any(n in ENVELOPE for n in wanted)
 
-        def decode(group: list[Run]) -> pl.DataFrame:
+        def decode(group: list[Run | Singles]) -> pl.DataFrame:
             frame = _framed(log, group, needed, with_envelope)
             if by is not None:
                 frame = _between(frame, by, low, high)
@@ -90,14 +96,25 @@ def scan(
     return register_io_source(source, schema=schema)
 
 
-def _framed(log: Reader, group: list[Run], columns: Columns | None = None, envelope: bool = False) -> pl.DataFrame:
+def _spans(log: Reader, scope: Scope, after: int, until: int) -> Iterator[Run | Singles]:
+    for page in log.spans(scope, after, until):
+        if isinstance(page, Singles):
+            yield page
+        else:
+            yield from page
+
+
+def _framed(
+    log: Reader, group: list[Run | Singles], columns: Columns | None = None, envelope: bool = False
+) -> pl.DataFrame:
     """The frame of a group of runs, without those that were trimmed since their headers were read."""
     try:
         return frame_of(group, columns=columns, envelope=envelope)
     except Trimmed:
-        moved = {run.position: log.store.find_body(run.base or run.position) for run in group}
+        runs = [run for run in group if isinstance(run, Run)]
+        moved = {run.position: log.store.find_body(run.base or run.position) for run in runs}
         gone = log.bodies.trimmed({body[0] for body in moved.values() if body is not None})
-        left = [run for run in group if (body := moved[run.position]) is None or body[0] not in gone]
+        left = [run for run in group if (body := moved.get(run.position)) is None or body[0] not in gone]
         return frame_of(left, columns=columns, envelope=envelope)
 
 
@@ -113,7 +130,9 @@ def _columns(log: Reader, stream: str, kinds: list[int]) -> tuple[Columns, bool]
     return join_columns(stream, shapes), objects or not all(shapes)
 
 
-def _ahead(decode: Callable[[list[Run]], pl.DataFrame], groups: Iterator[list[Run]]) -> Iterator[pl.DataFrame]:
+def _ahead(
+    decode: Callable[[list[Run | Singles]], pl.DataFrame], groups: Iterator[list[Run | Singles]]
+) -> Iterator[pl.DataFrame]:
     """Frames in order, the next few decoded on other threads while the caller works on this one."""
     first = next(groups, None)
     if first is None:
@@ -135,9 +154,13 @@ def _ahead(decode: Callable[[list[Run]], pl.DataFrame], groups: Iterator[list[Ru
                 future.cancel()
 
 
-def _overlapping(log: Reader, runs: Iterator[Run], by: str, low: int | None, high: int | None) -> Iterator[Run]:
+def _overlapping(
+    log: Reader, runs: Iterator[Run | Singles], by: str, low: int | None, high: int | None
+) -> Iterator[Run | Singles]:
     for run in runs:
-        bounds = log.store.range_of(run.base or run.position, by) if run.is_frame else None
+        bounds = None
+        if isinstance(run, Run) and run.is_frame:
+            bounds = log.store.range_of(run.base or run.position, by)
         if bounds is None or ((high is None or bounds[0] < high) and (low is None or bounds[1] >= low)):
             yield run
 

@@ -9,8 +9,8 @@ import msgspec
 
 from ..errors import UsageError
 from ..log import Log
+from ..log.paging import END
 from ..log.positions import Position
-from ..log.reading import END
 from ..log.records import Recorded
 from ..time import Moment, to_micros
 from .codec import same

@@ -23,6 +23,22 @@ COLUMNS = f"{PLAIN}, count, effective, format, body_ref, body_offset"
 """What there is to know of any run, but its hashes."""
 
 
+class PackedEvents(msgspec.Struct, frozen=True):
+    """Single events of one kind, plain as those of `PLAIN`: each part of all of them as one text.
+
+    Numbers are parted by commas; bodies, and metadata where all have some, by line feeds.
+    """
+
+    count: int
+    kind: int
+    positions: str
+    streams: str
+    versions: str
+    recorded: str
+    bodies: str
+    metadata: str | None
+
+
 class Encoding(IntEnum):
     """How a body is written."""
 

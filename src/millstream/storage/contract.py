@@ -7,7 +7,19 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from ..errors import MillstreamError
-from .base import AppendRow, BodyInfo, Head, InlineHandler, Kind, Receipt, Request, Scope, StagedRun, StreamInfo
+from .base import (
+    AppendRow,
+    BodyInfo,
+    Head,
+    InlineHandler,
+    Kind,
+    PackedEvents,
+    Receipt,
+    Request,
+    Scope,
+    StagedRun,
+    StreamInfo,
+)
 from .database import Database
 from .inline import Registered
 from .raw import RawSource, RawTarget, Role
@@ -137,6 +149,11 @@ class Store(RawSource, RawTarget, Protocol):
 
         Rows of `PLAIN` when all of them are plain, else of `COLUMNS`. The first or last run may reach beyond the
         bounds; who reads cuts it.
+        """
+
+    def packed(self, scope: Scope, after: int, until: int, limit: int) -> PackedEvents | None:
+        """The same events as the next page, up to so many, where all of them are plain and of one kind; None otherwise,
+        or where the store would gain nothing by it.
         """
 
     def stream_rows(self, stream: str, version: int, limit: int) -> list[tuple[int, int, int, int, str | None]]:

@@ -13,13 +13,14 @@ import msgspec
 import polars as pl
 
 from ..events import Plain
+from ..log.records import Run
+from ..log.singles import Singles
 from ..time import from_micros, to_micros
 from .columns import IDLE, NO_TIME, SEQUENCE
 from .pipeline import ENVELOPE_TYPES, FlowState, Pipeline
 
 if TYPE_CHECKING:
     from ..log.log import Log
-    from ..log.records import Run
     from .tree import Source
 
 STREAM, TYPE = "$idle", "SourceIdle"
@@ -78,13 +79,13 @@ class Listener:
             if source.idle is not None and (heard := self._last(source)) is not None
         }
 
-    def hear(self, group: Sequence[tuple[int, Run]]) -> None:
+    def hear(self, group: Sequence[tuple[int, Run | Singles]]) -> None:
         """Take note of runs of the sources, and of what says that one is silent."""
         if all(source.idle is None for source in self._pipeline.sources):
             return
         for label, run in group:
             number = label if label >= 0 else ~label
-            if self._pipeline.sources[number].idle is not None:
+            if self._pipeline.sources[number].idle is not None and isinstance(run, Run):
                 self._heard[number] = max(run.recorded, self._heard.get(number, 0))
 
     def tell(self, state: FlowState) -> bool:

@@ -11,8 +11,9 @@ import polars as pl
 
 from ..errors import UsageError
 from ..frames import MAX_ROWS
-from ..log.reading import Reader
+from ..log.reading import Reader, scope_of
 from ..log.records import Run
+from ..log.singles import Singles
 from ..time import Moment
 from .columns import SEQUENCE, is_hidden, visible
 from .errors import FlowError
@@ -27,8 +28,9 @@ from .tree import Source
 if TYPE_CHECKING:
     from ..log.log import Log
 
-Labelled = tuple[int, Run]
-"""A run, and the number of the source that it is of; less than zero (``~number``) where it says that one is silent."""
+Labelled = tuple[int, Run | Singles]
+"""A run, or many single events, and the number of the source; less than zero (``~number``) where it says that this one
+is silent."""
 
 _OWN = ("StreamClosed", TYPE)
 """What the log says of a stream, not what happened in it."""
@@ -39,6 +41,16 @@ def source_runs(log: Log, source: Source, after: int, end: int) -> Iterator[Run]
     for run in log.runs(source.stream, types=source.types, after=after, until_position=end):
         if run.type not in _OWN:
             yield run
+
+
+def source_spans(log: Log, source: Source, after: int, end: int) -> Iterator[Run | Singles]:
+    """The same, with many single events as one where they stand alike."""
+    for page in log.spans(scope_of(source.stream, source.types), after, end):
+        if isinstance(page, Singles):
+            if page.type not in _OWN:
+                yield page
+        else:
+            yield from (run for run in page if run.type not in _OWN)
 
 
 def batches(runs: Iterable[Labelled], rows: int = MAX_ROWS) -> Iterator[list[Labelled]]:
@@ -57,16 +69,19 @@ def batches(runs: Iterable[Labelled], rows: int = MAX_ROWS) -> Iterator[list[Lab
 
 def labelled(log: Log, sources: Sequence[Source], after: int, end: int) -> Iterator[Labelled]:
     """The runs of all sources between two positions, in the order of the log, each with its source's number."""
+    if len(sources) == 1 and sources[0].idle is None:
+        return ((0, span) for span in source_spans(log, sources[0], after, end))
+    # Several are merged run by run.
     each = [_labelled(number, source_runs(log, source, after, end)) for number, source in enumerate(sources)]
     each += [
         _labelled(~number, silences(log, source, after, end))
         for number, source in enumerate(sources)
         if source.idle is not None
     ]
-    return each[0] if len(each) == 1 else heapq.merge(*each, key=lambda found: found[1].position)
+    return heapq.merge(*each, key=lambda found: found[1].position)
 
 
-def _labelled(number: int, runs: Iterable[Run]) -> Iterator[Labelled]:
+def _labelled(number: int, runs: Iterable[Run]) -> Iterator[tuple[int, Run]]:
     return ((number, run) for run in runs)
 
 
@@ -76,7 +91,7 @@ def frames(
     """The rows of a group of runs as `Pipeline.step` takes them in: of each source, up to where a type widens."""
     needs, sources = pipeline.needs, state.sources
     marks = [
-        None if source.idle is None else marks_of(run for of, run in group if of == ~number)
+        None if source.idle is None else marks_of(run for of, run in group if of == ~number and isinstance(run, Run))
         for number, source in enumerate(pipeline.sources)
     ]
     if len(sources) == 1 and marks[0] is None:

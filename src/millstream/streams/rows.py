@@ -8,20 +8,22 @@ nothing: its rows are null either way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import polars as pl
 
 from ..frames import Columns, conform, union_columns
+from ..log.framing import alike, enveloped
 from ..log.objects import columns_of, frame_of_objects, union, values_one_by_one
-from ..log.records import Run, alike, enveloped
-from .quick import quick_frame
+from ..log.quick import quick_frame
+from ..log.records import Run
+from ..log.singles import Singles
 
 _INT64 = (-(1 << 63), (1 << 63) - 1)
 
 
-def frames_of(runs: Iterable[Run], known: Columns, wanted: frozenset[str] | None) -> Iterator[pl.DataFrame]:
+def frames_of(runs: Iterable[Run | Singles], known: Columns, wanted: frozenset[str] | None) -> Iterator[pl.DataFrame]:
     """The rows of runs with the log's envelope, in as few frames as their types allow.
 
     Args:
@@ -33,7 +35,7 @@ def frames_of(runs: Iterable[Run], known: Columns, wanted: frozenset[str] | None
     for group in _begun(alike(runs), known):
         about = enveloped(group, pl.DataFrame(height=sum(run.count for run in group)))
         first = group[0]
-        if first.is_frame:
+        if isinstance(first, Run) and first.is_frame:
             part = first.frame(None if wanted is None else sorted(wanted))
             columns = union_columns(first.stream, known, dict(part.schema))
             if held and not grows(known, columns):
@@ -60,7 +62,7 @@ def frames_of(runs: Iterable[Run], known: Columns, wanted: frozenset[str] | None
         yield _framed(held, known)
 
 
-def _begun(groups: Iterable[list[Run]], known: Columns) -> Iterator[list[Run]]:
+def _begun(groups: Iterable[list[Run | Singles]], known: Columns) -> Iterator[list[Run | Singles]]:
     """The groups; while no column is known, a first run of objects by itself, so that the rest goes the quick way."""
     for group in groups:
         if not known and len(group) > 1 and not group[0].is_frame:
@@ -78,7 +80,7 @@ def _framed(held: list[tuple[pl.DataFrame | list[dict[str, Any]], pl.DataFrame]]
     return frames[0] if len(frames) == 1 else pl.concat(frames)
 
 
-def _values(group: list[Run], wanted: frozenset[str] | None) -> list[dict[str, Any]]:
+def _values(group: Sequence[Run | Singles], wanted: frozenset[str] | None) -> list[dict[str, Any]]:
     first = group[0]
     lines = [line for run in group for line in run.lines()]
     rows = values_one_by_one(lines, first.decodes_as, first.position)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ...errors import UsageError
-from ...log.reading import END
+from ...log.paging import END
 from ..change import Change, Operation, Row
 from ..shape import Shape, shape_of
 from ..values import Unchanged, decode_row, decoder, encode_value

@@ -35,7 +35,7 @@ ALIVE_EVERY = 10.0
 STAGE_BYTES = 8 << 20
 """How much of a transaction from a file goes ahead into the log at once."""
 
-_TAKEOVER = 3.0
+_TAKEOVER = 10.0
 """Seconds within which a capture that was taken over lets go of its slot."""
 
 

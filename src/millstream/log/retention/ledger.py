@@ -18,7 +18,8 @@ from ...errors import DamagedLog, InvalidEvent
 from ...events import Event
 from ...storage.base import Request
 from ...storage.contract import Store
-from ..reading import END, Reader
+from ..paging import END
+from ..reading import Reader
 from ..staging import RETENTION, stage
 
 STREAM = RETENTION

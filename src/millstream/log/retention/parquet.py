@@ -12,7 +12,8 @@ import polars as pl
 
 from ...errors import DamagedLog, StorageError, Trimmed
 from ...frames import encode_frame, frame_hash
-from ..records import ENVELOPE, Run, enveloped
+from ..framing import ENVELOPE, enveloped
+from ..records import Run
 from .reader import BODIES, COLUMNS, OBJECTS, WINDOW, read_rows
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from ...errors import DamagedLog, DepotError, DepotFileChanged
 from ...frames import MAX_ROWS, decode_frame
 from ...storage.contract import Store
 from ..depots import TIMEOUT, open_depot
-from ..records import ENVELOPE
+from ..framing import ENVELOPE
 from .fetched import Fetched
 from .ledger import Ledger
 

@@ -17,6 +17,7 @@ from ..base import (
     Head,
     InlineHandler,
     Kind,
+    PackedEvents,
     Receipt,
     Request,
     Scope,
@@ -311,6 +312,10 @@ class PostgresStore:
         self._writer.knows(head.position)
         self._remember_end(head.position)
         return head
+
+    def packed(self, scope: Scope, after: int, until: int, limit: int) -> PackedEvents | None:
+        """See `Store.packed`: nothing is gained."""
+        return None
 
     def page(self, scope: Scope, after: int, until: int, limit: int, backwards: bool = False) -> list[tuple[Any, ...]]:
         def pages(connection: Connection) -> list[tuple[Any, ...]]:

@@ -30,8 +30,6 @@ class SQLiteDatabase(Database):
 
     def one(self, sql: str, params: Params = ()) -> dict[str, Any] | None:
         cursor = self.execute(sql, params)
-        if not cursor.description:
-            return None
         try:
             row = cursor.fetchone()
         except sqlite3.Error as error:

@@ -48,7 +48,7 @@ def page(
     if scope.matching is not None:
         return _matching_page(connection, scope, scope.matching, after, until, limit, backwards)
     order = "desc" if backwards else "asc"
-    low = _containing(connection, after + 1) if after > 0 else 1
+    low = containing(connection, after + 1) if after > 0 else 1
     if scope.stream is not None:
         row = connection.execute("select id from streams where name = ?", (scope.stream,)).fetchone()
         if row is None:
@@ -65,7 +65,7 @@ def page(
     return _kinds_page(connection, kinds, scope, low, until, limit, backwards)
 
 
-def _containing(connection: sqlite3.Connection, position: int) -> int:
+def containing(connection: sqlite3.Connection, position: int) -> int:
     """Where the run that holds this position begins (the position itself when it is beyond the head)."""
     row = connection.execute(
         "select position, count from runs where position <= ? order by position desc limit 1", (position,)
@@ -82,15 +82,22 @@ def _stream_page(
     limit: int,
     order: str,
 ) -> list[tuple[Any, ...]]:
-    # Versions order a stream's runs as positions do, and only versions are indexed: translate the bounds.
-    first = 0 if low <= 1 else _version_at(connection, stream, low)
-    last = _NEVER if until >= _NEVER else _version_at(connection, stream, until)
+    first, last = versions_between(connection, stream, low, until)
     chosen = "" if kinds is None else f" and kind in ({','.join(map(str, kinds))})"
     return _headers(
         connection,
         f"from runs where stream = ? and version >= ? and version < ?{chosen} order by version {order} limit ?",
         (stream, first, last, limit),
     )
+
+
+def versions_between(connection: sqlite3.Connection, stream: int, low: int, until: int) -> tuple[int, int]:
+    """The versions of a stream that stand from one position on and before another.
+
+    Versions order a stream's runs as positions do, and only versions are indexed.
+    """
+    first = 0 if low <= 1 else _version_at(connection, stream, low)
+    return first, _NEVER if until >= _NEVER else _version_at(connection, stream, until)
 
 
 def stream_rows(
@@ -261,7 +268,7 @@ def matched(
             return []
         lists.append(of_stream(row[0], partial(_version_at, connection, row[0])))
     # A run may begin before `after` and reach past it.
-    low = _containing(connection, after + 1) if after > 0 else 1
+    low = containing(connection, after + 1) if after > 0 else 1
     inside, names = _inside(scope.further)
     return positions(connection, lists or [EVERYTHING], inside, names, low, until, limit, backwards)
 

@@ -29,6 +29,7 @@ from ..base import (
     Head,
     InlineHandler,
     Kind,
+    PackedEvents,
     Receipt,
     Request,
     Scope,
@@ -40,7 +41,7 @@ from ..database import Database
 from ..inline import KEY, Attached, Handlers, Register, Registered
 from ..raw import PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role, State
 from ..signal import Signal
-from . import ahead, placing, raw, reader
+from . import ahead, packed, placing, raw, reader
 from .database import SQLiteDatabase, connect, statements
 from .faults import translated
 from .guard import GuardedDatabase
@@ -346,6 +347,11 @@ class SQLiteStore:
         """A page of headers; see `reader.page`."""
         with self.reader() as connection:
             return reader.page(connection, scope, self.names, after, until, limit, backwards)
+
+    def packed(self, scope: Scope, after: int, until: int, limit: int) -> PackedEvents | None:
+        """See `Store.packed`."""
+        with self.reader() as connection:
+            return packed.page(connection, scope, after, until, limit)
 
     def stream_rows(self, stream: str, version: int, limit: int) -> list[tuple[int, int, int, int, str | None]]:
         """See `Store.stream_rows`."""

@@ -12,7 +12,7 @@ from ...log.objects import fitted, union
 from ..columns import IDLE, SEQUENCE, micros
 from ..errors import CannotCheck, FlowError, MissingColumn
 from ..idle import marks_of, silences
-from ..replay import source_runs
+from ..replay import source_spans
 from ..rows import frames_of
 from .engine import AT, END, LATE, NEVER, PLACE, Engine
 
@@ -92,7 +92,7 @@ class Given:
 
 def _read(log: Log, source: Source, wanted: frozenset[str] | None, end: int) -> pl.DataFrame:
     """The rows as they are decoded, as one frame."""
-    frames = list(frames_of(source_runs(log, source, 0, end), {}, wanted))
+    frames = list(frames_of(source_spans(log, source, 0, end), {}, wanted))
     columns: Columns = {}
     for frame in frames:
         wider = union(columns, dict(frame.schema))

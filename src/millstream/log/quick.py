@@ -1,7 +1,7 @@
-"""JSON straight into columns whose types are known: several times as fast as by way of dicts.
+"""JSON straight into columns whose types are known: many times as fast as by way of dicts.
 
-It is taken only where it gives what `frames_of` would give otherwise: every value is of its column's type, and no field
-is new. Anything else is left to the slower way.
+It is taken only where that would give the same: every value is of its column's type, and no field is new. Anything else
+is left to the slower way.
 """
 
 from __future__ import annotations
@@ -15,19 +15,24 @@ import msgspec
 import polars as pl
 
 from ..frames import Columns
-from ..log.records import Run
+from .records import Run
+from .shapes import shape
+from .singles import Singles
 
 _LOW, _HIGH = -(1 << 63), (1 << 63) - 1
 
 
-def quick_frame(group: Sequence[Run], known: Columns, wanted: frozenset[str] | None) -> pl.DataFrame | None:
+def quick_frame(group: Sequence[Run | Singles], known: Columns, wanted: frozenset[str] | None) -> pl.DataFrame | None:
     """The rows of JSON runs of one kind, in the columns so far; None where they are not for this way.
 
     Args:
         wanted: The fields to read; None for all.
     """
-    if not known or group[0].decodes_as is not None:
+    if not known:
         return None
+    cls = group[0].decodes_as
+    if cls is not None:
+        return _typed(group, cls, known, wanted)
     names = tuple(known)
     kinds = tuple(_kind(dtype) for dtype in known.values())
     if None in kinds:
@@ -54,6 +59,34 @@ def quick_frame(group: Sequence[Run], known: Columns, wanted: frozenset[str] | N
         )
     except (OverflowError, TypeError):  # a whole number of more than 64 bits
         return None
+
+
+def _typed(
+    group: Sequence[Run | Singles], cls: type[Any], known: Columns, wanted: frozenset[str] | None
+) -> pl.DataFrame | None:
+    found = shape(cls)
+    if found is None:
+        return None
+    names = [name for name in found.columns if wanted is None or name in wanted]
+    if not known.keys() >= set(names):
+        return None
+    try:
+        events = found.events(group)
+        columns = {name: found.column(name, events) for name in names}
+    except (msgspec.DecodeError, OverflowError, TypeError, pl.exceptions.PolarsError):
+        return None
+    height = sum(run.count for run in group)
+    if len(events) != height:
+        return None
+    series = []
+    for name, dtype in known.items():
+        column = columns.get(name)
+        if column is None or column.null_count() == height:
+            column = pl.repeat(None, height, dtype=dtype, eager=True).alias(name)
+        elif column.dtype != dtype:
+            return None
+        series.append(column)
+    return pl.DataFrame(series)
 
 
 def _series(name: str, dtype: pl.DataType, values: list[Any]) -> pl.Series:
