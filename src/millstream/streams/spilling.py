@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Hashable, Iterable
 from pathlib import Path
@@ -11,15 +10,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..errors import UsageError
+from ..sizes import parsed_size
 from .rooms import Room
 
 if TYPE_CHECKING:
     from ..log.log import Log
     from .bodies import Body
 
-_UNITS = {unit: 1000**power for power, unit in enumerate(("B", "KB", "MB", "GB", "TB"))}
-_UNITS |= {unit: 1024**power for power, unit in enumerate(("KIB", "MIB", "GIB", "TIB"), 1)}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]I?B|B)", re.IGNORECASE)
 _HINT = "Give a size such as '512MB' or '2GiB', or a number of bytes"
 
 _REST = 0.75
@@ -35,8 +32,8 @@ def size(memory: str | int) -> int:
     found = None
     if isinstance(memory, int) and not isinstance(memory, bool):
         found = memory
-    elif isinstance(memory, str) and (match := _SIZE.fullmatch(memory.strip())):
-        found = round(float(match[1]) * _UNITS[match[2].upper()])
+    elif isinstance(memory, str) and (parsed := parsed_size(memory)) is not None:
+        found = parsed[0]
     if found is None:
         raise UsageError(f"memory={memory!r:.60} is not a size", hint=_HINT)
     if found <= 0:
