@@ -6,12 +6,13 @@ where it stands in the log. They travel through ``select`` unseen and are droppe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from ..errors import UsageError
 from .errors import MissingColumn
 from .instants import usual_instants
 
@@ -51,6 +52,28 @@ def key_column(index: int) -> str:
 def is_hidden(name: str) -> bool:
     """Whether a column is the flow's or the log's own."""
     return name.startswith("__") or name in ENVELOPE
+
+
+def types_of(said: str, given: Mapping[str, Any]) -> dict[str, pl.DataType]:
+    """The types that an argument gives to columns.
+
+    Raises:
+        UsageError: One of them is no type, or not a whole one.
+    """
+    if not isinstance(given, Mapping):
+        raise UsageError(f"{said} is {given!r:.60}", hint=f"Write {said}{{'score': pl.Float64}}")
+    found = {}
+    for name, dtype in given.items():
+        if not isinstance(name, str):
+            raise UsageError(f"{said} names a column {name!r:.60}", hint="Name columns by text")
+        try:
+            found[name] = pl.Schema({name: dtype})[name]
+        except TypeError as error:
+            raise UsageError(
+                f"{said} gives column {name!r} no type that is one: {dtype!r:.60}",
+                hint="Give a type of Polars, with all that belongs to it: pl.Float64, pl.List(pl.String)",
+            ) from error
+    return found
 
 
 def visible(frame: pl.DataFrame) -> list[str]:
