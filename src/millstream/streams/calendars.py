@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import msgspec
 import polars as pl
 
 from .aggregates import Aggregation, merge_partials, partials_of
+from .closing import Closing, is_much
 from .columns import AT, need, utc
 from .state import Batch, Kept, OperatorState, Order, Parts, Step, concat
 from .windows import Calendar, results, split_late
@@ -44,15 +46,31 @@ class CalendarWindows(msgspec.Struct, frozen=True, eq=False):
         if batch.reshaped:
             like = self._partials(batch.frame)
             return Step(Kept(parts.reshaped(like, self._merge)), self._result(like))
-        rows, late = split_late(batch.frame)
-        if rows.height:
-            added = self._partials(rows)
-            parts = parts.add_by(added, _END).compact(self._merge, by=self.keys)
-        ended = pl.col(_END) <= batch.after
-        done = (frame.filter(ended) for frame in parts.pieces(self.keys, batch.after + 1))
-        closed = [self._merge(frame) for frame in done if frame.height]
+        parts, late = self._with(parts, batch)
+        closed = list(self._closed(parts, batch.after))
         parts = parts.expire(batch.after + 1, _END)
         return Step(Kept(parts), self._result(concat(closed)) if closed else pl.DataFrame(), late)
+
+    def closing(self, state: OperatorState, batch: Batch) -> Closing | None:
+        """The same, when what closes is too much for one frame."""
+        if batch.reshaped or not is_much(state.parts, batch.after + 1):
+            return None
+        parts, late = self._with(state.parts, batch)
+        results = map(self._result, self._closed(parts, batch.after))
+        return Closing(Kept(parts.expire(batch.after + 1, _END)), results, late)
+
+    def _with(self, parts: Parts, batch: Batch) -> tuple[Parts, pl.DataFrame | None]:
+        """The state with the rows of a batch, and those that came late."""
+        rows, late = split_late(batch.frame)
+        if rows.height:
+            parts = parts.add_by(self._partials(rows), _END).compact(self._merge, by=self.keys)
+        return parts, late
+
+    def _closed(self, parts: Parts, after: int) -> Iterator[pl.DataFrame]:
+        """The partials of the windows that have ended, in several frames, each with all of its keys."""
+        ended = pl.col(_END) <= after
+        done = (frame.filter(ended) for frame in parts.pieces(self.keys, after + 1))
+        return (self._merge(frame) for frame in done if frame.height)
 
     def _partials(self, rows: pl.DataFrame) -> pl.DataFrame:
         need(self.keys, rows.columns, "group_by")

@@ -110,6 +110,15 @@ def ordered(frame: pl.DataFrame) -> pl.DataFrame:
     return frame[order]
 
 
+def by_time_and_key(frame: pl.DataFrame) -> pl.DataFrame:
+    """Results by event time, then key (nulls first); what is equal stays in its order."""
+    keys = sorted(name for name in frame.columns if name.startswith("__key"))
+    if keys and frame.height and frame[AT].min() == frame[AT].max():
+        # As what one window gives: to sort by fewer columns takes a third of the time.
+        return frame.sort(keys, nulls_last=False, maintain_order=True)
+    return frame.sort([AT, *keys], nulls_last=False, maintain_order=True)
+
+
 def shown(frame: pl.DataFrame, asked: Sequence[str] | None) -> Iterator[dict[str, Any]]:
     """The rows as dicts, with the columns that are asked for; None for all of the user's."""
     columns = frame.select(asked if asked is not None else visible(frame))

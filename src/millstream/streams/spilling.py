@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+import polars as pl
 
 from ..errors import UsageError
 from ..sizes import parsed_size
+from .aside import Aside
 from .rooms import Room
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class Spill:
         self.limit = limit
         self._room = Room(folder)
         self._held: dict[Hashable, dict[int, Body]] = {}
-        self._read = 0
+        self._read = self._passed = 0
 
     @classmethod
     def beside(cls, log: Log, memory: str | int) -> Spill:
@@ -97,6 +99,20 @@ class Spill:
         if sum(body.size for body in every.values() if body.spilled) > self.limit:
             self._room.let_go()
         self._room.tidy()
+
+    def put_aside(self, frame: pl.DataFrame) -> Aside:
+        """Rows in a file, whatever the limit: they are not held, and wait only until they are given.
+
+        Raises:
+            SpillFailed: There is no room for them.
+        """
+        aside = Aside(frame, self._room)
+        self._passed += aside.size
+        if self._passed > self.limit / 4:
+            # What was read in turn, too, need not stay in memory.
+            self._passed = 0
+            self._room.let_go()
+        return aside
 
     def forget(self, owner: Hashable) -> None:
         """A flow that holds nothing any more."""
