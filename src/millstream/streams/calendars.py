@@ -9,12 +9,13 @@ import msgspec
 import polars as pl
 
 from .aggregates import Aggregation, merge_partials, partials_of
+from .clocks import bounds
 from .closing import Closing, is_much
-from .columns import AT, need, utc
+from .columns import AT, need
 from .state import Batch, Kept, OperatorState, Order, Parts, Step, concat
 from .windows import Calendar, results, split_late
 
-_END = "__end"
+_START, _END = "__start", "__end"
 
 
 class CalendarWindows(msgspec.Struct, frozen=True, eq=False):
@@ -74,15 +75,15 @@ class CalendarWindows(msgspec.Struct, frozen=True, eq=False):
 
     def _partials(self, rows: pl.DataFrame) -> pl.DataFrame:
         need(self.keys, rows.columns, "group_by")
-        local = utc(pl.col(AT)).dt.convert_time_zone(self.window.zone)
-        end = local.dt.truncate(self.window.every).dt.offset_by(self.window.every)
-        return partials_of(self.aggregation, rows.with_columns(end.dt.epoch("us").alias(_END)), [_END, *self.keys])
+        _, ends = bounds(rows[AT], self.window.every, self.window.zone)
+        rows = rows.with_columns(pl.Series(_END, ends, pl.Int64))
+        return partials_of(self.aggregation, rows, [_END, *self.keys])
 
     def _merge(self, partials: pl.DataFrame) -> pl.DataFrame:
         return merge_partials(self.aggregation, partials, [_END, *self.keys])
 
     def _result(self, merged: pl.DataFrame) -> pl.DataFrame:
         end = pl.col(_END)
-        local = utc(end - 1).dt.convert_time_zone(self.window.zone)
-        start = local.dt.truncate(self.window.every).dt.epoch("us")
-        return results(merged, self.keys, self.aggregation, start, end, end - 1)
+        starts, _ = bounds(merged[_END] - 1, self.window.every, self.window.zone)
+        merged = merged.with_columns(pl.Series(_START, starts, pl.Int64))
+        return results(merged, self.keys, self.aggregation, pl.col(_START), end, end - 1)

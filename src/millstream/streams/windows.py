@@ -138,6 +138,10 @@ def count(rows: int) -> Count:
 def calendar(every: str, *, time_zone: str) -> Calendar:
     """Days, weeks, months as the clocks of a time zone show them: a day has 23 or 25 hours where they change.
 
+    A day (and what begins with one) begins the first time that the clocks show its midnight, or when they jump over
+    it. An hour begins each time that they strike it, or jump over that: one that comes twice is two windows; where
+    clocks go back by half an hour, one has ninety minutes.
+
     Args:
         every: ``"1h"``, ``"1d"``, ``"1w"`` (from Monday), ``"1mo"``, ``"1q"`` or ``"1y"``.
         time_zone: Such as ``"America/New_York"``.
