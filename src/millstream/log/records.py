@@ -17,10 +17,10 @@ import polars as pl
 from ..conversion import ready
 from ..errors import DamagedLog, InvalidEvent, KeyLost, KeysNeeded, MissingExtra, NotFound
 from ..events import AnyEvent, Plain, decoder, event_class, schema_version
-from ..frames import Columns, conform, union_columns
+from ..frames import Columns, union_columns
 from ..storage.chain import FRAME_FORMAT, JSON_FORMAT
 from ..time import from_micros
-from .objects import columns_of, frame_of_objects, union, values_of
+from .objects import columns_of, frame_of_objects, shaped, union, values_of
 
 if TYPE_CHECKING:
     from .reading import Reader
@@ -455,7 +455,7 @@ def frame_of(runs: Iterable[Run], *, columns: Columns | None = None, envelope: b
             else:
                 columns = union(columns, columns_of(part))
     parts = [
-        (group, conform(part, columns) if isinstance(part, pl.DataFrame) else frame_of_objects(part, columns))
+        (group, shaped(part, columns) if isinstance(part, pl.DataFrame) else frame_of_objects(part, columns))
         for group, part in groups
     ]
     frames = [enveloped(group, frame) if envelope else frame for group, frame in parts]
