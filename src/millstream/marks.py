@@ -11,7 +11,8 @@ import hashlib
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from types import CodeType, FunctionType
+from functools import partial
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 from uuid import UUID
 
@@ -37,6 +38,10 @@ def mark(value: Any, around: tuple[Any, ...] = ()) -> str:
         closure = [mark(cell.cell_contents, inside) for cell in value.__closure__ or () if _is_filled(cell)]
         defaults = [mark(value.__defaults__, inside), mark(value.__kwdefaults__, inside)]
         return f"{_code(value.__code__)} {defaults} {closure}"
+    if isinstance(value, MethodType):
+        return f"{mark(value.__func__, inside)} of {mark(value.__self__, inside)}"
+    if isinstance(value, partial):
+        return f"partial {[mark(each, inside) for each in (value.func, value.args, value.keywords)]}"
     if isinstance(value, dict):
         return repr([(mark(key, inside), mark(each, inside)) for key, each in value.items()])
     if isinstance(value, list | tuple):
@@ -51,6 +56,8 @@ def mark(value: Any, around: tuple[Any, ...] = ()) -> str:
         return f"{type(value).__qualname__} {[mark(getattr(value, n), inside) for n in value.__struct_fields__]}"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return f"{type(value).__qualname__} {[mark(getattr(value, f.name), inside) for f in dataclasses.fields(value)]}"
+    if callable(value) and isinstance(called := type(value).__call__, FunctionType):
+        return f"{type(value).__qualname__} {mark(called, inside)}"
     return str(getattr(value, "__qualname__", type(value).__qualname__))
 
 

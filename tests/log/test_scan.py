@@ -1,7 +1,10 @@
 """A scan answers every query as the same rows in memory do, and reads only what can matter."""
 
+from datetime import UTC, datetime, time, timedelta
+
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 import millstream as ms
 
@@ -66,3 +69,22 @@ def test_a_scan_sees_the_log_as_it_was_when_it_was_made(log):
     log.append("f", pl.DataFrame({"n": [2], "more": ["x"]}), type="Row")
     assert scan.collect().to_dict(as_series=False) == {"n": [1]}
     assert log.scan("f").collect().rows() == [(1, None), (2, "x")]
+
+
+def test_values_of_frames_become_the_text_that_those_of_objects_become(home: str | None) -> None:
+    moment = datetime(2024, 1, 1, 12, tzinfo=UTC)
+    row = {
+        "moment": moment, "span": timedelta(seconds=5), "day": moment.date(), "time": time(1, 2), "float": 1.0,
+        "whole": 7, "truth": True, "list": [1, 2], "struct": {"x": moment}, "bytes": b"ab",
+    }  # fmt: skip
+    text = ms.Plain("Drifting", dict.fromkeys(row, "text"))
+    with ms.open(home) as log:
+        log.append("objects", [ms.Plain("Drifting", row), text])
+        log.append("frames", pl.DataFrame([row]), type="Drifting")
+        log.append("frames", text)
+        found = log.scan("frames").collect()
+        assert_frame_equal(found, log.scan("objects").collect())
+        assert found["moment"].to_list() == ["2024-01-01T12:00:00Z", "text"]
+        log.append("numbers", pl.DataFrame({"v": [float("nan"), float("-inf"), 0.5, None]}), type="Drifting")
+        log.append("numbers", ms.Plain("Drifting", {"v": "text"}))
+        assert log.scan("numbers").collect()["v"].to_list() == ["NaN", "-inf", "0.5", None, "text"]

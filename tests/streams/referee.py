@@ -63,8 +63,14 @@ def play(
     kept = spill() if spill is not None else None
     while at < rows.height:
         size = rows.height if seed is None else r.choice([1, 2, 3, 10, 50, 400])
-        state, result, _ = pipeline.step(state, rows.slice(at, size))
-        results.append(result)
+        # As a worker does that keeps to a limit, which takes what is much in pieces.
+        stepping = pipeline.stepping(state, rows.slice(at, size), put=None if kept is None else kept.put_aside)
+        while True:
+            try:
+                results.append(next(stepping))
+            except StopIteration as done:
+                state, _ = done.value
+                break
         at += size
         if kept is not None:
             kept.keep("flow", state.bodies)

@@ -8,7 +8,7 @@ import polars as pl
 from killing import work_off
 
 import millstream as ms
-from millstream.streams import Flow, hopping, sliding, state, stream
+from millstream.streams import Flow, closing, committing, hopping, runner, sliding, state, stream
 from millstream.streams.runner import Worker
 from millstream.streams.spilling import Spill
 
@@ -29,6 +29,8 @@ OUTPUTS = ["hops", "slides", "firsts", "lasts"]
 
 def main(path: str) -> None:
     state.FRESH = 200
+    closing.PIECE, closing.BLOCK = 50, 8
+    runner.OUTPUT, committing.PIECE = 100, 40
     with ms.open(path) as log:
         spill = Spill.beside(log, 5_000)
         workers = [Worker(log, flow, rows=200, commit_every=0, spill=spill) for flow in FLOWS]

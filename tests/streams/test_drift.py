@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import random
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import polars as pl
 import pytest
+from referee import START
 
 import millstream as ms
 from millstream.streams import Flow, MissingColumn, hopping, run, sliding, stream, tumbling
@@ -202,3 +203,26 @@ def test_decimals_keep_their_precision_over_a_restart() -> None:
             log.append("s", rows.slice(each, 1), type="DriftPriced")
             run(log, flow.to("out", type="DriftPrices"), until="head")
         assert log.scan("out").collect().schema["price"] == prices.dtype == flow.over(log).schema["price"]
+
+
+def test_rows_that_are_objects_since_a_type_has_drifted_are_read_back_in_one_form() -> None:
+    flow = stream("s", time="ts").group_by("k").window(tumbling("1m")).agg(v=pl.col("v").max())
+    ended = flow.to("out", type="DriftedBack")
+    again = stream("out", time="window_end").window(tumbling("1h")).agg(n=pl.len())
+    with ms.open() as log:
+        for n, value in enumerate([1, 2, "x", "y", 3]):
+            at = (START + timedelta(minutes=2 * n)).isoformat()
+            log.append("s", ms.Plain("DriftedRow", {"k": 1, "v": value, "ts": at}))
+            run(log, ended, until="head")
+        texts = log.scan("out").collect()["window_start"]
+        assert set(texts.str.len_chars()) == {len("2024-01-15T12:00:00Z")}
+        assert texts.str.ends_with("Z").all()
+        assert again.over(log)["n"].sum() == len(texts) == 4
+
+        class DriftedBack(ms.Event):
+            window_start: datetime
+            v: int | str
+
+        times = log.scan("out").collect()["window_start"]
+        assert times.dtype == pl.Datetime("us", "UTC")
+        assert [event.event.window_start for event in log.read("out")] == times.to_list()

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 from referee import START, clicks
 
 import millstream as ms
@@ -51,3 +52,33 @@ def test_rows_without_a_time_are_late_and_an_empty_past_is_no_error() -> None:
         assert (report.rows, report.without_time, report.late) == (3, 2, 2)
         merged = stream("clicks", time="ts").merge(stream("clicks"))
         assert [each.rows for each in merged.lateness(log)] == [3, 3]
+
+
+def test_late_rows_of_the_past_are_those_that_a_run_puts_aside(home: str | None) -> None:
+    rows = clicks(5, 800)
+    web = stream("web", time="ts")
+    app = stream("app", time="ts")
+    with ms.open(home) as log:
+        for number, part in enumerate(rows.iter_slices(50)):
+            log.append("web" if number % 3 else "app", part, type="LatenessMerged")
+        log.append("web", [ms.Plain("LatenessMerged", {"user": 1, "ts": None, "other": "no time"})])
+        for name, flow in {
+            "one": web.group_by("user").window(ms.tumbling("1m")).agg(n=pl.len()),
+            "filtered": web.filter(pl.col("user") > 2)
+            .group_by("user")
+            .match("a b", within="1m", define={"a": pl.col("amount") > 0, "b": pl.col("amount") < 0}),
+            "merged": web.merge(app).distinct("user", within="1m"),
+            "joined": web.join(app, on="user", back="10s", prefix="app_"),
+        }.items():
+            found = flow.late_over(log)
+            ms.run(log, flow.late_to(f"late-{name}").to(f"out-{name}", type="LatenessOut"), until="head")
+            aside = [event.data for event in log.read(f"late-{name}")]
+            assert found.height
+            assert found.select("user", "amount").rows() == [(each["user"], each.get("amount")) for each in aside]
+            assert flow.late_over(log, until=START - timedelta(days=9_000)).height == 0
+    whole = stream("a", time="ts").filter(pl.col("amount") > 0).window(ms.tumbling("1m")).agg(n=pl.len())
+    behind = pl.col("ts") < pl.col("ts").cum_max().shift(1)
+    assert_frame_equal(whole.late_over(rows), rows.filter(behind & (pl.col("amount") > 0)))
+    assert web.filter(pl.col("amount") > 0).late_over(rows).height == 0
+    with pytest.raises(ms.UsageError, match="several sources"):
+        web.merge(app).late_over(rows)

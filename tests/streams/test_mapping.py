@@ -126,3 +126,18 @@ def test_an_alert_on_entering_needs_rows_in_order_of_time() -> None:
         source.alert(pl.col("amount") > 5, on="enter")
     with pytest.raises(ms.UsageError, match="on='leave'"):
         source.alert(pl.col("amount") > 5, on="leave")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [None, "Int64", pl.List, 3])
+def test_a_type_that_is_none_is_refused_when_the_flow_is_made(dtype: Any) -> None:
+    async def asked(row: dict[str, Any]) -> int:
+        return 1
+
+    for made in (
+        lambda: source.map_rows(lambda row: 1, schema={"n": dtype}),
+        lambda: source.map_batches(lambda frame: frame, schema={"n": dtype}),
+        lambda: source.enrich(asked, schema={"n": dtype}),
+        lambda: source.group_by("user").fold(lambda held, row: 1, start={"n": 0}, schema={"n": dtype}),
+    ):
+        with pytest.raises(ms.UsageError, match="'n' no type"):
+            made()

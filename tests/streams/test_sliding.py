@@ -124,3 +124,18 @@ def test_a_long_span_of_many_rows_of_few_keys_goes_on_where_it_was() -> None:
         log.append("clicks", rows.tail(500).with_columns(pl.col("ts") + timedelta(seconds=1)), type="SpanClick")
         ms.run(log, ended, until="head")
         assert log.scan("out").collect()["n"].tail(499).to_list() == [41] * 499
+
+
+@pytest.mark.parametrize("seed", [None, 1, 2])
+def test_no_text_is_the_key_that_null_is(seed: int | None) -> None:
+    keys = [None, "\0null", None, "", "\0null", "-", None]
+    ts = [START + timedelta(seconds=n) for n in range(len(keys))]
+    rows = pl.DataFrame({"k": keys, "l": [None] * len(keys), "ts": ts}, schema_overrides={"l": pl.String})
+    for by in (["k"], ["k", "l"], ["l", "k"]):
+        grouped = source.group_by(*by)
+        found = play(grouped.window(sliding("1h")).agg(n=pl.len()), rows, seed)
+        assert found["n"].to_list() == [1, 1, 2, 1, 2, 1, 3]
+        matched = play(grouped.match("a{2,}", within="1h", define={"a": pl.lit(True)}), rows, seed)
+        assert sorted(matched.select("k", "events").rows(), key=str) == [("\0null", 2), (None, 3)]
+    nobody = play(source.group_by("l").match("a{7}", within="1h", define={"a": pl.lit(True)}), rows, seed)
+    assert nobody.select("l", "events").rows() == [(None, 7)]

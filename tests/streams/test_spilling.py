@@ -19,7 +19,7 @@ from spilling_worker import FLOWS, OUTPUTS
 
 import millstream as ms
 from millstream.errors import UsageError
-from millstream.streams import SpillFailed, hopping, session, sliding, stream, tumbling
+from millstream.streams import SpillFailed, closing, hopping, session, sliding, stream, tumbling
 from millstream.streams import state as states
 from millstream.streams.bodies import Body
 from millstream.streams.rooms import Room
@@ -36,6 +36,8 @@ def few_in_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lanes from a few rows on."""
     monkeypatch.setattr(states, "FRESH", 24)
     monkeypatch.setattr(states, "FAN_IN", 3)
+    monkeypatch.setattr(closing, "PIECE", 20)
+    monkeypatch.setattr(closing, "BLOCK", 6)
 
 
 def many(seed: int, count: int, *, minutes: float = 30, texts: bool = False) -> pl.DataFrame:
@@ -80,6 +82,20 @@ KEPT = {
     "fold": source.group_by("user", "kind").fold(
         counted, start={"seen": 0, "path": ""}, schema={"seen": pl.Int64, "path": pl.String}, forget="4m"
     ),
+    "windows of windows": source.group_by("user", "kind")
+    .window(tumbling("5m"))
+    .agg(n=pl.len(), m=pl.col("amount").max())
+    .with_columns(most=pl.col("m") + 1)
+    .group_by("kind")
+    .window(tumbling("10m"))
+    .agg(n=pl.col("n").sum(), first=pl.col("most").first(), last=pl.col("user").last()),
+    "bursts of windows": source.group_by("user", "kind")
+    .window(tumbling("5m"))
+    .agg(n=pl.len())
+    .alert(pl.col("n") > 1, cooldown="11m")
+    .filter(pl.col("user").is_not_null())
+    .map_rows(lambda row: row["n"] * 2, schema={"twice": pl.Int64}),
+    "top": source.group_by("user").window(tumbling("5m")).agg(n=pl.len()).top(3, by="n"),
     "early": source.group_by("user").window(tumbling("5m"), early="1m", allowed_lateness="5m").agg(n=pl.len()),
     "latest": source.latest("user", "kind"),
     "count": source.group_by("user").window(ms.streams.count(4)).agg(most=pl.col("amount").max()),

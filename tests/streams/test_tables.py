@@ -258,3 +258,27 @@ def test_a_row_is_explained_by_the_change_that_it_met() -> None:
         flow = orders.join_latest(users, on="user").select("n", "name")
         assert flow.explain(log, {"n": 1}).positions == [3, 4]
         assert flow.explain(log, {"n": 0}).positions == [1, 2]
+
+
+def test_a_table_that_is_given_in_the_place_of_a_flow_is_refused_and_what_to_do_is_said() -> None:
+    table, flow = ms.table("users", key="id"), stream("orders", time="at")
+    given: list[Any] = [table]
+    with ms.open() as log:
+        for made in (
+            lambda: flow.join(*given, on="id", back="1m"),
+            lambda: flow.join(*given, on="id", window=ms.tumbling("1m")),
+            lambda: flow.merge(*given),
+            lambda: ms.run(log, *given),
+            lambda: ms.Running(log, *given),
+            *(
+                lambda verb=verb: getattr(table, verb)()
+                for verb in ("join", "group_by", "match", "window", "over", "to")
+            ),
+        ):
+            with pytest.raises(ms.UsageError, match="captured table 'users'") as raised:
+                made()
+            assert "join_asof(" in str(raised.value.hint)
+        with pytest.raises(AttributeError):
+            table.nothing  # type: ignore[attr-defined]  # noqa: B018
+        with pytest.raises(ms.UsageError, match="no flow"):
+            ms.run(log, flow.group_by("id"))  # type: ignore[arg-type]

@@ -279,3 +279,24 @@ def test_what_fails_names_the_row_or_the_timer() -> None:
         source.group_by("user").process(obey, gives={"time": pl.Int64})
     with pytest.raises(ms.UsageError, match="different columns"):
         source.group_by("user").process(obey, gives={"x": pl.Int64}, start={"x": 0})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"start": {"__gone": 1}, "schema": {"__gone": pl.Int64}}, "'__gone'"),
+        ({"start": {"__timers": 1}, "schema": {"__timers": pl.Int64}}, "'__timers'"),
+        ({"start": {"n": 1}, "schema": {"n": None}}, "'n' no type"),
+        ({"start": {"n": 1}, "schema": {"n": "text"}}, "'n' no type"),
+        ({"start": {"n": []}, "schema": {"n": pl.List}}, "'n' no type"),
+        ({"start": {3: 1}, "schema": {3: pl.Int64}}, "names a column 3"),
+        ({"gives": {"text": None}}, "'text' no type"),
+        ({"gives": {"_position": pl.Int64}}, "'_position'"),
+        ({"gives": ["text"]}, "gives="),
+    ],
+)
+def test_a_column_that_cannot_be_held_or_given_is_refused_when_the_flow_is_made(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((ms.UsageError, FlowError), match=message):
+        source.group_by("user").process(obey, **{"gives": {"text": pl.String}, **options})

@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 
 from ..errors import DamagedLog
-from ..frames import Columns, conform, union_columns
-from .objects import columns_of, frame_of_objects, union, values_of
+from ..frames import Columns, union_columns
+from .objects import columns_of, frame_of_objects, shaped, union, values_of
 from .quick import quick_frame
 from .records import Run
 from .singles import Singles
@@ -42,7 +42,7 @@ def frame_of(runs: Iterable[Run | Singles], *, columns: Columns | None = None, e
             else:
                 columns = union(columns, columns_of(part))
     parts = [
-        (each, conform(part, columns) if isinstance(part, pl.DataFrame) else frame_of_objects(part, columns))
+        (each, shaped(part, columns) if isinstance(part, pl.DataFrame) else frame_of_objects(part, columns))
         for each, part in groups
     ]
     frames = [enveloped(each, frame) if envelope else frame for each, frame in parts]

@@ -68,16 +68,23 @@ class UncommittedRun(Run, eq=False):
     def tags(self) -> tuple[str, ...]:
         return tuple(self.staged.tags)
 
+    @property
+    def _bytes(self) -> bytes:
+        """The body; where it was put ahead of its header, as it stands in the log."""
+        if self.staged.ref is not None:
+            return self.log.store.body(self.staged.ref)[1]
+        return bytes(self.staged.body)
+
     def lines(self) -> list[Any]:
         if self.staged.count == 1:
-            return [self.staged.body]
-        return self.staged.body.split(b"\n")[self.body_offset : self.body_offset + self.count]  # type: ignore[no-any-return]
+            return [self._bytes]
+        return self._bytes.split(b"\n")[self.body_offset : self.body_offset + self.count]
 
     def _text(self) -> bytes:
-        return bytes(self.staged.body)
+        return self._bytes
 
     def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
         if not self.is_frame:
             return super().frame(columns)
-        frame = decode_frame(self.staged.body)
+        frame = decode_frame(self._bytes)
         return frame.select(c for c in columns if c in frame.columns) if columns is not None else frame

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from math import isfinite, isnan
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ import polars as pl
 
 from ..errors import DamagedLog
 from ..events import Event, decoder
-from ..frames import Columns, widen
+from ..frames import Columns, conform, widen
 from ..personal import Erased, plain_text, shape_of
 
 _AS_THEY_ARE = (Decimal, datetime, date, time, timedelta, bytes)
@@ -130,6 +131,27 @@ def fitted(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:
     return pl.DataFrame(series) if series else frame
 
 
+def shaped(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:
+    """The frame with exactly these columns: cast where its own are narrower; what has become text is as JSON has it."""
+    become = {
+        name: dtype
+        for name, dtype in columns.items()
+        if name in frame.columns and _becomes_text(frame.schema[name], dtype)
+    }
+    return conform(frame.with_columns(fitted(frame, become).get_columns()) if become else frame, columns)
+
+
+def _becomes_text(a: pl.DataType, b: pl.DataType) -> bool:
+    """Whether values become text that is more than what they say themselves."""
+    if isinstance(a, pl.List) and isinstance(b, pl.List):
+        return _becomes_text(a.inner, b.inner)  # type: ignore[arg-type]
+    if isinstance(a, pl.Struct) and isinstance(b, pl.Struct):
+        inner = {field.name: field.dtype for field in b.fields}
+        return any(_becomes_text(f.dtype, inner[f.name]) for f in a.fields if f.name in inner)  # type: ignore[arg-type]
+    plain = (pl.String, pl.Null, pl.Categorical, pl.Enum)
+    return isinstance(b, pl.String) and not (isinstance(a, plain) or a.is_integer())
+
+
 def _infer(values: Iterable[Any]) -> pl.DataType:
     present = [value for value in values if value is not None]
     kinds = {list if isinstance(value, tuple) else type(value) for value in present}
@@ -191,6 +213,9 @@ def _fit(value: Any, dtype: pl.DataType) -> Any:
     if isinstance(dtype, pl.String):
         if isinstance(value, str | Decimal):
             return str(value)
+        if isinstance(value, float) and not isfinite(value):
+            # JSON has none of these: they were in a frame.
+            return "NaN" if isnan(value) else "inf" if value > 0 else "-inf"
         text = _encode(value).decode()
         # What JSON has as text is that text, without the quotes: so a time is still read as a time.
         return str(msgspec.json.decode(text)) if text.startswith('"') else text

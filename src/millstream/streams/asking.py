@@ -54,6 +54,34 @@ class Asking:
 
         return replay(self._flow, history, since=since, until=until, final=final)
 
+    def late_over(
+        self, history: Log | pl.DataFrame | Files, *, since: Moment | None = None, until: Moment | None = None
+    ) -> pl.DataFrame:
+        """The rows that come late in the past, or have no time, as they are: what `late_to` would have appended.
+
+        Only windows, patterns, joins and the like leave late rows out; a row is late where it meets the first of them.
+
+        Args:
+            history: As for `over`.
+            since: Only events recorded at or after this time: the watermark begins there.
+            until: Only events recorded before this time.
+
+        Returns:
+            The rows, in the order in which they came.
+
+        Example:
+            >>> import millstream as ms
+            >>> from datetime import datetime
+            >>> import polars as pl
+            >>> days = [datetime(2024, 1, day) for day in (1, 3, 2)]
+            >>> counts = ms.stream("parts", time="at").window(ms.tumbling("1d")).agg(n=pl.len())
+            >>> counts.late_over(pl.DataFrame({"at": days}))["at"].dt.day().to_list()
+            [2]
+        """
+        from .left import late_over
+
+        return late_over(self._flow, history, since, until)
+
     def schema(self, log: Log) -> pl.Schema:
         """The columns of what comes out, with their types, by the events that the log holds now; nothing is run.
 

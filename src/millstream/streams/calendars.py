@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import msgspec
 import polars as pl
 
 from .aggregates import Aggregation, merge_partials, partials_of
-from .columns import AT, need, utc
+from .clocks import bounds
+from .closing import Closing, is_much
+from .columns import AT, need
 from .state import Batch, Kept, OperatorState, Order, Parts, Step, concat
 from .windows import Calendar, results, split_late
 
-_END = "__end"
+_START, _END = "__start", "__end"
 
 
 class CalendarWindows(msgspec.Struct, frozen=True, eq=False):
@@ -44,27 +47,43 @@ class CalendarWindows(msgspec.Struct, frozen=True, eq=False):
         if batch.reshaped:
             like = self._partials(batch.frame)
             return Step(Kept(parts.reshaped(like, self._merge)), self._result(like))
-        rows, late = split_late(batch.frame)
-        if rows.height:
-            added = self._partials(rows)
-            parts = parts.add_by(added, _END).compact(self._merge, by=self.keys)
-        ended = pl.col(_END) <= batch.after
-        done = (frame.filter(ended) for frame in parts.pieces(self.keys, batch.after + 1))
-        closed = [self._merge(frame) for frame in done if frame.height]
+        parts, late = self._with(parts, batch)
+        closed = list(self._closed(parts, batch.after))
         parts = parts.expire(batch.after + 1, _END)
         return Step(Kept(parts), self._result(concat(closed)) if closed else pl.DataFrame(), late)
 
+    def closing(self, state: OperatorState, batch: Batch) -> Closing | None:
+        """The same, when what closes is too much for one frame."""
+        if batch.reshaped or not is_much(state.parts, batch.after + 1):
+            return None
+        parts, late = self._with(state.parts, batch)
+        results = map(self._result, self._closed(parts, batch.after))
+        return Closing(Kept(parts.expire(batch.after + 1, _END)), results, late)
+
+    def _with(self, parts: Parts, batch: Batch) -> tuple[Parts, pl.DataFrame | None]:
+        """The state with the rows of a batch, and those that came late."""
+        rows, late = split_late(batch.frame)
+        if rows.height:
+            parts = parts.add_by(self._partials(rows), _END).compact(self._merge, by=self.keys)
+        return parts, late
+
+    def _closed(self, parts: Parts, after: int) -> Iterator[pl.DataFrame]:
+        """The partials of the windows that have ended, in several frames, each with all of its keys."""
+        ended = pl.col(_END) <= after
+        done = (frame.filter(ended) for frame in parts.pieces(self.keys, after + 1))
+        return (self._merge(frame) for frame in done if frame.height)
+
     def _partials(self, rows: pl.DataFrame) -> pl.DataFrame:
         need(self.keys, rows.columns, "group_by")
-        local = utc(pl.col(AT)).dt.convert_time_zone(self.window.zone)
-        end = local.dt.truncate(self.window.every).dt.offset_by(self.window.every)
-        return partials_of(self.aggregation, rows.with_columns(end.dt.epoch("us").alias(_END)), [_END, *self.keys])
+        _, ends = bounds(rows[AT], self.window.every, self.window.zone)
+        rows = rows.with_columns(pl.Series(_END, ends, pl.Int64))
+        return partials_of(self.aggregation, rows, [_END, *self.keys])
 
     def _merge(self, partials: pl.DataFrame) -> pl.DataFrame:
         return merge_partials(self.aggregation, partials, [_END, *self.keys])
 
     def _result(self, merged: pl.DataFrame) -> pl.DataFrame:
         end = pl.col(_END)
-        local = utc(end - 1).dt.convert_time_zone(self.window.zone)
-        start = local.dt.truncate(self.window.every).dt.epoch("us")
-        return results(merged, self.keys, self.aggregation, start, end, end - 1)
+        starts, _ = bounds(merged[_END] - 1, self.window.every, self.window.zone)
+        merged = merged.with_columns(pl.Series(_START, starts, pl.Int64))
+        return results(merged, self.keys, self.aggregation, pl.col(_START), end, end - 1)

@@ -17,6 +17,7 @@ from ..time import Duration, duration_micros
 from .columns import AT, GONE, LATE, SEQUENCE, is_hidden, key_column, need, visible
 from .errors import FlowError
 from .expressions import check_rowwise
+from .joining import no_flow
 from .keyed import newest, put
 from .shaping import Unmet
 from .state import Batch, Kept, OperatorState, Order, Parts, Step, concat, widened
@@ -59,6 +60,21 @@ class Table(msgspec.Struct, frozen=True, eq=False):
     def with_columns(self, *columns: pl.Expr | str, **named: pl.Expr | str) -> Table:
         """With more columns, or others in place of those of the same name."""
         return Table(self.changes.with_columns(*columns, **named), self.key)
+
+    @property
+    def name(self) -> str:
+        """The stream of its changes."""
+        assert isinstance(self.changes.source, Source)
+        return self.changes.source.stream
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            from .flow import Flow
+
+            if not name.startswith("_") and hasattr(Flow, name):
+                raise no_flow(self, name)
+            raise AttributeError(name)
 
     def side(self, on: Sequence[str]) -> tuple[Flow, tuple[str, ...]]:
         """The side of a join that it is, its key under the names that the join calls it."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from difflib import ndiff
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from .describing import end, exactly
+from .describing import PYTHON, coded, end, exactly
+from .ends import FunctionSink
 from .pipeline import Pipeline
 from .savepoints import name_of
 from .store import TABLES, TOLD, info_of
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from ..log.log import Log
     from ..storage.database import Database
     from .flow import Flow
+
+
+_CODE = re.compile(r"; code (\d+\.\d+)-[0-9a-f]{12}$")
 
 
 class Compatibility(msgspec.Struct, frozen=True):
@@ -51,8 +56,15 @@ def compatible(flow: Flow, log: Log) -> Compatibility:
         if info is None:
             return Compatibility(name, False, True, ())
         before = told(database, name)
-    changes = tuple(line for line in ndiff(before, declared(flow)) if line[0] in "-+") if before else ()
+    changes = tuple(line for line in ndiff(*_comparable(before, declared(flow))) if line[0] in "-+") if before else ()
     return Compatibility(name, True, info["shape"] == Pipeline(flow).shape, changes)
+
+
+def _comparable(before: list[str], now: list[str]) -> tuple[list[str], list[str]]:
+    """What two flows are, without the code of functions where another version of Python has compiled it."""
+    if any((found := _CODE.search(line)) and found[1] == PYTHON for line in before):
+        return before, now
+    return [_CODE.sub("", line) for line in before], [_CODE.sub("", line) for line in now]
 
 
 def tell(database: Database, flow: Flow, name: str) -> None:
@@ -86,4 +98,5 @@ def _lines(flow: Flow, indent: str) -> Iterator[str]:
         said = exactly(part)
         yield indent + ": ".join(each for each in (said.title, "; ".join(said.lines)) if each)
     if flow.sink is not None:
-        yield end(flow.sink)
+        code = f"; {coded(flow.sink.function)}" if isinstance(flow.sink, FunctionSink) else ""
+        yield end(flow.sink) + code

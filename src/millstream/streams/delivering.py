@@ -11,7 +11,7 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
@@ -51,7 +51,7 @@ class Delivery(Protocol):
     def recover(self) -> None:
         """Finish what that commit began. Called after the transaction."""
 
-    def give(self, frames: Sequence[pl.DataFrame], first: int, last: int) -> None:
+    def give(self, frames: Iterable[pl.DataFrame], first: int, last: int) -> None:
         """Take the rows of these positions. Called before the commit."""
 
     def note(self, database: Database) -> None:
@@ -114,12 +114,12 @@ class _ToFiles:
     def _is_mine(self, name: str) -> bool:
         return name.startswith(self._mark) and _NUMBERED.fullmatch(name[len(self._mark) :]) is not None
 
-    def give(self, frames: Sequence[pl.DataFrame], first: int, last: int) -> None:
+    def give(self, frames: Iterable[pl.DataFrame], first: int, last: int) -> None:
         self._files = []
-        frames = [frame for frame in frames if frame.height]
-        for number, frame in enumerate(frames, 1):
-            # Where types have changed within a commit, each kind of rows has a file.
-            several = f"-{number}" if len(frames) > 1 else ""
+        some = (frame for frame in frames if frame.height)
+        for number, (frame, is_only) in enumerate(_with_only(some), 1):
+            # Where types have changed within a commit, each kind of rows has a file; and very many rows have several.
+            several = "" if is_only else f"-{number}"
             name = f"{self._mark}{first:020}-{last:020}{several}.{self._sink.format}"
             for folder, rows in self._partitions(frame):
                 self._write(rows, os.path.join(folder, name))
@@ -210,6 +210,18 @@ class _ToFiles:
         self._files = []
 
 
+def _with_only(frames: Iterator[pl.DataFrame]) -> Iterator[tuple[pl.DataFrame, bool]]:
+    """Frames, each with whether it is the only one."""
+    first = next(frames, None)
+    if first is None:
+        return
+    second = next(frames, None)
+    yield first, second is None
+    if second is not None:
+        yield second, False
+        yield from ((frame, False) for frame in frames)
+
+
 def mark_of(name: str) -> str:
     """What the names of all files of a flow begin with: its name, as far as that can be in the name of a file."""
     plain = quote(name, safe=" ")
@@ -248,7 +260,7 @@ class _ToFunction:
     def recover(self) -> None:
         pass
 
-    def give(self, frames: Sequence[pl.DataFrame], first: int, last: int) -> None:
+    def give(self, frames: Iterable[pl.DataFrame], first: int, last: int) -> None:
         for frame in frames:
             if not frame.height:
                 continue

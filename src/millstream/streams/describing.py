@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import msgspec
 import polars as pl
 
+from ..marks import mark
 from .alerts import Alert
 from .broadcast import Broadcast
 from .calendars import CalendarWindows
@@ -155,8 +159,24 @@ def exactly(part: object) -> Words:
             return Words(said.title, (*said.lines, *conditions, *measured))
         case Mapped():
             types = ", ".join(f"{name} {dtype}" for name, dtype in part.types.items())
-            return Words(said.title, (*said.lines, types))
+            return Words(said.title, (*said.lines, types, coded(part.function)))
+        case Fold():
+            return Words(said.title, (*said.lines, f"from {part.initial}", coded(part.function)))
+        case Processed():
+            return Words(said.title, (*said.lines, f"from {part.initial}", coded(part.on_row, part.on_timer)))
+        case Overtaking():
+            told = exactly(part.stage)
+            return Words(told.title, (*told.lines[:-1], "in any order", told.lines[-1]))
     return said
+
+
+PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+"""Each version of Python compiles functions in its own way."""
+
+
+def coded(*functions: Callable[..., Any] | None) -> str:
+    """What tells whether functions are still the same: their code, constants, defaults and what they close over."""
+    return f"code {PYTHON}-{hashlib.sha256(mark(functions).encode()).hexdigest()[:12]}"
 
 
 def end(sink: Sink) -> str:

@@ -10,6 +10,7 @@ import polars as pl
 
 from ..errors import UsageError
 from ..time import Duration, duration_micros
+from .columns import types_of
 from .enriching import Answers, Enriched
 from .overtaking import Overtaking
 from .shaping import Mapped
@@ -179,6 +180,6 @@ class Functions:
             raise UsageError("schema= names no column", hint="Write schema={'score': pl.Float64}")
         if isinstance(reads, str):
             raise UsageError("reads= is one string", hint=f"Give a list: reads=[{reads!r}]")
-        stage = Mapped(function, dict(schema), None if reads is None else tuple(reads), by_row, errors)
+        stage = Mapped(function, types_of("schema=", schema), None if reads is None else tuple(reads), by_row, errors)
         check_names((), tuple(stage.outputs))
         return stage

@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..time import Duration, duration_micros
 from .aggregates import aggregation
 from .calendars import CalendarWindows
+from .columns import types_of
 from .counted import CountWindows
 from .errors import FlowError
 from .expressions import check_rowwise
@@ -185,11 +186,12 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
                 raise UsageError(f"{each!r:.60} is no function", hint="Give a function of a KeyContext, and a row")
         if function is None or not gives:
             raise UsageError("process gives no column", hint="Name the columns of its rows: gives={'text': pl.String}")
-        check_names((*self.keys, TIME), (*gives, *([errors] if errors else [])))
+        giving = types_of("gives=", gives)
+        check_names((*self.keys, TIME), (*giving, *([errors] if errors else [])))
         types, first, asks, micros = _kept("process", start or {}, schema or {}, reads, forget)
-        for dtype in pl.Schema(gives).values():
+        for dtype in giving.values():
             plain_value(dtype)
-        stage = Processed(self.keys, types, first, asks, micros, errors, function, on_timer, dict(pl.Schema(gives)))
+        stage = Processed(self.keys, types, first, asks, micros, errors, function, on_timer, giving)
         return self.flow._with(stage, keys=self.keys)
 
     def match(
@@ -294,7 +296,8 @@ def _kept(
     micros = None if forget is None else duration_micros(forget)
     if micros == 0:
         raise UsageError("a key that is held for no time", hint="Give forget= a duration such as '1d'")
-    types = dict(pl.Schema(schema))
+    types = types_of("schema=", schema)
+    check_names((), tuple(types))
     try:
         first = {name: plain_value(dtype)(start[name]) for name, dtype in types.items()}
     except (TypeError, KeyError) as error:

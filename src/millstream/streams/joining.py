@@ -183,14 +183,28 @@ class Joining:
 
 def refuse_ended(flow: object) -> None:
     """Refuse what is no flow, and a flow that others cannot go on from."""
+    from .captured import Table
     from .flow import Flow
 
+    if isinstance(flow, Table):
+        raise no_flow(flow)
     if not isinstance(flow, Flow):
         raise UsageError(f"{flow!r:.80} is no flow", hint="Give a flow, such as ms.stream('payments', time='at')")
     if flow.sink is not None or flow.late is not None:
         raise FlowError("a flow that has ended cannot meet others", hint="Put to() and late_to() after they have met")
     refuse_revised(flow.stages)
     check_after(flow.stages)
+
+
+def no_flow(table: Table, verb: str | None = None) -> UsageError:
+    """What is said where a captured table is given in the place of a flow."""
+    name = table.name
+    what = "is no flow" if verb is None else f"has no {verb}()"
+    return UsageError(
+        f"the captured table {name!r} {what}: it holds rows to look up",
+        hint=f"Look them up: flow.join_asof(table, on=...), flow.join_latest(table, on=...); or take its changes as the"
+        f" rows of ms.stream({name!r}, time='timestamp')",
+    )
 
 
 def _flows(one: Joining, other: Flow) -> tuple[Flow, Flow]:

@@ -18,7 +18,8 @@ class KeyIds:
     """Numbers for the keys of one operator, given as they first occur; a cache, not part of any state.
 
     A single integer key that is small enough is its own number (plus one; null is zero). Other keys are
-    numbered by a private set of Polars categories, which costs as much as the batch, not as the set. An
+    numbered by a private set of Polars categories (plus one; a text that is null is zero, since any text may be
+    a key), which costs as much as the batch, not as the set. An
     index that has outlived most of its keys starts with a new `KeyIds`, so that keys that came and went do
     not add up.
     """
@@ -31,7 +32,7 @@ class KeyIds:
         self._held = pl.Series([], dtype=pl.Categorical(categories))
         self._known: list[pl.DataFrame] = []
         self._numbers: list[Ints] = []
-        self.count = 0
+        self.count = 1
         self._dtype: pl.DataType = pl.Int64()
         """Of a key that is its own number, the type."""
 
@@ -59,11 +60,14 @@ class KeyIds:
                 return (key + 1).fill_null(0).to_numpy()
             return key.to_numpy() + 1
         texts = frame.select(_text([frame.schema[c] for c in self.columns], self.columns)).to_series()
-        ids = texts.cast(self._held.dtype).to_physical().to_numpy().astype(np.int64)
+        numbers = texts.cast(self._held.dtype).to_physical().cast(pl.Int64) + 1
+        ids: Ints = numbers.fill_null(0).to_numpy()
         self._learn(frame, ids)
         return ids
 
     def _learn(self, frame: pl.DataFrame, ids: Ints) -> None:
+        if not self._known:
+            self._known, self._numbers = [frame.clear(1).select(self.columns)], [np.zeros(1, np.int64)]
         fresh = ids >= self.count
         if not fresh.any():
             return
@@ -92,9 +96,12 @@ class KeyIds:
 
 
 def _text(dtypes: Sequence[pl.DataType], columns: Sequence[str]) -> pl.Expr:
-    """One text for a key, different for different keys: each value with its length before it."""
+    """One text for a key, different for different keys: of several columns each value with its length before it.
+
+    A key of one column that is null has none.
+    """
     if len(columns) == 1:
-        return _plain(dtypes[0], columns[0]).fill_null("\0null")
+        return _plain(dtypes[0], columns[0])
     pieces = []
     for dtype, column in zip(dtypes, columns, strict=True):
         text = _plain(dtype, column)

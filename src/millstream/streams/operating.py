@@ -112,7 +112,8 @@ class Operating:
         """Whether the flow can go on with what the one of its name has left in the log, and what has changed.
 
         It can where what its state depends on is the same: sources, windows, keys, aggregates, patterns, joins. Changed
-        conditions and columns are named; they apply from where it goes on. Of Python functions only the name is seen.
+        conditions and columns are named; they apply from where it goes on. Of Python functions the compiled code is
+        compared, with its constants, defaults and what it closes over; what they call is not.
         """
         from .compatible import compatible
 

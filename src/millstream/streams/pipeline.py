@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import msgspec
 import polars as pl
 
 from ..frames import Columns
 from ..log.objects import fitted, union
+from .arriving import passage, timed, watermark_of
+from .aside import Aside
 from .bodies import Body
 from .captured import TableRows
-from .columns import AT, END_OF_TIME, ENVELOPE, IDLE, LATE, NO_TIME, SEQUENCE, micros, ordered, visible
-from .errors import FlowError, MissingColumn
+from .closing import Closes, in_order, takes_pieces
+from .columns import END_OF_TIME, ENVELOPE, IDLE, NO_TIME, SEQUENCE, ordered, visible
+from .errors import MissingColumn
 from .flow import Flow
 from .needs import Demand
 from .shaping import Rowwise
@@ -32,6 +35,9 @@ class SourceState(msgspec.Struct, frozen=True, eq=False):
     columns: Columns = {}
 
 
+_NOTHING = pl.DataFrame()
+
+
 class FlowState(msgspec.Struct, frozen=True, eq=False):
     """All that a flow remembers.
 
@@ -49,6 +55,10 @@ class FlowState(msgspec.Struct, frozen=True, eq=False):
     def bodies(self) -> Iterator[Body]:
         """The rows of all parts."""
         return (part.body for operator in self.operators for part in operator.parts.items)
+
+
+Stepping = Generator[pl.DataFrame, None, tuple[FlowState, pl.DataFrame | None]]
+"""A step on its way: the rows that come out, in order; in the end the state, and the rows that came late."""
 
 
 class Branch(msgspec.Struct, frozen=True, eq=False):
@@ -134,12 +144,12 @@ class Pipeline:
         """The watermark of each source, by its stream; of a stream that is read in two ways, the lesser."""
         found: dict[str, int] = {}
         for source, held in zip(self.sources, state.sources, strict=True):
-            mark = _mark(source, held.high)
+            mark = watermark_of(source, held.high)
             found[source.stream] = min(mark, found.get(source.stream, mark))
         return found
 
     def _watermark(self, state: FlowState, sources: Sequence[int]) -> int:
-        return min(_mark(self.sources[number], state.sources[number].high) for number in sources)
+        return min(watermark_of(self.sources[number], state.sources[number].high) for number in sources)
 
     def step(
         self, state: FlowState, rows: pl.DataFrame | Sequence[pl.DataFrame | None], *, fill: bool = False
@@ -153,6 +163,24 @@ class Pipeline:
 
         Returns:
             The state afterwards; the rows that come out, in order; the rows that came late.
+        """
+        return _in_one(self.stepping(state, rows, fill=fill))
+
+    def stepping(
+        self,
+        state: FlowState,
+        rows: pl.DataFrame | Sequence[pl.DataFrame | None],
+        *,
+        fill: bool = False,
+        put: Callable[[pl.DataFrame], Aside] | None = None,
+    ) -> Stepping:
+        """The same, of which the rows come out in pieces where they may be too many for one.
+
+        Args:
+            state: The state before.
+            rows: The rows.
+            fill: As for `step`.
+            put: Puts rows aside until they can be given; without it, all come in one piece.
         """
         frames = [rows] if isinstance(rows, pl.DataFrame) else list(rows)
         # A source may be silent while others are not, so that its columns are not known.
@@ -173,8 +201,8 @@ class Pipeline:
             batch, high = self._batch(number, frame, state.sources[number].high)
             batches.append(batch)
             sources.append(msgspec.structs.replace(state.sources[number], high=high))
-        state, out, aside = self._run(msgspec.structs.replace(state, sources=tuple(sources)), batches, fill)
-        return state, out if out.width else nothing, aside
+        state = msgspec.structs.replace(state, sources=tuple(sources))
+        return (yield from self._run(state, batches, fill, nothing, put))
 
     def _fitted(
         self, number: int, state: FlowState, rows: pl.DataFrame | None, fill: bool
@@ -201,14 +229,14 @@ class Pipeline:
         passing = None
         if self._paced:
             passing = (
-                timeline(_mark(source, high), *(each.to_numpy() for each in _passing(source, frame, high)))
+                timeline(watermark_of(source, high), *(each.to_numpy() for each in passage(source, frame, high)))
                 if frame.height
                 else NOWHERE
             )
-            passing = msgspec.structs.replace(passing, before=_mark(source, high))
+            passing = msgspec.structs.replace(passing, before=watermark_of(source, high))
         if IDLE in frame.columns:
             frame = frame.filter(pl.col(IDLE).is_null()).drop(IDLE)
-        return Batch(frame, _mark(source, high), _mark(source, after), timeline=passing), after
+        return Batch(frame, watermark_of(source, high), watermark_of(source, after), timeline=passing), after
 
     def _reshaped(self, state: FlowState, rows: list[pl.DataFrame], fill: bool) -> tuple[FlowState, pl.DataFrame]:
         """What is held, with the types of rows to come; and what goes out, without a row.
@@ -218,10 +246,10 @@ class Pipeline:
         batches = []
         for number, frame in enumerate(rows):
             timed, _ = self._timed(self.sources[number], frame.drop(IDLE, strict=False), state.sources[number].high)
-            watermark = _mark(self.sources[number], state.sources[number].high)
+            watermark = watermark_of(self.sources[number], state.sources[number].high)
             passing = msgspec.structs.replace(NOWHERE, before=watermark) if self._paced else None
             batches.append(Batch(timed, watermark, watermark, reshaped=True, timeline=passing))
-        state, nothing, _ = self._run(state, batches, fill)
+        state, nothing, _ = _in_one(self._run(state, batches, fill))
         return state, nothing
 
     def absent(self, state: FlowState) -> tuple[str, Source] | None:
@@ -254,19 +282,26 @@ class Pipeline:
             state, _, _ = self.step(state, [None] * len(self.sources), fill=True)
         batches = []
         for number, (source, held) in enumerate(zip(self.sources, state.sources, strict=True)):
-            before = _mark(source, held.high)
+            before = watermark_of(source, held.high)
             after = END_OF_TIME if sources is None or number in sources else before
             passing = msgspec.structs.replace(NOWHERE, before=after) if self._paced else None
             batches.append(Batch(pl.DataFrame(), before, after, timeline=passing))
-        state, frame, _ = self._run(state, batches, True)
+        state, frame, _ = _in_one(self._run(state, batches, True))
         return state, frame
 
     def _run(
-        self, state: FlowState, batches: Sequence[Batch], fill: bool
-    ) -> tuple[FlowState, pl.DataFrame, pl.DataFrame | None]:
+        self,
+        state: FlowState,
+        batches: Sequence[Batch],
+        fill: bool,
+        nothing: pl.DataFrame = _NOTHING,
+        put: Callable[[pl.DataFrame], Aside] | None = None,
+    ) -> Stepping:
         operators = list(state.operators)
         late: list[pl.DataFrame] = []
-        frame = self._through(self._root, operators, batches, late, fill).frame
+        batch, number = self._into(self._root, operators, batches, late, fill)
+        for frame in self._onward(self._root, 0, number, batch, operators, late, fill, put):
+            yield self._published(frame) if frame.width else nothing
         aside = None
         if late:
             aside = late[0] if len(late) == 1 else widened(late)
@@ -276,7 +311,7 @@ class Pipeline:
         state = msgspec.structs.replace(
             state, operators=tuple(operators), late=state.late + (aside.height if aside is not None else 0)
         )
-        return state, self._published(frame) if frame.width else frame, aside
+        return state, aside
 
     def _through(
         self,
@@ -287,10 +322,24 @@ class Pipeline:
         fill: bool,
     ) -> Batch:
         """A batch on its way through a part of the tree; changes the states, and adds the rows that are late."""
+        batch, number = self._into(branch, operators, batches, late, fill)
+        [frame] = self._onward(branch, 0, number, batch, operators, late, fill, None)
+        return msgspec.structs.replace(batch, frame=frame)
+
+    def _into(
+        self,
+        branch: Branch,
+        operators: list[OperatorState],
+        batches: Sequence[Batch],
+        late: list[pl.DataFrame],
+        fill: bool,
+    ) -> tuple[Batch, int]:
+        """The batch that a part of the tree begins with, and the number of the operator that comes next."""
         number = branch.first
         source = branch.flow.source
         if isinstance(source, Source):
             batch = batches[branch.sources[0]]
+            batch = msgspec.structs.replace(batch, frame=self._told_apart(branch, 0, batch.frame))
         else:
             inputs = [self._through(each, operators, batches, late, fill) for each in branch.inputs]
             inputs = [
@@ -312,24 +361,51 @@ class Pipeline:
             _put_aside(step.late, late)
             batch = msgspec.structs.replace(joint, frame=self._filled(branch.flow, step.frame) if fill else step.frame)
             number += 1
+        return batch, number
+
+    def _onward(
+        self,
+        branch: Branch,
+        behind: int,
+        number: int,
+        batch: Batch,
+        operators: list[OperatorState],
+        late: list[pl.DataFrame],
+        fill: bool,
+        put: Callable[[pl.DataFrame], Aside] | None,
+    ) -> Iterator[pl.DataFrame]:
+        """What comes of a batch behind so many stages: one frame; or several, given a place to put rows aside."""
         frame = batch.frame
-        leaf = isinstance(source, Source)
-        if leaf:
-            frame = self._told_apart(branch, 0, frame)
-        for place, stage in enumerate(branch.flow.stages, 1):
+        leaf = isinstance(branch.flow.source, Source)
+        stages = branch.flow.stages
+        for place, stage in enumerate(stages[behind:], behind + 1):
             if isinstance(stage, Rowwise):
                 # A frame without columns is what an operator gives when it has nothing to say.
                 frame = stage.apply(frame) if frame.width else frame
                 if leaf:
                     frame = self._told_apart(branch, place, frame)
                 continue
-            step = self._take(number, stage, operators[number], msgspec.structs.replace(batch, frame=frame))
+            came = msgspec.structs.replace(batch, frame=frame)
+            if put is not None and isinstance(stage, Closes) and all(map(takes_pieces, stages[place:])):
+                closing = stage.closing(operators[number], came)
+                if closing is not None:
+                    operators[number] = closing.state
+                    _put_aside(closing.late, late)
+                    # No time passes before all of them have come.
+                    still = msgspec.structs.replace(batch, after=batch.before)
+                    for piece in in_order(closing.results, put):
+                        on = msgspec.structs.replace(still, frame=piece)
+                        yield from self._onward(branch, place, number + 1, on, operators, late, fill, put)
+                    end = msgspec.structs.replace(batch, frame=pl.DataFrame())
+                    yield from self._onward(branch, place, number + 1, end, operators, late, fill, put)
+                    return
+            step = self._take(number, stage, operators[number], came)
             operators[number], frame = step.state, step.frame
             if fill and isinstance(stage, TableRows):
                 frame = self._filled(stage, frame)
             _put_aside(step.late, late)
             number += 1
-        return msgspec.structs.replace(batch, frame=frame)
+        yield frame
 
     def _take(self, number: int, stage: Operator, state: OperatorState, batch: Batch) -> Step:
         return stage.step(state, batch)
@@ -362,49 +438,18 @@ class Pipeline:
 
     def _timed(self, source: Source, rows: pl.DataFrame, high: int) -> tuple[pl.DataFrame, int]:
         """The rows with their time and whether they are late; and the greatest time so far."""
-        name = source.time or "_time"
-        if name not in rows.columns:
-            raise MissingColumn(name, f"stream({source.stream!r}, time=...)", visible(rows))
-        at = micros(name, rows.schema[name])
-        if at is None:
-            raise FlowError(
-                f"column {name!r} of stream {source.stream!r} is {rows.schema[name]}, which is no time",
-                hint="Name a column of datetimes, or of ISO 8601 text",
-            )
-        keep = [n for n in rows.columns if n not in ENVELOPE or n in self._asked or n == SEQUENCE]
-        at = at.cast(pl.Int64)
-        if source.ahead is not None:
-            if "_time" not in rows.columns:
-                raise MissingColumn("_time", f"stream({source.stream!r}, ahead=...)", visible(rows))
-            # A stamp that cannot be is no time: so it moves no watermark, and its row goes aside.
-            at = pl.when(at <= pl.col("_time").dt.epoch("us") + source.ahead).then(at)
-        if IDLE in rows.columns:
-            at = pl.coalesce(IDLE, at)
-        rows = rows.select(*keep, at.alias(AT))
-        if not rows.height:
-            return rows.with_columns(pl.lit(False).alias(LATE)), high
-        # The running maximum of the rows before: what the watermark is when a row comes.
-        reached = pl.max_horizontal(_known.cum_max().shift(1, fill_value=high), pl.lit(high, pl.Int64))
-        late = pl.col(AT).is_null() | (pl.col(AT) < reached - source.lateness)
-        rows = rows.with_columns(late.alias(LATE))
-        greatest = rows[AT].max()
-        return rows, max(high, greatest) if isinstance(greatest, int) else high
+        return timed(source, rows, high, self._asked)
 
 
-_known = pl.col(AT).fill_null(NO_TIME)
-
-
-def _passing(source: Source, frame: pl.DataFrame, high: int) -> tuple[pl.Series, pl.Series]:
-    """A source's positions, and its watermark once each of them was taken in."""
-    reached = pl.max_horizontal(_known.cum_max(), pl.lit(high, pl.Int64))
-    marks = pl.when(reached > NO_TIME).then(reached - source.lateness).otherwise(NO_TIME)
-    found = frame.select(SEQUENCE, marks.alias(AT))
-    return found[SEQUENCE], found[AT]
-
-
-def _mark(source: Source, high: int) -> int:
-    """The watermark of a source of which that was the greatest time."""
-    return high - source.lateness if high > NO_TIME else NO_TIME
+def _in_one(stepping: Stepping) -> tuple[FlowState, pl.DataFrame, pl.DataFrame | None]:
+    """A step whose rows come out in one frame."""
+    output = next(stepping)
+    try:
+        next(stepping)
+    except StopIteration as done:
+        state, late = done.value
+        return state, output, late
+    raise AssertionError("a step in pieces that nobody has asked for")
 
 
 def _put_aside(rows: pl.DataFrame | None, late: list[pl.DataFrame]) -> None:

@@ -129,17 +129,19 @@ def replay(
     until: Moment | None = None,
     final: bool = True,
     rows: int = MAX_ROWS,
+    pipeline: Pipeline | None = None,
 ) -> pl.DataFrame:
     """What a flow makes of the past; see `Flow.over`.
 
     Args:
         rows: The most rows of a batch. It makes no difference to the result.
+        pipeline: What has it made; by default one of its own.
     """
     if not isinstance(history, pl.DataFrame | Reader | Files):
         raise UsageError(
             f"{history!r:.80} is no past of a flow", hint="Give the log, a Polars frame of rows, or ms.files(...)"
         )
-    pipeline = Pipeline(flow)
+    pipeline = pipeline or Pipeline(flow)
     if isinstance(history, Reader):
         after = history.position_at(since) if since is not None else 0
         end = (history.position_at(until) if until is not None else history.head) + 1

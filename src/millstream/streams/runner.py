@@ -8,7 +8,7 @@ moment; and when two workers run the same flow, the one that took it first loses
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ import polars as pl
 from ..errors import SchemaConflict
 from ..frames import MAX_ROWS
 from .ahead import read_ahead, worth_it
+from .aside import Aside
 from .committing import Committer
 from .compatible import tell
 from .enriching import ROWS
@@ -49,7 +50,7 @@ class _Ahead:
     def __init__(self, state: FlowState, position: int) -> None:
         self.state = state
         self.position = position
-        self.outputs: list[pl.DataFrame] = []
+        self.outputs: list[Aside] = []
         self.late: list[pl.DataFrame] = []
         self.worked = 0.0
 
@@ -57,6 +58,13 @@ class _Ahead:
     def is_enough(self) -> bool:
         """Whether a commit should not become larger."""
         return sum(output.height for output in self.outputs) >= OUTPUT
+
+    def give(self, output: pl.DataFrame, spill: Spill | None) -> None:
+        """Rows that go into the commit; what is more than a commit usually holds waits for it on disk."""
+        if not output.height:
+            return
+        aside = spill is not None and self.is_enough
+        self.outputs.append(spill.put_aside(output) if spill is not None and aside else Aside(output))
 
 
 class Worker(Committer):
@@ -192,14 +200,10 @@ class Worker(Committer):
             for group in self._groups(ahead.position, head):
                 self._listener.hear(group)
                 for frame in frames(self.pipeline, ahead.state, group):
-                    ahead.state, output, aside = self.pipeline.step(ahead.state, frame, fill=True)
+                    given = self._step(ahead, frame)
                     if self._spill is not None:
                         self._spill.keep(self.name, ahead.state.bodies)
-                    self._meter.add(*heights(frame), output.height)
-                    if output.height:
-                        ahead.outputs.append(output)
-                    if aside is not None:
-                        ahead.late.append(aside)
+                    self._meter.add(*heights(frame), given)
                 ahead.position = self._read = group[-1][1].last
                 slice = min(SLICE, self._commit_every)
                 enough = time.monotonic() - began >= slice or ahead.is_enough
@@ -208,15 +212,30 @@ class Worker(Committer):
             self._let_go()
             if answered(ahead.state):
                 # No row came, but an answer for one that did.
-                ahead.state, output, _ = self.pipeline.step(ahead.state, [None] * len(self.pipeline.sources), fill=True)
-                if output.height:
-                    ahead.outputs.append(output)
+                self._step(ahead, [None] * len(self.pipeline.sources))
             return True
         except BaseException:
             self._let_go()
             raise
         finally:
             ahead.worked += time.monotonic() - began
+
+    def _step(self, ahead: _Ahead, rows: pl.DataFrame | Sequence[pl.DataFrame | None]) -> int:
+        """Take in rows; how many came out."""
+        put = Aside if self._spill is None else self._spill.put_aside
+        stepping = self.pipeline.stepping(ahead.state, rows, fill=True, put=put)
+        given = 0
+        while True:
+            try:
+                output = next(stepping)
+            except StopIteration as done:
+                ahead.state, late = done.value
+                break
+            given += output.height
+            ahead.give(output, self._spill)
+        if late is not None:
+            ahead.late.append(late)
+        return given
 
     def _groups(self, after: int, head: int) -> Iterator[list[Labelled]]:
         """The groups of runs that come next, up to a position: those that were read ahead, if they go on from there."""
@@ -259,7 +278,7 @@ class Worker(Committer):
         if self._seen > self.checkpoint.position:
             self._commit(self.state, self._seen, [], [])
 
-    def _commit(self, state: FlowState, position: int, outputs: list[pl.DataFrame], late: list[pl.DataFrame]) -> None:
+    def _commit(self, state: FlowState, position: int, outputs: list[Aside], late: list[pl.DataFrame]) -> None:
         difference = change(self.name, state, self._stored)
         self._write(position, outputs, late, difference)
         self._done(state, position, difference)

@@ -7,7 +7,9 @@ import time
 from typing import TYPE_CHECKING, Literal, Self
 
 from ..errors import UsageError
+from .captured import Table
 from .flow import Flow
+from .joining import no_flow
 from .pausing import Pauses, set_paused
 from .progress import FlowProgress
 from .runner import Worker
@@ -52,6 +54,10 @@ class Running:
         self._spill = None if memory is None else Spill.beside(log, memory)
         self.flows: dict[str, Flow] = {}
         for flow in flows:
+            if isinstance(flow, Table):
+                raise no_flow(flow)
+            if not isinstance(flow, Flow):
+                raise UsageError(f"{flow!r:.60} is no flow", hint="Give what ms.stream(...) makes, with its end")
             name = flow.sink.name if flow.sink is not None else ""
             if name and name in self.flows:
                 raise UsageError(f"two flows are named {name!r}", hint="Name one: .to(stream, type=..., name='...')")

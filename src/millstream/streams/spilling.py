@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+import polars as pl
 
 from ..errors import UsageError
+from ..sizes import parsed_size
+from .aside import Aside
 from .rooms import Room
 
 if TYPE_CHECKING:
     from ..log.log import Log
     from .bodies import Body
 
-_UNITS = {unit: 1000**power for power, unit in enumerate(("B", "KB", "MB", "GB", "TB"))}
-_UNITS |= {unit: 1024**power for power, unit in enumerate(("KIB", "MIB", "GIB", "TIB"), 1)}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]I?B|B)", re.IGNORECASE)
 _HINT = "Give a size such as '512MB' or '2GiB', or a number of bytes"
 
 _REST = 0.75
@@ -35,8 +34,8 @@ def size(memory: str | int) -> int:
     found = None
     if isinstance(memory, int) and not isinstance(memory, bool):
         found = memory
-    elif isinstance(memory, str) and (match := _SIZE.fullmatch(memory.strip())):
-        found = round(float(match[1]) * _UNITS[match[2].upper()])
+    elif isinstance(memory, str) and (parsed := parsed_size(memory)) is not None:
+        found = parsed[0]
     if found is None:
         raise UsageError(f"memory={memory!r:.60} is not a size", hint=_HINT)
     if found <= 0:
@@ -63,7 +62,7 @@ class Spill:
         self.limit = limit
         self._room = Room(folder)
         self._held: dict[Hashable, dict[int, Body]] = {}
-        self._read = 0
+        self._read = self._passed = 0
 
     @classmethod
     def beside(cls, log: Log, memory: str | int) -> Spill:
@@ -100,6 +99,20 @@ class Spill:
         if sum(body.size for body in every.values() if body.spilled) > self.limit:
             self._room.let_go()
         self._room.tidy()
+
+    def put_aside(self, frame: pl.DataFrame) -> Aside:
+        """Rows in a file, whatever the limit: they are not held, and wait only until they are given.
+
+        Raises:
+            SpillFailed: There is no room for them.
+        """
+        aside = Aside(frame, self._room)
+        self._passed += aside.size
+        if self._passed > self.limit / 4:
+            # What was read in turn, too, need not stay in memory.
+            self._passed = 0
+            self._room.let_go()
+        return aside
 
     def forget(self, owner: Hashable) -> None:
         """A flow that holds nothing any more."""

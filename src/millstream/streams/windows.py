@@ -9,7 +9,7 @@ its result is then final. Windows without a row give no result.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import ClassVar, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -20,7 +20,8 @@ import polars as pl
 from ..errors import UsageError
 from ..time import Duration, duration_micros
 from .aggregates import Aggregation
-from .columns import AT, ENVELOPE, LATE, SEQUENCE, is_hidden, key_column, need, utc
+from .closing import Closing, is_much
+from .columns import AT, ENVELOPE, LATE, SEQUENCE, by_time_and_key, is_hidden, key_column, need, utc
 from .errors import FlowError
 from .expressions import apply
 from .state import Batch, Kept, OperatorState, Order, Parts, Step, concat
@@ -137,6 +138,10 @@ def count(rows: int) -> Count:
 def calendar(every: str, *, time_zone: str) -> Calendar:
     """Days, weeks, months as the clocks of a time zone show them: a day has 23 or 25 hours where they change.
 
+    A day (and what begins with one) begins the first time that the clocks show its midnight, or when they jump over
+    it. An hour begins each time that they strike it, or jump over that: one that comes twice is two windows; where
+    clocks go back by half an hour, one has ninety minutes.
+
     Args:
         every: ``"1h"``, ``"1d"``, ``"1w"`` (from Monday), ``"1mo"``, ``"1q"`` or ``"1y"``.
         time_zone: Such as ``"America/New_York"``.
@@ -184,11 +189,25 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
         if batch.reshaped:
             like = self.partials(batch.frame)
             return Step(Kept(parts.reshaped(like, self.merge)), self.nothing(like))
+        parts, late = self._with(parts, batch)
+        closed = self.closed(parts, batch.before, batch.after)
+        return Step(Kept(parts.expire(self.limit(batch.after), PANE)), closed, late)
+
+    def closing(self, state: OperatorState, batch: Batch) -> Closing | None:
+        """The same, when what closes is too much for one frame."""
+        closing = self._closing(state.parts, batch.before, batch.after)
+        if batch.reshaped or closing is None or not is_much(state.parts, closing[2]):
+            return None
+        parts, late = self._with(state.parts, batch)
+        results = map(self._finish, self._merged(parts, batch.before, batch.after))
+        return Closing(Kept(parts.expire(self.limit(batch.after), PANE)), results, late)
+
+    def _with(self, parts: Parts, batch: Batch) -> tuple[Parts, pl.DataFrame | None]:
+        """The state with the rows of a batch, and those that came late."""
         rows, late = split_late(batch.frame)
         if rows.height:
             parts = parts.add_by(self.partials(rows), PANE).compact(self.merge, by=self.keys)
-        closed = self.closed(parts, batch.before, batch.after)
-        return Step(Kept(parts.expire(self.limit(batch.after), PANE)), closed, late)
+        return parts, late
 
     # --- rows to partials -----------------------------------------------------------------------------
 
@@ -232,6 +251,11 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
 
     def closed(self, parts: Parts, before: int, after: int) -> pl.DataFrame:
         """The results of the windows that close while the watermark goes from one time to another."""
+        merged = list(self._merged(parts, before, after))
+        return self._finish(concat(merged)) if merged else pl.DataFrame()
+
+    def _closing(self, parts: Parts, before: int, after: int) -> tuple[int, int, int] | None:
+        """The numbers of the first and the last of those windows, and the pane after all; None without any."""
         first, last = self._last_closed(before) + 1, self._last_closed(after)
         every, pane = self.window.every, self.pane
         low = parts.low
@@ -239,17 +263,25 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
             # No window before the first that holds the earliest pane has anything in it.
             first = max(first, (low * pane - self.window.size) // every + 1)
         if low is None or first > last:
-            return pl.DataFrame()
-        end = (last * every + self.window.size) // pane
-        merged = []
+            return None
+        return first, last, (last * every + self.window.size) // pane
+
+    def _merged(self, parts: Parts, before: int, after: int) -> Iterator[pl.DataFrame]:
+        """The partials of those windows, in several frames, each with all of its keys."""
+        closing = self._closing(parts, before, after)
+        if closing is None:
+            return
+        first, last, end = closing
+        every, pane = self.window.every, self.pane
         for held in parts.pieces(self.keys, end):
             if first == last:
                 inside = held.filter(pl.col(PANE).is_between(first * every // pane, end - 1))
-                windows = inside.with_columns(pl.lit(first, pl.Int64).alias(WINDOW))
-            else:
-                windows = self.spread(held, pl.col(WINDOW).is_between(first, last))
-            merged.append(self._group(windows, self.aggregation.merged(), WINDOW))
-        return self._finish(concat(merged))
+                if inside.height:
+                    merged = self._group(inside, self.aggregation.merged())
+                    yield merged.with_columns(pl.lit(first, pl.Int64).alias(WINDOW))
+                continue
+            windows = self.spread(held, pl.col(WINDOW).is_between(first, last))
+            yield self._group(windows, self.aggregation.merged(), WINDOW)
 
     def spread(self, held: pl.DataFrame, wanted: pl.Expr) -> pl.DataFrame:
         """Rows per pane, once for each window that they are in, of those windows that are wanted."""
@@ -317,10 +349,7 @@ def numbered(result: pl.DataFrame) -> pl.DataFrame:
     The number starts anew with each batch; it is compared only between rows of one time, and those always
     come in one batch.
     """
-    keys = sorted(name for name in result.columns if name.startswith("__key"))
-    return result.sort([AT, *keys], nulls_last=False, maintain_order=True).with_columns(
-        pl.int_range(pl.len(), dtype=pl.Int64).alias(SEQUENCE)
-    )
+    return by_time_and_key(result).with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(SEQUENCE))
 
 
 def split_late(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame | None]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from ...errors import InvalidRetention, InvalidStreamName, InvalidTime, NotFound
+from ...sizes import parsed_size
 from ...storage.base import category_of
 from ...time import duration_micros
 from ..staging import check_label, check_stream
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 Keep = timedelta | int | str
 """How much to keep: an age (``"30d"`` or a timedelta), a number of events (``1_000_000``), a size (``"10GB"``)."""
 
-_UNITS = {unit: 1000**power for power, unit in enumerate(("B", "KB", "MB", "GB", "TB"))}
-_UNITS |= {unit: 1024**power for power, unit in enumerate(("KiB", "MiB", "GiB", "TiB"), 1)}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]i?B|B)")
 _NUMBER = re.compile(r"\d+(_\d+)*")
 _HINT = "Give an age such as '30d', a number of events such as 1_000_000, or a size such as '10GB'"
 
@@ -58,8 +56,8 @@ def amount(keep: object) -> Amount:
     text = keep.strip()
     if _NUMBER.fullmatch(text):
         return Amount("count", int(text), str(int(text)))
-    if size := _SIZE.fullmatch(text):
-        return Amount("size", round(float(size[1]) * _UNITS[size[2]]), f"{size[1]}{size[2]}")
+    if (size := parsed_size(text)) is not None:
+        return Amount("size", *size)
     return Amount("age", duration(text), text)
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, timedelta
+from zoneinfo import ZoneInfo
+
 import polars as pl
 
+from ...time import to_micros
 from ..calendars import CalendarWindows
 from ..columns import is_hidden
 from ..counted import CountWindows
@@ -17,7 +21,32 @@ _UTC = pl.Datetime("us", "UTC")
 
 Windows = PaneWindows | SessionWindows | CountWindows | CalendarWindows
 _UNITS = {"1h": "hour", "1d": "day", "1w": "week", "1mo": "month", "1q": "quarter", "1y": "year"}
+_MINUTE = timedelta(minutes=1)
 _STEPS = {"1q": "3 months"}
+
+
+def _strokes(engine: Engine, stage: CalendarWindows, table: pl.DataFrame) -> pl.DataFrame:
+    """The moments in which the windows begin that rows are in, and those in which they end."""
+    name, unit = stage.window.zone.replace("'", "''"), _UNITS[stage.window.every]
+    step = _STEPS.get(stage.window.every, f"1 {unit}")
+    shown = f"date_trunc('{unit}', make_timestamptz(ts) at time zone '{name}')::timestamp"
+    found = engine.ask(
+        f"select distinct {shown} + i * interval '{step}' as shown from t, range(3) as steps (i)", t=table
+    )
+    zone = ZoneInfo(stage.window.zone)
+    moments: set[int] = set()
+    for stroke in found["shown"]:
+        both = [stroke.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1)]
+        there = [moment for moment in both if moment.astimezone(zone).replace(tzinfo=None) == stroke]
+        if not there:
+            # The clocks jump over it: the first minute in which they show more.
+            moment = both[0]
+            while (moment - _MINUTE).astimezone(zone).replace(tzinfo=None) >= stroke:
+                moment -= _MINUTE
+            there = [moment]
+        # An hour is struck whenever the clocks show it, a day begins the first time.
+        moments.update(to_micros(moment) for moment in (there if unit == "hour" else [min(there)]))
+    return pl.DataFrame({"struck": sorted(moments)}, schema={"struck": pl.Int64})
 
 
 def windowed(engine: Engine, stage: Windows, rows: pl.DataFrame, watermark: int) -> pl.DataFrame:
@@ -27,7 +56,8 @@ def windowed(engine: Engine, stage: Windows, rows: pl.DataFrame, watermark: int)
     """
     keys, count = list(stage.keys), len(stage.keys)
     table = keyed(rows, keys)
-    labels = engine.ask(_labels(stage, count, watermark), t=table)
+    beside = {"strokes": _strokes(engine, stage, table)} if isinstance(stage, CalendarWindows) else {}
+    labels = engine.ask(_labels(stage, count, watermark), t=table, **beside)
     windows = labels.group_by("number").agg(pl.col("rn", "start", "finish", "ts").first())
     windows = windows.sort("number")
     found = Plan(stage.aggregation.given, stage.aggregation.names).of_groups(
@@ -70,17 +100,11 @@ def _labels(stage: Windows, count: int, watermark: int) -> str:
                 from starts where start + {size} <= {watermark}
             """
         case CalendarWindows():
-            zone, unit = stage.window.zone.replace("'", "''"), _UNITS[stage.window.every]
-            step = _STEPS.get(stage.window.every, f"1 {unit}")
-            local = f"make_timestamptz(ts) at time zone '{zone}'"
-            begins = f"epoch_us(date_trunc('{unit}', {local}) at time zone '{zone}')"
-            ends = f"epoch_us((date_trunc('{unit}', {local}) + interval '{step}') at time zone '{zone}')"
-            if unit == "hour":
-                # An hour of the clock that comes twice is two hours: each is what of it has passed since it struck.
-                begins = f"(ts - (epoch_us({local}) % 3600000000 + 3600000000) % 3600000000)"
-                ends = f"({begins} + 3600000000)"
             return f"""
-                with starts as (select rn, {begins} as start, {ends} as finish, {names(count, "t")} from t)
+                with spans as (select struck as start, lead(struck) over (order by struck) as finish from strokes),
+                starts as (
+                    select rn, start, finish, {names(count, "t")} from t asof join spans on t.ts >= spans.start
+                )
                 select rn, start, finish, finish - 1 as ts, {number} from starts where finish <= {watermark}
             """
         case SessionWindows():

@@ -1,0 +1,64 @@
+"""The rows of a source as they come: their time, whether they are late, and how its watermark moves."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import polars as pl
+
+from .columns import AT, ENVELOPE, IDLE, LATE, NO_TIME, SEQUENCE, micros, visible
+from .errors import FlowError, MissingColumn
+from .tree import Source
+
+_known = pl.col(AT).fill_null(NO_TIME)
+
+
+def timed(source: Source, rows: pl.DataFrame, high: int, asked: Collection[str]) -> tuple[pl.DataFrame, int]:
+    """The rows with their time and whether they are late; and the greatest time so far.
+
+    Args:
+        source: The source.
+        rows: Its rows, with the log's envelope.
+        high: The greatest time before.
+        asked: The columns of the envelope that the flow asks for.
+    """
+    name = source.time or "_time"
+    if name not in rows.columns:
+        raise MissingColumn(name, f"stream({source.stream!r}, time=...)", visible(rows))
+    at = micros(name, rows.schema[name])
+    if at is None:
+        raise FlowError(
+            f"column {name!r} of stream {source.stream!r} is {rows.schema[name]}, which is no time",
+            hint="Name a column of datetimes, or of ISO 8601 text",
+        )
+    keep = [n for n in rows.columns if n not in ENVELOPE or n in asked or n == SEQUENCE]
+    at = at.cast(pl.Int64)
+    if source.ahead is not None:
+        if "_time" not in rows.columns:
+            raise MissingColumn("_time", f"stream({source.stream!r}, ahead=...)", visible(rows))
+        # A stamp that cannot be is no time: so it moves no watermark, and its row goes aside.
+        at = pl.when(at <= pl.col("_time").dt.epoch("us") + source.ahead).then(at)
+    if IDLE in rows.columns:
+        at = pl.coalesce(IDLE, at)
+    rows = rows.select(*keep, at.alias(AT))
+    if not rows.height:
+        return rows.with_columns(pl.lit(False).alias(LATE)), high
+    # The running maximum of the rows before: what the watermark is when a row comes.
+    reached = pl.max_horizontal(_known.cum_max().shift(1, fill_value=high), pl.lit(high, pl.Int64))
+    late = pl.col(AT).is_null() | (pl.col(AT) < reached - source.lateness)
+    rows = rows.with_columns(late.alias(LATE))
+    greatest = rows[AT].max()
+    return rows, max(high, greatest) if isinstance(greatest, int) else high
+
+
+def passage(source: Source, frame: pl.DataFrame, high: int) -> tuple[pl.Series, pl.Series]:
+    """A source's positions, and its watermark once each of them was taken in."""
+    reached = pl.max_horizontal(_known.cum_max(), pl.lit(high, pl.Int64))
+    marks = pl.when(reached > NO_TIME).then(reached - source.lateness).otherwise(NO_TIME)
+    found = frame.select(SEQUENCE, marks.alias(AT))
+    return found[SEQUENCE], found[AT]
+
+
+def watermark_of(source: Source, high: int) -> int:
+    """The watermark of a source of which that was the greatest time."""
+    return high - source.lateness if high > NO_TIME else NO_TIME

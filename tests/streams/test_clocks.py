@@ -1,0 +1,96 @@
+"""Where the hours and days of time zones begin: by a definition in plain Python, a moment at a time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import polars as pl
+import pytest
+from referee import play
+
+import millstream as ms
+from millstream.streams import stream
+from millstream.streams.clocks import bounds
+
+MINUTE = timedelta(minutes=1)
+
+CHANGES = [
+    ("America/New_York", datetime(2024, 3, 10, 7)),
+    ("America/New_York", datetime(2024, 11, 3, 6)),
+    # By half an hour.
+    ("Australia/Lord_Howe", datetime(2024, 4, 6, 15)),
+    ("Australia/Lord_Howe", datetime(2024, 10, 5, 15, 30)),
+    # At midnight, which is left out, or comes twice.
+    ("Africa/Cairo", datetime(2024, 4, 25, 22)),
+    ("America/Sao_Paulo", datetime(2018, 11, 4, 3)),
+    ("America/Havana", datetime(2024, 11, 3, 5)),
+    # A minute after midnight, back into the day before.
+    ("America/St_Johns", datetime(2006, 10, 29, 2, 31)),
+    # Over a whole day, and over midnight from half an hour before it.
+    ("Pacific/Apia", datetime(2011, 12, 30, 10)),
+    ("America/Toronto", datetime(1919, 3, 31, 4, 30)),
+    # Back by two hours, and for good by half an hour.
+    ("Antarctica/Troll", datetime(2024, 10, 27, 1)),
+    ("Asia/Pyongyang", datetime(2015, 8, 14, 15)),
+    ("Asia/Kathmandu", datetime(2024, 1, 1)),
+]
+
+
+def windows(zone: str, begin: datetime, count: int, every: str) -> dict[datetime, datetime]:
+    """For each minute, when its window begins: each minute's clock is looked at, one after the other."""
+    clock = ZoneInfo(zone)
+    found: dict[datetime, datetime] = {}
+    start = begin
+    before = furthest = datetime.min
+    for number in range(count):
+        moment = begin + number * MINUTE
+        shown = moment.replace(tzinfo=UTC).astimezone(clock).replace(tzinfo=None)
+        stroke = shown.replace(minute=0)
+        if every != "1h":
+            stroke = stroke.replace(hour=0, **({"day": 1} if every == "1mo" else {}))
+        # An hour is struck whenever the clock shows it, or has gone past it; a day when none was so late before.
+        begins = (shown == stroke or stroke > before) if every == "1h" else stroke > furthest
+        if begins:
+            start = moment
+        before, furthest = stroke, max(stroke, furthest)
+        found[moment] = start
+    return found
+
+
+@pytest.mark.parametrize("every", ["1h", "1d", "1mo"])
+@pytest.mark.parametrize(("zone", "change"), CHANGES)
+def test_windows_begin_where_the_clocks_strike(zone: str, change: datetime, every: str) -> None:
+    begin = change - timedelta(days=40 if every == "1mo" else 3)
+    count = (80 if every == "1mo" else 6) * 1440
+    wanted = windows(zone, begin, count, every)
+    # The first may have begun before it was looked at.
+    first = next(start for start in wanted.values() if start != begin)
+    moments = [moment for moment in wanted if moment >= first]
+    at = pl.Series(moments).dt.replace_time_zone("UTC").dt.epoch("us")
+    starts, ends = bounds(at, every, zone)
+    assert pl.Series(starts).cast(pl.Datetime("us")).to_list() == [wanted[moment] for moment in moments]
+    assert ((starts <= at.to_numpy()) & (at.to_numpy() < ends)).all()
+    distinct = np.unique(starts)
+    assert (distinct[1:] == np.unique(ends)[:-1]).all()
+    # What is asked alone, in whatever order, is answered alike.
+    some = at.sample(50, seed=1)
+    together = zip(*map(np.ndarray.tolist, bounds(some, every, zone)), strict=True)
+    alone = [bounds(some[place : place + 1], every, zone) for place in range(50)]
+    assert [(int(a[0]), int(b[0])) for a, b in alone] == list(together)
+
+
+@pytest.mark.parametrize("every", ["1h", "1d"])
+@pytest.mark.parametrize(("zone", "change"), CHANGES)
+def test_a_flow_counts_each_row_in_one_window_and_its_check_agrees(zone: str, change: datetime, every: str) -> None:
+    rows = pl.DataFrame({"ts": [change + number * 7 * MINUTE for number in range(-300, 300)]})
+    flow = stream("a", time="ts", lateness="1h").window(ms.calendar(every, time_zone=zone)).agg(n=pl.len())
+    result = play(flow, rows, 3)
+    assert result["n"].sum() == rows.height
+    assert (result["window_end"][:-1] == result["window_start"][1:]).all()
+    assert result.equals(play(flow, rows))
+    with ms.open() as log:
+        log.append("a", rows, type="ClockRow")
+        checked = flow.check(log)
+        assert checked.equal, checked
