@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..database import Database, Params
-from .faults import translate, translated
+from .faults import MISFITS, misfit, translate, translated
 
 
 class SQLiteDatabase(Database):
@@ -27,6 +27,8 @@ class SQLiteDatabase(Database):
             return self.connection.execute(sql, params)
         except sqlite3.Error as error:
             raise translate(error, self.path) from error
+        except MISFITS as error:
+            raise misfit(error) from error
 
     def one(self, sql: str, params: Params = ()) -> dict[str, Any] | None:
         cursor = self.execute(sql, params)
@@ -41,8 +43,12 @@ class SQLiteDatabase(Database):
         return dict(zip([column[0] for column in cursor.description], row, strict=True))
 
     def executemany(self, sql: str, rows: Iterable[Params]) -> None:
-        with translated(self.path):
+        try:
             self.connection.executemany(sql, rows)
+        except sqlite3.Error as error:
+            raise translate(error, self.path) from error
+        except MISFITS as error:
+            raise misfit(error) from error
 
     def executescript(self, sql: str) -> None:
         for statement in statements(sql):
