@@ -12,18 +12,19 @@ import polars as pl
 
 from ..conversion import ready
 from ..errors import DatabaseError, InvalidEvent, UsageError
-from ..events import Plain, type_name
+from ..events import Plain
 from ..log.handlers import Handler, InvalidHandler, handler_table
 from ..log.records import Recorded, Run
 from ..marks import mark
 from ..personal import plain_text
 from ..storage.database import Database, Params
 from ..storage.frames import quoted, quoted_column, upsert_sql
+from .applying import Bound
 from .binding import named
 from .columns import given, kind_of, value_of
 from .pieces import Batch
-from .projection import Bound, Placement, Projection
-from .shares import STREAM, Keys
+from .projection import Placement, Projection
+from .shares import STREAM, Keys, by_type
 
 Document = TypeVar("Document")
 
@@ -182,13 +183,34 @@ class _Form:
         self.encode = msgspec.json.Encoder(enc_hook=plain_text).encode
         keys = projection.key
         self._key = keys if isinstance(keys, str) else ""
-        self._keys = {} if isinstance(keys, str) else {type_name(cls): field for cls, field in keys.items()}
+        self._keys: dict[str, str] = {}
+        if not isinstance(keys, str | Mapping):
+            raise InvalidHandler(name, f"key is {keys!r:.40}", hint='Name a field: key = "customer"')
         if not (keys or projection.keys_of is not Documents.keys_of):
             raise InvalidHandler(name, "it has no key", hint='Write key = "customer", a field of its events')
 
+    def check_keys(self, projection: type[Documents[Any]], events: Mapping[str, type[Any]]) -> None:
+        """See that the events that are handled have keys, as far as their classes tell.
+
+        Raises:
+            InvalidHandler: They do not.
+        """
+        name, keys = projection.__qualname__, projection.key
+        self._keys = {} if isinstance(keys, str) else by_type(name, "key", keys, events)
+        if projection.keys_of is not Documents.keys_of:
+            return  # it may see to those that have none
+        for type, cls in events.items():
+            field = self._key or self._keys.get(type, "")
+            if field != STREAM and (not field or (cls is not Plain and field not in cls.__struct_fields__)):
+                raise InvalidHandler(
+                    name,
+                    f"events of type {type} have no field {field!r} to be the key",
+                    hint='Name one for each class of events: key = {OrderPlaced: "customer"}',
+                )
+
     def key_of(self, event: Any, recorded: Recorded) -> str | None:
         field = self._key or self._keys.get(recorded.type, "")
-        if field == "_stream":
+        if field == STREAM:
             return recorded.stream
         found = event.data.get(field) if isinstance(event, Plain) else getattr(event, field, None)
         if found is None and not (field and (isinstance(event, Plain) or hasattr(event, field))):
@@ -256,6 +278,7 @@ class _Keyed(Placement):
             raise InvalidHandler(
                 self.projection.__qualname__, "it handles no event", hint="Mark its handlers with @ms.on"
             )
+        self.projection._form.check_keys(self.projection, {type: each.event for type, each in table.items()})
         self._folds = {type: _fold(self.projection, self._instance, each) for type, each in table.items()}
         return {type: Bound(_not_alone, handler.event, False, _FOLD) for type, handler in table.items()}
 
@@ -277,21 +300,13 @@ class _Keyed(Placement):
 
     def fold(self, runs: list[Run], db: Database) -> None:
         """Fold the events of runs into their documents."""
-        keys_of, classes, share = self._instance.keys_of, self._classes, self.share
-        found: list[tuple[Any, Recorded, list[str]]] = []
-        wanted: dict[str, None] = {}
-        for run in runs:
-            cls = classes.get(run.type)
-            if cls is None:
-                raise InvalidEvent(f"an event of type {run.type!r} cannot be read")
-            events = [Plain(run.type, data) for data in run.data()] if cls is Plain else run.events(cls)
-            for index, event in enumerate(events):
-                recorded = Recorded(run, index, event)
-                keys = _keys(recorded, keys_of(event, recorded))
-                if share is not None:
-                    keys = [key for key in keys if share.has(key)]
-                found.append((event, recorded, keys))
-                wanted.update(dict.fromkeys(keys))
+        try:
+            found = self._found(runs)
+        except Exception:
+            if self.share is not None and self.share.number > 1 and sum(run.count for run in runs) == 1:
+                return  # what has no key is in no partition: the first has it fail
+            raise
+        wanted = dict.fromkeys(key for _, _, keys in found for key in keys)
         form = self.projection._form
         documents = self._read(db, list(wanted))
         there = set(documents)
@@ -309,6 +324,21 @@ class _Keyed(Placement):
                     # As it will be read, after each event: what comes out must not depend on how many come at once.
                     rows[key], documents[key] = form.row(key, document if changed is None else changed)
         self._write(db, rows, there)
+
+    def _found(self, runs: list[Run]) -> list[tuple[Any, Recorded, list[str]]]:
+        """The events of runs, each with the keys of its documents."""
+        keys_of, share = self._instance.keys_of, self.share
+        found = []
+        for run in runs:
+            cls = self._classes.get(run.type)
+            if cls is None:
+                raise InvalidEvent(f"an event of type {run.type!r} cannot be read")
+            events = [Plain(run.type, data) for data in run.data()] if cls is Plain else run.events(cls)
+            for index, event in enumerate(events):
+                recorded = Recorded(run, index, event)
+                keys = _keys(recorded, keys_of(event, recorded))
+                found.append((event, recorded, keys if share is None else [key for key in keys if share.has(key)]))
+        return found
 
     def _read(self, db: Database, keys: list[str]) -> dict[str, Any]:
         form, table = self.projection._form, quoted(self.projection.table)

@@ -14,9 +14,10 @@ from ..log.handlers import InvalidHandler
 from ..log.records import Recorded, Run
 from ..storage.database import Database
 from ..storage.sqlite.database import statements
+from .applying import Bound
 from .batches import cut
 from .pieces import Batch, Piece, apply_all
-from .projection import Bound, Placement, Projection
+from .projection import Placement, Projection
 
 
 class Lockstep(Placement):

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-import msgspec
 import polars as pl
 
 from ..errors import DatabaseError, InvalidEvent, MillstreamError, SchemaConflict, UsageError
 from ..events import Plain
 from ..log import Log
 from ..log.checkpoints import begin, parts_of
-from ..log.handlers import Handler, InvalidHandler, handler_table
 from ..log.present import together
 from ..log.records import Recorded, Run
 from ..storage.database import Database
 from ..storage.redact import redact
+from .applying import Bound, bound_of
 from .batches import cut, frame_of_runs, shape
-from .binding import named
 from .errors import ForeignReadModel, ReadModelChanged
 from .pieces import Apply, Batch, Piece, apply_all
 from .shares import MOST, STREAM, Keys, Share
@@ -85,9 +82,10 @@ class Projection:
             raise UsageError(
                 f"{cls.__qualname__}.on_failure is {cls.on_failure!r:.40}", hint='Write "stop", "skip" or "park"'
             )
-        if not isinstance(cls.partitions, int) or not 1 <= cls.partitions <= MOST:
+        if type(cls.partitions) is not int or not 1 <= cls.partitions <= MOST:
             raise UsageError(
-                f"{cls.__qualname__}.partitions is {cls.partitions!r:.40}", hint=f"Write a number from 1 to {MOST}"
+                f"{cls.__qualname__}.partitions is {cls.partitions!r:.40}",
+                hint=f"Write a whole number from 1 to {MOST}",
             )
 
     @classmethod
@@ -183,7 +181,11 @@ class Placement:
         return self.projection.schema
 
     def _bind(self) -> dict[str, Bound]:
-        return _bound(self.projection)
+        bound = bound_of(self.projection)
+        by = self.projection.partition_by
+        if by != STREAM:
+            Keys(self.projection.__qualname__, by, {name: each.event for name, each in bound.items()})
+        return bound
 
     @property
     def _picks(self) -> Share | None:
@@ -413,89 +415,3 @@ def _refuse(error: MillstreamError, db: Database, recorded: Recorded | None) -> 
 PROJECTIONS = "millstream_projections"
 TABLES = {PROJECTIONS: "name text primary key, schema_hash text not null, log_id text not null"}
 """The tables that projections keep beside their own: their columns by their names."""
-
-
-class Bound(msgspec.Struct, frozen=True):
-    """What is done with the events of one type.
-
-    Attributes:
-        apply: Applies an event, or the frame of a batch.
-        event: The class to decode as.
-        wants_recorded: Whether the envelope is asked for.
-        batch: The name of the method, if it takes frames.
-        effects: Whether it has effects on the outside.
-    """
-
-    apply: Apply
-    event: type[Any]
-    wants_recorded: bool
-    batch: str
-    effects: bool = False
-
-
-def _bound(projection: type[Projection]) -> dict[str, Bound]:
-    instance = projection()
-    table = handler_table(projection, batches=True)
-    if not table:
-        raise InvalidHandler(projection.__qualname__, "it handles no event", hint="Mark its handlers with @ms.on")
-    return {name: _apply(projection, instance, handler) for name, handler in table.items()}
-
-
-def _apply(projection: type[Projection], instance: Projection, handler: Handler) -> Bound:
-    database = envelope = effects = ""
-    for parameter in handler.parameters:
-        if named(parameter.annotation, "Database") or (parameter.annotation is None and parameter.name == "db"):
-            database = parameter.name
-        elif not handler.batch and (
-            named(parameter.annotation, "Recorded") or (parameter.annotation is None and parameter.name == "recorded")
-        ):
-            envelope = parameter.name
-        elif not handler.batch and (named(parameter.annotation, "Effects") or parameter.name == "effects"):
-            effects = parameter.name
-        elif parameter.required:
-            raise InvalidHandler(
-                f"{projection.__qualname__}.{handler.method}",
-                f"it asks for {parameter.name!r}, which a projection cannot give",
-                hint="Ask for the frame and db: ms.Database; the envelope is in the frame's columns"
-                if handler.batch
-                else "Ask for the event, db: ms.Database, recorded: ms.Recorded and effects: ms.Effects",
-            )
-    method = getattr(instance, handler.method)
-    apply: Apply
-    if effects:
-        _check_performs(projection)
-        from .effects import Effects
-
-        name = projection.name
-
-        def apply(event: Any, db: Database, given: Recorded | None) -> object:
-            assert given is not None
-            asked: dict[str, Any] = {effects: Effects(db, name, given.position)}
-            if database:
-                asked[database] = db
-            if envelope:
-                asked[envelope] = given
-            return method(event, **asked)
-
-    elif database and envelope:
-        apply = lambda e, db, r: method(e, **{database: db, envelope: r})  # noqa: E731
-    elif database:
-        apply = lambda e, db, r: method(e, **{database: db})  # noqa: E731
-    elif envelope:
-        apply = lambda e, db, r: method(e, **{envelope: r})  # noqa: E731
-    else:
-        apply = lambda e, db, r: method(e)  # noqa: E731
-    wants_recorded = bool(envelope or effects)
-    return Bound(apply, handler.event, wants_recorded, handler.method if handler.batch else "", bool(effects))
-
-
-def _check_performs(projection: type[Projection]) -> None:
-    name = f"{projection.__qualname__}.perform"
-    if projection.perform is Projection.perform:
-        raise InvalidHandler(
-            name, "there is none, and handlers add effects", hint="Write def perform(self, effect: ms.Effect) -> None"
-        )
-    if inspect.iscoroutinefunction(projection.perform):
-        raise InvalidHandler(
-            name, "it is a coroutine, which nothing here would run", hint="Write def perform, and asyncio.run(…) in it"
-        )
