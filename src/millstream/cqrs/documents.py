@@ -142,6 +142,12 @@ class Documents(Projection, Generic[Document]):
         return _Keyed(cls, **where)
 
     @classmethod
+    def _spans(cls) -> str | None:
+        keys = [cls.key] if isinstance(cls.key, str) else list(cls.key.values())
+        by_stream = cls.keys_of is Documents.keys_of and set(keys) == {STREAM}
+        return super()._spans() or (None if by_stream else "its documents are of events of several streams")
+
+    @classmethod
     def _made_of(cls) -> list[str]:
         form = cls._form
         return [repr(msgspec.json.schema(form.document)), repr(sorted(form.fields.items())), _defaults(form.document)]

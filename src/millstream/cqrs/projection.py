@@ -13,6 +13,7 @@ from ..errors import DatabaseError, InvalidEvent, MillstreamError, SchemaConflic
 from ..events import Plain
 from ..log import Log
 from ..log.checkpoints import begin, parts_of
+from ..log.handlers import InvalidHandler
 from ..log.present import together
 from ..log.records import Recorded, Run
 from ..storage.database import Database
@@ -44,7 +45,7 @@ class Projection:
             rows is kept in the same database, at the same event, so that a rebuild or a replay finds what was found.
         on_failure: What becomes of an event whose handler raises. ``"stop"``: the projection stands right before it.
             ``"skip"``: it goes on without it. ``"park"``: it goes on, and later events of the same stream wait behind
-            the one that failed.
+            the one that failed; for rows that go by streams, and so not with ``reads``.
         partitions: In how many parts its events are applied, each by a worker of its own: see `partition_by`. Counts
             where several processes can write: in a file of SQLite, in PostgreSQL, in the log's database.
         partition_by: What says which events belong together, and so stay in the order of the log: ``"_stream"``, or a
@@ -126,6 +127,14 @@ class Projection:
 
     @classmethod
     def _placed(cls, **where: Any) -> Placement:
+        spans = cls._spans() if cls.on_failure == "park" and not where.get("inline") else None
+        if spans is not None:
+            raise InvalidHandler(
+                cls.__qualname__,
+                f'its on_failure is "park", and {spans}: events that waited for their stream would be applied in'
+                " another order than a rebuild has",
+                hint='Choose "stop"; or "skip", and when the handler is mended, a rebuild, which has them in order',
+            )
         if not cls.reads:
             return cls._alone(**where)
         from .lockstep import Lockstep
@@ -136,6 +145,11 @@ class Projection:
     def _alone(cls, **where: Any) -> Placement:
         """The same, without those that it reads."""
         return Placement(cls, **where)
+
+    @classmethod
+    def _spans(cls) -> str | None:
+        """Why what it makes of an event depends on the events of other streams, as far as it says so itself."""
+        return "what it looks up changes with the events of all streams" if cls.reads else None
 
     @classmethod
     def _made_of(cls) -> list[str]:
