@@ -331,7 +331,10 @@ class WriteSide:
     def _write_workers(self) -> list[Worker]:
         """The workers of processes and outboxes."""
         workers = [Worker(name, "process", reactor.run) for name, reactor in self._reactors.items()]
-        return workers + [Worker(name, "outbox", delivery.run) for name, delivery in self._deliveries.items()]
+        return workers + [
+            Worker(name, "outbox", each.run, outside=lambda each=each: each.is_outside)  # type: ignore[misc]
+            for name, each in self._deliveries.items()
+        ]
 
     def _write_position(self, worker: Worker) -> int | None:
         """How far a process or an outbox has come; None for other workers."""
