@@ -18,6 +18,7 @@ from ..log.present import together
 from ..log.records import Recorded, Run
 from ..storage.database import Database
 from ..storage.redact import redact
+from ..storage.watching import Watch
 from .applying import Bound, bound_of
 from .batches import cut, frame_of_runs, shape
 from .errors import ForeignReadModel, ReadModelChanged
@@ -176,8 +177,8 @@ class Placement:
         self.live = live
         self.path = path
         self.name = projection.name
-        self.others: dict[str, str] = {}
-        """Tables beside its own that are not to be used: the names of the projections that keep them."""
+        self.watch: Watch | None = None
+        """The tables beside its own that its handlers are not to use."""
         self._bound = self._bind()
         self._batched = any(bound.batch for bound in self._bound.values())
         self._classes = {name: bound.event for name, bound in self._bound.items()}
@@ -246,7 +247,7 @@ class Placement:
     def part(self, number: int, count: int) -> Placement:
         """One of its partitions, with an instance of its class for itself: another thread keeps it."""
         found = self.projection._placed(inline=self.inline, live=self.live, path=self.path)
-        found.others = self.others
+        found.watch = self.watch
         found.share = Share(number, count, found.keys())
         return found
 
