@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from ..errors import UsageError
+from ..log import Log
 from ..log.handlers import InvalidHandler
+from ..log.present import together
 from ..log.records import Recorded, Run
 from ..storage.database import Database
+from ..storage.inline import TABLE as COMMITS
 from ..storage.watching import Watch
 from .applying import Bound
 from .batches import cut
 from .pieces import Batch, Piece, apply_all
-from .projection import Placement, Projection
+from .projection import ROWS, Placement, Projection
 
 
 class Lockstep(Placement):
@@ -69,17 +72,22 @@ class Lockstep(Placement):
             yield Piece(pieces[0].position, run.type, apply_all, list(pieces), None, run)
 
 
-class Together(Lockstep):
-    """Inline projections of one app as they stood: each event is applied to all of them before the next one comes.
+_NONE = (1 << 62, 1 << 62)
+"""No commit: behind all that there are."""
 
-    Their tables may refer to each other, and their handlers look into each other's: none could be replayed alone. Which
-    events shared a commit, in which each of them had all before the next had any, the log does not say.
+
+class Together(Lockstep):
+    """Inline projections of one app as they stood, together: their tables may refer to each other, and their handlers
+    look into each other's, so that none could be replayed alone.
+
+    Of a commit of several events each has all before the next one has any, as in the commit itself.
 
     Attributes:
         projections: Their classes, in the order of the app.
     """
 
-    def __init__(self, placements: Sequence[Placement]) -> None:
+    def __init__(self, log: Log, placements: Sequence[Placement]) -> None:
+        self._log = log
         self.projections = list(
             dict.fromkeys(cls for each in placements for cls in (*carried(each.projection), each.projection))
         )
@@ -92,6 +100,63 @@ class Together(Lockstep):
             for part in self._parts
             for type, bound in part._bound.items()
         }
+
+    def pieces(
+        self, pages: Iterable[list[Run]], *, rows: int = ROWS, apart: Collection[str] = ()
+    ) -> Iterator[Piece | Batch]:
+        """The events of runs; those of one commit in one piece."""
+        held: list[Run] = []
+        of = _NONE
+        for page in pages:
+            commits = iter(self._commits(page[0].position, page[-1].last) if page else ())
+            ahead = next(commits, _NONE)
+            for found in together(page):
+                run = found[0]
+                while ahead[1] < run.position:
+                    ahead = next(commits, _NONE)
+                commit = ahead if ahead[0] <= run.position else _NONE
+                if held and commit != of:
+                    yield _Commit.of(self._parts, held)
+                    held = []
+                if commit is not _NONE and all(each.type in self._bound for each in found):
+                    held, of = held + found, commit
+                else:
+                    yield from super().pieces([found], rows=rows, apart=apart)
+        if held:
+            yield _Commit.of(self._parts, held)
+
+    def is_within(self, position: int) -> bool:
+        """Whether a position lies within a commit: what stands there was never to be seen, nor is it gone on from."""
+        return any(position < last for _, last in self._commits(position, position))
+
+    def _commits(self, first: int, last: int) -> list[tuple[int, int]]:
+        """The commits of several events that lie in a stretch of the log, or reach into it."""
+        with self._log.connect() as db:
+            if not db.has_table(COMMITS):
+                return []
+            rows = db.query(
+                f"select first, last from {db.own(COMMITS)} where first <= ? and last >= ? order by first",
+                (last, first),
+            )
+        return [(row["first"], row["last"]) for row in rows]
+
+
+class _Commit(Piece):
+    """The events of one commit."""
+
+    end: int = 0
+
+    @property
+    def last(self) -> int:
+        """The position of its last event."""
+        return self.end
+
+    @classmethod
+    def of(cls, parts: Sequence[Placement], runs: list[Run]) -> _Commit:
+        """What applies the events of runs, to one projection after the other."""
+        wanted = ((part, [run for run in runs if run.type in part._bound]) for part in parts)
+        pieces = [piece for part, some in wanted if some for piece in part.pieces([some])]
+        return cls(runs[0].position, runs[0].type, apply_all, pieces, None, runs[0], runs[-1].last)
 
 
 def _one_by_one(part: Placement, run: Run) -> Iterator[Piece | Batch]:
@@ -181,9 +246,9 @@ def keep_apart(placements: Iterable[Placement]) -> None:
         else:
             local = each.path is not None and "://" not in each.path
             homes.setdefault(os.path.realpath(each.path or "") if local else each.path, []).append(each)
-    for together in homes.values():
+    for beside in homes.values():
         kept: dict[type[Projection], Placement] = {}
-        for each in together:
+        for each in beside:
             for cls in (*carried(each.projection), each.projection):
                 first = kept.setdefault(cls, each)
                 if first is not each:
@@ -192,8 +257,8 @@ def keep_apart(placements: Iterable[Placement]) -> None:
                         hint="Leave it out of the app: queries find it with what reads it; or give one of the two"
                         " a file of its own",
                     )
-        tables = {table.lower(): each for each in together for table in tables_in(each.schema)}
-        for each in together:
+        tables = {table.lower(): each for each in beside for table in tables_in(each.schema)}
+        for each in beside:
             if not each.inline:
                 others = {table: other.name for table, other in tables.items() if other is not each}
                 each.watch = _watch(each.name, others)

@@ -89,7 +89,7 @@ class Images:
                 self._copy(self._path(stem, before), image.path)
             replay(self._log, placement, OwnFile(image.path), position)
             _settle(image.path)
-            if is_personal(placement):
+            if is_personal(placement) or (isinstance(placement, Together) and placement.is_within(position)):
                 return image
             claim = self._keep(image.path, kept)
         except BaseException:
