@@ -179,6 +179,7 @@ from .cqrs.errors import ReadModelChanged as ReadModelChanged
 from .cqrs.errors import UnknownCommand as UnknownCommand
 from .cqrs.errors import UnknownProjection as UnknownProjection
 from .cqrs.errors import UnknownQuery as UnknownQuery
+from .cqrs.errors import Unseen as Unseen
 from .sourcing.errors import CannotRecord as CannotRecord
 from .sourcing.errors import HandlerMissing as HandlerMissing
 from .sourcing.errors import SnapshotWarning as SnapshotWarning

@@ -224,6 +224,7 @@ def test_what_cannot_be_kept_as_documents_is_refused() -> None:
     for document, names, said in [
         (Bare, {"key": "customer"}, "cannot be a document"),
         (Customer, {}, "has no key"),
+        (Customer, {"key": 3}, "key is 3"),
         (Customer, {"key": "customer", "columns": "cents"}, "is a text"),
         (Customer, {"key": "customer", "columns": ["no"]}, "no field of Customer"),
     ]:
@@ -233,16 +234,20 @@ def test_what_cannot_be_kept_as_documents_is_refused() -> None:
         type("Refused", (ms.Documents,), {})
 
 
-def test_a_key_that_an_event_does_not_have_is_an_error_and_not_a_document_less(log: ms.Log) -> None:
+def test_a_key_that_an_event_does_not_have_is_an_error_and_not_a_document_less() -> None:
     class Wrong(ms.Documents[Customer]):
-        key = "costumer"
+        key: Any = "costumer"
 
         @ms.on
         def ordered(self, event: Ordered, customer: Customer) -> None: ...
 
-    app = app_of(log, Wrong.live())
-    log.append("o", Ordered(customer="Ann", cents=1))
-    assert "no field 'costumer' to be the key" in app.answer(GetCustomer("Ann")).problems[0]
+    class Lacking(Wrong):
+        key = {Moved: "city"}
+
+    with pytest.raises(ms.InvalidHandler, match="no field 'costumer' to be the key"):
+        Wrong.live()
+    with pytest.raises(ms.InvalidHandler, match="it handles no such event"):
+        Lacking.live()
 
 
 class Scored(ms.Event, type="DocsScored", subject="who"):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import polars as pl
 import pytest
 
@@ -183,3 +184,91 @@ def test_what_is_parked_stays_so_over_a_restart(log: ms.Log, path: str | None) -
 def test_a_policy_that_is_none_is_refused() -> None:
     with pytest.raises(ms.UsageError, match="on_failure is 'ignore'"):
         type("Ignoring", (ms.Projection,), {"on_failure": "ignore"})
+
+
+class Sum(msgspec.Struct):
+    seen: list[int] = []
+
+
+class Sums(ms.Documents[Sum]):
+    key = "_stream"
+    on_failure = "park"
+    table = "bookings"
+
+    @ms.on
+    def booked(self, event: Booked, sum: Sum) -> None:
+        if event.n in BAD:
+            raise ValueError(f"{event.n} is bad")
+        sum.seen.append(event.n)
+
+
+class Last(ms.Projection):
+    schema = "create table last_bookings (n integer)"
+
+    @ms.on
+    def booked(self, event: Booked, db: ms.Database) -> None:
+        db.execute("delete from last_bookings")
+        db.execute("insert into last_bookings values (?)", (event.n,))
+
+
+class After(ms.Projection):
+    name = "Bookings"
+    schema = "create table bookings (n integer, last integer)"
+    reads = (Last,)
+    on_failure = "skip"
+
+    @ms.on
+    def booked(self, event: Booked, db: ms.Database) -> None:
+        if event.n in BAD:
+            raise ValueError(f"{event.n} is bad")
+        [last] = db.query("select n from last_bookings")
+        db.execute("insert into bookings values (?, ?)", (event.n, last["n"]))
+
+
+def test_what_was_parked_and_tried_again_is_what_a_rebuild_has(log: ms.Log, path: str | None) -> None:
+    BAD.add(2)
+    for stream, n in [("a", 1), ("b", 2), ("a", 3), ("b", 4), ("c", 5)]:
+        log.append(stream, Booked(n=n))
+    app = ms.App(log, projections=[Sums.into(path)])
+
+    @app.query
+    def bookings(query: Bookings, db: ms.Database) -> Any:
+        return {key: each.seen for key, each in Sums.find(db, "true order by key").items()}
+
+    with app:
+        assert app.query(Bookings(), fresh=True) == {"a": [1, 3], "c": [5]}
+        assert app.query(Bookings(), at=ms.Position(5)) == {"a": [1, 3], "c": [5]}
+        BAD.clear()
+        assert app.retry(Sums) == 2
+        assert app.query(Bookings()) == {"a": [1, 3], "b": [2, 4], "c": [5]}
+        assert app.compare(Sums).same
+
+
+def test_to_park_is_refused_where_it_would_change_an_order_that_matters(log: ms.Log, path: str | None) -> None:
+    parking = {"on_failure": "park"}
+    with pytest.raises(ms.InvalidHandler, match="looks up changes with the events of all streams"):
+        type("Looking", (After,), parking).into(path)
+    with pytest.raises(ms.InvalidHandler, match="of events of several streams") as caught:
+        type("Keyed", (Sums,), {"key": "n"}).live()
+    assert "rebuild" in (caught.value.hint or "")
+    with pytest.raises(ms.InvalidHandler, match="of events of several streams"):
+        type("Computed", (Sums,), {"keys_of": lambda self, event, recorded: "all"}).into(path)
+    assert type("Inside", (After,), parking).inline().inline  # where nothing is parked: it rejects the append
+
+
+def test_what_was_skipped_is_in_its_place_after_a_rebuild(log: ms.Log, path: str | None) -> None:
+    BAD.add(2)
+    for stream, n in [("a", 1), ("b", 2), ("a", 3)]:
+        log.append(stream, Booked(n=n))
+    app = ms.App(log, projections=[After.into(path)])
+
+    @app.query
+    def bookings(query: Bookings, db: ms.Database) -> Any:
+        return [(row["n"], row["last"]) for row in db.query("select * from bookings order by n")]
+
+    with app:
+        assert app.query(Bookings(), fresh=True) == [(1, 1), (3, 3)]
+        BAD.clear()
+        app.rebuild(After)
+        assert app.query(Bookings(), fresh=True) == [(1, 1), (2, 2), (3, 3)]
+        assert told(app) == []

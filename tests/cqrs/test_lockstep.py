@@ -210,6 +210,12 @@ def test_a_lookup_that_was_not_declared_is_refused(log: ms.Log, tmp_path: Path, 
         "/* why */ select count(*) from main . prices",
         "; -- why\nselect count(*) from 'main'.prices",
         "create temp table copied as select * from main.[prices]",
+        "alter table main.prices rename to others",
+        "alter table 'prices' add column more integer",
+        "create index by_cents on [prices] (cents)",
+        "create temp trigger odd after insert on main.prices begin select 1; end",
+        "with p as (select * from prices) select 1 from p",
+        "insert into careless select 1 where exists (select 1 from PRICES)",
     ],
 )
 @pytest.mark.parametrize("script", [False, True])
@@ -232,6 +238,76 @@ def test_so_is_any_other_statement_on_such_a_table(log: ms.Log, tmp_path: Path, 
             assert time.monotonic() < deadline
             time.sleep(0.01)
     assert "'Careless' uses the table 'prices' of 'Prices'" in app.failures(Careless)[0].error
+
+
+@pytest.mark.parametrize("where", ["file", "log", "memory"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "commit", "rollback", "savepoint mine", "pragma writable_schema = on", "pragma main.journal_mode = delete",
+        "attach '{path}' as again", "/* why */ end",
+    ],
+)  # fmt: skip
+def test_a_handler_ends_no_transaction_and_opens_no_database(
+    log: ms.Log, tmp_path: Path, statement: str, where: str
+) -> None:
+    path = str(tmp_path / "read.db")
+
+    class Careless(ms.Projection):
+        schema = "create table careless (position integer)"
+
+        @ms.on
+        def sold(self, event: Sold, db: ms.Database, recorded: ms.Recorded) -> None:
+            db.execute("insert into careless values (?)", (recorded.position,))
+            if event.item == "odd":
+                db.execute(statement.format(path=path))
+
+    before = log.head
+    log.append("x", [Sold(item="fine", n=1), Sold(item="odd", n=1), Sold(item="fine", n=1)])
+    with ms.App(log, projections=[Careless.into({"file": path, "log": None, "memory": ":memory:"}[where])]) as app:
+        deadline = time.monotonic() + 10
+        while not app.failures(Careless):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        [failure] = app.failures(Careless)
+        assert (failure.position, failure.error.partition(":")[0]) == (before + 2, "UsageError")
+
+        @app.query
+        def get_sales(query: GetSales, db: ms.Database) -> list[int]:
+            return [row["position"] for row in db.query("select position from careless")]
+
+        assert app.query(GetSales())[-1] == before + 1
+
+
+def test_what_is_its_own_or_passing_is_a_handlers_to_use(log: ms.Log, tmp_path: Path) -> None:
+    class Careful(ms.Projection):
+        schema = """
+        create table careful (position integer primary key, price integer, parent integer references careful);
+        create view if not exists seen as select * from careful;
+        """
+
+        @ms.on
+        def sold(self, event: Sold, db: ms.Database, recorded: ms.Recorded) -> None:
+            db.execute("pragma defer_foreign_keys = on")
+            assert next(row["name"] for row in db.query("pragma table_info('careful')")) == "position"
+            db.execute("create temp table if not exists prices (n integer)")  # not that of the other one
+            db.execute("insert into prices values (?)", (recorded.position,))
+            db.executescript("create table if not exists extra (n); insert into extra select n from prices;")
+            db.execute("alter table extra add column more integer")
+            db.upsert("careful", pl.DataFrame({"position": [recorded.position], "price": [1]}), key="position")
+            db.execute("drop table prices")
+            db.execute("drop table extra")
+            assert db.one("select count(*) as n from seen where price = 1") is not None
+
+    into = str(tmp_path / "read.db")
+    written = log.append("x", [Sold(item="a", n=1), Sold(item="b", n=1), Priced(item="a", cents=3)])
+    with ms.App(log, projections=[Prices.into(into), Careful.into(into)]) as app:
+
+        @app.query(reads=[Careful])
+        def get_sales(query: GetSales, db: ms.Database) -> list[int]:
+            return [row["position"] for row in db.query("select position from careful")]
+
+        assert app.query(GetSales(), after=written)[-2:] == [written.first, written.first + 1]
 
 
 def test_declarations_that_cannot_be_kept_are_refused(log: ms.Log, tmp_path: Path) -> None:

@@ -298,10 +298,17 @@ class Note(msgspec.Struct):
     numbers: list[int] = []
 
 
+class Measured(ms.Event, type="PartitionsMeasured"):
+    at: float | None
+
+
 class Notebooks(ms.Documents[Note]):
     partitions = 3
+    on_failure = "skip"
 
     def keys_of(self, event: Any, recorded: ms.Recorded) -> list[str]:
+        if event.n < 0:
+            raise ValueError("no numbers below 0")
         return ["all", event.who]
 
     @ms.on
@@ -336,6 +343,7 @@ def test_a_field_of_the_events_may_say_what_belongs_together(log: ms.Log, tmp_pa
 
 def test_documents_are_divided_by_their_keys(log: ms.Log, tmp_path: Path) -> None:
     said = spread(log)
+    odd = log.append("s1", Noted(n=-1, who="x"))
     app = ms.App(log, projections=[Notebooks.into(str(tmp_path / "docs.db"))])
 
     @app.query
@@ -345,6 +353,8 @@ def test_documents_are_divided_by_their_keys(log: ms.Log, tmp_path: Path) -> Non
     with app:
         assert app.query(GetNotes(), fresh=True) == {**said, "all": list(range(120))}
         assert app.compare(Notebooks).same
+        # What has no key is in no partition: the first has it fail, and no other.
+        assert [(each.name, each.position) for each in app.failures(Notebooks)] == [("Notebooks/1", odd.position)]
 
 
 def test_an_event_whose_key_is_none_fails(log: ms.Log, tmp_path: Path) -> None:
@@ -400,8 +410,25 @@ def test_what_cannot_be_divided_is_refused(log: ms.Log, tmp_path: Path) -> None:
     class Divided(Notebooks):
         partition_by = "who"
 
+    class Unhandled(Notes):
+        partition_by = {Noted: "who", Person: "id"}
+
+    class Floating(ms.Projection):
+        schema = "create table floating (name text)"
+        partitions = 2
+        partition_by = "at"
+
+        @ms.on
+        def measured(self, event: Measured) -> None: ...
+
+    class Keyed(Notebooks):
+        key = {Noted: "who", Person: "id"}
+
     for cls, why in (
         (Listed, "partition_by is"),
+        (Unhandled, "partition_by has 'Person': 'id', and it handles no such event"),
+        (Floating, "'at' of PartitionsMeasured, which holds float"),
+        (Keyed, "key has 'Person'"),
         (Reader, "reads"),
         (Acting, "effects"),
         (Nameless, "no field"),
@@ -411,8 +438,11 @@ def test_what_cannot_be_divided_is_refused(log: ms.Log, tmp_path: Path) -> None:
             ms.App(log, projections=[cls.into(str(tmp_path / "read.db"))])
     with pytest.raises(ms.UsageError, match="by their keys"):
         ms.App(log, projections=[Divided.into(str(tmp_path / "read.db"))])
-    with pytest.raises(ms.UsageError, match="partitions is 0"):
-        type("None_", (Notes,), {"partitions": 0})
+    for odd in (True, 0, -1, 1.5, "4", 10**9, None):
+        with pytest.raises(ms.UsageError, match="partitions is"):
+            type("Odd", (Notes,), {"partitions": odd})
+    with pytest.raises(ms.InvalidHandler, match="no field 'nobody'"):  # also where nothing is divided
+        type("Whole", (Nameless,), {"partitions": 1}).live()
     with pytest.raises(ms.UsageError, match="as a partition"):
         twin = type("Twin", (ByWho,), {"name": "Notes/2", "partitions": 1})
         ms.App(log, projections=[Notes.into(str(tmp_path / "read.db")), twin.into(str(tmp_path / "twin.db"))])

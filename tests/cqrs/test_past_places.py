@@ -172,4 +172,17 @@ def test_inline_projections_that_refer_to_each_other_are_shown_as_they_stood_tog
         assert app.query(GetOrders(), at=ms.Position(4)) == [("Ann", "Ann", 1), ("Bob", "Bob", 2)]
         assert [app.query(CountOrders(), at=ms.Position(n)) for n in (1, 3, 5)] == [0, 1, 3]
         assert app.query(GetOrders()) == app.query(GetOrders(), at=ms.Position(5))
+        # Within a commit, customers have all of the events before orders have any: also in what is shown of the past.
+        log.append("cid", [Bought(customer="cid", cents=9), Joined(name="Cid"), Bought(customer="cid", cents=8)])
+        with log.transaction() as tx:
+            tx.append("till", Bought(customer="dan", cents=7))
+            tx.append("dan", Joined(name="Dan"))
+        log.append("till", Bought(customer="dan", cents=6))
+        now = app.query(GetOrders())
+        assert [row[2] for row in now] == [1, 2, 3, 6, 7, 8, 9]
+        seen = {n: [row[2] for row in app.query(GetOrders(), at=ms.Position(n))] for n in (6, 8, 9, 10, 11)}
+        assert seen == {
+            6: [1, 2, 3], 8: [1, 2, 3, 8, 9], 9: [1, 2, 3, 8, 9], 10: [1, 2, 3, 7, 8, 9], 11: [1, 2, 3, 6, 7, 8, 9]
+        }  # fmt: skip
+        assert app.query(GetOrders(), at=ms.Position(11)) == now
         app.stop()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..log import Log
 from ..sourcing.aggregate import Aggregate
+from ..sourcing.model import model_of
+from ..sourcing.replay import Replay
 from ..sourcing.repository import Repository
 from ..storage.base import StagedAppend
 
@@ -32,6 +35,15 @@ class LoadedAggregates:
     def copy(self, aggregate: Any) -> Any:
         """Another one in the same state and at the same version, with nothing recorded."""
         return aggregate._copy()
+
+    def recorded(self, aggregate: Any) -> tuple[int, Sequence[Any]]:
+        """The version that it was loaded at, and what it has recorded since."""
+        pending = aggregate.pending
+        return aggregate.version - len(pending), pending
+
+    def carry(self, aggregate: Any, since: int, events: Sequence[Any]) -> None:
+        """Apply events that are about to follow a version of its stream, as far as it has not come to them."""
+        Replay(self._log, model_of(type(aggregate))).foresee(aggregate, since, events)
 
     def _repository(self, cls: type[Any]) -> Repository[Any]:
         found = self._repositories.get(cls)

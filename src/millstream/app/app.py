@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self, TypeVar, overload
@@ -142,7 +143,7 @@ class App(WriteSide, ReadSide):
         """Whoever keeps read models, or partitions of them, by the names of their workers."""
         self._queries = Queries(log, self._placements, self._followers, moved)
         self._workers = [
-            Worker(name, "projection", f.run, settled=f.settled)
+            Worker(name, "projection", f.run, settled=f.settled, outside=lambda f=f: f.is_outside)  # type: ignore[misc]
             for name, f in self._keeping.items()
             if not f.placement.live
         ]
@@ -279,13 +280,20 @@ class App(WriteSide, ReadSide):
         for worker in self._workers:
             worker.wait_until_begun()
 
-    def stop(self) -> None:
-        """Stop the workers, and return when they have ended. Commands and queries still work."""
+    def stop(self, *, timeout: float = 10.0) -> None:
+        """Stop the workers, and return when they have ended. Commands and queries still work.
+
+        Args:
+            timeout: The longest wait, in seconds, for calls to the outside that are under way: a projection's
+                ``perform``, an outbox's ``send``. They are not broken off: one that is not done by then is noted when
+                it is, and until then nobody begins what comes after it. If the process ends first, it is made again.
+        """
         self._ended.set()
         for worker in self._workers:
             worker.ask_to_stop()
+        until = time.monotonic() + timeout
         for worker in self._workers:
-            worker.join()
+            worker.join(until)
         self._queries.close()
         for follower in self._followers.values():
             if isinstance(follower, LiveModel):

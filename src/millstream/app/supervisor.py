@@ -32,6 +32,9 @@ _FINAL = (
 )
 """What another start would not change."""
 
+_BRIEF = 0.05
+"""How often, in seconds, it is looked whether what is to end waits for the outside."""
+
 _LOOK = 0.2
 """How often, in seconds, background objects are asked whether they have failed."""
 
@@ -95,6 +98,7 @@ class Worker:
         work: Works until its event is set.
         begun: The work sets it when it has begun; None when there is nothing to wait for.
         settled: Waits until what has ended the work is settled, so that it can begin anew; False when it is to stop.
+        outside: Whether it waits for nothing but a call to the outside, which it has made and cannot break off.
     """
 
     def __init__(
@@ -105,6 +109,7 @@ class Worker:
         *,
         begun: threading.Event | None = None,
         settled: Callable[[threading.Event], bool] | None = None,
+        outside: Callable[[], bool] | None = None,
     ) -> None:
         self.name = name
         self.kind = kind
@@ -114,12 +119,14 @@ class Worker:
         self._work = work
         self._begun = begun
         self._settled = settled
+        self._outside = outside
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin, unless it is under way."""
-        if self._thread is not None and self._thread.is_alive():
+        """Begin, unless it is under way; once it has ended, if it was told to and has not yet."""
+        ending = self._thread if self._thread is not None and self._thread.is_alive() else None
+        if ending is not None and not self._stop.is_set():
             return
         self._stop = threading.Event()
         if self._begun is not None:
@@ -127,7 +134,7 @@ class Worker:
         self.state, self.error, self.restarts = State.RUNNING, None, 0
         self._thread = threading.Thread(
             target=self._keep_going,
-            args=(self._stop,),
+            args=(self._stop, ending),
             name=f"millstream-{self.kind}-{self.name}",
             daemon=True,
         )
@@ -143,13 +150,19 @@ class Worker:
         """Tell it to end; does not wait."""
         self._stop.set()
 
-    def join(self) -> None:
-        """Wait until it has ended."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+    def join(self, until: float) -> None:
+        """Wait until it has ended; or only a call to the outside is under way, and the time (monotonic) is up."""
+        while self._thread is not None:
+            self._thread.join(_BRIEF)
+            if not self._thread.is_alive():
+                self._thread = None
+            elif self._outside is not None and time.monotonic() >= until and self._outside():
+                return
 
-    def _keep_going(self, stop: threading.Event) -> None:
+    def _keep_going(self, stop: threading.Event, before: threading.Thread | None) -> None:
+        if before is not None:
+            before.join()
+            self.state, self.error = State.RUNNING, None
         pause = _FIRST_PAUSE
         while True:
             began = time.monotonic()

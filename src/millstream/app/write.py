@@ -183,8 +183,9 @@ class WriteSide:
         """Have many commands decided in order, each on what those before it have changed, in one commit.
 
         Each takes effect, or is refused, by itself: a constraint that one violates undoes that one alone. (Commands
-        whose handlers ask for the database get commits of their own.) An error that is not of this library leaves,
-        and what was decided before it in the same commit is not written.
+        whose handlers ask for the database get commits of their own; one that only reads an aggregate which those
+        before it change, or makes a `Decision` on their events, begins another commit.) An error that is not of this
+        library leaves, and what was decided before it in the same commit is not written.
 
         Args:
             commands: The commands.
@@ -237,8 +238,7 @@ class WriteSide:
     ) -> Receipt:
         """Have commands decided in order, each on what those before it would change, and commit all of them or none.
 
-        When another writer came first, all are decided again. Middleware goes around each, and around the commit. A
-        `Decision` does not see what commands before it would append.
+        When another writer came first, all are decided again. Middleware goes around each, and around the commit.
 
         Args:
             commands: The commands; none whose handler asks for the database.
@@ -253,6 +253,8 @@ class WriteSide:
             Rejected, ConstraintViolated: One was refused, and so all are; a note on the error names it. Nothing is
                 left, and the id may be used again.
             UsageError: The handler of one asks for the database.
+            Unseen: A `Decision` is about what commands before it would append, or one of theirs appends to the stream
+                of an aggregate.
             IdReused: The id stands for other commands.
             Contended: Others came first, again and again.
         """
@@ -329,7 +331,10 @@ class WriteSide:
     def _write_workers(self) -> list[Worker]:
         """The workers of processes and outboxes."""
         workers = [Worker(name, "process", reactor.run) for name, reactor in self._reactors.items()]
-        return workers + [Worker(name, "outbox", delivery.run) for name, delivery in self._deliveries.items()]
+        return workers + [
+            Worker(name, "outbox", each.run, outside=lambda each=each: each.is_outside)  # type: ignore[misc]
+            for name, each in self._deliveries.items()
+        ]
 
     def _write_position(self, worker: Worker) -> int | None:
         """How far a process or an outbox has come; None for other workers."""

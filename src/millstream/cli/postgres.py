@@ -52,6 +52,7 @@ def grants(
     from ..log.checkpoints import TABLES as CHECKPOINTS
     from ..log.images import TABLES as IMAGES
     from ..sourcing.snapshots import TABLES as SNAPSHOTS
+    from ..storage.inline import TABLES as COMMITS
     from ..storage.postgres.place import parse_url
     from ..storage.postgres.roles import Ability, grants
     from ..streams.delivering import TABLES as FILES
@@ -60,7 +61,7 @@ def grants(
 
     ability = Ability.READ if read else Ability.APPEND if append else Ability.CONSUME
     consumers = CHECKPOINTS | PROJECTIONS | VERSIONS | FAILURES | LEASES
-    consumers |= FLOWS | FILES | LOADED | CAPTURES | PARKED | SNAPSHOTS | IMAGES | TIMERS | OUTBOXES
+    consumers |= FLOWS | FILES | LOADED | CAPTURES | PARKED | SNAPSHOTS | IMAGES | TIMERS | OUTBOXES | COMMITS
     for statement in grants(parse_url(url), role, ability, consumers):
         typer.echo(f"{statement};")
 

@@ -130,6 +130,8 @@ class Delivery:
         self.name = outbox.name
         self._log = log
         self._failures = 0
+        self.is_outside = False
+        """Whether it waits for a message to be sent."""
 
     @property
     def consumer(self) -> str:
@@ -219,12 +221,15 @@ class Delivery:
             f"{self._log.id}:{recorded.position}", recorded.data["body"], recorded.data["key"], recorded.position,
             recorded.time, recorded.correlation,
         )  # fmt: skip
+        self.is_outside = True
         try:
             self.outbox.send(message)
         except SinkUnavailable:
             raise
         except Exception as error:
             return f"{type(error).__name__}: {error}"[:_ERROR_LENGTH]
+        finally:
+            self.is_outside = False
         self._failures = 0
         return ""
 

@@ -5,19 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
-from datetime import UTC, date, datetime, timedelta
-from datetime import time as clock
-from decimal import Decimal, localcontext
-from enum import Enum
 from typing import Any, ClassVar, Final, Generic, TypeVar, get_args, get_origin
-from uuid import UUID
 
 import msgspec
 import polars as pl
 
 from ..conversion import ready
 from ..errors import DatabaseError, InvalidEvent, UsageError
-from ..events import Plain, type_name
+from ..events import Plain
 from ..log.handlers import Handler, InvalidHandler, handler_table
 from ..log.records import Recorded, Run
 from ..log.singles import Singles
@@ -25,10 +20,12 @@ from ..marks import mark
 from ..personal import plain_text
 from ..storage.database import Database, Params
 from ..storage.frames import quoted, quoted_column, upsert_sql
+from .applying import Bound
 from .binding import named
+from .columns import given, kind_of, value_of
 from .pieces import Batch
-from .projection import Bound, Placement, Projection
-from .shares import STREAM, Keys
+from .projection import Placement, Projection
+from .shares import STREAM, Keys, by_type
 
 Document = TypeVar("Document")
 
@@ -37,16 +34,6 @@ _FEW = 20
 """Fewer documents than these are written one by one: a frame for them would take longer."""
 _ASKED = 400
 """How many documents one statement asks for."""
-_KINDS: dict[Any, tuple[str, pl.DataType]] = {
-    msgspec.inspect.BoolType: ("boolean", pl.Boolean()),
-    msgspec.inspect.IntType: ("bigint", pl.Int64()),
-    msgspec.inspect.FloatType: ("double precision", pl.Float64()),
-    msgspec.inspect.DecimalType: ("decimal(38, 10)", pl.Decimal(38, 10)),
-    msgspec.inspect.TimeDeltaType: ("bigint", pl.Int64()),
-}
-"""Columns compare as their fields do: numbers as numbers, durations as microseconds, the rest as text in that order."""
-_TEXT = ("text", pl.String())
-_SMALLEST = Decimal(1).scaleb(-10)
 _EMPTY = pl.DataFrame()
 
 
@@ -143,17 +130,23 @@ class Documents(Projection, Generic[Document]):
             where: A condition on the columns, and what may follow it: ``"cents > ? order by cents desc limit 10"``.
             params: What its question marks stand for; values of the fields' types are compared as the columns are.
         """
-        given = (
-            {name: _given(value, db.dialect) for name, value in params.items()}
+        values = (
+            {name: given(value, db.dialect) for name, value in params.items()}
             if isinstance(params, Mapping)
-            else [_given(value, db.dialect) for value in params]
+            else [given(value, db.dialect) for value in params]
         )
-        rows = db.execute(f"select key, document from {quoted(cls.table)} where {where}", given)
+        rows = db.execute(f"select key, document from {quoted(cls.table)} where {where}", values)
         return {key: cls._form.decode(text) for key, text in rows}
 
     @classmethod
     def _alone(cls, **where: Any) -> Placement:
         return _Keyed(cls, **where)
+
+    @classmethod
+    def _spans(cls) -> str | None:
+        keys = [cls.key] if isinstance(cls.key, str) else list(cls.key.values())
+        by_stream = cls.keys_of is Documents.keys_of and set(keys) == {STREAM}
+        return super()._spans() or (None if by_stream else "its documents are of events of several streams")
 
     @classmethod
     def _made_of(cls) -> list[str]:
@@ -186,7 +179,7 @@ class _Form:
                 )
         self.document = document
         self.names = list(projection.columns)
-        kinds = [_KINDS.get(_plain(known[column]), _TEXT) for column in self.names]
+        kinds = [kind_of(known[column]) for column in self.names]
         self.fields = {column: kind[0] for column, kind in zip(self.names, kinds, strict=True)}
         self.frame = {"key": pl.String(), **dict(zip(self.names, (kind[1] for kind in kinds), strict=True))}
         self.frame["document"] = pl.String()
@@ -197,13 +190,34 @@ class _Form:
         self.encode = msgspec.json.Encoder(enc_hook=plain_text).encode
         keys = projection.key
         self._key = keys if isinstance(keys, str) else ""
-        self._keys = {} if isinstance(keys, str) else {type_name(cls): field for cls, field in keys.items()}
+        self._keys: dict[str, str] = {}
+        if not isinstance(keys, str | Mapping):
+            raise InvalidHandler(name, f"key is {keys!r:.40}", hint='Name a field: key = "customer"')
         if not (keys or projection.keys_of is not Documents.keys_of):
             raise InvalidHandler(name, "it has no key", hint='Write key = "customer", a field of its events')
 
+    def check_keys(self, projection: type[Documents[Any]], events: Mapping[str, type[Any]]) -> None:
+        """See that the events that are handled have keys, as far as their classes tell.
+
+        Raises:
+            InvalidHandler: They do not.
+        """
+        name, keys = projection.__qualname__, projection.key
+        self._keys = {} if isinstance(keys, str) else by_type(name, "key", keys, events)
+        if projection.keys_of is not Documents.keys_of:
+            return  # it may see to those that have none
+        for type, cls in events.items():
+            field = self._key or self._keys.get(type, "")
+            if field != STREAM and (not field or (cls is not Plain and field not in cls.__struct_fields__)):
+                raise InvalidHandler(
+                    name,
+                    f"events of type {type} have no field {field!r} to be the key",
+                    hint='Name one for each class of events: key = {OrderPlaced: "customer"}',
+                )
+
     def key_of(self, event: Any, recorded: Recorded) -> str | None:
         field = self._key or self._keys.get(recorded.type, "")
-        if field == "_stream":
+        if field == STREAM:
             return recorded.stream
         found = event.data.get(field) if isinstance(event, Plain) else getattr(event, field, None)
         if found is None and not (field and (isinstance(event, Plain) or hasattr(event, field))):
@@ -230,8 +244,8 @@ class _Form:
         frame = pl.DataFrame(rows, schema=texts, orient="row")
         return frame.with_columns(pl.col(name).cast(self.frame[name]) for name in decimals)
 
-    def row(self, key: str, document: Any) -> tuple[Any, ...]:
-        """What is written for a document: nothing that could not be read again.
+    def row(self, key: str, document: Any) -> tuple[tuple[Any, ...], Any]:
+        """What is written for a document, and the document as it will be read.
 
         Raises:
             UsageError: It does not fit its class.
@@ -244,13 +258,18 @@ class _Form:
             )
         try:
             text = self.encode(document).decode()
-            self._decode(text)
+            again = self._decode(text)
         except (msgspec.MsgspecError, TypeError, ValueError) as error:
             raise UsageError(
                 f"the document of {key!r:.60} does not fit {name}: {error}",
                 hint="Give each field values of its type",
             ) from error
-        return (key, *[_value(getattr(document, each), self.fields[each]) for each in self.names], text)
+        try:
+            columns = [value_of(getattr(document, each), kind) for each, kind in self.fields.items()]
+        except UsageError as error:
+            error.add_note(f"in a column of the document of {key!r:.60}")
+            raise
+        return (key, *columns, text), again
 
 
 class _Keyed(Placement):
@@ -266,6 +285,7 @@ class _Keyed(Placement):
             raise InvalidHandler(
                 self.projection.__qualname__, "it handles no event", hint="Mark its handlers with @ms.on"
             )
+        self.projection._form.check_keys(self.projection, {type: each.event for type, each in table.items()})
         self._folds = {type: _fold(self.projection, self._instance, each) for type, each in table.items()}
         return {type: Bound(_not_alone, handler.event, False, _FOLD) for type, handler in table.items()}
 
@@ -287,24 +307,17 @@ class _Keyed(Placement):
 
     def fold(self, runs: Sequence[Run] | Singles, db: Database) -> None:
         """Fold the events of runs into their documents."""
-        keys_of, classes, share = self._instance.keys_of, self._classes, self.share
-        found: list[tuple[Any, Recorded, list[str]]] = []
-        wanted: dict[str, None] = {}
-        for run in runs:
-            cls = classes.get(run.type)
-            if cls is None:
-                raise InvalidEvent(f"an event of type {run.type!r} cannot be read")
-            events = [Plain(run.type, data) for data in run.data()] if cls is Plain else run.events(cls)
-            for index, event in enumerate(events):
-                recorded = Recorded(run, index, event)
-                keys = _keys(recorded, keys_of(event, recorded))
-                if share is not None:
-                    keys = [key for key in keys if share.has(key)]
-                found.append((event, recorded, keys))
-                wanted.update(dict.fromkeys(keys))
+        try:
+            found = self._found(runs)
+        except Exception:
+            if self.share is not None and self.share.number > 1 and sum(run.count for run in runs) == 1:
+                return  # what has no key is in no partition: the first has it fail
+            raise
+        wanted = dict.fromkeys(key for _, _, keys in found for key in keys)
         form = self.projection._form
         documents = self._read(db, list(wanted))
         there = set(documents)
+        rows: dict[str, tuple[Any, ...] | None] = {}
         for event, recorded, keys in found:
             fold = self._folds[recorded.run.type]
             for key in keys:
@@ -312,8 +325,27 @@ class _Keyed(Placement):
                 if document is None:
                     document = form.document()
                 changed = fold(event, document, recorded, key, db)
-                documents[key] = None if changed is Documents.gone else document if changed is None else changed
-        self._write(db, documents, there)
+                if changed is Documents.gone:
+                    documents[key] = rows[key] = None
+                else:
+                    # As it will be read, after each event: what comes out must not depend on how many come at once.
+                    rows[key], documents[key] = form.row(key, document if changed is None else changed)
+        self._write(db, rows, there)
+
+    def _found(self, runs: Sequence[Run] | Singles) -> list[tuple[Any, Recorded, list[str]]]:
+        """The events of runs, each with the keys of its documents."""
+        keys_of, share = self._instance.keys_of, self.share
+        found = []
+        for run in runs:
+            cls = self._classes.get(run.type)
+            if cls is None:
+                raise InvalidEvent(f"an event of type {run.type!r} cannot be read")
+            events = [Plain(run.type, data) for data in run.data()] if cls is Plain else run.events(cls)
+            for index, event in enumerate(events):
+                recorded = Recorded(run, index, event)
+                keys = _keys(recorded, keys_of(event, recorded))
+                found.append((event, recorded, keys if share is None else [key for key in keys if share.has(key)]))
+        return found
 
     def _read(self, db: Database, keys: list[str]) -> dict[str, Any]:
         form, table = self.projection._form, quoted(self.projection.table)
@@ -325,12 +357,12 @@ class _Keyed(Placement):
                 documents[key] = form.decode(text)
         return documents
 
-    def _write(self, db: Database, documents: dict[str, Any], there: set[str]) -> None:
+    def _write(self, db: Database, changed: dict[str, tuple[Any, ...] | None], there: set[str]) -> None:
         form, table = self.projection._form, self.projection.table
-        removed = [(key,) for key, document in documents.items() if document is None and key in there]
+        removed = [(key,) for key, row in changed.items() if row is None and key in there]
         if removed:
             db.executemany(f"delete from {quoted(table)} where key = ?", removed)
-        rows = [form.row(key, document) for key, document in documents.items() if document is not None]
+        rows = [row for row in changed.values() if row is not None]
         if db.dialect == "sqlite" or len(rows) < _FEW:
             db.executemany(upsert_sql(table, list(form.frame), ["key"], (), "?"), rows)
         else:
@@ -438,56 +470,3 @@ def _computes(field: msgspec.inspect.Field) -> bool:
     if isinstance(made, type) and (issubclass(made, msgspec.Struct) or is_dataclass(made)):
         return any(_computes(each) for each in _fields(made))
     return True
-
-
-def _plain(found: msgspec.inspect.Type) -> type[msgspec.inspect.Type]:
-    """What a column holds that may be empty."""
-    if isinstance(found, msgspec.inspect.UnionType):
-        kinds = {_plain(each) for each in found.types if not isinstance(each, msgspec.inspect.NoneType)}
-        if kinds == {msgspec.inspect.IntType, msgspec.inspect.FloatType}:
-            return msgspec.inspect.FloatType
-        return kinds.pop() if len(kinds) == 1 else msgspec.inspect.AnyType
-    values: Sequence[Any] = ()
-    if isinstance(found, msgspec.inspect.EnumType):
-        values = [each.value for each in found.cls]
-    elif isinstance(found, msgspec.inspect.LiteralType):
-        values = found.values
-    return msgspec.inspect.IntType if values and all(type(each) is int for each in values) else type(found)
-
-
-def _given(value: Any, dialect: str) -> Any:
-    """A value that columns are compared with, in the form that they have it in."""
-    if isinstance(value, Decimal):
-        return _value(value, "") if dialect == "sqlite" else value
-    return _value(value, "text") if isinstance(value, Enum | datetime | date | clock | timedelta | UUID) else value
-
-
-def _value(value: Any, kind: str) -> Any:
-    if value is None:
-        return value
-    if isinstance(value, timedelta):
-        return value // timedelta(microseconds=1)
-    if isinstance(value, Enum):
-        value = value.value
-    if isinstance(value, Decimal) and kind != "text":
-        if not value.is_finite():
-            raise UsageError(f"{value} cannot be searched by as a number", hint="Leave it empty: Decimal | None")
-        with localcontext() as digits:
-            digits.prec = 80
-            return format(value.quantize(_SMALLEST), "f")
-    if kind != "text":
-        return float(value) if kind == "double precision" else value
-    if isinstance(value, str):
-        return str.__str__(value)  # of a class of its own, such as that of `Erased`: plain text
-    if isinstance(value, datetime):
-        # In one zone, and of one length: so texts are in the order of times.
-        return (value if value.tzinfo is None else value.astimezone(UTC)).isoformat(timespec="microseconds")
-    if isinstance(value, clock):
-        return value.isoformat(timespec="microseconds")
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, UUID):
-        return str(value)
-    if isinstance(value, Decimal | int | float):
-        return str(value)
-    return msgspec.json.encode(value, enc_hook=plain_text).decode()

@@ -4,8 +4,7 @@ is built that only repeats what an older one has seen."""
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -56,11 +55,6 @@ class Passed(msgspec.Struct, frozen=True):
 NONE = Passed(1 << 62)
 """Beyond any position: a replay apart has no effects at all."""
 
-_AT_ONCE = 20
-_LONGEST = 0.1
-"""How many effects are performed, at most, and for how many seconds, before it is noted."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 60.0
-
 
 class Effect(msgspec.Struct, frozen=True):
     """What an event is to bring about outside.
@@ -80,12 +74,12 @@ class Effects:
     """Takes what a projection's handler wants done outside: ``effects: ms.Effects``.
 
     It is noted in the transaction that applies the event, and given to the projection's ``perform`` after it, in the
-    order of events, by the one worker that keeps the read model. When ``perform`` raises, it is called again, after
-    pauses that grow from 0.1 s to a minute; later effects wait, and the rows go on. A version that is built anew has no
-    effects for the events that another version has been through, nor has a replay of the past, a comparison, or a copy
-    that another projection carries. So each is performed once, in order, also while rebuilds and rollbacks follow one
-    another; again only when the worker is killed, or stands still until another takes over, between performing it and
-    noting that. `Effect.id` tells such a repeat.
+    order of events, by the one worker that keeps the read model, in a thread beside the rows, which go on meanwhile.
+    When ``perform`` raises, it is called again, after pauses that grow from 0.1 s to a minute; later effects wait. A
+    version that is built anew has no effects for the events that another version has been through, nor has a replay of
+    the past, a comparison, or a copy that another projection carries. So each is performed once, in order, also while
+    rebuilds and rollbacks follow one another; again only when the worker is killed, or stands still until another takes
+    over, between performing it and noting that. `Effect.id` tells such a repeat.
 
     Example:
         >>> import millstream as ms
@@ -185,81 +179,6 @@ def passed_by(targets: Sequence[Target], placement: Placement) -> Passed:
     for target in targets:
         target.transact(work)
     return reduce(or_, found)
-
-
-class Performer:
-    """Performs the effects of a read model, for the one worker that keeps it, in the order of events.
-
-    Args:
-        targets: Where they are noted: the versions that have left some over, which nobody keeps, and the one that
-            answers. What each of them has lies between what others have, after a rollback.
-
-    Attributes:
-        error: Why the next one could not be performed, if it could not.
-    """
-
-    def __init__(self, placement: Placement, targets: Sequence[Target], perform: Callable[[Effect], object]) -> None:
-        self._name = placement.name
-        self._targets = list(targets)
-        self._perform = perform
-        self._due = 0.0
-        self._pause = _FIRST_PAUSE
-        self.error: str | None = None
-
-    def __call__(self) -> None:
-        """Perform what is noted, for a moment or until one fails."""
-        if time.monotonic() < self._due:
-            return
-        deadline = time.monotonic() + _LONGEST
-        while True:
-            found = self._next()
-            done: list[tuple[Effect, Target]] = []
-            failed = False
-            try:
-                for effect, target in found:
-                    self._perform(effect)
-                    done.append((effect, target))
-                    if time.monotonic() >= deadline:
-                        break
-            except Exception as error:
-                failed = True
-                self.error = f"{type(error).__name__}: {error}"
-                self._due = time.monotonic() + self._pause
-                self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-            for target in dict.fromkeys(target for _, target in done):
-                self._note(target, [effect for effect, of in done if of is target])
-            if failed:
-                return
-            self.error, self._pause = None, _FIRST_PAUSE
-            if len(found) < _AT_ONCE or time.monotonic() >= deadline:
-                return
-
-    def _next(self) -> list[tuple[Effect, Target]]:
-        """The effects that are next, in the order of events, and where each of them is noted."""
-        noted = [(target, self._noted(target)) for target in self._targets]
-        # Nobody keeps versions before: what they have becomes less.
-        self._targets = [target for target, effects in noted if effects or target is self._targets[-1]]
-        found = [(effect, target) for target, effects in noted for effect in effects]
-        return sorted(found, key=lambda each: (each[0].position, int(each[0].id.rpartition(":")[2])))[:_AT_ONCE]
-
-    def _noted(self, target: Target) -> list[Effect]:
-        with target.reading() as db:
-            if not db.has_table(TABLE):
-                return []
-            rows = db.query(
-                f"select position, n, body from {db.own(TABLE)} where name = ? order by position, n limit {_AT_ONCE}",
-                (self._name,),
-            )
-        return [
-            Effect(f"{self._name}:{row['position']}:{row['n']}", msgspec.json.decode(row["body"]), row["position"])
-            for row in rows
-        ]
-
-    def _note(self, target: Target, done: list[Effect]) -> None:
-        rows = [(self._name, each.position, int(each.id.rpartition(":")[2])) for each in done]
-        target.transact(
-            lambda db: db.executemany(f"delete from {db.own(TABLE)} where name = ? and position = ? and n = ?", rows)
-        )
 
 
 def is_waiting(target: Target, placement: Placement) -> bool:

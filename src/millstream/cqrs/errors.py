@@ -22,6 +22,19 @@ class UnknownCommand(UsageError):
         self.command = command
 
 
+class Unseen(UsageError):
+    """A command needs what those that are to take effect together with it would append, and cannot be shown it."""
+
+    code = "unseen"
+
+    def __init__(self, command: str, about: str) -> None:
+        super().__init__(
+            f"{command} {about} another of the commands that go together is about to append, and has not seen it",
+            hint="Execute them one after the other: app.execute_all",
+        )
+        self.command = command
+
+
 class UnknownQuery(UsageError):
     """No handler was registered for the query."""
 

@@ -13,7 +13,7 @@ from ..log.once import digest_of, once, receipt_of
 from ..log.retry import retrying
 from ..log.staging import check_label, check_stream
 from ..storage.base import Receipt, Request
-from .attempt import Aggregates, Attempt, Loaded
+from .attempt import Aggregates, Attempt, Earlier
 from .command import Command
 from .context import Context
 from .handling import Handler, Handlers
@@ -172,11 +172,12 @@ class _Batch:
     def _commit(self, numbers: list[int]) -> None:
         """Decide commands, each on what those before it have changed, and commit them together."""
         execution, log = self._execution, self._execution._log
-        before: Loaded = {}
+        before = Earlier(execution._aggregates)
         waiting: dict[int, Request] = {}
         refused: list[int] = []
 
         def flush() -> None:
+            nonlocal before
             found = log.commit_all(list(waiting.values()))
             if any(isinstance(outcome, MillstreamError) for outcome in found):
                 # What was refused may have been so for the sake of a command that did not come to be.
@@ -188,34 +189,49 @@ class _Batch:
                     outcome = self._alone(number)
                 self._outcomes[number] = outcome
             waiting.clear()
-            before.clear()
             refused.clear()
+            before = Earlier(execution._aggregates)
+
+        def decide(number: int) -> bool:
+            """Whether a command could be decided on what is not in the log yet; what it would append waits."""
+            handler, context = self._part[number]
+            digest = digest_of(context.command) if context.id is not None else b""
+            done = receipt_of(log, context.id, digest) if context.id is not None else None
+            if done is not None:
+                self._outcomes[number] = done
+                return True
+            attempt = Attempt(context, execution._aggregates, before)
+            try:
+                handler(attempt, self._loop)
+            except Exception:
+                if attempt.unseen is not None:
+                    return False
+                raise
+            if attempt.unseen is not None:
+                return False
+            appends = attempt.staged(handler.name)
+            context.check_time()
+            if attempt.leans(appends):
+                return False
+            attempt.keep(before, appends)
+            waiting[number] = Request(appends, context.id, digest)
+            return True
 
         for number in numbers:
-            handler, context = self._part[number]
-            if handler.in_commit:
+            if self._part[number][0].in_commit:
                 flush()
                 self._outcomes[number] = self._alone(number)
                 continue
             try:
-                digest = digest_of(context.command) if context.id is not None else b""
-                done = receipt_of(log, context.id, digest) if context.id is not None else None
-                if done is not None:
-                    self._outcomes[number] = done
-                    continue
-                attempt = Attempt(context, execution._aggregates, before)
-                handler(attempt, self._loop)
-                appends = attempt.staged(handler.name)
-                context.check_time()
+                if not decide(number):
+                    flush()
+                    decide(number)
             except (VersionConflict, ConditionFailed):
                 flush()
                 self._outcomes[number] = self._alone(number)
             except MillstreamError as error:
                 self._outcomes[number] = error
                 refused.append(number)
-            else:
-                attempt.keep(before)
-                waiting[number] = Request(appends, context.id, digest)
         flush()
 
     def _alone(self, number: int) -> Outcome:

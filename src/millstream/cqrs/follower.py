@@ -20,6 +20,7 @@ from .failures import FailureState
 from .homes import Home, Spot
 from .keeping import Keeper
 from .lease import Lease, Leases, Stop
+from .performing import Performer
 from .places import Target
 from .projection import Placement
 from .versions import Version, VersionState
@@ -78,7 +79,9 @@ class Follower:
         self._live = Version(placement.name, 1, self.made_by, "", VersionState.LIVE)
         self._turns = 0
         self._looked = 0.0
-        self._performer: effects.Performer | None = None
+        self._performer: Performer | None = None
+        self.is_outside = False
+        """Whether the worker waits for nothing but what it has begun to do outside."""
         if placement.performs and not self.home.is_shared:
             raise UsageError(
                 f"projection {placement.name!r} has effects, and is kept in memory: each process would have them",
@@ -208,7 +211,17 @@ class Follower:
             finally:
                 self._running = False
                 self._announce(self._seen)
+                self._wait_for_effects()
                 self._leases.release(lease)
+
+    def _wait_for_effects(self) -> None:
+        """Whoever is next may begin nothing outside before what is being done there is done."""
+        if self._performer is not None:
+            self.is_outside = True
+            try:
+                self._performer.wait()
+            finally:
+                self.is_outside = False
 
     def _waits(self, paused: bool) -> None:
         self.mode = Mode.PAUSED if paused else Mode.STANDBY
@@ -228,7 +241,8 @@ class Follower:
         """Keep the version that answers."""
         self.mode = Mode.RUNNING
         with self.home.at(live.place).kept_open() as target:
-            keeper = self._keeper_of(target)
+            performer = self._performer_of(lease, live) if self.placement.performs else None
+            keeper = self._keeper_of(target, performer)
             taken = keeper.take()
             # Whoever has another version answer fences this one afterwards: to be the last to take it is not enough.
             if self.look().number != live.number:
@@ -236,17 +250,30 @@ class Follower:
             self.failure = None
             self._running = True
             self._announce(taken)
-            with self._log.tail.joined():
-                keeper.follow(Until(stop, lease, self._again, self, live.number), self._watch)
+            if performer is not None:
+                self._performer = performer
+                performer.start()
+            try:
+                with self._log.tail.joined():
+                    keeper.follow(Until(stop, lease, self._again, self, live.number), self._watch)
+            finally:
+                if performer is not None:
+                    performer.end()
 
-    def _keeper_of(self, target: Target) -> Keeper:
-        if not self.placement.performs:
+    def _keeper_of(self, target: Target, performer: Performer | None) -> Keeper:
+        if performer is None:
             return Keeper(self._log, self.placement, target, self._announce)
-        before = [self.home.at(each.place) for each in self.all_versions() if each.state is VersionState.PREVIOUS]
-        before = [each for each in before if effects.there(each)]
-        held = effects.passed_by(before, self.placement)
-        self._performer = effects.Performer(self.placement, [*before, target], self.placement.projection().perform)
-        return Keeper(self._log, self.placement, target, self._announce, held=held, perform=self._performer)
+        held = effects.passed_by(self._before(), self.placement)
+        return Keeper(self._log, self.placement, target, self._announce, held=held, told=performer.tell)
+
+    def _performer_of(self, lease: Lease, live: Version) -> Performer:
+        targets = [*self._before(), self.home.at(live.place)]
+        return Performer(self.placement, targets, self.placement.projection().perform, lease, self._performer)
+
+    def _before(self) -> list[Target]:
+        """The databases of the versions that do not answer any more."""
+        found = [self.home.at(each.place) for each in self.all_versions() if each.state is VersionState.PREVIOUS]
+        return [each for each in found if effects.there(each)]
 
     def fill(self) -> None:
         """Bring it level with the log, in this thread, and let go of it."""

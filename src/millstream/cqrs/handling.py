@@ -143,7 +143,7 @@ class Handlers:
         if service is not None:
             enlist: Any = getattr(service, "enlisted", None)
             if callable(enlist):
-                return lambda attempt: enlist(self._log, attempt.extra.append)
+                return lambda attempt: enlist(self._log, attempt.extra.append, attempt.about)
             return lambda attempt: service
         if not parameter.required:
             return None

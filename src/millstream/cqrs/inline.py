@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import suppress
 
-from ..errors import DatabaseError, ReadOnlyLog, StorageError, UsageError
+from ..errors import DatabaseError, PermissionDenied, ReadOnlyLog, StorageError, UsageError
 from ..log import Log
 from ..log.checkpoints import TABLE, Checkpoint, advance, peek, take
 from ..log.reading import scope_of
 from ..log.records import Run
 from ..storage.base import Receipt
 from ..storage.database import Database
+from ..storage.inline import TABLES as COMMITS
 from .errors import ProjectionFailed
 from .pieces import Batch, Piece
 from .projection import Placement
@@ -67,6 +69,10 @@ class InlineProjection:
 
     def _prepare(self, db: Database, receipt: Receipt) -> None:
         self.placement.prepare(db, self._log)
+        for table, columns in COMMITS.items():
+            # Without it the past of several is event by event: no reason to refuse a role that may not make it.
+            with suppress(PermissionDenied), db.savepoint():
+                db.ensure_table(table, columns)
         if peek(db, self.placement.consumer) is None:
             take(db, self.placement.consumer)
 

@@ -38,7 +38,7 @@ class Keeper:
         trimmed: Pass over events that retention has trimmed, or raise `Trimmed`.
         held: The events that have no effects on the outside: another version has been through them.
         building: Whether another version answers.
-        perform: Called after each transaction, to perform what is noted.
+        told: Called after each transaction: there may be effects to be performed.
 
     Attributes:
         seen: The position up to which the read model shows the log.
@@ -53,7 +53,7 @@ class Keeper:
         trimmed: IfTrimmed = "skip",
         held: effects.Passed = effects.Passed(),  # noqa: B008 - it never changes
         building: bool = False,
-        perform: Callable[[], None] | None = None,
+        told: Callable[[], None] | None = None,
     ) -> None:
         self._log = log
         self._placement = placement
@@ -62,7 +62,7 @@ class Keeper:
         self._tell = moved
         self._held = held
         self._building = building
-        self._perform = perform
+        self._told = told
         self._written = time.monotonic()
         self._blocked: set[str] = set()
         self._types = frozenset(placement.types)
@@ -90,8 +90,6 @@ class Keeper:
     def follow(self, stop: Stop, watch: Watch) -> None:
         """Follow the log until it is time to stop."""
         while not stop.is_set():
-            if self._perform is not None:
-                self._perform()
             # The head first: what is appended after it is for the next round.
             head = self._log.head
             if head > self.seen and not self._from_tail():
@@ -188,8 +186,8 @@ class Keeper:
         if step.freed:
             self._blocked = self._blocked - step.freed
         self._moved(self._checkpoint.position)
-        if self._perform is not None:
-            self._perform()
+        if self._told is not None:
+            self._told()
         return step.done
 
     def _fail(self, piece: Piece | Batch, error: Exception) -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from ..errors import DatabaseError, UsageError
+from ..errors import UsageError
+from ..log import Log
 from ..log.handlers import InvalidHandler
+from ..log.present import together
 from ..log.records import Recorded, Run
+from ..log.singles import Singles
 from ..storage.database import Database
-from ..storage.sqlite.database import statements
+from ..storage.inline import TABLE as COMMITS
+from ..storage.watching import Watch
+from .applying import Bound
 from .batches import cut
 from .pieces import Batch, Piece, apply_all
-from .projection import Bound, Placement, Projection
+from .projection import ROWS, Placement, Projection
 
 
 class Lockstep(Placement):
@@ -70,17 +73,22 @@ class Lockstep(Placement):
             yield Piece(pieces[0].position, run.type, apply_all, list(pieces), None, run)
 
 
-class Together(Lockstep):
-    """Inline projections of one app as they stood: each event is applied to all of them before the next one comes.
+_NONE = (1 << 62, 1 << 62)
+"""No commit: behind all that there are."""
 
-    Their tables may refer to each other, and their handlers look into each other's: none could be replayed alone. Which
-    events shared a commit, in which each of them had all before the next had any, the log does not say.
+
+class Together(Lockstep):
+    """Inline projections of one app as they stood, together: their tables may refer to each other, and their handlers
+    look into each other's, so that none could be replayed alone.
+
+    Of a commit of several events each has all before the next one has any, as in the commit itself.
 
     Attributes:
         projections: Their classes, in the order of the app.
     """
 
-    def __init__(self, placements: Sequence[Placement]) -> None:
+    def __init__(self, log: Log, placements: Sequence[Placement]) -> None:
+        self._log = log
         self.projections = list(
             dict.fromkeys(cls for each in placements for cls in (*carried(each.projection), each.projection))
         )
@@ -93,6 +101,63 @@ class Together(Lockstep):
             for part in self._parts
             for type, bound in part._bound.items()
         }
+
+    def pieces(
+        self, pages: Iterable[Sequence[Run] | Singles], *, rows: int = ROWS, apart: Collection[str] = ()
+    ) -> Iterator[Piece | Batch]:
+        """The events of runs; those of one commit in one piece."""
+        held: list[Run] = []
+        of = _NONE
+        for page in pages:
+            commits = iter(self._commits(page[0].position, page[-1].last) if page else ())
+            ahead = next(commits, _NONE)
+            for found in together(page):
+                run = found[0]
+                while ahead[1] < run.position:
+                    ahead = next(commits, _NONE)
+                commit = ahead if ahead[0] <= run.position else _NONE
+                if held and commit != of:
+                    yield _Commit.of(self._parts, held)
+                    held = []
+                if commit is not _NONE and all(each.type in self._bound for each in found):
+                    held, of = held + found, commit
+                else:
+                    yield from super().pieces([found], rows=rows, apart=apart)
+        if held:
+            yield _Commit.of(self._parts, held)
+
+    def is_within(self, position: int) -> bool:
+        """Whether a position lies within a commit: what stands there was never to be seen, nor is it gone on from."""
+        return any(position < last for _, last in self._commits(position, position))
+
+    def _commits(self, first: int, last: int) -> list[tuple[int, int]]:
+        """The commits of several events that lie in a stretch of the log, or reach into it."""
+        with self._log.connect() as db:
+            if not db.has_table(COMMITS):
+                return []
+            rows = db.query(
+                f"select first, last from {db.own(COMMITS)} where first <= ? and last >= ? order by first",
+                (last, first),
+            )
+        return [(row["first"], row["last"]) for row in rows]
+
+
+class _Commit(Piece):
+    """The events of one commit."""
+
+    end: int = 0
+
+    @property
+    def last(self) -> int:
+        """The position of its last event."""
+        return self.end
+
+    @classmethod
+    def of(cls, parts: Sequence[Placement], runs: list[Run]) -> _Commit:
+        """What applies the events of runs, to one projection after the other."""
+        wanted = ((part, [run for run in runs if run.type in part._bound]) for part in parts)
+        pieces = [piece for part, some in wanted if some for piece in part.pieces([some])]
+        return cls(runs[0].position, runs[0].type, apply_all, pieces, None, runs[0], runs[-1].last)
 
 
 def _one_by_one(part: Placement, run: Run) -> Iterator[Piece | Batch]:
@@ -151,25 +216,22 @@ def tables_in(schema: str) -> list[str]:
     ]
 
 
-_LOOKS = re.compile(
-    r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/|\b(?:from|join|into|update|table)\s+(?:only\s+|if\s+exists\s+)?(?:(\w+)|\"((?:[^\"]|\"\")+)\")",
-    re.DOTALL | re.IGNORECASE,
-)
-
-
-_AHEAD = re.compile(r"(?:[\s;\ufeff]|--[^\n]*|/\*.*?\*/)*", re.DOTALL)
-"""What may stand before a statement."""
-_BARE = re.compile(
-    r"(?:explain|pragma|attach|detach|vacuum|begin|commit|end|rollback|savepoint|release)\b|\Z", re.IGNORECASE
-)
-"""What begins a statement that has nothing to do with tables, or that SQLite cannot be asked about beforehand."""
-_TOUCHES = {"OpenRead": (3, 4), "OpenWrite": (3, 4), "Clear": (2, 3), "Destroy": (2, 4)}
-"""The steps in which SQLite takes up a table: where each says at which page that begins, and in which database."""
-
-
 def watched(db: Database, placement: Placement) -> Database:
     """A connection as the handlers of a projection are to use it."""
-    return _Watched(db, placement.name, placement.others) if placement.others else db
+    return db if placement.watch is None else db.watched(placement.watch)
+
+
+def _watch(name: str, others: dict[str, str]) -> Watch:
+    """Of the tables that others keep, by their names: at a pace of their own, another one in each replay."""
+
+    def refusal(table: str) -> UsageError:
+        return UsageError(
+            f"projection {name!r} uses the table {table!r} of {others[table]!r}, whose pace is"
+            " another one: a replay would not give the same",
+            hint=f"Declare it, reads = [{others[table]}], and it is carried along",
+        )
+
+    return Watch(others, refusal)
 
 
 def keep_apart(placements: Iterable[Placement]) -> None:
@@ -180,12 +242,14 @@ def keep_apart(placements: Iterable[Placement]) -> None:
     """
     homes: dict[str | None, list[Placement]] = {}
     for each in placements:
-        if each.path != ":memory:":
+        if each.path == ":memory:":
+            each.watch = _watch(each.name, {})
+        else:
             local = each.path is not None and "://" not in each.path
             homes.setdefault(os.path.realpath(each.path or "") if local else each.path, []).append(each)
-    for together in homes.values():
+    for beside in homes.values():
         kept: dict[type[Projection], Placement] = {}
-        for each in together:
+        for each in beside:
             for cls in (*carried(each.projection), each.projection):
                 first = kept.setdefault(cls, each)
                 if first is not each:
@@ -194,117 +258,8 @@ def keep_apart(placements: Iterable[Placement]) -> None:
                         hint="Leave it out of the app: queries find it with what reads it; or give one of the two"
                         " a file of its own",
                     )
-        tables = {table.lower(): each for each in together for table in tables_in(each.schema)}
-        for each in together:
+        tables = {table.lower(): each for each in beside for table in tables_in(each.schema)}
+        for each in beside:
             if not each.inline:
-                each.others = {table: other.name for table, other in tables.items() if other is not each}
-
-
-_asked = itertools.count()
-
-
-class _Watched(Database):
-    """A connection that refuses statements on the tables of read models that were not declared to be read.
-
-    They are kept at a pace of their own: what is found in them when an event comes is another thing in each replay.
-
-    Args:
-        db: The connection.
-        name: The projection's name.
-        others: The tables that are not to be seen: whose they are.
-    """
-
-    def __init__(self, db: Database, name: str, others: dict[str, str]) -> None:
-        self._db = db
-        self._name = name
-        self._others = others
-        self._known: set[str] = set()
-        self._roots: dict[int, str] | None = None
-        """The tables of a SQLite file, and of their indexes, by where they begin."""
-        self.dialect = db.dialect  # type: ignore[misc]
-        self.blob = db.blob  # type: ignore[misc]
-
-    def _check(self, sql: str, params: Any = None) -> None:
-        if sql in self._known:
-            return
-        used = [(plain or quoted.replace('""', '"')).lower() for plain, quoted in _LOOKS.findall(sql)]
-        if self.dialect == "sqlite" and params is not None:
-            used += self._opened(sql, params)
-        for table in used:
-            if table in self._others:
-                raise UsageError(
-                    f"projection {self._name!r} uses the table {table!r} of {self._others[table]!r}, whose pace is"
-                    " another one: a replay would not give the same",
-                    hint=f"Declare it, reads = [{self._others[table]}], and it is carried along",
-                )
-        if len(self._known) < 1_000:
-            self._known.add(sql)
-
-    def _opened(self, sql: str, params: Any) -> list[str]:
-        """The tables that SQLite opens for a statement, however it names them: through views, lists, other quotes."""
-        ahead = _AHEAD.match(sql)
-        bare = sql[ahead.end() :] if ahead is not None else sql
-        if _BARE.match(bare):
-            return []
-        if self._roots is None:
-            rows = self._db.query("select rootpage, lower(tbl_name) as name from sqlite_master where rootpage > 0")
-            self._roots = {row["rootpage"]: row["name"] for row in rows}
-        found = []
-        # Prepared anew each time: SQLite does not see that the schema has changed under an explanation that it has
-        # kept, and reads memory that is gone.
-        for step in self._db.execute(f"explain /* {next(_asked)} */ {bare}", params).fetchall():
-            root, database = _TOUCHES.get(step[1], (0, 0))
-            if root and step[database] == 0 and step[root] in self._roots:
-                found.append(self._roots[step[root]])
-        return found
-
-    def execute(self, sql: str, params: Any = ()) -> Any:
-        self._check(sql, params)
-        return self._db.execute(sql, params)
-
-    def executemany(self, sql: str, rows: Any) -> None:
-        rows = list(rows)
-        self._check(sql, rows[0] if rows else None)
-        self._db.executemany(sql, rows)
-
-    def executescript(self, sql: str) -> None:
-        self._check(sql)
-        for each in statements(sql) if self.dialect == "sqlite" else ():
-            with suppress(DatabaseError):  # it may need what the ones before it make
-                self._check(each, ())
-        self._db.executescript(sql)
-
-    def insert(self, table: str, frame: Any) -> None:
-        self._check(f"into {table}")
-        self._db.insert(table, frame)
-
-    def upsert(self, table: str, frame: Any, *, key: Any, add: Any = ()) -> None:
-        self._check(f"into {table}")
-        self._db.upsert(table, frame, key=key, add=add)
-
-    def own(self, name: str) -> str:
-        return self._db.own(name)
-
-    def has_table(self, name: str) -> bool:
-        return self._db.has_table(name)
-
-    def find_table(self, name: str) -> str | None:
-        return self._db.find_table(name)
-
-    def make_alone(self) -> None:
-        self._db.make_alone()
-
-    def savepoint(self) -> AbstractContextManager[None]:
-        return self._db.savepoint()
-
-    def transaction(self) -> AbstractContextManager[None]:
-        return self._db.transaction()
-
-    def snapshot(self) -> AbstractContextManager[None]:
-        return self._db.snapshot()
-
-    def close(self) -> None:
-        self._db.close()
-
-    def _faults(self) -> AbstractContextManager[None]:
-        return self._db._faults()
+                others = {table: other.name for table, other in tables.items() if other is not each}
+                each.watch = _watch(each.name, others)

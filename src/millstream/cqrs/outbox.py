@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..events import Plain
 from ..log import Log
 from ..log.staging import check_stream
-from ..storage.base import StagedAppend
+from ..storage.base import Matching, StagedAppend
 
 POSTED = "OutboxMessage"
 """The type of the events that are messages."""
@@ -98,8 +98,10 @@ class Outbox:
         log, add = self._commit
         add(staged_message(log, self.name, body, key))
 
-    def enlisted(self, log: Log, add: Callable[[StagedAppend], None]) -> Outbox:
-        """The same, as part of a command: what is posted goes where that says."""
+    def enlisted(
+        self, log: Log, add: Callable[[StagedAppend], None], about: Callable[[Matching], None] | None = None
+    ) -> Outbox:
+        """The same, as part of a command: what is posted goes where that says. It reads nothing, and asks nobody."""
         enlisted = copy.copy(self)
         enlisted._commit = (log, add)
         return enlisted

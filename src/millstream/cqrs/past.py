@@ -26,12 +26,10 @@ from .homes import Kind, kind_of
 from .lockstep import Together
 from .places import InDuck, OwnFile
 from .projection import Placement
+from .shelf import MAKING, Claim, sweep
 from .versions import fingerprint
 
 _DUCK = "duckdb"
-
-KEPT = 8
-"""How many images are kept of one projection."""
 
 At = Moment | Position | Receipt
 """A moment of the past: a time, a position (``ms.Position(120)``), or what a receipt stands for."""
@@ -57,7 +55,7 @@ def position_of(log: Log, at: object) -> int:
 
 
 class Images:
-    """Images of a log's read models in the past: files in a folder, of which the last used are kept.
+    """Images of a log's read models in the past: files in a folder, of which the last used are kept (see `shelf`).
 
     They are only a cache: made by a replay, found by what would make them, deleted at will. Of a projection that
     handles personal data none is kept, so that what is forgotten stays nowhere.
@@ -70,6 +68,7 @@ class Images:
         self._log = log
         self._temporary = tempfile.TemporaryDirectory(prefix="millstream-") if folder is None else None
         self.folder = folder if folder is not None else self._temporary.name  # type: ignore[union-attr]
+        self._swept = False
 
     def at(self, placement: Placement, position: int) -> Image:
         """A projection's read model as it stood at a position; replays what is missing.
@@ -78,32 +77,26 @@ class Images:
             ProjectionFailed: A handler raised.
             Trimmed: Events that made it were trimmed.
         """
-        os.makedirs(self.folder, exist_ok=True)
         stem = self._stem([placement])
-        known = self._known(stem)
-        if position in known:
-            path = self._path(stem, position)
-            with suppress(FileNotFoundError):
-                os.utime(path)
-                return Image(path, None)
-        handle, path = tempfile.mkstemp(prefix=f"{stem}-", suffix=".making", dir=self.folder)
-        os.close(handle)
+        kept = self._path(stem, position)
+        self._begin()
+        found = self._used(kept)
+        if found is not None:
+            return Image(kept, found)
+        image = self._begun(stem)
         try:
-            before = max((each for each in known if each < position), default=None)
-            if before is not None:
-                self._copy(self._path(stem, before), path)
-            replay(self._log, placement, OwnFile(path), position)
-            _settle(path)
-            if is_personal(placement):
-                return Image(path, path)
-            os.replace(path, self._path(stem, position))
+            for before in sorted((each for each in self._known(stem) if each < position), reverse=True)[:1]:
+                self._copy(self._path(stem, before), image.path)
+            replay(self._log, placement, OwnFile(image.path), position)
+            _settle(image.path)
+            if is_personal(placement) or (isinstance(placement, Together) and placement.is_within(position)):
+                return image
+            claim = self._keep(image.path, kept)
         except BaseException:
-            for end in ("", "-wal", "-shm"):
-                with suppress(FileNotFoundError):
-                    os.unlink(path + end)
+            image.done()
             raise
-        self._prune(stem, position)
-        return Image(self._path(stem, position), None)
+        image.done()
+        return Image(kept, claim)
 
     def in_duckdb(self, placements: Sequence[Placement], position: int) -> Image:
         """Read models of one DuckDB file as they stood at a position, in a file of one's own, by the same SQL.
@@ -114,29 +107,68 @@ class Images:
             ProjectionFailed: A handler raised.
             Trimmed: Events that made them were trimmed.
         """
-        os.makedirs(self.folder, exist_ok=True)
         stem = self._stem(placements)
-        path = os.path.join(self.folder, f"{stem}-{uuid.uuid4().hex}.making")
-        image = Image(path, path)
+        self._begin()
+        image = self._begun(stem)
+        path = image.path
         try:
             before = max((each for each in self._known(stem, _DUCK) if each <= position), default=-1)
-            if before >= 0:
-                with suppress(FileNotFoundError):  # deleted meanwhile: then it is replayed from the beginning
+            claim = self._used(self._path(stem, before, _DUCK)) if before >= 0 else None
+            if claim is not None:
+                try:
                     shutil.copyfile(self._path(stem, before, _DUCK), path)
-                    os.utime(self._path(stem, before, _DUCK))
-            if before < position or not os.path.exists(path):
+                finally:
+                    claim.free()
+            if before < position or claim is None:
                 with closing(open_duck(path)):  # to open it again costs nothing then
                     for placement in placements:
                         replay(self._log, placement, InDuck(path), position)
                 if not any(is_personal(placement) for placement in placements):
                     part = f"{path}.part"
                     shutil.copyfile(path, part)
-                    os.replace(part, self._path(stem, position, _DUCK))
-                    self._prune(stem, position, _DUCK)
+                    self._keep(part, self._path(stem, position, _DUCK)).free()
         except BaseException:
             image.done()
             raise
         return image
+
+    def _begin(self) -> None:
+        os.makedirs(self.folder, exist_ok=True)  # it may be deleted at any time
+        if not self._swept:
+            sweep(self.folder, "")  # what processes have left that were killed
+            self._swept = True
+
+    def _begun(self, stem: str) -> Image:
+        """A file to make an image in, which is nobody else's."""
+        path = os.path.join(self.folder, f"{stem}-{uuid.uuid4().hex}{MAKING}")
+        claim = Claim.take(path, alone=True)
+        assert claim is not None
+        return Image(path, claim, owned=True)
+
+    def _used(self, path: str) -> Claim | None:
+        """Claim an image that is kept, and note that it was used; None when there is none."""
+        if not os.path.exists(path):
+            return None
+        claim = Claim.take(path)
+        assert claim is not None
+        try:
+            os.utime(path)
+        except FileNotFoundError:  # deleted meanwhile
+            claim.free()
+            return None
+        return claim
+
+    def _keep(self, made: str, path: str) -> Claim:
+        """Give an image that was made its name, and claim it; those that are too many go."""
+        claim = Claim.take(path)
+        assert claim is not None
+        try:
+            os.replace(made, path)
+            sweep(self.folder, os.path.basename(path))
+        except BaseException:
+            claim.free()
+            raise
+        return claim
 
     def _stem(self, placements: Sequence[Placement]) -> str:
         names = "+".join(re.sub(r"[^A-Za-z0-9_-]", "_", placement.name) for placement in placements)[:80]
@@ -153,31 +185,23 @@ class Images:
     def _path(self, stem: str, position: int, suffix: str = "db") -> str:
         return os.path.join(self.folder, f"{stem}-{position}.{suffix}")
 
-    def _known(self, stem: str, suffix: str = "db") -> dict[int, float]:
-        """The positions that there are images of, and when each was last used."""
-        found = {}
-        with os.scandir(self.folder) as entries:
-            for entry in entries:
-                match = re.fullmatch(re.escape(stem) + rf"-(\d+)\.{suffix}", entry.name)
-                if match is not None:
-                    with suppress(FileNotFoundError):
-                        found[int(match[1])] = entry.stat().st_mtime
-        return found
+    def _known(self, stem: str, suffix: str = "db") -> list[int]:
+        """The positions that there are images of."""
+        found = (re.fullmatch(re.escape(stem) + rf"-(\d+)\.{suffix}", name) for name in os.listdir(self.folder))
+        return [int(match[1]) for match in found if match is not None]
 
     def _copy(self, source: str, target: str) -> None:
-        with (
-            suppress(sqlite3.Error),  # deleted meanwhile: then it is replayed from the beginning
-            closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as old,
-            closing(sqlite3.connect(target)) as new,
-        ):
-            old.backup(new)
-
-    def _prune(self, stem: str, made: int, suffix: str = "db") -> None:
-        known = self._known(stem, suffix)
-        known.pop(made, None)
-        for position in sorted(known, key=lambda each: known[each], reverse=True)[KEPT - 1 :]:
-            with suppress(FileNotFoundError):
-                os.unlink(self._path(stem, position, suffix))
+        claim = self._used(source)
+        if claim is None:
+            return  # deleted meanwhile: then it is replayed from the beginning
+        try:
+            with (
+                closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as old,
+                closing(sqlite3.connect(target)) as new,
+            ):
+                old.backup(new)
+        finally:
+            claim.free()
 
     def close(self) -> None:
         """Delete what goes with this object."""
@@ -186,18 +210,20 @@ class Images:
 
 
 class Image:
-    """A file with a read model as it stood; deleted when done with, if it is not to be kept."""
+    """A file with a read model as it stood, which stays until it is done with; deleted then, if it is not kept."""
 
-    def __init__(self, path: str, owned: str | None) -> None:
+    def __init__(self, path: str, claim: Claim, *, owned: bool = False) -> None:
         self.path = path
+        self._claim = claim
         self._owned = owned
 
     def done(self) -> None:
         """Say that it is not needed any more."""
-        if self._owned is not None:
-            for end in ("", ".wal"):
+        if self._owned:
+            for end in ("", "-wal", "-shm", ".wal", ".part"):
                 with suppress(FileNotFoundError):
-                    os.unlink(self._owned + end)
+                    os.unlink(self.path + end)
+        self._claim.free()
 
 
 def is_personal(placement: Placement) -> bool:

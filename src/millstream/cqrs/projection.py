@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-import msgspec
 import polars as pl
 
 from ..errors import DatabaseError, InvalidEvent, MillstreamError, SchemaConflict, UsageError
 from ..events import Plain
 from ..log import Log
 from ..log.checkpoints import begin, parts_of
-from ..log.handlers import Handler, InvalidHandler, handler_table
+from ..log.handlers import InvalidHandler
 from ..log.present import together
 from ..log.records import Recorded, Run
 from ..log.shapes import shape
 from ..log.singles import Singles
 from ..storage.database import Database
 from ..storage.redact import redact
+from ..storage.watching import Watch
+from .applying import Bound, bound_of
 from .batches import cut, frame_of_runs
-from .binding import named
 from .errors import ForeignReadModel, ReadModelChanged
 from .pieces import Apply, Batch, Piece, apply_all
 from .shares import MOST, STREAM, Keys, Share
@@ -49,7 +48,7 @@ class Projection:
             rows is kept in the same database, at the same event, so that a rebuild or a replay finds what was found.
         on_failure: What becomes of an event whose handler raises. ``"stop"``: the projection stands right before it.
             ``"skip"``: it goes on without it. ``"park"``: it goes on, and later events of the same stream wait behind
-            the one that failed.
+            the one that failed; for rows that go by streams, and so not with ``reads``.
         partitions: In how many parts its events are applied, each by a worker of its own: see `partition_by`. Counts
             where several processes can write: in a file of SQLite, in PostgreSQL, in the log's database.
         partition_by: What says which events belong together, and so stay in the order of the log: ``"_stream"``, or a
@@ -87,9 +86,10 @@ class Projection:
             raise UsageError(
                 f"{cls.__qualname__}.on_failure is {cls.on_failure!r:.40}", hint='Write "stop", "skip" or "park"'
             )
-        if not isinstance(cls.partitions, int) or not 1 <= cls.partitions <= MOST:
+        if type(cls.partitions) is not int or not 1 <= cls.partitions <= MOST:
             raise UsageError(
-                f"{cls.__qualname__}.partitions is {cls.partitions!r:.40}", hint=f"Write a number from 1 to {MOST}"
+                f"{cls.__qualname__}.partitions is {cls.partitions!r:.40}",
+                hint=f"Write a whole number from 1 to {MOST}",
             )
 
     @classmethod
@@ -130,6 +130,14 @@ class Projection:
 
     @classmethod
     def _placed(cls, **where: Any) -> Placement:
+        spans = cls._spans() if cls.on_failure == "park" and not where.get("inline") else None
+        if spans is not None:
+            raise InvalidHandler(
+                cls.__qualname__,
+                f'its on_failure is "park", and {spans}: events that waited for their stream would be applied in'
+                " another order than a rebuild has",
+                hint='Choose "stop"; or "skip", and when the handler is mended, a rebuild, which has them in order',
+            )
         if not cls.reads:
             return cls._alone(**where)
         from .lockstep import Lockstep
@@ -140,6 +148,11 @@ class Projection:
     def _alone(cls, **where: Any) -> Placement:
         """The same, without those that it reads."""
         return Placement(cls, **where)
+
+    @classmethod
+    def _spans(cls) -> str | None:
+        """Why what it makes of an event depends on the events of other streams, as far as it says so itself."""
+        return "what it looks up changes with the events of all streams" if cls.reads else None
 
     @classmethod
     def _made_of(cls) -> list[str]:
@@ -166,8 +179,8 @@ class Placement:
         self.live = live
         self.path = path
         self.name = projection.name
-        self.others: dict[str, str] = {}
-        """Tables beside its own that are not to be used: the names of the projections that keep them."""
+        self.watch: Watch | None = None
+        """The tables beside its own that its handlers are not to use."""
         self._bound = self._bind()
         self._batched = any(bound.batch for bound in self._bound.values())
         self._classes = {name: bound.event for name, bound in self._bound.items()}
@@ -185,7 +198,11 @@ class Placement:
         return self.projection.schema
 
     def _bind(self) -> dict[str, Bound]:
-        return _bound(self.projection)
+        bound = bound_of(self.projection)
+        by = self.projection.partition_by
+        if by != STREAM:
+            Keys(self.projection.__qualname__, by, {name: each.event for name, each in bound.items()})
+        return bound
 
     @property
     def _picks(self) -> Share | None:
@@ -232,7 +249,7 @@ class Placement:
     def part(self, number: int, count: int) -> Placement:
         """One of its partitions, with an instance of its class for itself: another thread keeps it."""
         found = self.projection._placed(inline=self.inline, live=self.live, path=self.path)
-        found.others = self.others
+        found.watch = self.watch
         found.share = Share(number, count, found.keys())
         return found
 
@@ -423,89 +440,3 @@ def _refuse(error: MillstreamError, db: Database, recorded: Recorded | None) -> 
 PROJECTIONS = "millstream_projections"
 TABLES = {PROJECTIONS: "name text primary key, schema_hash text not null, log_id text not null"}
 """The tables that projections keep beside their own: their columns by their names."""
-
-
-class Bound(msgspec.Struct, frozen=True):
-    """What is done with the events of one type.
-
-    Attributes:
-        apply: Applies an event, or the frame of a batch.
-        event: The class to decode as.
-        wants_recorded: Whether the envelope is asked for.
-        batch: The name of the method, if it takes frames.
-        effects: Whether it has effects on the outside.
-    """
-
-    apply: Apply
-    event: type[Any]
-    wants_recorded: bool
-    batch: str
-    effects: bool = False
-
-
-def _bound(projection: type[Projection]) -> dict[str, Bound]:
-    instance = projection()
-    table = handler_table(projection, batches=True)
-    if not table:
-        raise InvalidHandler(projection.__qualname__, "it handles no event", hint="Mark its handlers with @ms.on")
-    return {name: _apply(projection, instance, handler) for name, handler in table.items()}
-
-
-def _apply(projection: type[Projection], instance: Projection, handler: Handler) -> Bound:
-    database = envelope = effects = ""
-    for parameter in handler.parameters:
-        if named(parameter.annotation, "Database") or (parameter.annotation is None and parameter.name == "db"):
-            database = parameter.name
-        elif not handler.batch and (
-            named(parameter.annotation, "Recorded") or (parameter.annotation is None and parameter.name == "recorded")
-        ):
-            envelope = parameter.name
-        elif not handler.batch and (named(parameter.annotation, "Effects") or parameter.name == "effects"):
-            effects = parameter.name
-        elif parameter.required:
-            raise InvalidHandler(
-                f"{projection.__qualname__}.{handler.method}",
-                f"it asks for {parameter.name!r}, which a projection cannot give",
-                hint="Ask for the frame and db: ms.Database; the envelope is in the frame's columns"
-                if handler.batch
-                else "Ask for the event, db: ms.Database, recorded: ms.Recorded and effects: ms.Effects",
-            )
-    method = getattr(instance, handler.method)
-    apply: Apply
-    if effects:
-        _check_performs(projection)
-        from .effects import Effects
-
-        name = projection.name
-
-        def apply(event: Any, db: Database, given: Recorded | None) -> object:
-            assert given is not None
-            asked: dict[str, Any] = {effects: Effects(db, name, given.position)}
-            if database:
-                asked[database] = db
-            if envelope:
-                asked[envelope] = given
-            return method(event, **asked)
-
-    elif database and envelope:
-        apply = lambda e, db, r: method(e, **{database: db, envelope: r})  # noqa: E731
-    elif database:
-        apply = lambda e, db, r: method(e, **{database: db})  # noqa: E731
-    elif envelope:
-        apply = lambda e, db, r: method(e, **{envelope: r})  # noqa: E731
-    else:
-        apply = lambda e, db, r: method(e)  # noqa: E731
-    wants_recorded = bool(envelope or effects)
-    return Bound(apply, handler.event, wants_recorded, handler.method if handler.batch else "", bool(effects))
-
-
-def _check_performs(projection: type[Projection]) -> None:
-    name = f"{projection.__qualname__}.perform"
-    if projection.perform is Projection.perform:
-        raise InvalidHandler(
-            name, "there is none, and handlers add effects", hint="Write def perform(self, effect: ms.Effect) -> None"
-        )
-    if inspect.iscoroutinefunction(projection.perform):
-        raise InvalidHandler(
-            name, "it is a coroutine, which nothing here would run", hint="Write def perform, and asyncio.run(…) in it"
-        )

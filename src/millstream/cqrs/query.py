@@ -331,7 +331,7 @@ class Queries:
             return handler.function(**{handler.query: query})  # type: ignore[no-any-return]
         inline = [placement for placement in self._placements if placement.inline]
         if len(inline) > 1 and any(placement.inline for placement in wanted):
-            wanted = [Together(inline), *(placement for placement in wanted if not placement.inline)]
+            wanted = [Together(self._log, inline), *(placement for placement in wanted if not placement.inline)]
         with self._past(wanted, position) as view, view.reading() as db:
             return handler(query, db)  # type: ignore[no-any-return]
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 from zlib import crc32
 
 import polars as pl
 
-from ..errors import UsageError
+from ..errors import InvalidEvent, UsageError
 from ..events import Event, Plain, type_name
 from ..log.handlers import InvalidHandler
 from ..personal import shape_of
@@ -49,7 +52,7 @@ class Keys:
                 f"partition_by is {by!r:.40}",
                 hint='Name a field, or "_stream"; or one for each class: partition_by = {OrderPlaced: "order"}',
             )
-        named = {} if isinstance(by, str) else {type_name(cls): field for cls, field in by.items()}
+        named = {} if isinstance(by, str) else by_type(name, "partition_by", by, events)
         self._fields = {type: by if isinstance(by, str) else named.get(type, STREAM) for type in events}
         for type, cls in events.items():
             self._check(type, cls)
@@ -63,6 +66,13 @@ class Keys:
                 self._name,
                 f"it is divided by a field, and events of type {type} have no field {field!r}",
                 hint='Name a field, or "_stream"; or one for each class: partition_by = {OrderPlaced: "order"}',
+            )
+        kind = _kind(cls, field)
+        if kind is not None:
+            raise InvalidHandler(
+                self._name,
+                f"it is divided by {field!r} of {type}, which holds {kind}",
+                hint="Divide by a field of texts, whole numbers, enums or ids",
             )
         shape = shape_of(cls)
         if shape is not None and field in shape.fields.values():
@@ -122,6 +132,43 @@ class Keys:
                 hint="Divide by a field of texts, whole numbers, enums or ids",
             )
         return str(value)
+
+
+def by_type(name: str, attribute: str, by: Mapping[Any, str], events: Collection[str]) -> dict[str, str]:
+    """Fields that were declared for classes of events, by their types.
+
+    Raises:
+        InvalidHandler: A class is none of those that the projection handles.
+    """
+    found: dict[str, str] = {}
+    for cls, field in by.items():
+        try:
+            type = type_name(cls)
+        except InvalidEvent:
+            type = ""
+        if type not in events or not isinstance(field, str):
+            raise InvalidHandler(
+                name,
+                f"{attribute} has {getattr(cls, '__name__', cls)!r:.60}: {field!r:.40}"
+                + (", and it handles no such event" if type not in events else ", which names no field"),
+                hint=f"Name fields for the classes that it handles: {', '.join(events)}",
+            )
+        found[type] = field
+    return found
+
+
+def _kind(cls: type[Any], field: str) -> str | None:
+    """What a field of events holds that is of no kind that keys are of; None where that cannot be said."""
+    try:
+        annotation = get_type_hints(cls)[field]
+    except Exception:
+        return None  # what it holds is seen event by event
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return next((each.__name__ for each in kinds if each in _KEYLESS), None)
+
+
+_KEYLESS = {float, Decimal, bytes, datetime, date, time, timedelta, list, dict, set, tuple}
+"""Classes of values that say to no partition that they belong to it."""
 
 
 class Share:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MillstreamError, UsageError
 from ..log.once import digest_of, once
 from ..log.retry import retrying
-from ..storage.base import Matching, Receipt, StagedAppend, StagedRun
-from .attempt import Attempt, Loaded
+from ..storage.base import Receipt, StagedAppend
+from .attempt import Attempt, Earlier
 from .context import Context
 from .handling import Handler
 
@@ -103,33 +103,23 @@ class Together:
         )
 
     def _attempt(self, digest: bytes) -> Receipt:
-        before: Loaded = {}
+        before = Earlier(self._execution._aggregates)
         appends: list[StagedAppend] = []
         for handler, context in self._begun:
             attempt = Attempt(context, self._execution._aggregates, before)
-            appends += self._blamed(handler.name, partial(self._decided, handler, attempt, appends))
-            attempt.keep(before)
+            staged = self._blamed(handler.name, partial(self._decided, handler, attempt))
+            attempt.keep(before, staged)
+            appends += staged
         for handler, context in self._begun:
             self._blamed(handler.name, context.check_time)
         return self._execution._log.commit(appends, id=self._id, digest=digest)
 
-    def _decided(self, handler: Handler, attempt: Attempt, before: list[StagedAppend]) -> list[StagedAppend]:
-        """What a command would append, decided on no less than what its guards say.
-
-        A guard says what must not have been appended since the decision read the log; what commands before this one
-        are about to append, it has not read either.
-        """
+    def _decided(self, handler: Handler, attempt: Attempt) -> list[StagedAppend]:
+        """What a command would append, decided on no less than all that those before it would."""
         handler(attempt, self._loop)
-        staged = attempt.staged(handler.name)
-        for append in staged:
-            for run in (run for other in before for run in other.runs):
-                if append.unless is not None and _matches(append.unless, run):
-                    raise UsageError(
-                        f"{handler.name} makes a decision on events that another of the commands that go together is"
-                        f" about to append ({run.type}), and has not seen them",
-                        hint="Execute them one after the other: app.execute_all",
-                    )
-        return staged
+        if attempt.unseen is not None:
+            raise attempt.unseen
+        return attempt.staged(handler.name)
 
     def _blamed(self, name: str, call: Callable[[], Any]) -> Any:
         """Have an error say which of the commands it is about, once: who has raised it is asked first."""
@@ -142,10 +132,3 @@ class Together:
                 about = f"raised for {name}, one of {count}" if name else f"raised by the commit of {count}"
                 error.add_note(f"{about} commands that go together")
             raise
-
-
-def _matches(query: Matching, run: StagedRun) -> bool:
-    """Whether events that are about to be appended, behind any position, are among those that a query is about."""
-    return any(
-        (not each.types or run.type in each.type_names) and set(each.tags) <= set(run.tags) for each in query.any_of
-    )

@@ -106,7 +106,7 @@ class Decision(Generic[C, S]):
                 hint="Give both, or neither: the state is the list of events then",
             )
         self.query, self.decide, self.initial, self.evolve, self.stream = query, decide, initial, evolve, stream
-        self._commit: tuple[Log, Callable[[StagedAppend], None]] | None = None
+        self._commit: tuple[Log, Callable[[StagedAppend], None], Callable[[Matching], None] | None] | None = None
         # Names that are local to a function are at hand only now.
         self._declared = evolve and annotation_of(evolve, "return", sys._getframe(1).f_locals)
 
@@ -157,16 +157,24 @@ class Decision(Generic[C, S]):
             raise UsageError(
                 f"{self!r} is not part of a command here", hint="Call it with a log, or ask for it in a handler"
             )
-        log, add = self._commit
+        log, add, about = self._commit
         query = self._query(command)
+        if about is not None:
+            about(query)
         head = log.head
         for staged in self._staged(log, self._state(log, query, head), command, query.since(head)):
             add(staged)
 
-    def enlisted(self, log: Log, add: Callable[[StagedAppend], None]) -> Decision[C, S]:
-        """The same, as part of a command: what it `record`s goes where that says."""
+    def enlisted(
+        self, log: Log, add: Callable[[StagedAppend], None], about: Callable[[Matching], None] | None = None
+    ) -> Decision[C, S]:
+        """The same, as part of a command: what it `record`s goes where that says.
+
+        Args:
+            about: Told of what it reads before it does.
+        """
         enlisted = copy.copy(self)
-        enlisted._commit = (log, add)
+        enlisted._commit = (log, add, about)
         return enlisted
 
     def state(self, log: Log, command: C) -> S:

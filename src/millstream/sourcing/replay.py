@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from ..events import Plain, decoder, definitions
+from ..errors import VersionConflict
+from ..events import Draft, Event, Plain, decoder, definitions, encode, type_name
 from ..log import Log
 from ..log.records import Recorded, Run
 from .errors import HandlerMissing, WrongAggregate
@@ -181,6 +182,36 @@ class Replay:
                 before += 1
         root.version = run.version + run.count - 1
         root._position = run.position + run.count - 1
+
+    def foresee(self, root: Root, since: int, events: Sequence[Event | Plain | Draft]) -> None:
+        """Apply events that are about to be appended behind a version of its stream, as far as it has not come to them.
+
+        Raises:
+            VersionConflict: The stream is at another version: somebody else has appended to it.
+            HandlerMissing, WrongAggregate: The model does not know one of them.
+        """
+        if not since <= root.version <= since + len(events):
+            raise VersionConflict(root.id, expected=since, actual=root.version)
+        for each in events[root.version - since :]:
+            event = each.event if isinstance(each, Draft) else each
+            type = type_name(event)
+            found = self._model.applied(type)
+            if found is None:
+                if not root.version:
+                    raise WrongAggregate(self._model.name, root.id, type)
+                raise HandlerMissing(self._model.name, type, decider=isinstance(self._model, DeciderModel))
+            function, cls = found
+            if function is not None:
+                if cls is not Plain and not isinstance(event, cls):
+                    event = decoder(cls).decode(encode(event))  # type: ignore[arg-type]
+                elif cls is Plain and not isinstance(event, Plain):
+                    event = Plain(type, _decode_plain(encode(event)))
+                root._sealed = REPLAY
+                try:
+                    function(root, event)
+                finally:
+                    root._sealed = None
+            root.version += 1
 
     def stepwise(self, root: Root, runs: Iterable[Run]) -> Iterator[Recorded]:
         """Apply runs event by event: each one, when it has been applied."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 if TYPE_CHECKING:
     import polars as pl
 
+    from .watching import Watch
+
 Params = Sequence[Any] | Mapping[str, Any]
 
 
@@ -82,6 +84,10 @@ class Database(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close the connection."""
+
+    @abstractmethod
+    def watched(self, watch: Watch) -> Database:
+        """The same connection for one who is not to use some of the tables: statements on them raise what it says."""
 
     @abstractmethod
     def _faults(self) -> AbstractContextManager[None]:

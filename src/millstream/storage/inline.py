@@ -21,6 +21,11 @@ KEY = "inline"
 """Names the register among the facts about a log."""
 
 
+TABLE = "millstream_commits"
+TABLES = {TABLE: "first bigint primary key, last bigint not null"}
+"""The table of the commits of several events that more than one registered handler was called for: its columns."""
+
+
 class Attached(NamedTuple):
     """A handler that this process has."""
 
@@ -134,12 +139,18 @@ def call(handlers: Handlers, database: Database, appends: Sequence[StagedAppend]
     """Call each handler for the appends, placed as the receipt says, that have any of its types."""
     if not receipt.count:
         return
-    for own in list(handlers.values()):
+    called: set[str] = set()
+    for name, own in list(handlers.items()):
         position = receipt.first
         for append in appends:
             if _wants(own.types, append):
                 own.call(database, append, position)
+                if own.fingerprint is not None:
+                    called.add(name)
             position += append.count
+    if len(called) > 1 and receipt.count > 1 and database.has_table(TABLE):
+        # One had all of the events before the next had any: to show that again, it has to be known which they were.
+        database.execute(f"insert into {database.own(TABLE)} values (?, ?)", (receipt.first, receipt.position))
 
 
 def _wants(types: frozenset[str] | None, append: StagedAppend) -> bool:

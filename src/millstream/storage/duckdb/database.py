@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ from ..frames import check_upsert, on_conflict, quoted, quoted_column, upsert_sq
 if TYPE_CHECKING:
     import polars as pl
 
+    from ..watching import Watch
+
 _FEW = 20
 """Fewer rows than these are changed one by one: a table for them would take longer."""
 
@@ -44,10 +47,18 @@ class DuckDatabase(Database):
     def __init__(self, connection: Any, path: str) -> None:
         self.connection = connection
         self.path = path
+        self._watch: Watch | None = None
         with _mutex:
             self._writing = _writing.setdefault(path, threading.RLock())
 
+    def watched(self, watch: Watch) -> DuckDatabase:
+        found = copy.copy(self)
+        found._watch = watch
+        return found
+
     def execute(self, sql: str, params: Params = ()) -> Cursor:
+        if self._watch is not None:
+            self._watch.check(sql)
         if _CONTROL.match(sql):
             raise UsageError(
                 "this statement is not for a transaction that belongs to somebody else",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from .sql import Guard, bind, parse
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from ..watching import Watch
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -34,14 +37,24 @@ class PostgresDatabase(Database):
         self.connection = connection
         self.schema = schema
         self.location = location
+        self._watch: Watch | None = None
+
+    def watched(self, watch: Watch) -> PostgresDatabase:
+        found = copy.copy(self)
+        found._watch = watch
+        return found
 
     def execute(self, sql: str, params: Params = ()) -> Any:
+        if self._watch is not None:
+            self._watch.check(sql)
         statement = parse(sql)
         values = bind(statement, params)
         with translated(self.location):
             return self.connection.execute(statement.text, values or None)
 
     def executemany(self, sql: str, rows: Iterable[Params]) -> None:
+        if self._watch is not None:
+            self._watch.check(sql)
         statement = parse(sql)
         with translated(self.location), self.connection.cursor() as cursor:
             cursor.executemany(statement.text, [bind(statement, row) for row in rows])
@@ -86,6 +99,8 @@ class PostgresDatabase(Database):
 
     def _may(self, sql: str) -> None:
         """Refuse a statement that users may not run here."""
+        if self._watch is not None:
+            self._watch.check(sql)
 
     def executescript(self, sql: str) -> None:
         if parse(sql).first_words:
@@ -175,6 +190,7 @@ class GuardedDatabase(PostgresDatabase):
         self._guard = Guard(schema)
 
     def _may(self, sql: str) -> None:
+        super()._may(sql)
         self._guard.check(parse(sql))
 
     def execute(self, sql: str, params: Params = ()) -> Any:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ..database import Database, Params
-from .faults import translate, translated
+from .authorizer import Authorizer
+from .faults import MISFITS, misfit, translate, translated
+
+if TYPE_CHECKING:
+    from ..watching import Watch
 
 
 class SQLiteDatabase(Database):
@@ -21,12 +25,35 @@ class SQLiteDatabase(Database):
     def __init__(self, connection: sqlite3.Connection, path: str = "") -> None:
         self.connection = connection
         self.path = path
+        self._authorizer: Authorizer | None = None
+        self._watched: dict[Watch, SQLiteDatabase] = {}
+
+    @property
+    def authorizer(self) -> Authorizer:
+        """What SQLite asks about statements on this connection, from the first time on that it is asked for."""
+        if self._authorizer is None:
+            self._authorizer = Authorizer(self.connection)
+        return self._authorizer
+
+    def allows(self, action: int, first: Any, second: Any, database: Any) -> bool:
+        """Whether those who use it by this object may do something: see `sqlite3.Connection.set_authorizer`."""
+        return True
+
+    def watched(self, watch: Watch) -> SQLiteDatabase:
+        from .guard import WatchedDatabase
+
+        found = self._watched.get(watch)
+        if found is None:
+            found = self._watched[watch] = WatchedDatabase(self, watch)
+        return found
 
     def execute(self, sql: str, params: Params = ()) -> sqlite3.Cursor:
         try:
             return self.connection.execute(sql, params)
         except sqlite3.Error as error:
             raise translate(error, self.path) from error
+        except MISFITS as error:
+            raise misfit(error) from error
 
     def one(self, sql: str, params: Params = ()) -> dict[str, Any] | None:
         cursor = self.execute(sql, params)
@@ -39,8 +66,12 @@ class SQLiteDatabase(Database):
         return dict(zip([column[0] for column in cursor.description], row, strict=True))
 
     def executemany(self, sql: str, rows: Iterable[Params]) -> None:
-        with translated(self.path):
+        try:
             self.connection.executemany(sql, rows)
+        except sqlite3.Error as error:
+            raise translate(error, self.path) from error
+        except MISFITS as error:
+            raise misfit(error) from error
 
     def executescript(self, sql: str) -> None:
         for statement in statements(sql):

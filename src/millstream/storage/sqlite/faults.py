@@ -61,6 +61,18 @@ def translate(error: sqlite3.Error, path: str, *, lock_timeout: float = 0.0) -> 
     return DatabaseError(str(error), hint="Check the statement and its parameters")
 
 
+MISFITS = (OverflowError, UnicodeEncodeError)
+"""What the driver raises for values that SQLite cannot hold, beside its own errors."""
+
+
+def misfit(error: Exception) -> DatabaseError:
+    """The typed error that stands for one of these."""
+    return DatabaseError(
+        f"SQLite does not hold a value: {error}",
+        hint="Give whole numbers within 64 bits, and texts without halves of surrogate pairs",
+    )
+
+
 @contextmanager
 def translated(path: str, *, lock_timeout: float = 0.0) -> Iterator[None]:
     """Turns SQLite's exceptions raised inside into typed ones."""

@@ -7,13 +7,15 @@ one refuses such statements while user code's are compiled, and nothing at other
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..database import Params
+from ..watching import Watch
 from .database import SQLiteDatabase
-from .faults import translated
+from .faults import MISFITS, misfit, translate, translated
 
 OWN_TABLES = frozenset(
     {"runs", "bodies", "streams", "kinds", "tags", "appends", "catalogue", "ranges", "meta", "events"}
@@ -36,6 +38,17 @@ _ON_SECOND = {
     sqlite3.SQLITE_CREATE_TRIGGER,
     sqlite3.SQLITE_DROP_TRIGGER,
 }
+_BY_FIRST = {*_ON_FIRST, sqlite3.SQLITE_READ, sqlite3.SQLITE_ANALYZE}
+_TEMP_TRIGGER = sqlite3.SQLITE_CREATE_TEMP_TRIGGER
+_BY_SECOND = {*_ON_SECOND, _TEMP_TRIGGER}
+_PRAGMAS = frozenset(
+    {"table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo", "foreign_key_list"}
+    | {"foreign_key_check", "defer_foreign_keys"}
+)
+"""Those that say or set nothing beyond what a handler may know and the transaction at hand."""
+
+_numbers = itertools.count(1)
+"""Of those whose statements are compiled by rules of their own, and so kept apart in the driver's cache."""
 
 
 class GuardedDatabase(SQLiteDatabase):
@@ -43,34 +56,90 @@ class GuardedDatabase(SQLiteDatabase):
 
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         super().__init__(connection, path)
-        self._compiling = False
         self.placed: Sequence[tuple[Any, ...]] = ()
         """The headers that the request at hand has placed, as they were inserted: they need not be read back."""
-        connection.set_authorizer(self._authorize)
+        self._asked, self._rule = self.authorizer, self.allows
 
     def execute(self, sql: str, params: Params = ()) -> sqlite3.Cursor:
-        self._compiling = True
+        self._asked.rule = self._rule
         try:
             return super().execute(_MARK + sql, params)
         finally:
-            self._compiling = False
+            self._asked.rule = None
 
     def executemany(self, sql: str, rows: Iterable[Params]) -> None:
-        self._compiling = True
+        self._asked.rule = self._rule
         try:
             super().executemany(_MARK + sql, rows)
         finally:
-            self._compiling = False
+            self._asked.rule = None
+
+    def allows(self, action: int, first: Any, second: Any, database: Any) -> bool:
+        return not (
+            action in _REFUSED
+            or (action in _ON_FIRST and first in OWN_TABLES)
+            or (action in _ON_SECOND and second in OWN_TABLES)
+        )
 
     def _control(self, sql: str) -> None:
         with translated(self.path):
             self.connection.execute(sql)
 
-    def _authorize(self, action: int, first: Any, second: Any, database: Any, trigger: Any) -> int:
-        if self._compiling and (
-            action in _REFUSED
-            or (action in _ON_FIRST and first in OWN_TABLES)
-            or (action in _ON_SECOND and second in OWN_TABLES)
+
+class WatchedDatabase(SQLiteDatabase):
+    """A connection for the handlers of a projection, beside whose tables others stand that they are not to use.
+
+    They have no transactions of their own here, and attach nothing: by another name, a table would be another one.
+    """
+
+    def __init__(self, of: SQLiteDatabase, watch: Watch) -> None:
+        super().__init__(of.connection, of.path)
+        self._of = of
+        self._watch = watch
+        self._mark = f"/*{next(_numbers)}*/ "
+        self._asked, self._rule = of.authorizer, self.allows
+        self._met = ""
+
+    def execute(self, sql: str, params: Params = ()) -> sqlite3.Cursor:
+        # Row by row, each of these lines counts: what goes well does so without another call.
+        self._asked.rule = self._rule
+        try:
+            return self.connection.execute(self._mark + sql, params)
+        except sqlite3.Error as error:
+            raise self._refused(error) from error
+        except MISFITS as error:
+            raise misfit(error) from error
+        finally:
+            self._asked.rule = None
+
+    def executemany(self, sql: str, rows: Iterable[Params]) -> None:
+        rows = list(rows)  # what makes them may use the connection
+        self._asked.rule = self._rule
+        try:
+            self.connection.executemany(self._mark + sql, rows)
+        except sqlite3.Error as error:
+            raise self._refused(error) from error
+        except MISFITS as error:
+            raise misfit(error) from error
+        finally:
+            self._asked.rule = None
+
+    def allows(self, action: int, first: Any, second: Any, database: Any) -> bool:
+        if action in _REFUSED or (action == sqlite3.SQLITE_PRAGMA and not (second is None or first in _PRAGMAS)):
+            return False
+        table = second if action in _BY_SECOND else first if action in _BY_FIRST else None
+        if (
+            table is not None
+            and (database != "temp" or action == _TEMP_TRIGGER)
+            and table.lower() in self._watch.tables
         ):
-            return sqlite3.SQLITE_DENY
-        return sqlite3.SQLITE_OK
+            self._met = table.lower()
+            return False
+        return self._of.allows(action, first, second, database)
+
+    def _refused(self, error: sqlite3.Error) -> Exception:
+        met, self._met = self._met, ""
+        return self._watch.refusal(met) if met else translate(error, self.path)
+
+    def _control(self, sql: str) -> None:
+        self._of._control(sql)
