@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..database import Database, Params
-from .faults import translate, translated
+from .faults import translate, translated, unfit
 
 
 class SQLiteDatabase(Database):
@@ -27,6 +27,8 @@ class SQLiteDatabase(Database):
             return self.connection.execute(sql, params)
         except sqlite3.Error as error:
             raise translate(error, self.path) from error
+        except (OverflowError, UnicodeEncodeError) as error:
+            raise unfit(error) from error
 
     def one(self, sql: str, params: Params = ()) -> dict[str, Any] | None:
         cursor = self.execute(sql, params)
@@ -42,7 +44,10 @@ class SQLiteDatabase(Database):
 
     def executemany(self, sql: str, rows: Iterable[Params]) -> None:
         with translated(self.path):
-            self.connection.executemany(sql, rows)
+            try:
+                self.connection.executemany(sql, rows)
+            except (OverflowError, UnicodeEncodeError) as error:
+                raise unfit(error) from error
 
     def executescript(self, sql: str) -> None:
         for statement in statements(sql):
