@@ -417,10 +417,10 @@ def test_a_change_that_is_written_slightly_wrong_is_told(log):
         accounts.edit("account-1").deposit(Decimal(1))
     loaded = accounts.load("account-1")
     loaded.deposit(Decimal(1))
-    for given in (accounts.stage(loaded), [loaded], loaded):
+    for wrong in (accounts.stage(loaded), [loaded], loaded):
         with pytest.raises(ms.UsageError, match="is no list of what is to be appended"):
-            log.commit(given)
-    with pytest.raises(ms.UsageError, match="'bank.db' is no log"):
+            log.commit(wrong)
+    with pytest.raises(ms.UsageError, match="is no log"):
         ms.Repository("bank.db", Account)
     assert accounts.get("account-1").version == 1
 

@@ -619,6 +619,16 @@ class Log(Reader, CapturedTables):
         )
 
 
+def check_log(log: object) -> None:
+    """See that what is to work on a log was given one.
+
+    Raises:
+        UsageError: It was given something else.
+    """
+    if not isinstance(log, Log):
+        raise UsageError(f"{log!r:.60} is no log", hint="Give what millstream.open gives; of an async one, log.sync")
+
+
 def _staged(appends: object) -> list[StagedAppend]:
     """What is to be appended of what `Log.commit` was given."""
     found: list[Any] = [each for each in appends if each is not None] if isinstance(appends, Iterable) else [appends]

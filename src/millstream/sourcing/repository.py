@@ -15,6 +15,7 @@ from ..blocks import Block
 from ..errors import StreamNotFound, UsageError, VersionConflict
 from ..events import Draft
 from ..log import Log
+from ..log.log import check_log
 from ..log.positions import Position
 from ..log.records import Recorded
 from ..log.retry import ATTEMPTS, retrying
@@ -127,10 +128,7 @@ class Repository(Generic[S, C, R]):
     ) -> None:
         _check_number("snapshot_every", snapshot_every, 1)
         _check_number("cache", cache, 0)
-        if not isinstance(log, Log):
-            raise UsageError(
-                f"{log!r:.60} is no log", hint="Give what millstream.open gives; of an async one, log.sync"
-            )
+        check_log(log)
         self._log = log
         self._kind = kind
         self._model: Model[Any] = model_of(kind)
