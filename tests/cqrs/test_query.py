@@ -230,7 +230,7 @@ def test_a_parameter_of_an_unknown_kind_is_refused(app):
 
 
 def test_what_is_neither_query_nor_function_is_refused(app):
-    with pytest.raises(ms.InvalidHandler, match="not a function"):
+    with pytest.raises(ms.InvalidHandler, match="neither a query nor a function"):
         app.query({"order": "o-1"})
 
 
