@@ -169,6 +169,8 @@ MAX_BODY = 900_000_000
 """The most bytes that an event's JSON may have: SQLite and PostgreSQL hold about a gigabyte in one value."""
 
 
+# Once more on the class: type checkers would ask its base, msgspec's own, before the metaclass.
+@dataclass_transform(frozen_default=True, kw_only_default=True, eq_default=True, field_specifiers=(msgspec.field,))
 class Event(msgspec.Struct, metaclass=EventMeta):
     """Base class of domain events: immutable, keyword-only, typed.
 
