@@ -29,6 +29,7 @@ def draw(target: Path) -> None:
         highlight=False,
     )
     before = os.getcwd()
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # so that it names no path
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # so that the picture shows the paths of a demo that was run without options
         try:

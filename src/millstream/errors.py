@@ -470,15 +470,15 @@ class ReadOnlyLog(StorageError):
 
 
 class DiskFull(StorageError):
-    """There is no room left; nothing of the append was kept."""
+    """There is no room left; nothing of what was to be written was kept."""
 
     code = "disk-full"
     http_status = 507
 
     def __init__(self, path: str) -> None:
         super().__init__(
-            f"no room left to write {path}; nothing of the append was kept",
-            hint="Free some space and append again; the log itself is whole",
+            f"no room left to write {path}; nothing was kept of what was to be written",
+            hint="Free some space and try again; what was there before is whole",
         )
         self.path = path
 

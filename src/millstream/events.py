@@ -16,7 +16,8 @@ import msgspec
 
 from .conversion import ready
 from .errors import DuplicateType, InvalidEvent
-from .personal import ErasableDecoder, PersonalShape, declared, plain_text, shape_of
+from .personal import ErasableDecoder, ErasedText, PersonalShape, declared, plain_text, shape_of
+from .readback import changed
 from .time import Moment
 
 _registry: dict[str, type[Event]] = {}
@@ -164,6 +165,12 @@ ENVELOPE_NAMES = frozenset({"_position", "_stream", "_version", "_type", "_time"
 """What a scan calls the place, stream, version, type and time of an event."""
 
 
+MAX_BODY = 900_000_000
+"""The most bytes that an event's JSON may have: SQLite and PostgreSQL hold about a gigabyte in one value."""
+
+
+# Once more on the class: type checkers would ask its base, msgspec's own, before the metaclass.
+@dataclass_transform(frozen_default=True, kw_only_default=True, eq_default=True, field_specifiers=(msgspec.field,))
 class Event(msgspec.Struct, metaclass=EventMeta):
     """Base class of domain events: immutable, keyword-only, typed.
 
@@ -376,11 +383,22 @@ def encode(event: AnyEvent) -> bytes:
                     f"a plain {event.type!r} event has a field with a name of the log's own", hint="Rename the field"
                 )
             body = _encoder.encode(event.data)
-            _decode(body)
+            if _decode(body).keys() != event.data.keys():
+                raise InvalidEvent(
+                    f"the data of a plain {event.type!r} event has a key that is no text",
+                    hint="Give a dict with string keys",
+                )
         else:
             body = _encoder.encode(event)
             # The class does not check its values, and what cannot be read back must not get into the log.
-            decoder(type(event)).decode(body)
+            back = decoder(type(event)).decode(body)
+            if back != event:
+                _check_same(event, back)
+        if len(body) > MAX_BODY:
+            raise InvalidEvent(
+                f"an event of type {type_name(event)!r} has {len(body):,} bytes, more than {MAX_BODY:,}",
+                hint="Keep what is large elsewhere, and say in the event where it is",
+            )
         if b"\n" in body:
             body = msgspec.json.format(body, indent=-1)  # raw JSON of the caller's own layout
         if b"null" in body and holds_non_finite(event.data if isinstance(event, Plain) else event):
@@ -391,14 +409,32 @@ def encode(event: AnyEvent) -> bytes:
         return body
     except msgspec.ValidationError as error:
         raise InvalidEvent(
-            f"an event of type {type_name(event)!r} does not fit its class: {error}",
-            hint="Give each field a value of its declared type",
+            f"an event of type {type_name(event)!r} does not fit its class: {error}", hint=_FIT
         ) from error
     except (msgspec.DecodeError, TypeError, ValueError, OverflowError, UnicodeEncodeError, RecursionError) as error:
         raise InvalidEvent(
             f"an event of type {type_name(event)!r} cannot be encoded: {error}",
             hint="Use JSON-like values, Decimal, datetime, date, UUID, bytes, enums and structs",
         ) from error
+
+
+_FIT = "Give each field a value of its declared type; in one of type Any or dict, values that JSON has"
+
+
+def _check_same(event: Event, back: Any) -> None:
+    """Refuse an event that would be another one when it is read: a state made of it would not be the same again."""
+    found = changed(event, back, _as_it_is)
+    if found is not None:
+        path, given, read = found
+        raise InvalidEvent(
+            f"an event of type {type_name(event)!r} does not fit its class: {given!r:.60} would be read back as"
+            f" {read!r:.60} - at `{path}`",
+            hint=_FIT,
+        )
+
+
+def _as_it_is(value: object) -> bool:
+    return isinstance(value, msgspec.Raw | ErasedText) or (isinstance(value, float) and not math.isfinite(value))
 
 
 def encode_many(events: Sequence[AnyEvent], cls: type[Any]) -> bytes:
@@ -412,14 +448,16 @@ def encode_many(events: Sequence[AnyEvent], cls: type[Any]) -> bytes:
             rows = [event.data for event in events if isinstance(event, Plain)]
             if all(isinstance(row, dict) and ENVELOPE_NAMES.isdisjoint(row) for row in rows):
                 body = _encoder.encode_lines(rows)
-                read = len(_decode_lines(body))
+                back = _decode_lines(body)
+                read = len(back) if [row.keys() for row in back] == [row.keys() for row in rows] else -1
             else:
                 read = -1
         else:
             body = _encoder.encode_lines(events)
-            read = len(decoder(cls).decode_lines(body))  # type: ignore[arg-type]
+            back = decoder(cls).decode_lines(body)  # type: ignore[arg-type]
+            read = len(back) if back == list(events) else -1
         # All at once where nothing is special; what is, is told or put right one by one.
-        if read == len(events) == body.count(b"\n") and b"null" not in body:
+        if read == len(events) == body.count(b"\n") and b"null" not in body and len(body) <= MAX_BODY:
             return body[:-1]
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError):
         pass

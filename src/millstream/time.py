@@ -28,6 +28,7 @@ HOUR = 3_600_000_000
 _STEADY = getattr(_time, "CLOCK_BOOTTIME", _time.CLOCK_MONOTONIC)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_FIRST, _LAST = ((end.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND for end in (datetime.min, datetime.max))
 _UNITS = {
     "us": 1,
     "ms": 1_000,
@@ -66,7 +67,7 @@ def to_micros(moment: Moment) -> int:
     """Microseconds since 1970 of a moment.
 
     Raises:
-        InvalidTime: The string is not ISO 8601, or the time has no offset from UTC.
+        InvalidTime: The string is not ISO 8601, or the time has no offset from UTC, or it has no date in UTC.
     """
     if isinstance(moment, str):
         try:
@@ -79,7 +80,10 @@ def to_micros(moment: Moment) -> int:
         raise InvalidTime(f"{moment!r:.60} is not a time", hint="Give a timezone-aware datetime or an ISO 8601 string")
     if parsed.tzinfo is None:
         raise InvalidTime(f"{parsed.isoformat()} has no time zone", hint="Add one: 2024-01-15T12:00:00Z or tzinfo=UTC")
-    return (parsed - _EPOCH) // _MICROSECOND
+    micros = (parsed - _EPOCH) // _MICROSECOND
+    if not _FIRST <= micros <= _LAST:
+        raise InvalidTime(f"{parsed.isoformat()} is not within the years 1 to 9999 in UTC", hint="Give a time that is")
+    return micros
 
 
 def from_micros(micros: int) -> datetime:

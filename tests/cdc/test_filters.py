@@ -93,7 +93,8 @@ def test_masked_values_are_hashed_redacted_dropped_or_made_anew(people: Shop) ->
 
 
 def test_columns_that_are_added_later_are_filtered_too(people: Shop) -> None:
-    users = filtered(people, columns={"users": ["id", "city"]})
+    with pytest.warns(ms.CaptureWarning, match="names 'city', and table 'users' has no such column.* email, age"):
+        users = filtered(people, columns={"users": ["id", "city"]})
     people.sql("ALTER TABLE users ADD COLUMN zip DEFAULT 7", "ALTER TABLE users ADD COLUMN city DEFAULT 'Rome'")
     users.catch_up(people.log)
     said = [e.event for e in people.log.read("users", types=["SchemaChanged"])]
@@ -125,6 +126,15 @@ def test_what_is_to_be_masked_never_comes_in_the_clear(people: Shop) -> None:
     with pytest.raises(ms.CaptureError, match="no column 'email', which is to be masked"):
         users.catch_up(people.log)
     assert all(b"cleartext" not in run.text() for run in people.log.runs())
+
+
+def test_a_filter_of_a_table_that_is_not_there_lets_nothing_in(people: Shop) -> None:
+    for filters in ({"mask": {"user.email": "redact"}}, {"rows": {"user": bool}}, {"columns": {"user": ["id"]}}):
+        with pytest.raises(ms.CaptureError, match="no table 'user'"):
+            capture(people.url, **filters).catch_up(people.log)
+    assert people.log.head == 0
+    capture(people.url, mask={"users.email": "redact"}).catch_up(people.log)
+    assert table(people.log, "users")["email"].to_list() == ["***", "***"]
 
 
 def test_a_filter_that_fails_stops_the_capture_and_tells_no_value(people: Shop) -> None:

@@ -33,6 +33,22 @@ def test_a_function_follows_a_table(captured: Shop) -> None:
     assert follower.catch_up() == 0
 
 
+def test_a_follower_that_would_do_nothing_is_refused(captured: Shop) -> None:
+    async def waits(change: Change) -> None: ...
+
+    def yields(change: Change):
+        yield
+
+    for function in (waits, yields):
+        with pytest.raises(ms.UsageError, match="does nothing by itself"):
+            sync(captured.log, "users", function, start=False)
+    with pytest.raises(ms.UsageError, match="'users' is no log"):
+        sync("users", captured.log, print)
+    with pytest.raises(ms.UsageError, match="is no table's name"):
+        sync(captured.log, print, print)
+    assert repr(sync(captured.log, "users", print, start=False)) == "<millstream.cdc.Sync of users: builtins.print>"
+
+
 def test_a_follower_goes_on_where_it_was(captured: Shop) -> None:
     seen: list[Change] = []
     sync(captured.log, "users", Callback(seen.append, name="index"), start=False).catch_up()

@@ -39,6 +39,34 @@ def test_a_table_as_it_stood_at_a_moment(shop: Shop) -> None:
         table(shop.log, "users", at=before)
 
 
+def test_a_position_or_a_receipt_is_a_moment_too(shop: Shop) -> None:
+    shop.sql("INSERT INTO users VALUES (1, 'a')")
+    users = shop.capture("users")
+    users.catch_up(shop.log)
+    receipt = shop.log.append("audit", ms.Plain("Looked", {}))
+    shop.sql("UPDATE users SET email = 'b'")
+    users.catch_up(shop.log)
+    for asked in ({"at": ms.Position(receipt.position)}, {"at": receipt}, {"position": receipt}):
+        assert table(shop.log, "users", **asked).rows() == [(1, "a")]
+    assert shop.log.table_diff("users", receipt, ms.Position(shop.log.head)).height == 1
+    with pytest.raises(ms.NotCapturedYet, match="completely at position 1"):
+        table(shop.log, "users", at=ms.Position(1))
+
+
+@pytest.mark.parametrize("name", ['a"b', "back\\slash", "new\nline", "a'b", "ä ö", "$x", "0", "class", "_position"])
+def test_a_column_may_have_any_name(shop: Shop, name: str) -> None:
+    quoted = '"' + name.replace('"', '""') + '"'
+    shop.sql(f"CREATE TABLE odd (id INTEGER PRIMARY KEY, {quoted} TEXT, more)")
+    shop.sql("INSERT INTO odd VALUES (1, 'a', 1.5), (2, NULL, 'x')", f"UPDATE odd SET {quoted} = 'b' WHERE id = 1")
+    odd = shop.capture("odd")
+    odd.catch_up(shop.log)
+    shop.sql(f"UPDATE odd SET {quoted} = 'c', id = 3 WHERE id = 1", "DELETE FROM odd WHERE id = 2")
+    odd.catch_up(shop.log)
+    assert table(shop.log, "odd").columns == ["id", name, "more"]
+    assert table(shop.log, "odd").rows() == [(3, "c", 1.5)]
+    assert shop.log.row_history("odd", 3)[-1].after[name] == "c"
+
+
 def test_a_table_that_was_never_captured_is_told_with_those_that_were(shop: Shop) -> None:
     with pytest.raises(ms.StreamNotFound, match="No table was captured"):
         table(shop.log, "nope")

@@ -242,3 +242,10 @@ def test_reading_commands_start_without_what_only_others_need(environment, shop)
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", ["", *NAMES])
+def test_nothing_of_the_help_is_taken_for_markup(invoke, name):
+    shown = " ".join(invoke(*name.split(), "--help", columns=200).stdout.split())
+    text = (verb(name) if name else GROUP).help.replace("\b", "").replace("\\[", "[")
+    assert [word for word in text.split() if word not in shown] == []

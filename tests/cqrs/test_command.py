@@ -376,3 +376,34 @@ def test_commands_that_were_under_way_when_the_process_was_killed_take_effect_on
         sent = [event.data["amount"] for event in log.read("account-1")]
         assert sent == [number % 4 for number in range(len(told) + 3) if number % 4][: len(sent)]
         assert len(sent) >= sum(1 for number in range(len(told)) if number % 4)
+
+
+def test_a_handler_that_would_do_nothing_is_told(log):
+    app = ms.App(log)
+    with pytest.raises(ms.InvalidHandler, match="it is a generator"):
+
+        @app.command
+        def deposit(command: Deposit, account: Account):
+            yield account.move(command.amount)
+
+    @app.command
+    def gives(command: Deposit):
+        return [Moved(amount=command.amount)] if command.amount > 1 else Moved(amount=1)
+
+    for amount in (1, 2):
+        with pytest.raises(ms.UsageError, match="which nobody appends"):
+            app.execute(Deposit("account-1", amount))
+    assert log.head == 0
+
+
+def test_what_is_no_command_or_query_is_told(log):
+    app = ms.App(log)
+    with pytest.raises(ms.UsageError, match="Deposit is a class"):
+        app.execute(Deposit)
+    with pytest.raises(ms.UsageError, match="is no command"):
+        app.execute(Moved(amount=1))
+    with pytest.raises(ms.UsageError, match="neither a query nor a function"):
+        app.query(Deposit("account-1", 1))
+    with pytest.raises(ms.UsageError, match="is no log"):
+        ms.App(log.location)
+    assert repr(app).startswith("<millstream.App of ")

@@ -230,7 +230,7 @@ def test_a_parameter_of_an_unknown_kind_is_refused(app):
 
 
 def test_what_is_neither_query_nor_function_is_refused(app):
-    with pytest.raises(ms.InvalidHandler, match="not a function"):
+    with pytest.raises(ms.InvalidHandler, match="neither a query nor a function"):
         app.query({"order": "o-1"})
 
 
@@ -324,6 +324,10 @@ for step in orders.history("order-1"):
     reveal_type(step.state.total)
 reveal_type(place_order)
 PlaceOrder(order=1, total=Decimal(1))
+Placed(Decimal(1))
+Placed(total=Decimal(1)).total = Decimal(2)
+PlaceOrder("order-1", Decimal(1)).total = Decimal(2)
+GetOrder("order-1").order = "order-2"
 """
 
 
@@ -342,6 +346,10 @@ def test_type_checkers_see_through_it(tmp_path):
         'note: Revealed type is "def (command: typed.PlaceOrder, order: typed.Order)"',
         'error: Argument "order" to "PlaceOrder" has incompatible type "int"; expected "str | Reference[Order]"'
         "  [arg-type]",
+        'error: Too many positional arguments for "Placed"  [call-arg]',
+        'error: Property "total" defined in "Placed" is read-only  [misc]',
+        'error: Property "total" defined in "PlaceOrder" is read-only  [misc]',
+        'error: Property "order" defined in "GetOrder" is read-only  [misc]',
     ]
 
 

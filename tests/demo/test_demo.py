@@ -17,6 +17,7 @@ import pytest
 
 import millstream as ms
 from millstream.cdc import Change, table
+from millstream.demo import screen
 from millstream.demo.flights import DEPARTED, MINUTE, Timetable, at_local, local, read_flights
 from millstream.demo.folder import Folder
 from millstream.demo.play import Play
@@ -84,7 +85,7 @@ def test_it_says_that_polars_counts_the_same(quick):
 
 
 def test_the_commands_that_it_prints_work(quick):
-    commands = [line.strip() for line in quick[1].splitlines() if line.startswith("  millstream ")]
+    commands = [line.strip() for line in quick[1].splitlines() if re.match(r"  \S*millstream ", line)]
     assert len(commands) == 5
     for command in commands:
         words = shlex.split(command)
@@ -94,6 +95,19 @@ def test_the_commands_that_it_prints_work(quick):
         )  # fmt: skip
         assert done.returncode == 0, f"{command}: {done.stderr}"
         assert done.stdout
+
+
+def test_a_command_is_named_by_its_path_where_a_shell_would_not_find_it(monkeypatch, tmp_path):
+    class Out:
+        shown_log = "out/flights.db"
+
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "millstream").touch(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "bin" / "python"))
+    for path, named in (("/nowhere", "bin/millstream"), (str(tmp_path / "bin"), "millstream")):
+        monkeypatch.setenv("PATH", path)
+        assert {line.split()[0] for line in screen.commands(Out, None)} == {named}
 
 
 # --- what the log holds, beside the file --------------------------------------------------------------------

@@ -245,6 +245,9 @@ def test_a_really_full_disk_loses_nothing(tmp_path):
         assert [e.data["n"] for e in log.read()] == list(range(written))
         with pytest.raises(errors.DiskFull):
             log.append("s", ms.Plain("T", {"text": "x" * 2_000}))
+        for name in ("events.ndjson", "rows.parquet"):
+            with pytest.raises(errors.DiskFull, match=f"{name}; nothing"):
+                log.export(disk / name, "s")
         subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
         assert log.append("s", ms.Plain("T", {"n": -1})).position == written + 1
         log.verify()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from millstream.events import Event, Plain
-from millstream.log.handlers import InvalidHandler, handler_table, on
+from millstream.log.handlers import InvalidHandler, handler_table, on, on_batch
 
 if TYPE_CHECKING:
     from millstream.storage.database import Database
@@ -181,3 +181,18 @@ def test_a_method_that_takes_no_event_is_refused_where_it_is_written() -> None:
 def test_what_is_no_type_of_event_is_refused_where_it_is_written() -> None:
     with pytest.raises(InvalidHandler, match="neither an event class"):
         on(int)  # type: ignore[call-overload]
+
+
+def test_what_would_do_nothing_by_itself_cannot_be_a_handler():
+    async def waits(self, event: Opened): ...
+
+    def yields(self, event: Opened):
+        yield
+
+    async def both(self, event: Opened):
+        yield
+
+    for function in (waits, yields, both):
+        for mark in (on, on(Opened), on_batch(Opened)):
+            with pytest.raises(InvalidHandler, match="does nothing by itself"):
+                mark(function)

@@ -56,3 +56,21 @@ def test_a_coroutine_does_the_same(tmp_path):
             assert (await log.compact()).runs == 0
 
     asyncio.run(main())
+
+
+def test_paths_may_be_objects(tmp_path):
+    log = ms.open()
+    log.append("s", ms.Plain("T", {"n": 1}))
+    for name in ("events.ndjson", "rows.parquet"):
+        assert log.export(tmp_path / name, "s") == ms.open().import_(tmp_path / name, "s") == 1
+
+
+def test_a_file_that_cannot_be_written_or_read_is_named(tmp_path):
+    log = ms.open()
+    log.append("s", ms.Plain("T", {"n": 1}))
+    for name in ("events.ndjson", "rows.parquet"):
+        path = str(tmp_path / "none" / name)
+        with pytest.raises(ms.StorageError, match=rf"{name} cannot be written"):
+            log.export(path, "s")
+    with pytest.raises(ms.UsageError, match="cannot be read: Is a directory"):
+        log.import_(tmp_path)

@@ -40,3 +40,17 @@ def test_an_event_without_its_class_reaches_the_handler_with_it(kind):
         with accounts.edit("account-1") as found:
             found.record(ms.Plain("Deposited", {"amount": "5"}))
         assert accounts.get("account-1").balance == Decimal(5)
+
+
+def test_a_state_is_the_same_when_it_is_recorded_and_when_it_is_rebuilt():
+    class Basket(ms.Aggregate):
+        last: dict = {}
+
+        @ms.on("BasketFilled")
+        def filled(self, event: ms.Plain) -> None:
+            self.last = event.data
+
+    with ms.open() as log:
+        with ms.Repository(log, Basket).edit("basket-1") as basket:
+            basket.record(ms.Plain("BasketFilled", {"total": Decimal("1.50"), "of": (1, 2)}))
+        assert basket.last == ms.Repository(log, Basket).get("basket-1").last == {"total": "1.50", "of": [1, 2]}

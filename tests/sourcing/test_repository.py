@@ -408,3 +408,27 @@ def test_the_last_moment_of_all_shows_the_present():
         accounts = ms.Repository(log, Account)
         accounts.update("account-1", lambda account: account.deposit(5))
         assert accounts.get("account-1", at="9999-12-31T23:59:59.999999Z").version == 1
+
+
+def test_a_change_that_is_written_slightly_wrong_is_told(log):
+    accounts = ms.Repository(log, Account)
+    accounts.update("account-1", lambda account: account.deposit(Decimal(5)))
+    with pytest.raises(ms.UsageError, match=r"Write `with repository.edit\(id\) as aggregate:`"):
+        accounts.edit("account-1").deposit(Decimal(1))
+    loaded = accounts.load("account-1")
+    loaded.deposit(Decimal(1))
+    for wrong in (accounts.stage(loaded), [loaded], loaded):
+        with pytest.raises(ms.UsageError, match="is no list of what is to be appended"):
+            log.commit(wrong)
+    with pytest.raises(ms.UsageError, match="is no log"):
+        ms.Repository("bank.db", Account)
+    assert accounts.get("account-1").version == 1
+
+
+def test_a_receipt_is_a_point_in_an_aggregates_life(log):
+    accounts = ms.Repository(log, Account)
+    receipts = [accounts.update("account-1", lambda account: account.deposit(Decimal(5))) for _ in range(3)]
+    assert [accounts.get("account-1", at=each).balance for each in receipts] == [5, 10, 15]
+    assert accounts.as_of(receipts[1])["balance"].to_list() == [10]
+    with pytest.raises(ms.UsageError, match="is no time"):
+        accounts.get("account-1", at=receipts[0], known=log.now())

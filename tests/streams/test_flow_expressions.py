@@ -4,7 +4,8 @@ import polars as pl
 import pytest
 from referee import START, play
 
-from millstream.errors import UsageError
+import millstream as ms
+from millstream.errors import InvalidStreamName, UsageError
 from millstream.streams import FlowError, UnsupportedExpression, sliding, stream, tumbling
 
 source = stream("clicks", time="ts")
@@ -186,3 +187,44 @@ def test_a_column_that_would_not_come_out_is_refused_by_name(name: str) -> None:
             build()
         assert "with_columns(" in str(refused.value.hint)
     assert source.with_columns(stream=pl.col("_stream")).select("stream").stages
+
+
+def test_what_is_no_expression_is_refused_where_it_is_written() -> None:
+    for given in (lambda row: row["x"] > 1, "x > 1", 1):
+        with pytest.raises(UsageError, match="takes Polars' expressions"):
+            source.filter(given)
+    with pytest.raises(UsageError, match=r"is a function.*map_rows"):
+        source.with_columns(z=lambda row: row["x"])
+    frame = pl.DataFrame({"x": [1, 2], "ts": ["2024-01-01", "2024-01-02"]})
+    assert source.with_columns(z=5, w=None).over(frame).rows() == [
+        (1, "2024-01-01", 5, None),
+        (2, "2024-01-02", 5, None),
+    ]
+
+
+def test_a_coroutine_that_nobody_would_await_is_refused() -> None:
+    async def ask(row: dict) -> int:
+        return 1
+
+    for refused in (
+        lambda: source.map_rows(ask, schema={"z": pl.Int64}),
+        lambda: source.map_batches(ask, schema={"z": pl.Int64}),
+        lambda: source.to_function(ask, name="ask"),
+    ):
+        with pytest.raises(UsageError, match="coroutine"):
+            refused()
+
+
+def test_a_flow_begins_and_ends_with_streams_and_is_run_on_a_log() -> None:
+    for name in (5, "", "a*b", "a\n"):
+        with pytest.raises(InvalidStreamName):
+            stream(name)
+    for name in ("x-*", ""):
+        with pytest.raises(InvalidStreamName):
+            source.to(name, type="X")
+    ended = source.to("x", type="X")
+    with ms.open() as log:
+        with pytest.raises(UsageError, match="is no flow"):
+            ms.run(log, [ended], until="head")
+        with pytest.raises(UsageError, match="is no log"):
+            ms.run(ended, log, until="head")

@@ -25,6 +25,8 @@ from ..cqrs.query import Answer, Asked, Behind, Queries, Query
 from ..cqrs.watch import Watch
 from ..errors import ConsumerFenced, UsageError
 from ..log import Log
+from ..log.handlers import InvalidHandler
+from ..log.log import check_log
 from ..storage.base import Receipt
 from ..streams.flow import Flow
 from ..time import Duration, seconds
@@ -104,6 +106,7 @@ class App(WriteSide, ReadSide):
         processes: Sequence[type[Process]] = (),
         outboxes: Sequence[Outbox] = (),
     ) -> None:
+        check_log(log)
         super().__init__(
             log,
             _listed("services", services, "[mailer, registration]"),
@@ -161,6 +164,10 @@ class App(WriteSide, ReadSide):
             follower.prepare()
         for inline in self._inline:
             inline.attach()
+
+    def __repr__(self) -> str:
+        names = ", ".join([*(each.placement.name for each in self._inline), *(each.name for each in self._workers)])
+        return f"<millstream.App of {self.log.location or 'a log in memory'}{': ' if names else ''}{names}>"
 
     # --- the read side --------------------------------------------------------------------------------
 
@@ -225,6 +232,9 @@ class App(WriteSide, ReadSide):
             if after is None and not fresh and behind == "answer" and at is None:
                 return self._queries.answer(given)
             return self._queries.answer(given, _asked(after, fresh, timeout, behind, at))
+        if given is not None and not callable(given):
+            hint = "Give a query, of a class derived from millstream.Query; or put the decorator on a def"
+            raise InvalidHandler(f"{given!r:.60}", "it is neither a query nor a function", hint=hint)
         frame = sys._getframe(1)
 
         def register(function: Function) -> Function:

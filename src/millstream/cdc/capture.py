@@ -8,6 +8,7 @@ came last goes on, and the other stops with `ConsumerFenced` before it has writt
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ PAUSE, LONGEST_PAUSE = 0.1, 30.0
 
 
 def capture(
-    url: str,
+    url: str | os.PathLike[str],
     *,
     tables: Sequence[str] | None = None,
     name: str | None = None,
@@ -59,7 +60,7 @@ def capture(
 
     Args:
         url: ``postgresql://user@host/shop``, ``mysql://user@host/shop`` (MariaDB, too), ``sqlite:///shop.sqlite``
-            (relative) or ``sqlite:////data/shop.sqlite`` (absolute).
+            (relative) or ``sqlite:////data/shop.sqlite`` (absolute). A `pathlib.Path` is that of a SQLite file.
         tables: The tables to capture; None for all ordinary tables. Outside of PostgreSQL's schema ``public``:
             ``sales.orders``.
         name: Names the capture in the log; by default the source's own id, so that a source is captured once
@@ -107,6 +108,8 @@ def capture(
         server_id=server_id,
     )  # fmt: skip
     filters = Filters(columns, rows, mask, mask_key, chosen, subjects)
+    if isinstance(url, os.PathLike):
+        url = f"sqlite:///{os.fspath(url)}"
     return Capture(_source(url, options), name=name, prefix=prefix, filters=filters if filters else None)
 
 
@@ -165,6 +168,10 @@ class Capture:
     def name(self) -> str:
         """The name that it was given, or where its source is."""
         return self.given_name or self.source.url
+
+    def __repr__(self) -> str:
+        tables = self.source.options.tables
+        return f"<millstream.cdc.Capture of {', '.join(tables) if tables else 'all tables'} in {self.source.url}>"
 
     @property
     def running(self) -> bool:

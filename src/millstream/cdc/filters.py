@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..errors import CaptureError, UsageError
+from ..errors import CaptureError, CaptureWarning, UsageError
 from .masking import Personal
 from .shape import Column, Shape
-from .source import Batch, Piece
+from .source import Batch, Piece, Source, reader_of
 from .values import UNCHANGED, Row, Unchanged, decode_row, encode_any
 
 if TYPE_CHECKING:
@@ -110,6 +111,25 @@ class Filters:
         """The filter of a table; None when it has none."""
         return self._tables.get(table)
 
+    def check(self, source: Source) -> None:
+        """See that there is what they are about, before anything comes in the clear that they were to keep out.
+
+        Raises:
+            CaptureError: There is no table, or no masked column, of a name that they have.
+            UsageError: As `TableFilter.shape`.
+        """
+        with reader_of(source) as reader:
+            for name, one in self._tables.items():
+                shape = reader.shape(name)
+                one.shape(shape)
+                if unknown := one.unknown(shape):
+                    warnings.warn(
+                        f"columns= names {unknown[0]!r}, and table {name!r} has no such column. It has these:"
+                        f" {', '.join(shape.names)}",
+                        CaptureWarning,
+                        stacklevel=2,
+                    )
+
     def batch(self, batch: Batch, keys: Keys) -> Batch:
         """A batch with its pieces filtered, in place: what was put ahead is not filtered a second time.
 
@@ -172,6 +192,10 @@ class TableFilter:
                 self.personal.check(found, self._masks)
             self._shapes[shape] = found
         return found
+
+    def unknown(self, shape: Shape) -> list[str]:
+        """The columns that are wanted, and that the table has not."""
+        return sorted((self._columns or frozenset()) - set(shape.names))
 
     def row(self, row: Row, shape: Shape) -> Row:
         """A row, in JSON, as the log has it."""

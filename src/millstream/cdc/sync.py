@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from ..errors import ConsumerFenced, SinkGone, UsageError
+from ..log.log import check_log
 from . import parking
 from .capture import stream_of
 from .follower import STEP, Follower
@@ -44,6 +45,9 @@ def sync(log: Log, table: str, *sinks: Sink | Callable[..., object], prefix: str
     Raises:
         UsageError: There is no sink, or two have one name.
     """
+    check_log(log)
+    if not isinstance(table, str):
+        raise UsageError(f"{table!r:.60} is no table's name", hint='Write sync(log, "users", function)')
     made = [_as_sink(sink) for sink in sinks]
     if not made:
         raise UsageError("there is nothing to sync to", hint="Give a function, or a sink")
@@ -73,6 +77,9 @@ class Sync:
         self._followers = [Follower(log, self.stream, sink) for sink in sinks]
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
+
+    def __repr__(self) -> str:
+        return f"<millstream.cdc.Sync of {self.stream}: {', '.join(self.positions)}>"
 
     @property
     def errors(self) -> dict[str, Exception]:

@@ -10,7 +10,9 @@ import polars as pl
 from ..errors import InvalidPosition, MillstreamError, NotCapturedYet, ReadOnlyLog, StreamNotFound, UsageError
 from ..log.images import drop_images, images_of
 from ..log.paging import END
-from ..time import Moment, iso, to_micros
+from ..log.positions import At, Position
+from ..storage.base import Receipt
+from ..time import iso, to_micros
 from .capture import stream_of
 from .past import images
 from .past.difference import difference
@@ -30,8 +32,8 @@ def table(
     log: Log,
     name: str,
     *,
-    at: Moment | None = None,
-    position: int | None = None,
+    at: At | None = None,
+    position: int | Receipt | None = None,
     prefix: str = "",
     use_images: bool = True,
 ) -> pl.DataFrame:
@@ -47,7 +49,7 @@ def table(
 
     Args:
         name: The table's name, as its capture gives it.
-        at: The moment, inclusive; by default the present.
+        at: The moment, inclusive; by default the present. A `Position` or a receipt is as ``position=``.
         position: Instead of a moment: up to and with this position of the log.
         prefix: As in `capture`.
         use_images: Use images, and keep new ones. Without them, each change is replayed: the answer is the same.
@@ -75,7 +77,9 @@ class Kept(NamedTuple):
     rows: int
 
 
-def image(log: Log, name: str, *, at: Moment | None = None, position: int | None = None, prefix: str = "") -> Kept:
+def image(
+    log: Log, name: str, *, at: At | None = None, position: int | Receipt | None = None, prefix: str = ""
+) -> Kept:
     """Keep an image of a table in the log's own database, so that it is shown fast from there on.
 
     On the way there further ones are kept, evenly over the past, up to `millstream.cdc.past.images.KEPT` in all.
@@ -108,8 +112,8 @@ def row_history(
     name: str,
     key: Any,
     *,
-    at: Moment | None = None,
-    position: int | None = None,
+    at: At | None = None,
+    position: int | Receipt | None = None,
     prefix: str = "",
 ) -> list[RowChange]:
     """Every change of one row of a captured table, in order.
@@ -137,8 +141,8 @@ def row_history(
 def diff(
     log: Log,
     name: str,
-    before: Moment | int,
-    after: Moment | int | None = None,
+    before: At | int,
+    after: At | int | None = None,
     *,
     prefix: str = "",
 ) -> pl.DataFrame:
@@ -161,7 +165,7 @@ def diff(
     return difference(first, second)
 
 
-def _complete(log: Log, name: str, moment: Moment | int | None, prefix: str) -> TableState:
+def _complete(log: Log, name: str, moment: At | int | None, prefix: str) -> TableState:
     position = moment if isinstance(moment, int) else None
     at = None if isinstance(moment, int) else moment
     stream, until = moment_of(log, name, at, position, prefix)
@@ -170,9 +174,9 @@ def _complete(log: Log, name: str, moment: Moment | int | None, prefix: str) -> 
     return state
 
 
-def _check_complete(state: TableState, name: str, at: Moment | None, until: int) -> None:
+def _check_complete(state: TableState, name: str, at: At | None, until: int) -> None:
     if not state.about.complete:
-        when = f"at {iso(to_micros(at))}" if at is not None else f"at position {until}"
+        when = f"at position {until}" if at is None or isinstance(at, int | Receipt) else f"at {iso(to_micros(at))}"
         raise NotCapturedYet(
             f"table {name!r} was not captured completely {when}",
             hint="Ask for a later moment; a table can be seen from the end of its snapshot on",
@@ -184,7 +188,7 @@ def drop_table_images(log: Log, name: str, *, prefix: str = "") -> int:
     return drop_images(log, [prefix + stream_of(name)])
 
 
-def moment_of(log: Log, name: str, at: Moment | None, position: int | None, prefix: str = "") -> tuple[str, int]:
+def moment_of(log: Log, name: str, at: At | None, position: int | Receipt | None, prefix: str = "") -> tuple[str, int]:
     """The stream of a table, and the position of the log that a moment or a position means.
 
     Raises:
@@ -192,6 +196,12 @@ def moment_of(log: Log, name: str, at: Moment | None, position: int | None, pref
     """
     if at is not None and position is not None:
         raise UsageError("both at= and position= are given", hint="Give one of them")
+    if isinstance(at, Position):
+        position, at = int(at), None
+    elif isinstance(at, Receipt):
+        position, at = at.position, None
+    elif isinstance(position, Receipt):
+        position = position.position
     if position is not None and (not isinstance(position, int) or position < 0):
         raise InvalidPosition(f"position={position!r} is not a position", hint="Give a whole number from 0 on")
     stream = prefix + stream_of(name)

@@ -17,6 +17,7 @@ import msgspec
 from ..conversion import ready
 from ..errors import CaptureError, UsageError
 from ..log.checkpoints import Checkpoint, advance, take
+from ..log.log import check_log
 from ..storage.base import Encoding, StagedAppend, StagedRun
 from ..time import from_micros, now_micros
 from .change import Change
@@ -60,6 +61,7 @@ class Worker:
     session: Session
 
     def __init__(self, capture: Capture, log: Log, resync: bool) -> None:
+        check_log(log)
         self.capture = capture
         self.log = log
         self.resync = resync
@@ -91,6 +93,8 @@ class Worker:
         for table in asked & self.state.tables.keys():
             self.state.tables[table].restart()
         resync = self.resync and not self._visited
+        if self.capture.filters is not None:
+            self.capture.filters.check(self.capture.source)
         opened = self.capture.source.session(self.checkpoint.position, self.state, resync=resync)
         with opened as (self.session, position, state):
             self._commit(Batch([], position, state), asked)

@@ -65,7 +65,12 @@ def load(place: str) -> App:
 
     found = named(place, "an app")
     if callable(found) and not isinstance(found, App):
-        found = found()
+        try:
+            found = found()
+        except TypeError as error:
+            raise UsageError(
+                f"{place} makes no millstream.App: {error}", hint="Name the variable that holds one; --debug shows more"
+            ) from error
     if not isinstance(found, App):
         raise UsageError(f"{place} is no millstream.App but {found!r:.60}", hint="Name the variable that holds one")
     return found

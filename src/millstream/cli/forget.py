@@ -23,7 +23,7 @@ def forget(
     """Forget a person: make all of their personal data unreadable, for good.
 
     Their key is destroyed. The fields that event classes declare as personal
-    read as [erased] from then on, in the log, its copies and its old backups;
+    read as \\[erased] from then on, in the log, its copies and its old backups;
     what is appended for them is refused. Hashes stay, and `millstream verify`
     holds. It says which events these are, and which read models and sinks may
     hold copies. This cannot be taken back; repeated, it gives the same report.

@@ -106,7 +106,7 @@ def _usage(verb: Any, context: Any) -> str:
 def _body(verb: Any) -> Iterator[str]:
     """The help's paragraphs, its examples as code; the grammar of places has a section of its own."""
     for paragraph in (verb.help or "").split("\n\n"):
-        text = paragraph.replace("\b", "").strip("\n")
+        text = paragraph.replace("\b", "").replace("\\[", "[").strip("\n")
         if text == PLACES.strip():
             yield "For its places and ranges see [above](#places-and-ranges).\n\n"
         elif text.startswith("Examples:"):

@@ -35,7 +35,7 @@ def sql(
     letters, digits and _). It has a column for each field of its events, and
     _position, _stream, _version, _type and _time; a category is a table, too:
     "account-*". The log's own tables, such as read models, go by their names.
-    Needs DuckDB: pip install 'millstream[sql]'.
+    Needs DuckDB: pip install 'millstream\\[sql]'.
 
     \bExamples:
       $ millstream sql shop.db 'select page, count(*) from clicks group by 1'

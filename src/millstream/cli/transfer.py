@@ -85,7 +85,7 @@ def export(
       $ millstream export shop.db clicks.parquet --stream clicks --overwrite
       $ millstream export shop.db --range 1:3 | gzip > first.ndjson.gz
     """
-    from ..log.files import whole
+    from ..log.files import whole, written
     from ..log.positions import Range, parse_range
     from ..log.transfer import export_ndjson, export_parquet
 
@@ -108,7 +108,7 @@ def export(
                 raise UsageError("a Parquet file holds one stream or category", hint="Name it: --stream clicks")
             count = export_parquet(source, file, stream, types=type or None, after=after, until_position=until)
         else:
-            with whole(file) as partial, open(partial, "wb") as out:
+            with written(file), whole(file) as partial, open(partial, "wb") as out:
                 count = export_ndjson(source, out, stream, types=type or None, after=after, until_position=until)
     write_record({"file": file, "count": count, "bytes": os.path.getsize(file)}, chosen(output))
 

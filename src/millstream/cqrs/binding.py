@@ -25,6 +25,8 @@ def parameters(function: Any, frame: FrameType, *, coroutines: bool = False) -> 
         raise InvalidHandler(name, "it is not a function", hint="Put the decorator on a def")
     if inspect.iscoroutinefunction(function) and not coroutines:
         raise InvalidHandler(name, "it is a coroutine function", hint="Write it with a plain def")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise InvalidHandler(name, "it is a generator, which does nothing by itself", hint="Write it without yield")
     names = {**frame.f_globals, **frame.f_locals}
     return [
         Parameter(

@@ -80,6 +80,8 @@ def _references(annotations: dict[str, Any], frame: FrameType) -> dict[str, Any]
     return found
 
 
+# Once more on the class: type checkers would ask its base, msgspec's own, before the metaclass.
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Command(msgspec.Struct, metaclass=MessageMeta):
     """Base class of commands: immutable, typed requests to change something.
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from ..errors import UsageError
+from ..events import Draft, Event, Plain
 from ..log import Log
 from ..log.handlers import InvalidHandler, Parameter
 from ..time import Clock
@@ -50,17 +51,27 @@ class Handler(msgspec.Struct, frozen=True):
         arguments[self.command] = attempt.context.command
         result: Any = self.function(**arguments)
         if not self.is_async:
+            self._check(result)
             return
         if loop is not None:
-            asyncio.run_coroutine_threadsafe(result, loop).result()
+            self._check(asyncio.run_coroutine_threadsafe(result, loop).result())
             return
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            asyncio.run(result)
+            self._check(asyncio.run(result))
             return
         result.close()
         raise UsageError(f"{self.name} is a coroutine function", hint="Write await app.aexecute(command) inside a loop")
+
+    def _check(self, result: Any) -> None:
+        """Refuse events that are given back in the belief that they are appended."""
+        for each in result if isinstance(result, list | tuple) else (result,):
+            if isinstance(each, Event | Plain | Draft):
+                raise UsageError(
+                    f"{self.name} gave {each!r:.60}, which nobody appends",
+                    hint="Record it on an aggregate: self.record(…) in a method that the handler calls",
+                )
 
 
 class Handlers:
@@ -79,6 +90,10 @@ class Handlers:
             UnknownCommand: There is none.
         """
         handler = self._handlers.get(type(command))
+        if handler is None and not isinstance(command, Command):
+            given: Any = command
+            what = f"{given.__name__} is a class" if isinstance(given, type) else f"{given!r:.60} is no command"
+            raise UsageError(what, hint="Give a command, of a class derived from millstream.Command")
         if handler is None:
             raise UnknownCommand(type(command).__name__)
         return handler

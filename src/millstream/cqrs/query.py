@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from types import FrameType
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, dataclass_transform
 
 import msgspec
 import polars as pl
@@ -50,6 +50,7 @@ _POLL = 0.01
 """How often, in seconds, it looks at read models that another process keeps."""
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Query(msgspec.Struct, Generic[Result], metaclass=MessageMeta):
     """Base class of queries: immutable, typed questions, generic in what answers them.
 

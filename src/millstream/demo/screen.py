@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from datetime import date, datetime, timedelta
 from importlib.util import find_spec
@@ -216,15 +219,23 @@ class Screen:
 
 def commands(folder: Folder, aircraft: str | None) -> list[str]:
     """Commands to look further with, ready to be pasted into a shell."""
-    log = shlex.quote(folder.shown_log)
+    log, millstream = shlex.quote(folder.shown_log), shlex.quote(_program())
     query = "select count(*), max(late) from alerts"
     return [
-        f"millstream streams {log}" + (f" '{aircraft[:-2]}*'" if aircraft else ""),
-        f"millstream read {log} {aircraft or 'departures'} --limit 5",
-        f"millstream read {log} alerts --backwards --limit 3",
-        f'millstream sql {log} "{query}"',
-        f"millstream verify {log}",
+        f"{millstream} streams {log}" + (f" '{aircraft[:-2]}*'" if aircraft else ""),
+        f"{millstream} read {log} {aircraft or 'departures'} --limit 5",
+        f"{millstream} read {log} alerts --backwards --limit 3",
+        f'{millstream} sql {log} "{query}"',
+        f"{millstream} verify {log}",
     ]
+
+
+def _program() -> str:
+    """How a shell finds the command line: not by its name alone where its virtual environment is not active."""
+    beside = os.path.join(os.path.dirname(sys.executable), "millstream")
+    if shutil.which("millstream") or not os.path.exists(beside):
+        return "millstream"
+    return min(os.path.relpath(beside), beside, key=len)
 
 
 def table(columns: Iterable[str | tuple[str, str]], rows: Iterable[Iterable[str | Text]]) -> Table:

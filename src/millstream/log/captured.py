@@ -11,28 +11,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import polars as pl
 
-    from ..time import Moment
+    from ..storage.base import Receipt
+    from .positions import At
 
 
 class CapturedTables:
     """What a log tells of the tables that were captured into it."""
 
     def table(
-        self, name: str, *, at: Moment | None = None, position: int | None = None, prefix: str = ""
+        self, name: str, *, at: At | None = None, position: int | Receipt | None = None, prefix: str = ""
     ) -> pl.DataFrame:
         """A captured table as it stood at a moment of the source; see `millstream.cdc.table`."""
         found: pl.DataFrame = _pattern("table")(self, name, at=at, position=position, prefix=prefix)
         return found
 
     def row_history(
-        self, name: str, key: Any, *, at: Moment | None = None, position: int | None = None, prefix: str = ""
+        self, name: str, key: Any, *, at: At | None = None, position: int | Receipt | None = None, prefix: str = ""
     ) -> list[Any]:
         """Every change of one row of a captured table, in order; see `millstream.cdc.row_history`."""
         found: list[Any] = _pattern("row_history")(self, name, key, at=at, position=position, prefix=prefix)
         return found
 
     def table_diff(
-        self, name: str, before: Moment | int, after: Moment | int | None = None, *, prefix: str = ""
+        self, name: str, before: At | int, after: At | int | None = None, *, prefix: str = ""
     ) -> pl.DataFrame:
         """What differs between a captured table at two moments; see `millstream.cdc.diff`."""
         found: pl.DataFrame = _pattern("diff")(self, name, before, after, prefix=prefix)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+
+from ..errors import DiskFull, StorageError
+
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 PARTIAL = ".part"
 """How the names of files end that are not whole yet; one that is left was left by a process that was killed."""
@@ -34,6 +40,30 @@ def whole(path: str) -> Iterator[str]:
     finally:
         with suppress(OSError):
             os.remove(partial)
+
+
+@contextmanager
+def written(path: str) -> Iterator[None]:
+    """Turns what the system says when a file cannot be written into a typed error that names the file.
+
+    Raises:
+        DiskFull: There is no room for it.
+        StorageError: It cannot be written.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number is None:  # Polars tells it in its text alone
+            told = _OS_ERROR.search(str(error))
+            if told is None:
+                raise
+            number = int(told.group(1))
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(path) from error
+        raise StorageError(
+            f"{path} cannot be written: {os.strerror(number)}", hint="Check that its folder exists and is writable"
+        ) from error
 
 
 def make_folder(path: str) -> None:

@@ -20,6 +20,7 @@ from ..events import Event, Plain, event_class, type_name
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 _MARK = "__millstream_on__"
+_SUSPENDED = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
 class InvalidHandler(UsageError):
@@ -91,7 +92,8 @@ def on(*given: Any) -> Any:
         given: The method itself, or the types of event that it handles.
 
     Raises:
-        InvalidHandler: It takes no event, or (when the table is first used) its type cannot be told.
+        InvalidHandler: It takes no event, is a coroutine or a generator, or (when the table is first used) its type
+            cannot be told.
 
     Example:
         >>> import millstream as ms
@@ -158,6 +160,12 @@ def _mark(function: Any, given: tuple[Any, ...], body: types.FrameType, *, batch
     name = getattr(function, "__qualname__", repr(function))
     if not isinstance(function, types.FunctionType):
         raise InvalidHandler(name, "it is not a plain method", hint="Put @on directly above the def")
+    if function.__code__.co_flags & _SUSPENDED:
+        raise InvalidHandler(
+            name,
+            "it is a coroutine or a generator, which does nothing by itself",
+            hint="Write it with a plain def, without yield",
+        )
     if len(_positional(function)) < 2:
         raise InvalidHandler(name, "it takes no event", hint="Write def handler(self, event: SomeEvent)")
     # The names that string annotations mean are at hand only now, while the class body runs: those of the

@@ -252,7 +252,7 @@ class Log(Reader, CapturedTables):
             id: As in `append`; also kept when nothing is appended.
             digest: What the id stands for; by default, the content of the appends.
         """
-        return self.store.commit(_request([each for each in appends if each is not None], id, digest, work))
+        return self.store.commit(_request(_staged(appends), id, digest, work))
 
     def commit_all(self, requests: Sequence[Request]) -> list[Receipt | MillstreamError]:
         """Make several commits at once, on disk together: each of them happens, or is refused, by itself.
@@ -423,17 +423,20 @@ class Log(Reader, CapturedTables):
         with open(target) as opened:
             return copy(self, opened, follow=follow, verify=verify, progress=progress)
 
-    def export(self, path: str, stream: str | None = None, *, types: Types = None) -> int:
+    def export(self, path: str | os.PathLike[str], stream: str | None = None, *, types: Types = None) -> int:
         """Write events to a file: NDJSON of any events, or Parquet (a path ending so) of one stream's rows.
 
         Returns:
             How many.
+
+        Raises:
+            DiskFull, StorageError: The file cannot be written; what was there before stays.
         """
         from .transfer import export_file
 
         return export_file(self, path, stream, types=types)
 
-    def import_(self, path: str, stream: str | None = None, *, type: str | None = None) -> int:
+    def import_(self, path: str | os.PathLike[str], stream: str | None = None, *, type: str | None = None) -> int:
         """Append what `export` wrote; positions and times are this log's own.
 
         Args:
@@ -607,7 +610,34 @@ class Log(Reader, CapturedTables):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<millstream.Log {self.location or 'in memory'}>"
+        closed = ", closed" if self.store.closed else ""
+        return f"<millstream.Log {self.location or 'in memory'}{closed}>"
+
+    def __reduce__(self) -> Any:
+        raise UsageError(
+            f"{self!r} cannot be pickled or copied", hint="Hand its path over, and open it there: millstream.open(path)"
+        )
+
+
+def check_log(log: object) -> None:
+    """See that what is to work on a log was given one.
+
+    Raises:
+        UsageError: It was given something else.
+    """
+    if not isinstance(log, Log):
+        raise UsageError(f"{log!r:.60} is no log", hint="Give what millstream.open gives; of an async one, log.sync")
+
+
+def _staged(appends: object) -> list[StagedAppend]:
+    """What is to be appended of what `Log.commit` was given."""
+    found: list[Any] = [each for each in appends if each is not None] if isinstance(appends, Iterable) else [appends]
+    if not isinstance(appends, Iterable) or not all(isinstance(each, StagedAppend) for each in found):
+        raise UsageError(
+            f"{appends!r:.60} is no list of what is to be appended",
+            hint="Give a list of what log.stage(…) or repository.stage(aggregate) made",
+        )
+    return found
 
 
 def _request(

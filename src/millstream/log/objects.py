@@ -6,7 +6,7 @@ an object, has no common type: such values become text, those that were not text
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from math import isfinite, isnan
@@ -87,7 +87,23 @@ def plain_value(value: Any) -> Any:
     """A value as a column can hold it: structs as dicts, sets as lists."""
     if type(value) in _SCALARS:
         return value
-    return msgspec.to_builtins(value, builtin_types=_AS_THEY_ARE, enc_hook=plain_text)
+    try:
+        return msgspec.to_builtins(value, builtin_types=_AS_THEY_ARE, str_keys=True, enc_hook=plain_text)
+    except TypeError:
+        return _with_text_keys(value)
+
+
+def _with_text_keys(value: Any) -> Any:
+    """The same of a value in which the keys of a dict are numbers or dates: they become what they are in JSON."""
+    if isinstance(value, msgspec.Struct):
+        fields = msgspec.structs.fields(type(value))
+        return {each.encode_name: _with_text_keys(getattr(value, each.name)) for each in fields}
+    if isinstance(value, Mapping):
+        keys = _decode(_encode(dict.fromkeys(value)))
+        return {key: _with_text_keys(each) for key, each in zip(keys, value.values(), strict=True)}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_with_text_keys(each) for each in value]
+    return value if type(value) in _AS_THEY_ARE else msgspec.to_builtins(value, enc_hook=plain_text)
 
 
 def columns_of(rows: Sequence[dict[str, Any]]) -> Columns:

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..errors import InvalidPosition, InvalidTime
-from ..time import duration_micros, from_micros, iso, to_micros
+from ..storage.base import Receipt
+from ..time import Moment, duration_micros, from_micros, iso, to_micros
 
 if TYPE_CHECKING:
     from .log import Log
@@ -36,6 +37,10 @@ class Position(int):
 
     def __repr__(self) -> str:
         return f"Position({int(self)})"
+
+
+At = Moment | Position | Receipt
+"""A point in the past of the log, inclusive: a time, a position, or what a receipt stands for."""
 
 
 class Place(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from ..blocks import Block
 from ..errors import InvalidPosition, StreamNotFound, UsageError
 from ..events import Event, decoder, definitions, event_class, sealed_fields, type_name
 from ..evolution import stored_names
@@ -374,7 +375,7 @@ class Reader:
 
     def connect(self) -> AbstractContextManager[Database]:
         """A connection to read the log's own database with, for the read models that live there."""
-        return self.store.connect()
+        return Block(self.store.connect(), "log.connect() as db")
 
     # --- caches that runs use -------------------------------------------------------------------------
 

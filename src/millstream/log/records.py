@@ -14,7 +14,7 @@ import msgspec
 import polars as pl
 
 from ..conversion import ready
-from ..errors import DamagedLog, InvalidEvent, KeyLost, KeysNeeded, MissingExtra, NotFound
+from ..errors import DamagedLog, InvalidEvent, KeyLost, KeysNeeded, MissingExtra, NotFound, UsageError
 from ..events import AnyEvent, Plain, decoder, event_class, schema_version
 from ..storage.chain import FRAME_FORMAT, JSON_FORMAT
 from ..time import from_micros
@@ -400,6 +400,12 @@ class Recorded(msgspec.Struct, eq=False, gc=False):
         run = self.run.cut(self.position - 1, self.position + 1)
         assert run is not None
         return run.events(cls)[0]
+
+    def __reduce__(self) -> Any:
+        raise UsageError(
+            f"the recorded event at position {self.position} belongs to its log, and cannot be pickled or copied",
+            hint="Take what is needed of it, such as its event and position, or read it there",
+        )
 
     def __repr__(self) -> str:
         return (

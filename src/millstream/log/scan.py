@@ -78,7 +78,8 @@ def scan(
             frame = _framed(log, group, needed, with_envelope)
             if by is not None:
                 frame = _between(frame, by, low, high)
-            frame = frame.select(wanted)
+            if frame.columns != wanted:  # a frame without columns has rows all the same, until it is selected from
+                frame = frame.select(wanted)
             # A limit counts rows before the predicate, so that with both the filter has to wait.
             return frame if predicate is None or n_rows is not None else frame.filter(predicate)
 

@@ -25,8 +25,9 @@ def sql(log: Reader, query: str) -> pl.DataFrame:
     )
     try:
         connection.execute("set python_enable_replacements = false")
+        head = log.head  # one moment for all streams, whoever appends meanwhile
         for name in _tables(connection, query):
-            connection.register(name, _relation(log, name))
+            connection.register(name, _relation(log, name, head))
         return pl.DataFrame(connection.sql(query).to_arrow_table())
     except duckdb.Error as error:
         raise InvalidQuery(str(error), hint="The query is in DuckDB's dialect of SQL") from error
@@ -39,8 +40,13 @@ def _tables(connection: Any, query: str) -> set[str]:
     text = connection.execute("select json_serialize_sql($1::varchar)", [query]).fetchall()[0][0]
     tree = json.loads(text)
     if tree.get("error"):
+        said = tree.get("error_message", "the query cannot be read")
+        if tree.get("error_type") == "not implemented":  # what is no SELECT cannot be told as JSON
+            said = "only queries are answered"
+        raise InvalidQuery(said, hint="Give one SELECT statement, in DuckDB's dialect")
+    if len(tree["statements"]) != 1:
         raise InvalidQuery(
-            tree.get("error_message", "the query cannot be read"), hint="Give one SELECT statement, in DuckDB's dialect"
+            f"these are {len(tree['statements'])} statements", hint="Give one SELECT statement, in DuckDB's dialect"
         )
     names: set[str] = set()
     defined: set[str] = set()
@@ -61,9 +67,9 @@ def _tables(connection: Any, query: str) -> set[str]:
     return names - defined
 
 
-def _relation(log: Reader, name: str) -> Any:
+def _relation(log: Reader, name: str, head: int) -> Any:
     try:
-        return log.scan(name, envelope=True).collect().to_arrow()
+        return log.scan(name, envelope=True).filter(pl.col("_position") <= head).collect().to_arrow()
     except StreamNotFound:
         with log.connect() as database:
             table = database.find_table(name)

@@ -99,7 +99,8 @@ def check_label(text: object, what: str) -> str:
         assert isinstance(text, str)
         reason = "it is empty" if not text else _bad_text(text)
     if reason is not None:
-        raise InvalidEvent(f"{text!r:.80} is not a {what}: {reason}", hint="Use a short printable text")
+        article = "an" if what[0] in "aeiou" else "a"
+        raise InvalidEvent(f"{text!r:.80} is not {article} {what}: {reason}", hint="Use a short printable text")
     return text  # type: ignore[return-value]
 
 

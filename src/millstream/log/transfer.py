@@ -22,7 +22,7 @@ from ..events import Draft, Plain, present_schema, schema_version
 from ..frames import RESERVED
 from ..storage.base import Receipt
 from ..time import iso, to_micros
-from .files import whole
+from .files import whole, written
 from .personal.sealing import check_personal, personal_fields
 from .records import Recorded, Run
 from .staging import OWN_STREAMS, check_label, check_stream, check_tags
@@ -164,7 +164,7 @@ def export_parquet(
         frame = frame.filter(pl.col("_position") > after)
     if until_position is not None:
         frame = frame.filter(pl.col("_position") < until_position)
-    with whole(path) as partial:
+    with written(path), whole(path) as partial:
         frame.sink_parquet(partial)
     return int(pl.scan_parquet(path).select(pl.len()).collect().item())
 
@@ -339,23 +339,34 @@ def import_parquet(
         yield log.append(stream, frame, type=type, tags=tags)
 
 
-def export_file(log: Log, path: str, stream: str | None, *, types: Types = None) -> int:
+def export_file(log: Log, path: str | os.PathLike[str], stream: str | None, *, types: Types = None) -> int:
     """See `Log.export`."""
+    path = os.fspath(path)
     if path.endswith(".parquet"):
         if stream is None:
             raise UsageError("Parquet holds one stream", hint="Name the stream, or export to a .ndjson file")
         return export_parquet(log, path, stream, types=types)
-    with whole(path) as partial, open(partial, "wb") as out:
+    with written(path), whole(path) as partial, open(partial, "wb") as out:
         return export_ndjson(log, out, stream, types=types)
 
 
-def import_file(log: Log, path: str, stream: str | None, *, type: str | None = None) -> int:
+def import_file(log: Log, path: str | os.PathLike[str], stream: str | None, *, type: str | None = None) -> int:
     """See `Log.import_`."""
+    path = os.fspath(path)
     if path.endswith(".parquet"):
         if stream is None:
             raise UsageError("a Parquet file does not name its stream", hint="Give stream='clicks', for example")
         return sum(receipt.count for receipt in import_parquet(log, path, stream, type=type))
     if not os.path.exists(path):
         raise NotFound(f"there is no file {path}", hint="Give the path of a file of NDJSON lines")
-    with open(path, "rb") as lines:
+    with _opened(path) as lines:
         return sum(receipt.count for receipt in import_ndjson(log, lines, stream, type=type))
+
+
+def _opened(path: str) -> IO[bytes]:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror or error}", hint="Give the path of a file that may be read"
+        ) from error

@@ -12,6 +12,7 @@ from ..log import Log
 from ..log.paging import END
 from ..log.positions import Position
 from ..log.records import Recorded
+from ..storage.base import Receipt
 from ..time import Moment, to_micros
 from .codec import same
 from .kinds import apply_as_true
@@ -22,8 +23,8 @@ from .root import PAST, Root
 S = TypeVar("S")
 Seen = TypeVar("Seen", covariant=True)
 
-At = int | Position | Moment
-"""A point in an aggregate's life, inclusive: a version, a position of the log, or a time."""
+At = int | Position | Receipt | Moment
+"""A point in an aggregate's life, inclusive: a version, a position of the log or a receipt, or a time."""
 
 
 class Step(msgspec.Struct, Generic[Seen], frozen=True):
@@ -67,6 +68,8 @@ def resolve(log: Log, at: At | None) -> tuple[int | None, int | None]:
     """
     if at is None:
         return None, None
+    if isinstance(at, Receipt):
+        return None, at.position
     if isinstance(at, Position):
         return None, min(int(at), END)
     if isinstance(at, int):
@@ -83,7 +86,7 @@ def effective_bound(at: At | None) -> int:
     Raises:
         UsageError: It is no time.
     """
-    if at is None or isinstance(at, int | Position):
+    if at is None or isinstance(at, int | Position | Receipt):
         raise UsageError(
             f"at={at!r:.40} is no time, which it must be beside known=",
             hint="Say at which time it was true: get(id, at='2024-01-31T23:59:59Z', known=log.now())",

@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, Never, TypeVar, cast, overload
 
 import msgspec
 
+from ..blocks import Block
 from ..errors import StreamNotFound, UsageError, VersionConflict
 from ..events import Draft
 from ..log import Log
+from ..log.log import check_log
 from ..log.positions import Position
 from ..log.records import Recorded
 from ..log.retry import ATTEMPTS, retrying
@@ -126,6 +128,7 @@ class Repository(Generic[S, C, R]):
     ) -> None:
         _check_number("snapshot_every", snapshot_every, 1)
         _check_number("cache", cache, 0)
+        check_log(log)
         self._log = log
         self._kind = kind
         self._model: Model[Any] = model_of(kind)
@@ -236,8 +239,7 @@ class Repository(Generic[S, C, R]):
             raise VersionConflict(id, expected=0, actual=version)
         return self._save(root, merge=False)
 
-    @contextmanager
-    def edit(self, id: str) -> Iterator[R]:
+    def edit(self, id: str) -> AbstractContextManager[R]:
         """The aggregate, to be changed in the body of a ``with``, and saved at its end. Of a decider, a `Loaded`.
 
         When the body raises, nothing is appended. The body runs once: use ``update`` to have it repeated.
@@ -245,6 +247,10 @@ class Repository(Generic[S, C, R]):
         Raises:
             VersionConflict: Another changed the stream in the meantime, and not all of it is ``non_conflicting``.
         """
+        return Block(self._editing(id), "repository.edit(id) as aggregate")
+
+    @contextmanager
+    def _editing(self, id: str) -> Iterator[R]:
         root = self.load(id)
         yield root
         self._save(cast(Root, root))
@@ -334,7 +340,7 @@ class Repository(Generic[S, C, R]):
     def _check_change(self, change: object) -> None:
         if not callable(change):
             raise UsageError(
-                f"{change!r:.60} is no function that changes a {self._model.name}",
+                f"{change!r:.60} is no function that changes {self._model.name}",
                 hint="Have commands decided by repository.decide(id, command); a change is a function of the state"
                 if isinstance(self._kind, Decider)
                 else "Give a function that calls the aggregate: lambda account: account.close()",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -104,6 +105,11 @@ class Ending:
         """
         if not callable(function):
             raise UsageError(f"{function!r:.60} is no function", hint="Give a function of a frame")
+        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+            raise UsageError(
+                f"{function!r:.60} is a coroutine or a generator, which does nothing by itself",
+                hint="Give a plain function; in it, asyncio.run(…) runs a coroutine",
+            )
         return self._ended(FunctionSink("", "", name, function))
 
     def _ended(self, sink: Sink) -> Flow:

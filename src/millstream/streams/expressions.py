@@ -13,6 +13,7 @@ from typing import TypeVar
 import polars as pl
 from polars.exceptions import PolarsError
 
+from ..errors import UsageError
 from .errors import MissingColumn, UnsupportedExpression
 
 T = TypeVar("T")
@@ -40,6 +41,11 @@ def check_rowwise(expressions: Iterable[pl.Expr], where: str) -> None:
         UnsupportedExpression: An expression's value depends on the rows around it, or cannot be looked into.
     """
     for expression in expressions:
+        if not isinstance(expression, pl.Expr):
+            raise UsageError(
+                f"{where} takes Polars' expressions, and got {expression!r:.60}",
+                hint=f'Write {where}(pl.col("price") > 1), for example; for Python functions there is map_rows',
+            )
         try:
             fine = is_rowwise(expression)
         except PolarsError:

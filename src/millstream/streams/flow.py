@@ -14,6 +14,7 @@ import polars as pl
 
 from ..errors import UsageError
 from ..log.reading import Types, type_names
+from ..log.staging import check_stream
 from ..time import Duration, duration_micros
 from .alerts import Alert
 from .asking import Asking
@@ -180,7 +181,7 @@ class Flow(msgspec.Struct, Functions, Choosing, Joining, Ending, Asking, Operati
             name: Names the flow: its checkpoint and state in the log are kept under it. By default
                 ``"<stream>/<type>"``. Give a flow that has changed another name.
         """
-        if self._reads(stream):
+        if self._reads(check_stream(stream)):
             raise FlowError(f"the flow would read what it writes to {stream!r}", hint="Let it write to another stream")
         return msgspec.structs.replace(self, sink=Sink(stream, type, name or f"{stream}/{type}"))
 
@@ -190,7 +191,7 @@ class Flow(msgspec.Struct, Functions, Choosing, Joining, Ending, Asking, Operati
         They are counted in any case. Only windows and patterns leave late rows out; they count as late where
         they meet the first of them, so rows that were filtered out before do not.
         """
-        if self._reads(stream):
+        if self._reads(check_stream(stream)):
             raise FlowError(f"the flow would read the late rows it writes to {stream!r}", hint="Use another stream")
         return msgspec.structs.replace(self, late=(stream, type))
 
@@ -255,6 +256,8 @@ def stream(
     """
     if idle is not None and duration_micros(idle) == 0:
         raise UsageError("a source that is silent at once", hint="Give idle= a duration such as '1m'")
+    if not isinstance(name, str) or name != "*":
+        check_stream(name.removesuffix("*") if isinstance(name, str) else name)
     return Flow(
         Source(
             name,
@@ -267,9 +270,18 @@ def stream(
     )
 
 
+def _expression(given: IntoExpr) -> pl.Expr:
+    """What Polars' own verbs take it for: text names a column, and any other value stands for itself."""
+    if isinstance(given, str):
+        return pl.col(given)
+    if callable(given) and not isinstance(given, pl.Expr):
+        raise UsageError(f"{given!r:.60} is a function", hint="Give an expression of Polars; or map_rows(function, …)")
+    return given if isinstance(given, pl.Expr) else pl.lit(given)
+
+
 def _expressions(where: str, columns: Iterable[IntoExpr], named: Mapping[str, IntoExpr]) -> list[pl.Expr]:
-    expressions = [pl.col(c) if isinstance(c, str) else c for c in columns]
-    expressions += [(pl.col(value) if isinstance(value, str) else value).alias(name) for name, value in named.items()]
+    expressions = [_expression(each) for each in columns]
+    expressions += [_expression(value).alias(name) for name, value in named.items()]
     if not expressions:
         raise UsageError(f"{where} needs a column", hint="Name at least one")
     check_rowwise(expressions, where)

@@ -164,6 +164,8 @@ class Functions:
         by_row: bool,
         errors: str | None = None,
     ) -> Flow:
+        if inspect.iscoroutinefunction(function):
+            raise UsageError(f"{function!r:.60} is a coroutine function", hint="Give it to enrich(…), which awaits it")
         return self._with(self._mapped_stage(function, schema, reads, by_row, errors))
 
     def _mapped_stage(

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Literal, Self
 
 from ..errors import UsageError
+from ..log.log import check_log
 from .captured import Table
 from .flow import Flow
 from .joining import no_flow
@@ -46,8 +47,12 @@ class Running:
     """
 
     def __init__(self, log: Log, *flows: Flow, memory: str | int | None = None, processes: int = 1) -> None:
+        check_log(log)
         if not flows:
             raise UsageError("there is no flow to run", hint="Name at least one")
+        for given in flows:
+            if not isinstance(given, Flow):
+                raise UsageError(f"{given!r:.60} is no flow", hint="Give flows one by one: run(log, first, second)")
         self._log = log
         self._processes = number_of(processes)
         self._memory = None if memory is None else size(memory)

@@ -180,7 +180,7 @@ def _fits(rows: list[Any], attribute: str, held: Held) -> bool:
 
 
 @cache
-def _decoder(layout: Layout) -> msgspec.json.Decoder[Any]:
+def _decoder(layout: Layout) -> msgspec.json.Decoder[Any] | _Escaped:
     fields: list[tuple[str, Any, Any]] = []
     before: list[tuple[str, Any, Any]] = []
     names: dict[str, str] = {}
@@ -192,6 +192,8 @@ def _decoder(layout: Layout) -> msgspec.json.Decoder[Any]:
         fields.append(field)
         if name in layout.before:
             before.append(field)
+    if any(ord(c) < 32 or c in '"\\' for c in "".join(layout.names)):
+        return _Escaped(layout, fields, before)
     after_type = msgspec.defstruct("After", fields, rename=names, gc=False)
     before_type = msgspec.defstruct("Before", before, rename=names, gc=False)
     event = msgspec.defstruct(
@@ -200,3 +202,44 @@ def _decoder(layout: Layout) -> msgspec.json.Decoder[Any]:
         gc=False,
     )
     return msgspec.json.Decoder(event)
+
+
+class _Line(msgspec.Struct, gc=False):
+    operation: str
+    before: Any
+    after: Any
+
+
+class _Escaped:
+    """Decodes lines of a table with a column whose name JSON has to escape, such as ``a"b``: no struct's field may."""
+
+    def __init__(self, layout: Layout, after: list[tuple[str, Any, Any]], before: list[tuple[str, Any, Any]]) -> None:
+        self._names = {f"c{index}": name for index, name in enumerate(layout.names)}
+        self._after = msgspec.defstruct("After", after, gc=False)
+        self._before = msgspec.defstruct("Before", before, gc=False)
+        self._decoders = {name: msgspec.json.Decoder(kind) for name, kind, _ in after if kind is not msgspec.Raw}
+
+    def decode_lines(self, text: bytes) -> list[_Line]:
+        """The changes, as any other decoder's."""
+        lines: list[_Line] = msgspec.json.Decoder(_RawLine).decode_lines(text)  # type: ignore[assignment]
+        for line in lines:
+            line.before = self._row(self._before, line.before)
+            line.after = self._row(self._after, line.after)
+        return lines
+
+    def _row(self, made: Any, row: dict[str, msgspec.Raw] | None) -> Any:
+        if row is None:
+            return None
+        decoders = self._decoders
+        return made(
+            **{
+                field: decoders[field].decode(raw) if field in decoders else raw
+                for field in made.__struct_fields__
+                if (raw := row.get(self._names[field])) is not None
+            }
+        )
+
+
+class _RawLine(_Line, gc=False):
+    before: dict[str, msgspec.Raw] | None
+    after: dict[str, msgspec.Raw] | None

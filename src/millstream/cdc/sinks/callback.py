@@ -49,6 +49,11 @@ class Callback(SinkBase):
             raise UsageError(f"{envelope!r:.40} is no envelope", hint='Write "plain" or "debezium"')
         if not callable(function):
             raise UsageError(f"{function!r:.60} cannot be called", hint="Give a function of one change")
+        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+            raise UsageError(
+                f"{function!r:.60} is a coroutine or a generator, which does nothing by itself",
+                hint="Write it with a plain def, without yield; in it, asyncio.run(…) runs a coroutine",
+            )
         self.function = function
         self.name = name or _name_of(function)
         self.retries = retries

@@ -47,14 +47,14 @@ class Replica(SinkBase):
 
     def __init__(
         self,
-        url: str,
+        url: str | os.PathLike[str],
         *,
         table: str | None = None,
         name: str | None = None,
         size: int = 5_000,
         retries: int | None = RETRIES,
     ) -> None:
-        self._target = _target(url)
+        self._target = _target(f"sqlite:///{os.fspath(url)}" if isinstance(url, os.PathLike) else url)
         self._table = table
         self.name = name or f"replica:{self._target.location}" + (f"#{table}" if table else "")
         self.size = size

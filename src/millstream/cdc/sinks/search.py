@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -75,7 +76,7 @@ class SearchIndex(SinkBase):
 
     def __init__(
         self,
-        place: str,
+        place: str | os.PathLike[str],
         *,
         key: Sequence[str] | None = None,
         fields: Sequence[str] | None = None,
@@ -91,6 +92,7 @@ class SearchIndex(SinkBase):
                 raise UsageError(f"{argument}= is no list of columns", hint=f'Write {argument}=["name"]')
         chosen = tuple(fields) if fields is not None else None
         self._engine: Engine
+        place = os.fspath(place)
         if place.startswith(("http://", "https://")):
             from .search_http import HttpIndex
 

@@ -74,7 +74,7 @@ class Warehouse(SinkBase):
 
     def __init__(
         self,
-        place: str,
+        place: str | os.PathLike[str],
         *,
         table: str | None = None,
         format: Format = "parquet",
@@ -84,6 +84,7 @@ class Warehouse(SinkBase):
         size: int = 10_000,
         retries: int | None = RETRIES,
     ) -> None:
+        place = os.fspath(place)
         if not place or "://" in place:
             raise UsageError(f"{place!r:.60} is no place for a warehouse", hint='Write "warehouse.duckdb" or "lake/"')
         if format not in ("parquet", "delta"):

@@ -20,6 +20,7 @@ from ...errors import (
 )
 
 _AUTH = 23
+_TOO_BIG = 18
 _FULL = 13
 _READONLY = 8
 _BUSY = {5, 6}
@@ -58,7 +59,13 @@ def translate(error: sqlite3.Error, path: str, *, lock_timeout: float = 0.0) -> 
         return StorageError(f"{path}: {error}", hint="Check the disk and the file's permissions")
     if primary == _CANT_OPEN:
         return StorageError(f"{path} cannot be opened: {error}", hint="Check that its folder exists and is writable")
-    return DatabaseError(str(error), hint="Check the statement and its parameters")
+    if primary == _TOO_BIG:
+        return DatabaseError(
+            "a value is larger than the gigabyte that SQLite holds", hint="Keep it elsewhere, and store where it is"
+        )
+    if "binding parameter" in str(error) and "not supported" in str(error):
+        return DatabaseError(str(error), hint="SQLite holds numbers, text and bytes: write others as text, str(…)")
+    return DatabaseError(str(error).rstrip("."), hint="Check the statement and its parameters")
 
 
 MISFITS = (OverflowError, UnicodeEncodeError)
