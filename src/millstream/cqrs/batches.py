@@ -83,7 +83,7 @@ def _declared(frame: pl.DataFrame, found: Shape | None) -> pl.DataFrame:
 
 def _envelope(group: Sequence[Run] | Singles) -> list[pl.Series]:
     if isinstance(group, Singles):
-        return group.envelope()
+        return group.envelope(ENVELOPE)
     store = group[0].log.store
     type_name = group[0].type
     if sum([run.count for run in group]) == len(group):

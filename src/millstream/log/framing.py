@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, overload
 
@@ -15,6 +15,14 @@ from .objects import columns_of, frame_of_objects, shaped, union, values_of
 from .quick import quick_frame
 from .records import Run
 from .singles import Singles
+
+ENVELOPE: Columns = {
+    "_position": pl.Int64(),
+    "_stream": pl.String(),
+    "_version": pl.Int64(),
+    "_type": pl.String(),
+    "_time": pl.Datetime("us", "UTC"),
+}
 
 
 def frame_of(runs: Iterable[Run | Singles], *, columns: Columns | None = None, envelope: bool = False) -> pl.DataFrame:
@@ -63,15 +71,6 @@ def objects_of(group: Sequence[Run | Singles]) -> list[dict[str, Any]]:
         raise
 
 
-ENVELOPE: Columns = {
-    "_position": pl.Int64(),
-    "_stream": pl.String(),
-    "_version": pl.Int64(),
-    "_type": pl.String(),
-    "_time": pl.Datetime("us", "UTC"),
-}
-
-
 @overload
 def alike(runs: Iterable[Run]) -> Iterator[list[Run]]: ...
 @overload
@@ -94,30 +93,35 @@ def _alone(run: Run | Singles) -> bool:
     return run.is_frame or isinstance(run, Singles)
 
 
-def enveloped(group: Sequence[Run | Singles], frame: pl.DataFrame) -> pl.DataFrame:
-    """The rows of runs with the log's envelope beside them."""
+def enveloped(
+    group: Sequence[Run | Singles], frame: pl.DataFrame, names: Collection[str] = tuple(ENVELOPE)
+) -> pl.DataFrame:
+    """The rows of runs with the log's envelope beside them.
+
+    Args:
+        names: Those of its columns that are wanted.
+    """
     if len(group) == 1:
         run = group[0]
         if isinstance(run, Singles):
-            return frame.with_columns(run.envelope())
-        return frame.with_columns(
-            pl.int_range(run.position, run.position + run.count, dtype=pl.Int64).alias("_position"),
-            pl.lit(run.stream).alias("_stream"),
-            pl.int_range(run.version, run.version + run.count, dtype=pl.Int64).alias("_version"),
-            pl.lit(run.type).alias("_type"),
-            pl.lit(run.recorded).cast(pl.Datetime("us", "UTC")).alias("_time"),
-        )
+            return frame.with_columns(run.envelope(names))
+        columns = {
+            "_position": pl.int_range(run.position, run.position + run.count, dtype=pl.Int64),
+            "_stream": pl.lit(run.stream),
+            "_version": pl.int_range(run.version, run.version + run.count, dtype=pl.Int64),
+            "_type": pl.lit(run.type),
+            "_time": pl.lit(run.recorded).cast(pl.Datetime("us", "UTC")),
+        }
+        return frame.with_columns(columns[name].alias(name) for name in ENVELOPE if name in names)
     runs = [run for run in group if isinstance(run, Run)]  # all of them: other rows come alone
     counts = np.array([run.count for run in runs])
     of = np.repeat(np.arange(len(runs)), counts)
     places = np.arange(len(of)) - np.repeat(np.cumsum(counts) - counts, counts)
-    about = pl.DataFrame(
-        {
-            "_position": np.array([run.position for run in runs], np.int64)[of] + places,
-            "_stream": pl.Series([run.stream for run in runs], dtype=pl.String).gather(of),
-            "_version": np.array([run.version for run in runs], np.int64)[of] + places,
-            "_type": pl.Series([run.type for run in runs], dtype=pl.String).gather(of),
-            "_time": np.array([run.recorded for run in runs], np.int64)[of],
-        }
-    ).with_columns(pl.col("_time").cast(pl.Datetime("us", "UTC")))
-    return pl.concat([frame, about], how="horizontal")
+    each: dict[str, Callable[[], pl.Series]] = {
+        "_position": lambda: pl.Series(np.array([run.position for run in runs], np.int64)[of] + places),
+        "_stream": lambda: pl.Series([run.stream for run in runs], dtype=pl.String).gather(of),
+        "_version": lambda: pl.Series(np.array([run.version for run in runs], np.int64)[of] + places),
+        "_type": lambda: pl.Series([run.type for run in runs], dtype=pl.String).gather(of),
+        "_time": lambda: pl.Series(np.array([run.recorded for run in runs], np.int64)[of]).cast(ENVELOPE["_time"]),
+    }
+    return frame.with_columns(each[name]().alias(name) for name in ENVELOPE if name in names)

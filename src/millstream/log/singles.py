@@ -6,7 +6,7 @@ costs is the Python object for each value of each header: here there is none unt
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, overload
 
@@ -122,19 +122,22 @@ class Singles:
     def _metadata(self) -> list[str] | None:
         return None if self._packed.metadata is None else self._packed.metadata.split("\n")
 
-    def envelope(self) -> list[pl.Series]:
-        """The columns of `ENVELOPE`."""
+    def envelope(self, names: Collection[str]) -> list[pl.Series]:
+        """The columns of `millstream.log.framing.ENVELOPE` that are wanted."""
+        columns: dict[str, Callable[[], pl.Series]] = {
+            "_position": lambda: pl.Series(self.positions, dtype=pl.Int64),
+            "_stream": self._stream_names,
+            "_version": lambda: pl.Series(self.versions, dtype=pl.Int64),
+            "_type": lambda: pl.repeat(self.type, len(self), dtype=pl.String, eager=True),
+            "_time": lambda: pl.Series(self.recorded, dtype=pl.Int64).cast(pl.Datetime("us", "UTC")),
+        }
+        return [column().alias(name) for name, column in columns.items() if name in names]
+
+    def _stream_names(self) -> pl.Series:
         ids: npt.NDArray[np.int64] = np.array(self._streams, np.int64)
         known, places = np.unique(ids, return_inverse=True)
         name = self._log.store.stream_name
-        names = pl.Series([name(each) for each in known.tolist()], dtype=pl.String)
-        return [
-            pl.Series("_position", self.positions, dtype=pl.Int64),
-            names.gather(places).alias("_stream"),
-            pl.Series("_version", self.versions, dtype=pl.Int64),
-            pl.repeat(self.type, len(self), dtype=pl.String, eager=True).alias("_type"),
-            pl.Series("_time", self.recorded, dtype=pl.Int64).cast(pl.Datetime("us", "UTC")),
-        ]
+        return pl.Series([name(each) for each in known.tolist()], dtype=pl.String).gather(places)
 
     def __len__(self) -> int:
         return self._packed.count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 
 import msgspec
 import polars as pl
@@ -90,6 +90,8 @@ class Pipeline:
         self.needs = [demand.needs[source] for source in self.sources]
         self._told = False  # A state that was stored may be of other types: a cast may have been added since.
         self._asked = {claim.name for claim in demand.claims}
+        self.envelope: Collection[str] = {SEQUENCE, "_time"} | self._asked.intersection(ENVELOPE)
+        """The columns of the log's envelope that it takes in."""
 
     def _grow(self, flow: Flow) -> Branch:
         source = flow.source

@@ -95,7 +95,7 @@ def frames(
         for number, source in enumerate(pipeline.sources)
     ]
     if len(sources) == 1 and marks[0] is None:
-        yield from frames_of([run for _, run in group], sources[0].columns, needs[0].wanted)
+        yield from frames_of([run for _, run in group], sources[0].columns, needs[0].wanted, pipeline.envelope)
         return
     each = [
         list(frames_of([run for of, run in group if of == number], source.columns, needs[number].wanted))

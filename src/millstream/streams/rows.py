@@ -8,13 +8,13 @@ nothing: its rows are null either way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import polars as pl
 
 from ..frames import Columns, conform, union_columns
-from ..log.framing import alike, enveloped
+from ..log.framing import ENVELOPE, alike, enveloped
 from ..log.objects import columns_of, frame_of_objects, union, values_one_by_one
 from ..log.quick import quick_frame
 from ..log.records import Run
@@ -23,17 +23,23 @@ from ..log.singles import Singles
 _INT64 = (-(1 << 63), (1 << 63) - 1)
 
 
-def frames_of(runs: Iterable[Run | Singles], known: Columns, wanted: frozenset[str] | None) -> Iterator[pl.DataFrame]:
+def frames_of(
+    runs: Iterable[Run | Singles],
+    known: Columns,
+    wanted: frozenset[str] | None,
+    envelope: Collection[str] = tuple(ENVELOPE),
+) -> Iterator[pl.DataFrame]:
     """The rows of runs with the log's envelope, in as few frames as their types allow.
 
     Args:
         runs: The runs, in the order of the log.
         known: The columns so far.
         wanted: The fields to read; None for all.
+        envelope: The columns of the log's envelope that are wanted.
     """
     held: list[tuple[pl.DataFrame | list[dict[str, Any]], pl.DataFrame]] = []
     for group in _begun(alike(runs), known):
-        about = enveloped(group, pl.DataFrame(height=sum(run.count for run in group)))
+        about = enveloped(group, pl.DataFrame(height=sum(run.count for run in group)), envelope)
         first = group[0]
         if isinstance(first, Run) and first.is_frame:
             part = first.frame(None if wanted is None else sorted(wanted))

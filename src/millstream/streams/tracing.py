@@ -26,6 +26,7 @@ class Tracer(Pipeline):
 
     def __init__(self, flow: Flow) -> None:
         super().__init__(flow)
+        self.envelope = ENVELOPE  # who is told of a row wants to know where it stands
         self._next = 0
         self._firsts: list[int] = []
         """The first number of each stretch of numbers, and who gave them: a source (less than zero) or an operator."""
