@@ -20,6 +20,7 @@ from ..cqrs.context import Context
 from ..cqrs.delivery import Delivery
 from ..cqrs.errors import DuplicateHandler
 from ..cqrs.execution import Execution, Middleware, Outcome
+from ..cqrs.gathering import Gathering
 from ..cqrs.handling import Handler, Handlers
 from ..cqrs.outbox import Outbox
 from ..cqrs.process import Process
@@ -59,6 +60,7 @@ class WriteSide:
         self._services = Services([*services, *outboxes])
         self._handlers = Handlers(log, aggregates, self._services)
         self._execution = Execution(log, aggregates, self._handlers)
+        self._gathering = Gathering(self._execution, lambda work: self._beside().submit(work))
         self._threads: ThreadPoolExecutor | None = None
         self._making = threading.Lock()
         self._reactors = _by_name("process", [Reactor(log, each, self._by_process) for each in processes])
@@ -163,12 +165,16 @@ class WriteSide:
     ) -> Receipt:
         """The same, awaited: a coroutine handler runs on the loop, all else in threads beside it.
 
-        Commands of many coroutines share commits. To cancel it does not take back what is under way.
+        Commands of many coroutines share commits; those whose handlers are quick are decided one after the other on
+        one thread, too, unless there is middleware. To cancel it does not take back what is under way.
         """
         loop = asyncio.get_running_loop()
         handler, context = self._execution.begin(
             command, id=id, correlation=correlation, causation=causation, metadata=metadata
         )
+        if self._gathering.takes(handler):
+            return await self._gathering.submit(handler, context)
+        handler = self._gathering.measured(handler)
         run = partial(contextvars.copy_context().run, self._execution.run, handler, context, loop)
         return await loop.run_in_executor(self._beside(), run)
 

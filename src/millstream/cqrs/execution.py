@@ -113,14 +113,18 @@ class Execution:
                 for number, each in enumerate(begun[start : start + size], start)
                 if not isinstance(each, MillstreamError)
             }
-            for number, outcome in _Batch(self, part, loop).run().items():
+            for number, outcome in Batch(self, part, loop).run().items():
                 outcomes[number] = outcome
         assert None not in outcomes
         return [outcome for outcome in outcomes if outcome is not None]
 
 
-class _Batch:
-    """Commands that share a commit. With middleware, each runs inside of the one before: all are decided in it."""
+class Batch:
+    """Commands that share a commit. With middleware, each runs inside of the one before: all are decided in it.
+
+    Attributes:
+        outcomes: Of those that are settled, by their numbers: also when what is raised leaves others unsettled.
+    """
 
     def __init__(
         self,
@@ -131,7 +135,7 @@ class _Batch:
         self._execution = execution
         self._loop = loop
         self._part = part
-        self._outcomes: dict[int, Outcome] = {}
+        self.outcomes: dict[int, Outcome] = {}
         self._settled = False
 
     def run(self) -> dict[int, Outcome]:
@@ -140,7 +144,7 @@ class _Batch:
             self._nest(list(self._part))
         else:
             self._commit(list(self._part))
-        return self._outcomes
+        return self.outcomes
 
     def _nest(self, numbers: list[int], admitted: tuple[int, ...] = ()) -> None:
         """Take the next command through its middleware; inside of it, those after it; innermost, commit all."""
@@ -157,15 +161,15 @@ class _Batch:
                 return self._execution._settle(handler, context, self._loop)
             entered = True
             self._nest(rest, (*admitted, number))
-            outcome = self._outcomes[number]
+            outcome = self.outcomes[number]
             if isinstance(outcome, MillstreamError):
                 raise outcome
             return outcome
 
         try:
-            self._outcomes[number] = self._execution._through(context, innermost)
+            self.outcomes[number] = self._execution._through(context, innermost)
         except MillstreamError as error:
-            self._outcomes[number] = error
+            self.outcomes[number] = error
         if not entered:
             self._nest(rest, admitted)
 
@@ -182,12 +186,12 @@ class _Batch:
             if any(isinstance(outcome, MillstreamError) for outcome in found):
                 # What was refused may have been so for the sake of a command that did not come to be.
                 for number in refused:
-                    self._outcomes[number] = self._alone(number)
+                    self.outcomes[number] = self._alone(number)
             for number, outcome in zip(waiting, found, strict=True):
                 if isinstance(outcome, VersionConflict | ConditionFailed):
                     # Another writer came first, or one before it in the batch was refused: decided anew, alone.
                     outcome = self._alone(number)
-                self._outcomes[number] = outcome
+                self.outcomes[number] = outcome
             waiting.clear()
             refused.clear()
             before = Earlier(execution._aggregates)
@@ -198,7 +202,7 @@ class _Batch:
             digest = digest_of(context.command) if context.id is not None else b""
             done = receipt_of(log, context.id, digest) if context.id is not None else None
             if done is not None:
-                self._outcomes[number] = done
+                self.outcomes[number] = done
                 return True
             attempt = Attempt(context, execution._aggregates, before)
             try:
@@ -220,7 +224,7 @@ class _Batch:
         for number in numbers:
             if self._part[number][0].in_commit:
                 flush()
-                self._outcomes[number] = self._alone(number)
+                self.outcomes[number] = self._alone(number)
                 continue
             try:
                 if not decide(number):
@@ -228,9 +232,9 @@ class _Batch:
                     decide(number)
             except (VersionConflict, ConditionFailed):
                 flush()
-                self._outcomes[number] = self._alone(number)
+                self.outcomes[number] = self._alone(number)
             except MillstreamError as error:
-                self._outcomes[number] = error
+                self.outcomes[number] = error
                 refused.append(number)
         flush()
 
