@@ -9,13 +9,23 @@ others around it are read all the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import polars as pl
 
 from ..errors import InvalidEvent, InvalidUpcaster, MillstreamError, SchemaMismatch, UpcasterMissing, UpcastFailed
-from ..events import Plain, encode, event_class, present_name, present_schema, schema_version, sealed_fields
+from ..events import (
+    Plain,
+    definitions,
+    encode,
+    event_class,
+    present_name,
+    present_schema,
+    schema_version,
+    sealed_fields,
+)
 from ..evolution import Upcaster, steps_of
 from ..frames import MAX_ROWS, is_frame_schema
 from ..personal import Erased
@@ -58,9 +68,14 @@ def present_staged(runs: Iterable[Run]) -> list[Run]:
     """The same for runs that are not committed yet, whose kinds readers cannot know of."""
     shown: list[Run] = []
     for run in runs:
-        plan = _plan(run.type, run.schema)
+        plan = _staged_plan(run.type, run.schema, definitions())
         shown.extend([run] if plan is None else plan(run))
     return shown
+
+
+@lru_cache(maxsize=1_024)
+def _staged_plan(type: str, schema: str, definitions: int) -> Plan | None:
+    return _plan(type, schema)
 
 
 def plan_of(reader: Reader, kind: int) -> Plan | None:
