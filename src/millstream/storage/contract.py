@@ -153,7 +153,7 @@ class Store(RawSource, RawTarget, Protocol):
 
     def packed(self, scope: Scope, after: int, until: int, limit: int) -> PackedEvents | None:
         """The same events as the next page, up to so many, where all of them are plain and of one kind; None otherwise,
-        or where the store would gain nothing by it.
+        or where the store has pages only.
         """
 
     def stream_rows(self, stream: str, version: int, limit: int) -> list[tuple[int, int, int, int, str | None]]:

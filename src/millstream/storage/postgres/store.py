@@ -314,7 +314,7 @@ class PostgresStore:
         return head
 
     def packed(self, scope: Scope, after: int, until: int, limit: int) -> PackedEvents | None:
-        """See `Store.packed`: nothing is gained."""
+        """See `Store.packed`. This store has pages only."""
         return None
 
     def page(self, scope: Scope, after: int, until: int, limit: int, backwards: bool = False) -> list[tuple[Any, ...]]:
