@@ -39,6 +39,16 @@ _LOOK = 0.2
 """How often, in seconds, background objects are asked whether they have failed."""
 
 
+def check_seconds(timeout: object) -> None:
+    """See that a limit is a number of seconds.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout != timeout:
+        raise UsageError(f"timeout={timeout!r:.40} is no number of seconds", hint="Give a number, such as 2.5")
+
+
 class State(StrEnum):
     """How a worker is."""
 
