@@ -421,10 +421,12 @@ def test_rows_go_on_while_something_is_done_outside(log: ms.Log, into: Any, slow
         assert Slow.begun.wait(20)
         assert app.query(GetStock(), after=take(log, 2, 3)) == 3
         assert app.query(GetStock(), after=take(log, 4)) == 4
+        app.rebuild(Slow)  # nor those of the version that takes the place
+        assert app.query(GetStock(), after=take(log, 5)) == 5
         assert PERFORMED == []
         Slow.go_on.set()
-        eventually(lambda: len(PERFORMED) == 4)
-    assert [n for _, n in PERFORMED] == [1, 2, 3, 4]
+        eventually(lambda: len(PERFORMED) == 5)
+    assert [n for _, n in PERFORMED] == [1, 2, 3, 4, 5]
 
 
 def test_an_app_stops_while_something_is_done_outside_and_nothing_is_lost_or_overtaken(
