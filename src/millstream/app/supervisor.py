@@ -162,11 +162,10 @@ class Worker:
 
     def join(self, until: float) -> None:
         """Wait until it has ended; or only a call to the outside is under way, and the time (monotonic) is up."""
-        while self._thread is not None:
-            self._thread.join(_BRIEF)
-            if not self._thread.is_alive():
-                self._thread = None
-            elif self._outside is not None and time.monotonic() >= until and self._outside():
+        thread = self._thread  # two may wait at once
+        while thread is not None and thread.is_alive():
+            thread.join(_BRIEF)
+            if self._outside is not None and time.monotonic() >= until and self._outside():
                 return
 
     def _keep_going(self, stop: threading.Event, before: threading.Thread | None) -> None:
