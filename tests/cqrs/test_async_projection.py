@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from kept import eventually
 
 import millstream as ms
 from millstream.log.checkpoints import peek
@@ -77,13 +78,6 @@ def make(log: ms.Log, path: str | None, *projections: Any) -> ms.App:
 
 def status(app: ms.App, name: str) -> ms.WorkerStatus:
     return next(s for s in app.status() if s.name == name)
-
-
-def eventually(check: Any) -> None:
-    deadline = time.monotonic() + 10
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_history_first_and_then_live(place):

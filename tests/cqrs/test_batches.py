@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -68,12 +67,6 @@ def level(log: ms.Log, *placements: ms.Placement) -> ms.App:
         for follower in app._followers.values():
             assert follower.wait(log.head, 30)
     return app
-
-
-@pytest.fixture
-def log(tmp_path: Any) -> Iterator[ms.Log]:
-    with ms.open(str(tmp_path / "shop.db")) as log:
-        yield log
 
 
 def rows(path: Any, sql: str) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from kept import into_of
 
 import millstream as ms
 
@@ -67,14 +67,7 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Any]:
     kind = request.param
     if kind in ("live", "inline"):
         return kind, None
-    into = {"file": str(tmp_path / "r.db"), "log": None, "memory": ":memory:", "duckdb": str(tmp_path / "r.duckdb")}
-    return "into", request.getfixturevalue("postgres") if kind == "postgres" else into[kind]
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[ms.Log]:
-    with ms.open(tmp_path / "log.db") as log:
-        yield log
+    return "into", into_of(request, kind, tmp_path)
 
 
 def placed(cls: Any, where: tuple[str, Any]) -> Any:

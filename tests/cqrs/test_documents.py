@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 import pytest
+from kept import into_of
 
 import millstream as ms
 
@@ -93,8 +94,7 @@ def placed(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     kind = request.param
     if kind in ("live", "inline"):
         return getattr(Customers, kind)()
-    into = {"file": str(tmp_path / "read.db"), "log": None, "duckdb": str(tmp_path / "read.duckdb")}
-    return Customers.into(request.getfixturevalue("postgres") if kind == "postgres" else into[kind])
+    return Customers.into(into_of(request, kind, tmp_path))
 
 
 def app_of(log: ms.Log, placed: Any) -> ms.App:

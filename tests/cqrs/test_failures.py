@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import polars as pl
 import pytest
+from kept import eventually
 
 import millstream as ms
 
@@ -64,12 +64,6 @@ def nothing_is_bad() -> Iterator[None]:
     BAD.clear()
 
 
-@pytest.fixture
-def log(tmp_path: Any) -> Iterator[ms.Log]:
-    with ms.open(str(tmp_path / "log.db")) as log:
-        yield log
-
-
 @pytest.fixture(params=["own file", "the log's database"])
 def path(request: Any, tmp_path: Any) -> str | None:
     return str(tmp_path / "read.db") if request.param == "own file" else None
@@ -83,13 +77,6 @@ def make(log: ms.Log, projection: Any, path: str | None) -> ms.App:
         return [row["n"] for row in db.query("select n from bookings order by position")]
 
     return app
-
-
-def eventually(check: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def told(app: ms.App) -> list[tuple[int, str]]:

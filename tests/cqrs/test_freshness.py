@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-import time
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import polars as pl
 import pytest
+from kept import eventually
 
 import millstream as ms
 
@@ -82,19 +81,6 @@ def make(log: ms.Log, *placements: ms.Placement) -> ms.App:
         return sums["n"], (db.one("select count(*) as n from counts") or {})["n"]
 
     return app
-
-
-def eventually(check: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-@pytest.fixture
-def log(tmp_path: Any) -> Iterator[ms.Log]:
-    with ms.open(str(tmp_path / "log.db")) as log:
-        yield log
 
 
 def test_a_fresh_answer_shows_all_that_is_committed(log: ms.Log, tmp_path: Any) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from children import begun
+from kept import eventually
 
 import millstream as ms
 
@@ -38,13 +37,6 @@ def make(log: ms.Log, path: str | None) -> ms.App:
         return [row["n"] for row in db.query("select n from ticks order by position")]
 
     return app
-
-
-def eventually(check: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def worker(home: str, path: str) -> subprocess.Popen[str]:

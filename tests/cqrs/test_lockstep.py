@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import polars as pl
 import pytest
+from kept import into_of
 
 import millstream as ms
 
@@ -98,8 +99,7 @@ def placed(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     kind = request.param
     if kind in ("live", "inline"):
         return getattr(Sales, kind)()
-    into = {"file": str(tmp_path / "read.db"), "log": None, "memory": ":memory:", "duckdb": str(tmp_path / "r.duckdb")}
-    return Sales.into(request.getfixturevalue("postgres") if kind == "postgres" else into[kind])
+    return Sales.into(into_of(request, kind, tmp_path))
 
 
 def test_a_lookup_finds_what_was_known_at_its_event_wherever_and_whenever_it_is_built(log: ms.Log, placed: Any) -> None:

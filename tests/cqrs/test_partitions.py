@@ -6,7 +6,6 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from pathlib import Path
@@ -17,6 +16,7 @@ import msgspec
 import polars as pl
 import pytest
 from children import begun
+from kept import eventually
 
 import millstream as ms
 from millstream.cqrs.lease import Leases
@@ -67,12 +67,6 @@ def _nothing_fails() -> None:
     FAILING.clear()
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[ms.Log]:
-    with ms.open(str(tmp_path / "log.db")) as log:
-        yield log
-
-
 @pytest.fixture(params=["file", "log", "postgres"])
 def into(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     if request.param == "postgres":
@@ -88,13 +82,6 @@ def write(log: ms.Log, first: int, last: int) -> ms.Receipt:
 
 def expected(last: int) -> dict[str, str]:
     return {f"s{i}": " ".join(str(n) for n in range(i, last, STREAMS)) for i in range(min(STREAMS, last))}
-
-
-def eventually(check: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_each_event_takes_effect_once_in_order_for_each_stream(log: ms.Log, into: Any) -> None:

@@ -271,6 +271,42 @@ def test_read_models_in_several_databases_are_not_shown_together(tmp_path: Path)
         app.stop()
 
 
+class Pours(ms.Projection):
+    schema = "create table pours (n bigint)"
+
+    @ms.on
+    def poured(self, event: Poured, db: ms.Database, recorded: ms.Recorded) -> None:
+        db.execute("insert into pours values (?)", (recorded.position,))
+
+
+class Both(ms.Query[tuple[int, int]]):
+    pass
+
+
+def test_read_models_of_one_duckdb_file_are_shown_together_whichever_versions_answer(tmp_path: Path) -> None:
+    def app_of_both(log: ms.Log) -> ms.App:
+        into = str(tmp_path / "a.duckdb")
+        app = ms.App(log, projections=[Glasses.into(into), Pours.into(into)])
+
+        @app.query
+        def both(query: Both, db: ms.Database) -> tuple[int, int]:
+            found = db.one("select (select count(*) from glasses) as g, (select count(*) from pours) as p")
+            assert found is not None
+            return found["g"], found["p"]
+
+        return app
+
+    with ms.open(tmp_path / "log.db") as log:
+        with app_of_both(log) as app:
+            for change in (app.rebuild, app.rollback, app.rebuild, app.rebuild):  # the first one to be deleted at last
+                change(Glasses)
+                log.append("t", [Poured(glass=f"g{log.head}", drops=1)])
+                assert app.query(Both(), fresh=True) == (log.head, log.head)
+        with app_of_both(log) as app:
+            app.rebuild(Pours)
+            assert app.query(Both(), fresh=True) == (log.head, log.head)
+
+
 def test_a_url_of_nothing_that_keeps_read_models_is_refused() -> None:
     with ms.open() as log, pytest.raises(ms.UsageError, match="no place for a read model"):
         ms.App(log, projections=[Glasses.into("mysql://root@localhost/shop")])

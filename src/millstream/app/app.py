@@ -32,7 +32,7 @@ from ..streams.flow import Flow
 from ..time import Duration, seconds
 from .flows import LiveFlow
 from .read_side import ReadSide
-from .supervisor import Background, State, Worker, WorkerStatus, supervised
+from .supervisor import Background, State, Worker, WorkerStatus, check_seconds, supervised
 from .write import WriteSide
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -298,6 +298,7 @@ class App(WriteSide, ReadSide):
                 ``perform``, an outbox's ``send``. They are not broken off: one that is not done by then is noted when
                 it is, and until then nobody begins what comes after it. If the process ends first, it is made again.
         """
+        check_seconds(timeout)
         self._ended.set()
         for worker in self._workers:
             worker.ask_to_stop()
@@ -388,6 +389,7 @@ def _asked(after: Receipt | int | None, fresh: bool, timeout: float, behind: Beh
         raise UsageError(f"behind={behind!r:.40}", hint='Write "answer" or "raise"')
     if at is not None and (after is not None or fresh):
         raise UsageError("a query is asked of the past or of the present", hint="Leave out at=, or after= and fresh=")
+    check_seconds(timeout)
     return Asked(after, fresh, timeout, behind, at)
 
 

@@ -39,6 +39,16 @@ _LOOK = 0.2
 """How often, in seconds, background objects are asked whether they have failed."""
 
 
+def check_seconds(timeout: object) -> None:
+    """See that a limit is a number of seconds.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout != timeout:
+        raise UsageError(f"timeout={timeout!r:.40} is no number of seconds", hint="Give a number, such as 2.5")
+
+
 class State(StrEnum):
     """How a worker is."""
 
@@ -152,11 +162,10 @@ class Worker:
 
     def join(self, until: float) -> None:
         """Wait until it has ended; or only a call to the outside is under way, and the time (monotonic) is up."""
-        while self._thread is not None:
-            self._thread.join(_BRIEF)
-            if not self._thread.is_alive():
-                self._thread = None
-            elif self._outside is not None and time.monotonic() >= until and self._outside():
+        thread = self._thread  # two may wait at once
+        while thread is not None and thread.is_alive():
+            thread.join(_BRIEF)
+            if self._outside is not None and time.monotonic() >= until and self._outside():
                 return
 
     def _keep_going(self, stop: threading.Event, before: threading.Thread | None) -> None:

@@ -286,7 +286,7 @@ class WriteSide:
         correlation: str | None,
         metadata: Mapping[str, Any] | None,
     ) -> list[tuple[Handler, Context]]:
-        listed = list(commands)
+        listed = _commands(commands)
         if correlation is None and len(listed) > 1:
             correlation = id or uuid.uuid4().hex  # what goes together is one conversation
         return [
@@ -300,8 +300,8 @@ class WriteSide:
         correlation: str | None,
         metadata: Mapping[str, Any] | None,
     ) -> list[tuple[Handler, Context] | MillstreamError]:
-        listed = list(commands)
-        if ids is not None and (isinstance(ids, str) or len(ids) != len(listed)):
+        listed = _commands(commands)
+        if ids is not None and (not isinstance(ids, list | tuple) or len(ids) != len(listed)):
             raise UsageError(f"ids= are not one for each of {len(listed)} commands", hint="Give a list of as many")
         begun: list[tuple[Handler, Context] | MillstreamError] = []
         for number, command in enumerate(listed):
@@ -353,6 +353,13 @@ class WriteSide:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="millstream-command")
             return self._threads
+
+
+def _commands(given: Iterable[Command]) -> list[Command]:
+    try:
+        return list(given)
+    except TypeError as error:
+        raise UsageError(f"{given!r:.60} is no list of commands", hint="Give a list; one alone to execute") from error
 
 
 Kept = TypeVar("Kept", Reactor, Delivery)

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ..errors import TimedOut
+from ..errors import InvalidEvent, TimedOut
 from ..log.staging import encode_metadata
 from ..storage.base import StagedAppend
 from .command import Command
@@ -42,6 +42,11 @@ class Context:
         causation: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
+        for name, given in (("correlation", correlation), ("causation", causation)):
+            if given is not None:
+                _check_cause(name, given)
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise InvalidEvent(f"metadata is {metadata!r:.60}", hint="Give a dict")
         self.command = command
         self.id = id
         self.cause = causation or id or secrets.token_hex(8)
@@ -81,3 +86,13 @@ class Context:
                     own = msgspec.json.decode(run.metadata) if run.metadata is not None else {}
                     causes = {"causation": self.cause, "correlation": self.correlation}
                     run.metadata = encode_metadata({**causes, **self.metadata, **own})
+
+
+def _check_cause(name: str, given: object) -> None:
+    try:
+        if isinstance(given, str):
+            given.encode()
+            return
+    except UnicodeEncodeError:
+        pass
+    raise InvalidEvent(f"{name}={given!r:.60} is no text that can be stored", hint="Give a short printable text")

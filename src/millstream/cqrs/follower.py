@@ -199,12 +199,8 @@ class Follower:
             if lease is None:
                 return
             try:
-                self._hold(stop, lease)
-            except ConsumerFenced:
-                # Another version answers, or another holder is at work: there is a lease to tell who is next.
-                if self._log.store.readonly:
-                    raise
-                stop.wait(_POLL)
+                while self._hold_once(stop, lease):
+                    pass
             except (ProjectionFailed, ReadModelChanged, ForeignReadModel, Trimmed) as error:
                 self.failure = error
                 raise
@@ -213,6 +209,25 @@ class Follower:
                 self._announce(self._seen)
                 self._wait_for_effects()
                 self._leases.release(lease)
+
+    def _hold_once(self, stop: Stop, lease: Lease) -> bool:
+        """Hold it until something changes; whether it is to be held on to.
+
+        That is so while something is being done outside, though another version answers from now on: nobody else may
+        begin before that is done, and the rows of that version do not wait for it.
+        """
+        before = self._live.number
+        try:
+            self._hold(stop, lease)
+        except ConsumerFenced:
+            # Another version answers, or another holder is at work: there is a lease to tell who is next.
+            if self._log.store.readonly:
+                raise
+            stop.wait(_POLL)
+            if self.look().number == before:
+                return False
+        busy = self._performer is not None and self._performer.is_busy
+        return busy and not stop.is_set() and not lease.lost.is_set()
 
     def _wait_for_effects(self) -> None:
         """Whoever is next may begin nothing outside before what is being done there is done."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from ..errors import MissingExtra, UsageError
 from ..log import Log
 from ..storage.database import Database
+from ..storage.duckdb.database import forget_database as forget_duck
 from ..storage.duckdb.database import open_database as open_duck
 from ..storage.redact import redact
 from ..storage.sqlite.database import MEMORY, open_database
@@ -66,12 +67,14 @@ class Spot(NamedTuple):
         path: Its file, if it is one.
         schema: Its schema, if it has one.
         server: The database that the schema is in.
+        home: The DuckDB file that it stands beside, or in.
     """
 
     kind: Kind
     path: str = ""
     schema: str = ""
     server: Any = None
+    home: str = ""
 
     @property
     def reach(self) -> tuple[object, ...]:
@@ -79,7 +82,7 @@ class Spot(NamedTuple):
         if self.server is not None:
             return (Kind.POSTGRESQL, self.server.key)
         if self.kind is Kind.DUCKDB or not self.path:
-            return (self.kind, self.path)
+            return (self.kind, self.home or self.path)
         return FILES
 
 
@@ -169,7 +172,8 @@ class Home:
             return Spot(Kind.LOG, self._path)
         path = self.file(place) if place else self._path
         kind = Kind.FILE if self.kind is Kind.LOG else self.kind
-        return Spot(kind, path if path.startswith(MEMORY) else os.path.abspath(path))
+        path = path if path.startswith(MEMORY) else os.path.abspath(path)
+        return Spot(kind, path, home=os.path.abspath(self._path) if kind is Kind.DUCKDB else "")
 
     def path(self, place: str) -> str | None:
         """The file (or URL and schema) that a version's tables are in; None for the log's own database."""
@@ -186,6 +190,8 @@ class Home:
         held = self._held.pop(path, None)
         if held is not None:
             held.close()
+        if self.kind is Kind.DUCKDB:
+            forget_duck(path, self._path)
         if self.kind is not Kind.MEMORY:
             for end in ("", "-wal", "-shm", ".wal"):
                 with suppress(FileNotFoundError):
@@ -217,9 +223,10 @@ class Home:
 
     def _duck(self, path: str) -> InDuck:
         # To open a file takes milliseconds, to open it again nothing.
+        home = "" if path == self._path else self._path
         if path not in self._held:
-            self._held[path] = open_duck(path)
-        return InDuck(path)
+            self._held[path] = open_duck(home, beside=[path]) if home else open_duck(path)
+        return InDuck(path, home)
 
     def let_go(self) -> None:
         """Close connections that are only kept to be quick, or to keep others out."""

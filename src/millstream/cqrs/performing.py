@@ -78,6 +78,11 @@ class Performer:
         self._ending.set()
         self._woken.set()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is being performed, or noted, still."""
+        return self._thread is not None and self._thread.is_alive()
+
     def wait(self) -> None:
         """Wait until what is being performed is done, and noted."""
         if self._thread is not None:

@@ -154,14 +154,20 @@ class OnServer:
 
 
 class InDuck:
-    """A read model's own DuckDB file, which one process at a time can have open."""
+    """A read model's own DuckDB file, which one process at a time can have open.
+
+    Args:
+        home: The file that it was built beside, and that it is opened with: what one connection is to show has to be
+            open in one place.
+    """
 
     pieces = 20_000
     rows = ROWS
     hold = 0.5
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, home: str = "") -> None:
         self.path = path
+        self._home = home
 
     def transact(self, work: Callable[[Database], None]) -> None:
         """Run work in a write transaction on a connection of its own."""
@@ -171,7 +177,7 @@ class InDuck:
     @contextmanager
     def reading(self) -> Iterator[Database]:
         """A connection of its own."""
-        with closing(open_duck(self.path)) as db:
+        with closing(open_duck(self._home, beside=[self.path]) if self._home else open_duck(self.path)) as db:
             yield db
 
     @contextmanager

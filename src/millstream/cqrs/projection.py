@@ -111,6 +111,10 @@ class Projection:
                 tables in the log's own database (of a log in PostgreSQL: where the role's ``search_path`` begins, by
                 default in the schema ``public``).
         """
+        if path is not None and (not isinstance(path, str | os.PathLike) or "\0" in str(path) or not str(path)):
+            raise UsageError(
+                f"{cls.__qualname__}.into({path!r:.60}) names no place", hint="Give a path or a URL, or nothing"
+            )
         return cls._placed(path=None if path is None else os.fspath(path))
 
     @classmethod

@@ -448,7 +448,8 @@ class Queries:
         if not spots or all(spot.kind is Kind.LOG and not spot.schema for spot in spots):
             return None
         if spots[0].kind is Kind.DUCKDB:
-            return self._views.of_duck(spots[0].path)
+            home = spots[0].home
+            return self._views.of_duck(home, [path for spot in spots if (path := spot.path) != home])
         schemas = list(dict.fromkeys(spot.schema for spot in spots if spot.schema))
         return self._views.of_server(spots[0].server, schemas)
 

@@ -42,13 +42,16 @@ def parsed(cls: type[Any], data: bytes | str | dict[str, Any]) -> Any:
 
     Raises:
         Rejected: It is no JSON object, or does not fit the class.
+        UsageError: It is nothing that JSON comes in.
     """
+    if not isinstance(data, dict | bytes | str):
+        raise UsageError(f"{data!r:.60} is no command's data", hint="Give JSON, as text or bytes, or a dict")
     try:
         plain = data if isinstance(data, dict) else msgspec.json.decode(data)
         found = msgspec.convert(plain, ready(cls), strict=False)
     except msgspec.ValidationError as error:
         raise _rejected(cls, plain, error, strict=False) from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
         raise Rejected(f"it is no JSON: {error}") from error
     found.check()
     return found

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -123,15 +123,16 @@ class ServerView(View):
 
 
 class DuckView(View):
-    """Connections to a DuckDB file."""
+    """Connections to a DuckDB file, and to files that were built beside it."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, beside: Sequence[str] = ()) -> None:
         self._path = path
+        self._beside = beside
         self._lent: dict[int, ExitStack] = {}
 
     def take(self) -> Database:
         with ExitStack() as stack:
-            db = open_duck(self._path)
+            db = open_duck(self._path, beside=self._beside)
             stack.callback(db.close)
             stack.enter_context(db.snapshot())
             self._lent[id(db)] = stack.pop_all()
@@ -160,10 +161,10 @@ class Views:
                     self._known.pop(gone).close()
             return self._known.setdefault(key, FilesView(paths))
 
-    def of_duck(self, path: str) -> View:
-        """What shows a DuckDB file."""
+    def of_duck(self, home: str, beside: Sequence[str]) -> View:
+        """What shows a DuckDB file, and files that were built beside it."""
         with self._mutex:
-            return self._known.setdefault((path,), DuckView(path))
+            return self._known.setdefault((home, *beside), DuckView(home, beside))
 
     def of_server(self, server: Server, schemas: list[str]) -> View:
         """What shows schemas of a PostgreSQL database, the names in the first one first."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ...errors import (
@@ -186,8 +187,12 @@ class _Rows:
         return iter(self.fetchall())
 
 
-def open_database(path: str) -> DuckDatabase:
+def open_database(path: str, *, beside: Sequence[str] = ()) -> DuckDatabase:
     """Open a DuckDB file of one's own; all connections of a process to one file share what is open.
+
+    Args:
+        beside: Other files whose tables are shown too, the names in the first one first. They can be opened beside this
+            one alone: a process that has them open by themselves is in the way.
 
     Raises:
         MissingExtra: DuckDB is not installed.
@@ -198,6 +203,11 @@ def open_database(path: str) -> DuckDatabase:
     try:
         connection = duckdb.connect(path)
         connection.execute("set timezone = 'UTC'")
+        if beside:
+            names = [_attached(connection, each) for each in beside]
+            own = connection.execute("select current_database()").fetchone()[0]
+            shown = ",".join(f"{quoted_column(name)}.main" for name in (*names, own))
+            connection.execute(f"set search_path = '{shown}'")
     except duckdb.Error as error:
         said = str(error).partition("\n")[0]
         if "lock" in said:
@@ -211,7 +221,24 @@ def open_database(path: str) -> DuckDatabase:
                 hint="Give the path of a read model, or of a new file",
             ) from error
         raise StorageError(f"{path} cannot be opened: {said}", hint="See that its folder is there") from error
-    return DuckDatabase(connection, path)
+    return DuckDatabase(connection, beside[0] if beside else path)
+
+
+def forget_database(path: str, of: str) -> None:
+    """Let go of a file that was opened beside another one, so that it can be deleted."""
+    with closing(open_database(of)) as db:
+        db.execute(f"detach database if exists {quoted_column(_name(path))}")
+
+
+def _attached(connection: Any, path: str) -> str:
+    name = _name(path)
+    text = path.replace("'", "''")
+    connection.execute(f"attach if not exists '{text}' as {quoted_column(name)}")
+    return name
+
+
+def _name(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
 
 
 def _driver() -> Any:
@@ -255,4 +282,4 @@ def _values(params: Params) -> Any:
     return dict(params) if isinstance(params, Mapping) else list(params)
 
 
-__all__ = ["DuckDatabase", "open_database"]
+__all__ = ["DuckDatabase", "forget_database", "open_database"]
