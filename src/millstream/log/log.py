@@ -93,6 +93,8 @@ def open(
             f"{path.partition('://')[0]}:// is not a place for a log",
             hint="Give the path of a file, a postgresql:// URL, or nothing",
         )
+    if path is not None and path.startswith("file:"):
+        raise UsageError(f"{path!r:.60} is an address of SQLite's", hint="Give the path of the file alone")
     target = ":memory:" if path is None or path == ":memory:" else path.removeprefix("sqlite:///")
     if not target:
         raise UsageError("the path is empty", hint="Give the path of a file, or None for a log in memory")
