@@ -29,6 +29,7 @@ from .events import Draft, Event, Plain
 from .log import Log as SyncLog
 from .log import Recorded, Run
 from .log import open as open_sync
+from .log.handlers import check_plain
 from .storage.base import Receipt, StagedAppend, StreamInfo
 from .time import seconds
 
@@ -137,6 +138,8 @@ class Log:
             The receipt of the whole.
         """
 
+        check_plain(work)
+
         def run() -> Receipt:
             with self.sync.transaction(id=id) as tx:
                 work(tx)
@@ -236,6 +239,7 @@ class Log:
 
     async def call(self, work: Callable[[], T]) -> T:
         """Run anything on the log's threads, so that the loop stays free."""
+        check_plain(work)
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def close(self) -> None:
@@ -248,6 +252,9 @@ class Log:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
+
+    def __repr__(self) -> str:
+        return repr(self.sync).replace("millstream.Log", "millstream.aio.Log", 1)
 
 
 class App:

@@ -105,6 +105,7 @@ def test_the_commands_are_listed(run):
         ("nowhere:app", "cannot be imported: ModuleNotFoundError"),
         ("clishop:none", "has no none"),
         ("clishop:nothing", "is no millstream.App"),
+        ("json:loads", "makes no millstream.App: loads() missing 1 required positional argument"),
     ],
 )
 def test_what_is_no_app_is_told(run, place, said):

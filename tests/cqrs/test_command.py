@@ -407,3 +407,6 @@ def test_what_is_no_command_or_query_is_told(log):
     with pytest.raises(ms.UsageError, match="is no log"):
         ms.App(log.location)
     assert repr(app).startswith("<millstream.App of ")
+    log.close()
+    with pytest.raises(ms.LogClosed):
+        app.start()

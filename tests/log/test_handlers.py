@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import pytest
 
+import millstream as ms
 from millstream.events import Event, Plain
 from millstream.log.handlers import InvalidHandler, handler_table, on, on_batch
 
@@ -196,3 +199,36 @@ def test_what_would_do_nothing_by_itself_cannot_be_a_handler():
         for mark in (on, on(Opened), on_batch(Opened)):
             with pytest.raises(InvalidHandler, match="does nothing by itself"):
                 mark(function)
+
+
+def test_functions_that_nobody_would_await_are_refused_where_they_are_given() -> None:
+    async def waits(*given: Any) -> bool:
+        return True
+
+    keyed = ms.stream("clicks").group_by("user")
+    for given in (
+        lambda: ms.Outbox("mail", waits),
+        lambda: ms.Decider(0, lambda state, command: None, waits),
+        lambda: ms.Repository(ms.open(), ms.Aggregate, non_conflicting=waits),
+        lambda: ms.capture("sqlite:///shop.sqlite", tables=["users"], rows={"users": waits}),
+        lambda: ms.Callback(waits),
+        lambda: keyed.fold(waits, start={"n": 0}, schema={"n": pl.Int64}),
+        lambda: keyed.process(waits, gives={"n": pl.Int64}),
+        lambda: ms.stream("clicks").to_function(waits, name="wait"),
+    ):
+        with pytest.raises(ms.UsageError, match="does nothing by itself"):
+            given()
+
+
+def test_work_that_nobody_would_await_is_refused() -> None:
+    async def work(*given: Any) -> None: ...
+
+    async def main() -> None:
+        async with ms.aio.open() as log:
+            for asked in (log.transaction(work), log.call(work), log.commit(work=work)):
+                with pytest.raises(ms.UsageError, match="does nothing by itself"):
+                    await asked
+            assert await log.head() == 0
+            assert repr(log) == "<millstream.aio.Log in memory>"
+
+    asyncio.run(main())

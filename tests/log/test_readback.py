@@ -154,3 +154,8 @@ def test_a_connection_is_had_in_a_with_block():
             for value, said in ((Decimal(1), "write others as text"), (1 << 70, "64 bits"), ("\ud800", "UTF-8")):
                 with pytest.raises(ms.DatabaseError, match=said):
                     db.query("select ?", (value,))
+
+
+def test_an_address_of_sqlite_is_no_path():
+    with pytest.raises(ms.UsageError, match="Give the path of the file alone"):
+        ms.open("file:shop.db?mode=memory")

@@ -124,3 +124,12 @@ def test_a_restore_to_a_moment_before_an_archiving_and_a_trim_knows_of_both(sour
     target.append("many", ms.Plain("T", {"new": 1}))
     assert [e.data for e in target.read("many", trimmed="skip")] == [{"new": 1}]
     assert target.archives.restore().events > 0
+
+
+def test_a_backup_that_is_not_there_is_not_restored_as_an_empty_log(target, tmp_path):
+    for moved in (restore, copy):
+        with pytest.raises(ms.NotFound, match=r"no copy of a log at .*depto"):
+            moved(Segments(str(tmp_path / "depto")), target)
+        with pytest.raises(ms.UsageError, match="is no log"):
+            moved(str(tmp_path / "year.db"), target)
+    assert target.append("a", ms.Plain("T", {})).position == 1

@@ -23,7 +23,7 @@ from ..cqrs.process import Process
 from ..cqrs.projection import Placement, Projection
 from ..cqrs.query import Answer, Asked, Behind, Queries, Query
 from ..cqrs.watch import Watch
-from ..errors import ConsumerFenced, UsageError
+from ..errors import ConsumerFenced, LogClosed, UsageError
 from ..log import Log
 from ..log.handlers import InvalidHandler
 from ..log.log import check_log
@@ -281,7 +281,12 @@ class App(WriteSide, ReadSide):
         """Start the workers in the background; those that run go on.
 
         Returns when each capture has begun, as ``Capture.start`` promises it, or has failed to.
+
+        Raises:
+            LogClosed: The log was closed.
         """
+        if self.log.closed:
+            raise LogClosed(self.log.path or ":memory:")
         self._ended.clear()
         for follower in self._followers.values():
             follower.try_again()

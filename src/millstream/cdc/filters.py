@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..errors import CaptureError, CaptureWarning, UsageError
+from ..log.handlers import check_plain
 from .masking import Personal
 from .shape import Column, Shape
 from .source import Batch, Piece, Source, reader_of
@@ -81,6 +82,7 @@ class Filters:
         for table, wanted in (rows or {}).items():
             if not callable(wanted):
                 raise UsageError(f"rows= gives {wanted!r:.40} for {table!r}", hint="Give a function of a row")
+            check_plain(wanted)
         for table in subjects or {}:
             if "personal" not in masks.get(table, {}).values():
                 raise UsageError(

@@ -12,6 +12,7 @@ import msgspec
 from ..errors import UsageError
 from ..events import Plain
 from ..log import Log
+from ..log.handlers import check_plain
 from ..log.staging import check_stream
 from ..storage.base import Matching, StagedAppend
 
@@ -73,6 +74,7 @@ class Outbox:
         check_stream(stream_of(name))
         if not callable(send):
             raise UsageError(f"send={send!r:.60} is no function", hint="Give a function that takes a ms.Message")
+        check_plain(send)
         if attempts is not None and (type(attempts) is not int or attempts < 1):
             raise UsageError(f"attempts={attempts!r:.40} is not a whole number from 1 on", hint="Give an int, or None")
         self.name = name

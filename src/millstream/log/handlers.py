@@ -21,6 +21,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 _MARK = "__millstream_on__"
 _SUSPENDED = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+_IDLE = "it is a coroutine or a generator, which does nothing by itself"
 
 
 class InvalidHandler(UsageError):
@@ -160,12 +161,8 @@ def _mark(function: Any, given: tuple[Any, ...], body: types.FrameType, *, batch
     name = getattr(function, "__qualname__", repr(function))
     if not isinstance(function, types.FunctionType):
         raise InvalidHandler(name, "it is not a plain method", hint="Put @on directly above the def")
-    if function.__code__.co_flags & _SUSPENDED:
-        raise InvalidHandler(
-            name,
-            "it is a coroutine or a generator, which does nothing by itself",
-            hint="Write it with a plain def, without yield",
-        )
+    if is_suspended(function):
+        raise InvalidHandler(name, _IDLE, hint="Write it with a plain def, without yield")
     if len(_positional(function)) < 2:
         raise InvalidHandler(name, "it takes no event", hint="Write def handler(self, event: SomeEvent)")
     # The names that string annotations mean are at hand only now, while the class body runs: those of the
@@ -190,6 +187,26 @@ def resolve(annotation: Any, globals: dict[str, Any], names: Mapping[str, Any]) 
         return eval(annotation, globals, dict(names))
     except Exception:
         return annotation
+
+
+def is_suspended(function: object) -> bool:
+    """Whether a function is a coroutine's or a generator's: nothing happens when it is called."""
+    function = getattr(function, "__func__", function)
+    code = getattr(function, "__code__", None)
+    return code is not None and bool(code.co_flags & _SUSPENDED)
+
+
+def check_plain(function: object) -> None:
+    """See that a function does its work when it is called.
+
+    Raises:
+        UsageError: It is a coroutine's or a generator's.
+    """
+    if is_suspended(function):
+        raise UsageError(
+            f"{function!r:.60} cannot be used: {_IDLE}",
+            hint="Write it with a plain def, without yield; in it, asyncio.run(…) runs a coroutine",
+        )
 
 
 def alternatives(annotation: Any) -> tuple[Any, ...]:

@@ -17,11 +17,12 @@ from ..storage.inline import Registered
 from ..storage.sqlite import SQLiteStore
 from ..time import Clock, Duration, Moment, duration_micros, from_micros
 from .captured import CapturedTables
+from .handlers import check_plain
 from .inline import staged_runs
 from .reading import Reader, Types, type_names
 from .records import Run
 from .staging import check_label, check_stream, digest_of, stage
-from .transaction import Transaction
+from .transaction import Transaction, check_outside
 
 if TYPE_CHECKING:
     from .check import Checked
@@ -92,6 +93,8 @@ def open(
             f"{path.partition('://')[0]}:// is not a place for a log",
             hint="Give the path of a file, a postgresql:// URL, or nothing",
         )
+    if path is not None and path.startswith("file:"):
+        raise UsageError(f"{path!r:.60} is an address of SQLite's", hint="Give the path of the file alone")
     target = ":memory:" if path is None or path == ":memory:" else path.removeprefix("sqlite:///")
     if not target:
         raise UsageError("the path is empty", hint="Give the path of a file, or None for a log in memory")
@@ -180,6 +183,8 @@ class Log(Reader, CapturedTables):
             >>> log.append("audit", ms.Plain("Login", {"user": 7})).position
             1
         """
+        if self.inside:
+            check_outside(self)
         staged = stage(
             stream, events, type=type, expect=expect, unless=unless, tags=tags, metadata=metadata,
             correlation=correlation, causation=causation, effective=effective, keys=self.keys,
@@ -252,6 +257,8 @@ class Log(Reader, CapturedTables):
             id: As in `append`; also kept when nothing is appended.
             digest: What the id stands for; by default, the content of the appends.
         """
+        if self.inside:
+            check_outside(self)
         return self.store.commit(_request(_staged(appends), id, digest, work))
 
     def commit_all(self, requests: Sequence[Request]) -> list[Receipt | MillstreamError]:
@@ -260,6 +267,8 @@ class Log(Reader, CapturedTables):
         Returns:
             For each request its receipt, or why it was refused.
         """
+        if self.inside:
+            check_outside(self)
         return self.store.commit_all(requests)
 
     def transaction(self, *, id: str | None = None, digest: bytes | None = None) -> Transaction:
@@ -646,6 +655,8 @@ def _request(
     digest: bytes | None = None,
     work: Callable[[Database, Receipt], None] | None = None,
 ) -> Request:
+    if work is not None:
+        check_plain(work)
     if id is None:
         return Request(appends, None, b"", work)
     check_label(id, "append id")

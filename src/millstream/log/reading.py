@@ -52,6 +52,8 @@ class Reader:
         """The sealed fields of each kind that has any, of those that were read."""
         self._definitions = -1
         self._columns: dict[int, Columns] = {}
+        self.inside: set[int] = set()
+        """The threads that are inside of a transaction."""
         store.on_stale.append(self._forget)
 
     def _forget(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -26,13 +27,34 @@ def sql(log: Reader, query: str) -> pl.DataFrame:
     try:
         connection.execute("set python_enable_replacements = false")
         head = log.head  # one moment for all streams, whoever appends meanwhile
-        for name in _tables(connection, query):
-            connection.register(name, _relation(log, name, head))
-        return pl.DataFrame(connection.sql(query).to_arrow_table())
+        names = _tables(connection, query)
+        if any(name.endswith("*") or log.version(name) for name in names):
+            _check_case("streams", names)
+        for name in names:
+            relation = _relation(log, name, head)
+            _check_case(f"columns of {name!r}", relation.column_names)
+            connection.register(name, relation)
+        found = connection.sql(query).to_arrow_table()
+        if len(set(found.column_names)) < len(found.column_names):
+            twice = next(name for name in found.column_names if found.column_names.count(name) > 1)
+            raise InvalidQuery(f"two columns are named {twice!r}", hint="Give one of them another name: … AS other")
+        return pl.DataFrame(found)
     except duckdb.Error as error:
         raise InvalidQuery(str(error), hint="The query is in DuckDB's dialect of SQL") from error
     finally:
         connection.close()
+
+
+def _check_case(what: str, names: Iterable[str]) -> None:
+    """Refuse names that only case tells apart: DuckDB would take one for the other."""
+    known: dict[str, str] = {}
+    for name in names:
+        other = known.setdefault(name.lower(), name)
+        if other != name:
+            raise InvalidQuery(
+                f"{what} {min(name, other)!r} and {max(name, other)!r} differ in case alone, which SQL does not see",
+                hint="Ask for one of them at a time; or read with log.scan(…), which tells them apart",
+            )
 
 
 def _tables(connection: Any, query: str) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self
@@ -14,6 +15,19 @@ from .staging import check_label, digest_of, stage
 
 if TYPE_CHECKING:
     from .log import Log
+
+
+def check_outside(log: Log) -> None:
+    """See that this thread is in no transaction of the log: what it appends beside that would be a commit of its own.
+
+    Raises:
+        UsageError: It is in one.
+    """
+    if threading.get_ident() in log.inside:
+        raise UsageError(
+            "this thread is inside a transaction of the same log",
+            hint="Append through the transaction (tx.append), or after it",
+        )
 
 
 class Transaction:
@@ -32,6 +46,7 @@ class Transaction:
         self._writer: Any = None
         self._receipt: Receipt | None = None
         self._entered = self._used = False
+        self._thread = 0
 
     def append(
         self,
@@ -88,11 +103,15 @@ class Transaction:
     def __enter__(self) -> Self:
         if self._used:
             raise UsageError("a transaction can be used once", hint="Make another one with log.transaction()")
+        check_outside(self._log)
         self._entered = self._used = True
+        self._thread = threading.get_ident()
+        self._log.inside.add(self._thread)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         self._entered = False
+        self._log.inside.discard(self._thread)
         if self._open is None:
             if error is None:
                 self._receipt = self._log.store.commit(self._request())

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 from ..errors import UsageError
 from ..events import Draft, Event, Plain, event_class, type_name
-from ..log.handlers import alternatives, resolve
+from ..log.handlers import alternatives, check_plain, resolve
 from ..log.reading import type_names
 from .errors import HandlerMissing
 from .root import Root
@@ -68,6 +68,7 @@ class Decider(Generic[S, C, E]):
         for what, function in (("decide", decide), ("evolve", evolve)):
             if not callable(function):
                 raise UsageError(f"{what}={function!r:.60} is no function", hint=f"Give a function as {what}")
+        check_plain(evolve)
         self.initial = initial
         self.decide = decide
         self.evolve = evolve

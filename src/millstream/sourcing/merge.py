@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..events import Event, type_name
+from ..log.handlers import check_plain
 
 Named = str | type[Event]
 
@@ -28,6 +29,7 @@ def commuting(given: NonConflicting | None) -> Commutes | None:
         table = {type_name(mine): frozenset(_names(theirs)) for mine, theirs in given.items()}
         return lambda mine, theirs: type_name(theirs) in table.get(type_name(mine), ())
     if callable(given):
+        check_plain(given)
         return given
     raise UsageError(
         f"non_conflicting={given!r:.60} is neither a mapping nor a function",

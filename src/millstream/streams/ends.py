@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +10,7 @@ import msgspec
 import polars as pl
 
 from ..errors import UsageError
+from ..log.handlers import check_plain
 from ..time import Duration, duration_micros
 from .errors import FlowError
 from .windows import check_names
@@ -105,11 +105,7 @@ class Ending:
         """
         if not callable(function):
             raise UsageError(f"{function!r:.60} is no function", hint="Give a function of a frame")
-        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-            raise UsageError(
-                f"{function!r:.60} is a coroutine or a generator, which does nothing by itself",
-                hint="Give a plain function; in it, asyncio.run(…) runs a coroutine",
-            )
+        check_plain(function)
         return self._ended(FunctionSink("", "", name, function))
 
     def _ended(self, sink: Sink) -> Flow:

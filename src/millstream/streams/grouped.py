@@ -10,6 +10,7 @@ import msgspec
 import polars as pl
 
 from ..errors import UsageError
+from ..log.handlers import check_plain
 from ..time import Duration, duration_micros
 from .aggregates import aggregation
 from .calendars import CalendarWindows
@@ -123,6 +124,7 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
         """
         if not callable(function):
             raise UsageError(f"{function!r:.60} is no function", hint="Give a function of what is held, and a row")
+        check_plain(function)
         if not schema:
             raise UsageError("a fold holds no column", hint="Name at least one in start= and schema=")
         check_names(self.keys, (*schema, *([errors] if errors else [])))
@@ -184,6 +186,7 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
         for each in (function, on_timer):
             if each is not None and not callable(each):
                 raise UsageError(f"{each!r:.60} is no function", hint="Give a function of a KeyContext, and a row")
+            check_plain(each)
         if function is None or not gives:
             raise UsageError("process gives no column", hint="Name the columns of its rows: gives={'text': pl.String}")
         giving = types_of("gives=", gives)

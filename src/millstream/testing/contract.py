@@ -214,6 +214,18 @@ class LogContract:
             assert db.query("select n from t") == [{"n": 1}]
         assert log.head == 1
 
+    def test_what_a_thread_would_commit_beside_its_own_transaction_is_refused(self, log: Log) -> None:
+        with log.transaction() as tx:
+            tx.append("a", Plain("T", {}))
+            for beside in (lambda: log.append("b", Plain("T", {})), lambda: log.commit(), log.transaction().__enter__):
+                with pytest.raises(errors.UsageError, match="inside a transaction of the same log"):
+                    beside()
+            other = threading.Thread(target=log.append, args=("c", Plain("T", {})))
+            other.start()
+            other.join()
+        assert [e.stream for e in log.read()] == ["c", "a"]
+        log.append("b", Plain("T", {}))
+
     @pytest.mark.parametrize(
         "statement",
         ["commit", "end", "rollback", "begin", "savepoint a", "attach ':memory:' as other", "delete from {runs}",

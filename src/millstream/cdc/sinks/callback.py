@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import UsageError
+from ...log.handlers import check_plain
 from ..debezium import debezium_events
 from .base import RETRIES, Changes, SinkBase
 
@@ -49,11 +50,7 @@ class Callback(SinkBase):
             raise UsageError(f"{envelope!r:.40} is no envelope", hint='Write "plain" or "debezium"')
         if not callable(function):
             raise UsageError(f"{function!r:.60} cannot be called", hint="Give a function of one change")
-        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-            raise UsageError(
-                f"{function!r:.60} is a coroutine or a generator, which does nothing by itself",
-                hint="Write it with a plain def, without yield; in it, asyncio.run(…) runs a coroutine",
-            )
+        check_plain(function)
         self.function = function
         self.name = name or _name_of(function)
         self.retries = retries

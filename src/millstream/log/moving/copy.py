@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ...errors import ConnectionFailed, DepotUnavailable, InvalidPosition, NotAPrefix, UsageError
+from ...errors import ConnectionFailed, DepotUnavailable, InvalidPosition, NotAPrefix, NotFound, UsageError
 from ...storage.base import Head
 from ...storage.raw import RawPage, RawSource, RawTarget, State
 from ...time import now_micros
+from ..log import check_log
 from ..positions import Place
 from .segments import Segments
 
@@ -119,11 +120,17 @@ def copy(
 
     Raises:
         NotAPrefix: What is in the target is not the beginning of the source.
+        NotFound: There are no segments where the source's are said to be.
         DamagedLog: A header or an inline body of the source does not match its hash. What came before it is copied.
         InvalidPosition: ``until`` is inside a run, or before what is copied already.
     """
     if follow and until is not None:
         raise UsageError("a copy that follows has no end", hint="Give follow= or until=, not both")
+    for given in (source, target):
+        if not isinstance(given, Segments):
+            check_log(given)
+    if isinstance(source, Segments) and not source.raw_head().log_id:
+        raise NotFound(f"there is no copy of a log at {source.location}", hint="Check the place; nothing was copied")
     return _Copy(source, target, until, every, progress, stop).run(follow, verify)
 
 

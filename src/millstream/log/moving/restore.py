@@ -38,6 +38,7 @@ def restore(
 
     Raises:
         StorageError: The target holds another log, or more than was asked for.
+        NotFound: There is no backup at the place of the `Segments`.
         InvalidPosition: ``until`` is inside a run.
         DamagedLog: The backup is damaged; what stands before that position is in the target.
     """
