@@ -65,10 +65,9 @@ def test_keys_of_every_type_are_told_apart_alike_wherever_they_are(
                 play(flow, rows)
             continue
         whole = play(flow, rows, final=False)
-        for seed in (1, 2):
-            assert_frame_equal(play(flow, rows, seed, final=False, spill=lambda: Spill(1, str(tmp_path))), whole)
-        if kind == "long":
-            continue  # No log holds them.
+        assert_frame_equal(play(flow, rows, 1, final=False, spill=lambda: Spill(1, str(tmp_path))), whole)
+        if kind == "long" or name not in ("tumbling", "match"):
+            continue  # No log holds such long integers; and two flows say enough of what follows.
         ended = flow.to("out", type="OddOut")
         with ms.open(tmp_path / f"{name}.db") as log:
             for part in rows.iter_slices(3):
