@@ -103,7 +103,10 @@ def duration_micros(duration: Duration) -> int:
         parts = _PART.findall(duration)
         if not parts or "".join(n + unit for n, unit in parts) != duration.replace(" ", ""):
             raise InvalidTime(f"{duration!r:.60} is not a duration", hint="Write it as 5m, 1h30m, 250ms, 2s or 7d")
-        micros = round(sum(float(n) * _UNITS[unit] for n, unit in parts))
+        try:
+            micros = round(sum(float(n) * _UNITS[unit] for n, unit in parts))
+        except OverflowError as error:
+            raise InvalidTime(f"{duration!r:.60} is no length of time", hint="Write it as 5m, 1h30m or 7d") from error
     else:
         raise InvalidTime(f"{duration!r:.60} is not a duration", hint="Give a timedelta or a string like '5m'")
     if micros < 0:

@@ -14,6 +14,7 @@ from test_spilling import many
 
 import millstream as ms
 from millstream.streams import Flow, closing, committing, pipeline, runner, state, stream
+from millstream.streams.committing import Committer
 from millstream.streams.runner import Worker
 from millstream.streams.spilling import Spill
 
@@ -148,6 +149,7 @@ def test_what_was_put_ahead_of_a_commit_that_did_not_come_goes_when_the_flow_is_
 
         with monkeypatch.context() as patched, pytest.raises(OSError, match="killed here"):
             patched.setattr(log, "commit", refused)
+            patched.setattr(Committer, "_drop", lambda *given: None)
             work(log, flow, memory="2KB")
         with log.connect() as database:
             refs = [row["ref"] for row in database.query(f"select ref from {database.own('flow_ahead')}")]
@@ -156,4 +158,20 @@ def test_what_was_put_ahead_of_a_commit_that_did_not_come_goes_when_the_flow_is_
         work(log, flow)
         assert ahead_of(log) == 0
         assert not log.store.body_infos(refs)
+        assert_frame_equal(log.scan("out").collect(), whole)
+
+
+def test_a_worker_that_was_fenced_leaves_nothing_that_it_has_put_ahead(shared_home: str) -> None:
+    flow = WINDOWS["tumbling"].to("out", type="Closed.Fenced")
+    with ms.open(shared_home) as log:
+        filled(log)
+        first = Worker(log, flow, rows=100, spill=Spill.beside(log, "2KB"))
+        work(log, flow)
+        whole = log.scan("out").collect()
+        with pytest.raises(ms.ConsumerFenced):
+            while first.advance(log.head):
+                pass
+            first.flush()
+        first.close()
+        assert ahead_of(log) == 0
         assert_frame_equal(log.scan("out").collect(), whole)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import polars as pl
 import pytest
@@ -11,7 +12,7 @@ from referee import START, agree, clicks, play
 
 import millstream as ms
 from millstream.errors import UsageError
-from millstream.streams import Flow, calendar, count, session, stream, tumbling
+from millstream.streams import CannotCheck, Flow, calendar, count, session, stream, tumbling
 
 source = stream("clicks", time="ts", lateness="2s")
 
@@ -169,3 +170,28 @@ def test_windows_that_make_no_sense_are_refused() -> None:
                   lambda: calendar("5m", time_zone="UTC")):  # fmt: skip
         with pytest.raises(UsageError):
             build()
+
+
+@pytest.mark.parametrize(
+    ("build", "why"),
+    [
+        (lambda: tumbling("300000000d"), "longer than all times"),
+        (lambda: ms.sliding("99999999999d"), "longer than all times"),
+        (lambda: session("9" * 400 + "d"), "no length of time"),
+        (lambda: ms.hopping("1s", every="1us"), "in 1,000,000 windows"),
+    ],
+)
+def test_windows_that_no_time_or_no_memory_would_hold_are_refused(build: Any, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        build()
+
+
+def test_calendar_windows_at_the_ends_of_the_years_are_given_and_their_check_says_why_it_cannot() -> None:
+    ends = [datetime(1, 1, 1, tzinfo=UTC), START, datetime(9999, 12, 31, 23, 59, tzinfo=UTC)]
+    for every in ("1h", "1d", "1y"):
+        flow = stream("s", time="ts").window(calendar(every, time_zone="America/New_York")).agg(n=pl.len())
+        with ms.open() as log:
+            log.append("s", pl.DataFrame({"ts": ends}), type="CalendarEnds")
+            assert flow.over(log)["n"].to_list() == [1, 1, 1]
+            with pytest.raises(CannotCheck, match="years"):
+                flow.check(log)

@@ -38,6 +38,10 @@ def told(key: ms.KeyContext, timer: str) -> None:
         key.forget()
 
 
+async def answered(row: dict[str, int]) -> int:
+    return row["amount"] * 2
+
+
 MORE: dict[str, Flow] = {
     "computed": events.with_columns(who=pl.col("user") % 5).group_by("who").window(tumbling("1m")).agg(n=pl.len()),
     "renamed": events.select("ts", who="user", much="amount")
@@ -84,6 +88,33 @@ MORE: dict[str, Flow] = {
         gives={"n": pl.Int64, "timer": pl.String},
         forget="20m",
     ),
+    "best of each": events.group_by("user", "kind")
+    .window(tumbling("5m"))
+    .agg(n=pl.len(), total=pl.col("amount").sum())
+    .top(2, by="n", per="kind")
+    .select("user", "kind", "total"),
+    "least of each, alerted": events.group_by("kind", "user")
+    .window(tumbling("5m"))
+    .agg(n=pl.len(), least=pl.when(pl.col("amount").min() > 3).then(pl.col("amount").min()))
+    .top(3, by="least", descending=False, per=["kind"])
+    .alert(pl.col("n") > 1, cooldown="7m"),
+    "best of each, counted": events.group_by("user", "kind")
+    .window(tumbling("1m"))
+    .agg(n=pl.len())
+    .top(1, by="n", per=["kind"])
+    .group_by("kind")
+    .window(tumbling("10m"))
+    .agg(n=pl.col("n").sum(), who=pl.col("user").last()),
+    "asked": events.with_columns(who=pl.col("user") % 5)
+    .enrich(answered, schema={"more": pl.Int64}, reads=["amount"], cache="1h", errors="problem")
+    .group_by("who")
+    .window(tumbling("1m"))
+    .agg(n=pl.len(), more=pl.col("more").sum()),
+    "asked of results": events.group_by("user")
+    .window(tumbling("1m"))
+    .agg(amount=pl.col("amount").sum())
+    .enrich(answered, schema={"more": pl.Int64}),
+    "asked without memory": events.enrich(answered, schema={"more": pl.Int64}).select("user", "more"),
     "no memory": events.filter(CLICK).with_columns(twice=pl.col("amount") * 2).select("user", "twice"),
 }
 SHARED = {**{flow.sink.name: flow for flow in FLOWS[:-1] if flow.sink is not None}, **MORE}
@@ -174,7 +205,19 @@ def test_each_row_of_a_state_is_of_one_range_and_watermarks_are_of_all_rows() ->
             .agg(m=pl.len()),
             "no key of a window by user",
         ),
-        (events.group_by("user").window(tumbling("1m")).agg(n=pl.len()).top(1, by="n"), "Top"),
+        (events.group_by("user").window(tumbling("1m")).agg(n=pl.len()).top(1, by="n"), "rows of a window together"),
+        (
+            events.group_by("user").window(tumbling("1m")).agg(n=pl.len()).top(1, by="user", per="n"),
+            "no key of a window by user",
+        ),
+        (events.enrich(answered, schema={"more": pl.Int64}, ordered=False), "ordered=False"),
+        (events.enrich(answered, schema={"who": pl.Int64}).distinct("who", within="1m"), "enrich would ask"),
+        (
+            events.enrich(answered, schema={"more": pl.Int64})
+            .with_columns(who=pl.col("user") % 2)
+            .distinct("who", within="1m"),
+            "enrich would ask",
+        ),
         (FLOWS[-1], "merged"),
         (events.group_by("user").window(tumbling("1m"), early="10s").agg(n=pl.len()), "Revising"),
         (stream("clicks", time="ts", idle="1m").group_by("user").window(tumbling("1m")).agg(n=pl.len()), "idle="),

@@ -136,7 +136,7 @@ def need(names: Iterable[str], columns: list[str], where: str, shown: list[str] 
     """
     for name in names:
         if name not in columns:
-            raise MissingColumn(name, where, columns if shown is None else shown)
+            raise MissingColumn(name, where, [n for n in columns if n[:2] != "__"] if shown is None else shown)
 
 
 def utc(micros: pl.Expr) -> pl.Expr:

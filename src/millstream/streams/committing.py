@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
@@ -110,6 +111,11 @@ class Committer:
                 if what in odd:
                     raise
                 odd.add(what)
+            except BaseException:
+                # Where this does not come to it, whoever takes the flow up drops what is noted.
+                with suppress(Exception):
+                    self._drop(ahead)
+                raise
         self._moved(position)
 
     def _put_ahead(self, append: StagedAppend) -> list[int]:

@@ -85,6 +85,10 @@ def settle(waiting: Parts, rows: pl.DataFrame, batch: Batch) -> tuple[Parts, pl.
     return waiting.expire(batch.after), settled
 
 
+BEST = "__best"
+"""What ``top`` has put rows of one time in order by, for those who put them together again."""
+
+
 class Top(msgspec.Struct, frozen=True, eq=False):
     """The operator of ``top``. The results of a window come in one batch, so there is nothing to remember."""
 
@@ -125,4 +129,5 @@ class Top(msgspec.Struct, frozen=True, eq=False):
             return placed.filter(pl.int_range(pl.len()).over(group) < self.rows)
 
         kept = apply("top", frame.columns, best)
-        return Step(state, kept.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(SEQUENCE)))
+        place = pl.int_range(pl.len(), dtype=pl.Int64).alias(SEQUENCE)
+        return Step(state, kept.with_columns(place, pl.col(self.by).alias(BEST)))

@@ -101,7 +101,7 @@ class Functions:
                 column, its value. All flows of a process have one event loop for it, so it may keep connections.
             schema: The columns that it gives, with their types.
             reads: The columns that it is shown; by default all.
-            concurrency: So many are asked for at once, at most.
+            concurrency: So many are asked for at once, at most; where several processes share the flow, by each.
             timeout: An attempt that takes longer has failed, with ``TimeoutError``.
             retries: How often it is asked again after it has failed, after pauses that grow from a tenth of a second.
                 What raises `Rejected` is not asked again.

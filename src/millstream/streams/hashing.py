@@ -16,6 +16,7 @@ from .errors import UnsupportedExpression
 Hashes = np.ndarray[Any, np.dtype[np.uint64]]
 
 _NULL, _TRUE_TEXT, _NOT_A_NUMBER = np.uint64(0x9E3779B97F4A7C15), np.uint64(0x7465787400000000), np.uint64(0x7FF8 << 48)
+_LOW = (1 << 64) - 1
 _EXACT = float(1 << 53)
 """Whole numbers beyond this have no float of their own."""
 
@@ -36,6 +37,8 @@ def hashed(values: pl.Series) -> Hashes:
         found = _of_floats(values.cast(pl.Float64).fill_null(0.0).to_numpy())
     elif dtype == pl.UInt64:
         found = mixed(values.fill_null(0).to_numpy())
+    elif dtype in (pl.Int128, pl.UInt128):
+        found = _of_long(values.fill_null(0).to_list())
     elif dtype.is_integer() or dtype == pl.Boolean:
         found = mixed(values.cast(pl.Int64).fill_null(0).to_numpy().view(np.uint64))
     elif isinstance(dtype, pl.Datetime | pl.Date):
@@ -59,6 +62,13 @@ def hashed(values: pl.Series) -> Hashes:
     if values.null_count():
         found = np.where(values.is_null().to_numpy(), _NULL, found)
     return found
+
+
+def _of_long(values: list[int]) -> Hashes:
+    """Of what 64 bits hold, the hash that it has there."""
+    low = np.array([value & _LOW for value in values], np.uint64)
+    high = np.array([value >> 64 & _LOW if not -(1 << 63) <= value <= _LOW else 0 for value in values], np.uint64)
+    return mixed(np.where(high == 0, low, low ^ mixed(high)))
 
 
 def mixed(values: Hashes) -> Hashes:

@@ -51,6 +51,8 @@ class Running:
         if not flows:
             raise UsageError("there is no flow to run", hint="Name at least one")
         for given in flows:
+            if isinstance(given, Table):
+                raise no_flow(given)
             if not isinstance(given, Flow):
                 raise UsageError(f"{given!r:.60} is no flow", hint="Give flows one by one: run(log, first, second)")
         self._log = log
@@ -59,10 +61,6 @@ class Running:
         self._spill = None if memory is None else Spill.beside(log, memory)
         self.flows: dict[str, Flow] = {}
         for flow in flows:
-            if isinstance(flow, Table):
-                raise no_flow(flow)
-            if not isinstance(flow, Flow):
-                raise UsageError(f"{flow!r:.60} is no flow", hint="Give what ms.stream(...) makes, with its end")
             name = flow.sink.name if flow.sink is not None else ""
             if name and name in self.flows:
                 raise UsageError(f"two flows are named {name!r}", hint="Name one: .to(stream, type=..., name='...')")

@@ -30,6 +30,13 @@ PANE = "__pane"
 WINDOW = "__window"
 
 
+_LONGEST = 1 << 60
+"""Microseconds: some 36,000 years."""
+
+_MOST = 100_000
+"""In so many windows a row may be."""
+
+
 class Hopping(msgspec.Struct, frozen=True):
     """Windows of one size that start every so often; see `hopping` and `tumbling`."""
 
@@ -70,6 +77,8 @@ def _positive(name: str, duration: Duration) -> int:
     micros = duration_micros(duration)
     if micros == 0:
         raise UsageError(f"{name} is zero", hint="Give a duration such as '5m'")
+    if micros > _LONGEST:
+        raise UsageError(f"{name} is longer than all times: {duration!r:.60}", hint="Give a duration such as '365d'")
     return micros
 
 
@@ -93,6 +102,11 @@ def hopping(size: Duration, *, every: Duration) -> Hopping:
     micros, hop = _positive("the size of the window", size), _positive("every", every)
     if hop > micros:
         raise UsageError(f"windows of {size} every {every} would leave rows out", hint="Let every= be at most the size")
+    if micros > _MOST * hop:
+        raise UsageError(
+            f"each row would be in {-(-micros // hop):,} windows of {size} every {every}",
+            hint="Let every= be longer; or use sliding(...), which answers each row",
+        )
     return Hopping(micros, hop)
 
 

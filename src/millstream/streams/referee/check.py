@@ -149,7 +149,10 @@ def _apart(engine: Engine, one: pl.DataFrame, other: pl.DataFrame) -> pl.DataFra
         return one.head(max(one.height - other.height, 0))
     short = {name: f"c{number}" for number, name in enumerate(one.columns)}
     query = "select * from (select * from one except all select * from other) order by all"
-    found = engine.ask(query, one=one.rename(short), other=other.rename(short))
+    # Lengths of time as numbers: DuckDB would give them back in months and days.
+    spans = [name for name, dtype in one.schema.items() if dtype == pl.Duration]
+    sides = [each.with_columns(pl.col(spans).to_physical()).rename(short) for each in (one, other)]
+    found = engine.ask(query, one=sides[0], other=sides[1])
     return found.rename({new: old for old, new in short.items()}).cast(dict(one.schema))  # type: ignore[arg-type]
 
 
@@ -167,7 +170,7 @@ def _unlike(
             .join(sides[1].with_row_index("__other"), on=[*exact, "__nth"], nulls_equal=True, suffix="__")
         )
     except pl.exceptions.PolarsError as error:
-        raise CannotCheck("a rn with a nested value", str(error).split("\n", 1)[0]) from error
+        raise CannotCheck("a row with a nested value", str(error).split("\n", 1)[0]) from error
     for name in floats:
         a, b = pl.col(name), pl.col(f"{name}__")
         near = (a - b).abs() <= tolerance * pl.max_horizontal(a.abs(), b.abs())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import polars as pl
@@ -11,6 +11,7 @@ from ...time import to_micros
 from ..calendars import CalendarWindows
 from ..columns import is_hidden
 from ..counted import CountWindows
+from ..errors import CannotCheck
 from ..sessions import SessionWindows
 from ..trailing import SlidingWindows
 from ..windows import PaneWindows
@@ -34,19 +35,25 @@ def _strokes(engine: Engine, stage: CalendarWindows, table: pl.DataFrame) -> pl.
         f"select distinct {shown} + i * interval '{step}' as shown from t, range(3) as steps (i)", t=table
     )
     zone = ZoneInfo(stage.window.zone)
-    moments: set[int] = set()
-    for stroke in found["shown"]:
-        both = [stroke.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1)]
-        there = [moment for moment in both if moment.astimezone(zone).replace(tzinfo=None) == stroke]
-        if not there:
-            # The clocks jump over it: the first minute in which they show more.
-            moment = both[0]
-            while (moment - _MINUTE).astimezone(zone).replace(tzinfo=None) >= stroke:
-                moment -= _MINUTE
-            there = [moment]
+    try:
         # An hour is struck whenever the clocks show it, a day begins the first time.
-        moments.update(to_micros(moment) for moment in (there if unit == "hour" else [min(there)]))
+        each = [_shown(stroke, zone)[: None if unit == "hour" else 1] for stroke in found["shown"]]
+    except (ValueError, OverflowError) as error:
+        raise CannotCheck("a calendar window", "it is at the end of the years that Python knows") from error
+    moments = {to_micros(moment) for some in each for moment in some}
     return pl.DataFrame({"struck": sorted(moments)}, schema={"struck": pl.Int64})
+
+
+def _shown(stroke: datetime, zone: ZoneInfo) -> list[datetime]:
+    """When the clocks of a zone show a time, once or twice; where they jump over it, the first minute after that."""
+    both = [stroke.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1)]
+    there = [moment for moment in both if moment.astimezone(zone).replace(tzinfo=None) == stroke]
+    if there:
+        return sorted(there)
+    moment = both[0]
+    while (moment - _MINUTE).astimezone(zone).replace(tzinfo=None) >= stroke:
+        moment -= _MINUTE
+    return [moment]
 
 
 def windowed(engine: Engine, stage: Windows, rows: pl.DataFrame, watermark: int) -> pl.DataFrame:

@@ -17,7 +17,7 @@ from ..alerts import Alert
 from ..calendars import CalendarWindows
 from ..columns import key_column
 from ..counted import CountWindows
-from ..distinct import Distinct
+from ..distinct import Distinct, Top
 from ..enriching import Enriched
 from ..entering import Entering
 from ..errors import FlowError
@@ -126,10 +126,11 @@ class _Tracing:
         meets = not isinstance(flow.source, Source)
         number = branch.first + int(meets) + sum(not isinstance(stage, Rowwise) for stage in flow.stages)
         before: dict[int, dict[int, str]] = {len(flow.stages): dict(wanted or {})}
-        made = 0
+        made = asked = 0
         for place in range(len(flow.stages) - 1, -1, -1):
             stage = flow.stages[place]
             if isinstance(stage, Rowwise):
+                asked = place + 1 if isinstance(stage, Enriched) else asked
                 fresh = self._through(stage, wanted or {})
                 if fresh:
                     made = max(made, place + 1)
@@ -138,9 +139,12 @@ class _Tracing:
             else:
                 number -= 1
                 wanted, waiting = self._across(stage, number, wanted, waiting)
-                made = 0
+                made = asked = 0
             before[place] = dict(wanted or {})
         if isinstance(flow.source, Source):
+            if 0 < asked <= made:
+                why = "enrich would ask for all rows from every process: what tells them apart is computed behind it"
+                raise FlowError(f"the flow cannot be shared: {why}", hint=_HINT)
             self.cuts.append(Cut(made, tuple(before[made].values())))
         elif isinstance(flow.source, Join):
             wanted, _ = self._named(flow.source.on, "a join", number - 1, wanted, waiting, hidden=False)
@@ -156,8 +160,6 @@ class _Tracing:
 
     def _through(self, stage: Rowwise, wanted: dict[int, str]) -> list[int]:
         """Take columns back through a stage without memory; those that it computes are given back."""
-        if isinstance(stage, Enriched):
-            raise FlowError("the flow cannot be shared: enrich would ask from every process", hint=_HINT)
         if isinstance(stage, Mapped):
             return [slot for slot, name in wanted.items() if name in stage.outputs]
         if not isinstance(stage, Select | WithColumns):
@@ -180,7 +182,10 @@ class _Tracing:
                 return wanted, (*waiting, number)
             raise FlowError("the flow cannot be shared: an alert is about all rows together", hint=_HINT)
         if isinstance(stage, Overtaking):
-            raise FlowError("the flow cannot be shared: enrich would ask from every process", hint=_HINT)
+            what = "enrich(ordered=False) gives rows as their answers come, in one process"
+            raise FlowError(f"the flow cannot be shared: {what}", hint=_HINT)
+        if isinstance(stage, Top):
+            return self._best(stage, wanted), waiting
         if isinstance(stage, Fold) and wanted is not None:
             self._lose([slot for slot, name in wanted.items() if name in stage.outputs], "is made by a fold")
         kind: type = type(stage)
@@ -192,6 +197,21 @@ class _Tracing:
             f"the flow cannot be shared: {type(stage).__name__} is not known to keep apart what differs by key",
             hint=_HINT,
         )
+
+    def _best(self, stage: Top, wanted: dict[int, str] | None) -> dict[int, str]:
+        """Take columns back through ``top``, which looks at rows together that agree in those of ``per=``."""
+        if not stage.per:
+            raise FlowError("the flow cannot be shared: top is about all rows of a window together", hint=_HINT)
+        return self._kept(stage.per, f"is none of those that top has per={', '.join(stage.per)}", wanted)
+
+    def _kept(self, keys: Sequence[str], why: str, wanted: dict[int, str] | None) -> dict[int, str]:
+        """Those columns that are among some; where none was named yet, these."""
+        if wanted is None:
+            self.count = len(keys)
+            wanted = {slot: key for slot, key in enumerate(keys) if slot not in self._without}
+            self.by = tuple(wanted.values())
+        self._lose([slot for slot, name in wanted.items() if name not in keys], why)
+        return {slot: name for slot, name in wanted.items() if name in keys}
 
     def _named(
         self,
@@ -205,14 +225,7 @@ class _Tracing:
     ) -> tuple[dict[int, str], tuple[int, ...]]:
         if not keys:
             raise FlowError(f"the flow cannot be shared: {what} is about all rows together", hint=_HINT)
-        if wanted is None:
-            self.count = len(keys)
-            wanted = {slot: key for slot, key in enumerate(keys) if slot not in self._without}
-            self.by = tuple(wanted.values())
-        self._lose(
-            [slot for slot, name in wanted.items() if name not in keys], f"is no key of {what} by {', '.join(keys)}"
-        )
-        wanted = {slot: name for slot, name in wanted.items() if name in keys}
+        wanted = self._kept(keys, f"is no key of {what} by {', '.join(keys)}", wanted)
         marks = tuple(key_column(list(keys).index(name)) for name in wanted.values())
         self.held[number] = marks if hidden else tuple(wanted.values())
         self.held |= dict.fromkeys(waiting, marks)

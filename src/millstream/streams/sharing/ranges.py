@@ -7,11 +7,15 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import polars as pl
 
+from ..alerts import Alert
 from ..columns import AT, SEQUENCE, ordered, visible
+from ..distinct import BEST, Top
+from ..entering import Entering
 from ..errors import FlowError, UnsupportedExpression
 from ..flow import Flow
 from ..hashing import Hashes, hashed
 from ..pipeline import Branch, Pipeline
+from ..shaping import Rowwise
 from ..state import Part, concat
 from ..tree import order_of
 from .plan import plan_of
@@ -86,7 +90,7 @@ class SharedPipeline(Pipeline):
         self._leaves = {id(leaf): number for number, leaf in enumerate(_leaves(self._root))}
         self._types: dict[int, tuple[pl.DataType, ...]] = {}
         order = order_of(flow)
-        self._placed = {"log": [SEQUENCE], "time": [AT], "settled": [AT, SEQUENCE]}[order]
+        self._placed = {"log": [SEQUENCE], "time": [AT, BEST], "settled": [AT, SEQUENCE]}[order]
 
     def _told_apart(self, branch: Branch, stage: int, frame: pl.DataFrame) -> pl.DataFrame:
         leaf = self._leaves[id(branch)]
@@ -141,8 +145,25 @@ def merged(flow: Flow, frames: Sequence[pl.DataFrame], *, sliced: bool) -> pl.Da
     elif len(some) > 1 and not sliced:
         keys = sorted(name for name in found.columns if name.startswith("__key"))
         # Rows that agree in time and key are of one range, and in order there.
-        found = found.sort([AT, *keys] if order == "time" else [SEQUENCE], nulls_last=False, maintain_order=True)
+        by, descending = ([AT, *keys], [False] * (len(keys) + 1)) if order == "time" else ([SEQUENCE], [False])
+        nulls_last = [False] * len(by)
+        best = last_top(flow)
+        if best is not None:
+            by.insert(1, BEST)
+            descending.insert(1, best.descending)
+            nulls_last.insert(1, True)
+        found = found.sort(by, descending=descending, nulls_last=nulls_last, maintain_order=True)
     return found.select(visible(found))
+
+
+def last_top(flow: Flow) -> Top | None:
+    """The ``top`` whose order the rows have that leave a flow."""
+    for stage in reversed(flow.stages):
+        if isinstance(stage, Top):
+            return stage
+        if not isinstance(stage, Rowwise | Alert | Entering):
+            return None
+    return None
 
 
 def merged_late(frames: Sequence[pl.DataFrame]) -> pl.DataFrame | None:
