@@ -158,3 +158,17 @@ def test_a_window_after_a_window_counts_each_result_where_its_rows_were() -> Non
     assert play(minutes, rows)["window_end"][0] == START + timedelta(minutes=1)
     trailing = minutes.select("n").window(sliding("2m")).agg(total=pl.col("n").sum())
     assert play(trailing, rows, 1)["total"].to_list() == [6, 12, *[18] * 13]
+
+
+def test_aggregates_may_have_the_names_of_their_expressions() -> None:
+    rows = pl.DataFrame({"k": ["a", "a", "b"], "v": [1, 2, 3], "ts": [START + timedelta(seconds=n) for n in range(3)]})
+    windows = stream("s", time="ts").group_by("k").window(tumbling("1m"))
+    named = windows.agg(v=pl.col("v").sum(), n=pl.len(), most=pl.col("v").max())
+    assert (
+        windows.agg(pl.col("v").sum(), pl.len().alias("n"), most=pl.col("v").max()).over(rows).equals(named.over(rows))
+    )
+    for wrong in (["v"], [pl.all().sum()], [pl.col("v").sum(), pl.col("v").max()], [pl.col("v").min().alias("most")]):
+        with pytest.raises(UsageError):
+            windows.agg(*wrong, most=pl.col("v").max())
+    with pytest.raises(AttributeError, match="aggregate them first"):
+        windows.to("x", type="WindowsX")

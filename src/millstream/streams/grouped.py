@@ -250,8 +250,13 @@ class Windowed(msgspec.Struct, frozen=True, eq=False):
     revising: tuple[int, bool, int] | None = None
     """How often results are given anew, whether also early ones, and the allowed lateness; all in microseconds."""
 
-    def agg(self, **aggregates: pl.Expr | Quantile) -> Flow:
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"windows have no {name!r}: aggregate them first, as in .window(...).agg(n=pl.len())")
+
+    def agg(self, *expressions: pl.Expr, **aggregates: pl.Expr | Quantile) -> Flow:
         """Aggregate each window. Columns: the keys, ``window_start``, ``window_end``, the aggregates.
+
+        As in Polars, an aggregate that is given without a name has that of its expression.
 
         A sliding window gives a row for each row, with the row's other columns before the aggregates;
         ``window_end`` is then the row's time. Counts and sums of integers are 64 bits wide. Sums of floats
@@ -261,6 +266,7 @@ class Windowed(msgspec.Struct, frozen=True, eq=False):
         Raises:
             UnsupportedExpression: An aggregate cannot be merged from the parts of its group.
         """
+        aggregates = {**_named(expressions, aggregates), **aggregates}
         if not aggregates:
             raise UsageError("agg needs an aggregate", hint="Write agg(count=pl.len())")
         check_names((*self.keys, "window_start", "window_end"), tuple(aggregates))
@@ -278,6 +284,19 @@ class Windowed(msgspec.Struct, frozen=True, eq=False):
         if isinstance(self.spec, Calendar):
             return self.flow._with(CalendarWindows(self.spec, self.keys, parts), keys=self.keys)
         return self.flow._with(SlidingWindows(self.spec, self.keys, parts), keys=self.keys)
+
+
+def _named(expressions: Iterable[Any], taken: Mapping[str, Any]) -> dict[str, pl.Expr | Quantile]:
+    """Aggregates by the names that their expressions have."""
+    found: dict[str, pl.Expr | Quantile] = {}
+    for each in expressions:
+        name = each.meta.output_name(raise_if_undetermined=False) if isinstance(each, pl.Expr) else None
+        if name is None:
+            raise UsageError(f"{each!r:.80} is no aggregate with a name", hint="Write agg(count=pl.len())")
+        if name in found or name in taken:
+            raise UsageError(f"agg gives two columns {name!r}", hint="Name one of them otherwise: agg(other=...)")
+        found[name] = each.meta.undo_aliases()
+    return found
 
 
 def _kept(
