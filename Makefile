@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Tests wait for processes, servers and disks as much as they compute: one worker more than there are processors.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .PHONY: demo test check bench bench-postgres bench-moving bench-archive bench-sourcing bench-cdc bench-cqrs_write bench-streams bench-flow_state bench-flow_kills picture lock wheel clean help
 
@@ -13,7 +15,7 @@ demo: $(READY)  ## play January 2013 through all four patterns (DEMO="--follow -
 	@$(BIN)/millstream demo $(DEMO)
 
 test: $(READY)  ## run all tests
-	@$(BIN)/python -m pytest -n auto --dist loadfile
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: $(READY)  ## lint, format, types, layers
 	@$(BIN)/ruff check .

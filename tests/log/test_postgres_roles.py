@@ -10,14 +10,9 @@ import psycopg
 import pytest
 
 import millstream as ms
-from millstream.cdc.worker import TABLES as CAPTURES
-from millstream.cqrs.lease import TABLES as LEASES
-from millstream.cqrs.projection import TABLES as PROJECTIONS
-from millstream.cqrs.versions import TABLES as VERSIONS
-from millstream.log.checkpoints import TABLES as CHECKPOINTS
+from millstream.cli.postgres import consumer_tables
 from millstream.storage.postgres.place import parse_url
 from millstream.storage.postgres.roles import Ability, grants
-from millstream.streams.store import TABLES as FLOWS
 
 _numbers = count(1)
 
@@ -60,7 +55,7 @@ def as_role(postgres, postgres_server, log) -> Callable[..., str]:
     return make
 
 
-CONSUMERS = CHECKPOINTS | PROJECTIONS | VERSIONS | LEASES | FLOWS | CAPTURES
+CONSUMERS = consumer_tables()
 WRITES = [
     "update shop.runs set body = '{}'",
     "delete from shop.runs",

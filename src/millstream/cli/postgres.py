@@ -41,9 +41,20 @@ def grants(
     if read + append + consume != 1:
         raise UsageError("one of --read, --append and --consume is needed", hint="Say what the role is to do")
     _check(url)
+    from ..storage.postgres.place import parse_url
+    from ..storage.postgres.roles import Ability, grants
+
+    ability = Ability.READ if read else Ability.APPEND if append else Ability.CONSUME
+    for statement in grants(parse_url(url), role, ability, consumer_tables()):
+        typer.echo(f"{statement};")
+
+
+def consumer_tables() -> dict[str, str]:
+    """The tables of projections, flows, captures and all else that keeps its place in a log: their columns by name."""
     from ..cdc.parking import TABLES as PARKED
     from ..cdc.worker import TABLES as CAPTURES
     from ..cqrs.delivery import TABLES as OUTBOXES
+    from ..cqrs.effects import TABLES as EFFECTS
     from ..cqrs.failures import TABLES as FAILURES
     from ..cqrs.lease import TABLES as LEASES
     from ..cqrs.projection import TABLES as PROJECTIONS
@@ -53,17 +64,14 @@ def grants(
     from ..log.images import TABLES as IMAGES
     from ..sourcing.snapshots import TABLES as SNAPSHOTS
     from ..storage.inline import TABLES as COMMITS
-    from ..storage.postgres.place import parse_url
-    from ..storage.postgres.roles import Ability, grants
+    from ..streams.committing import TABLES as AHEAD
     from ..streams.delivering import TABLES as FILES
     from ..streams.filesource import TABLES as LOADED
     from ..streams.store import TABLES as FLOWS
 
-    ability = Ability.READ if read else Ability.APPEND if append else Ability.CONSUME
-    consumers = CHECKPOINTS | PROJECTIONS | VERSIONS | FAILURES | LEASES
-    consumers |= FLOWS | FILES | LOADED | CAPTURES | PARKED | SNAPSHOTS | IMAGES | TIMERS | OUTBOXES | COMMITS
-    for statement in grants(parse_url(url), role, ability, consumers):
-        typer.echo(f"{statement};")
+    consumers = CHECKPOINTS | PROJECTIONS | VERSIONS | FAILURES | LEASES | EFFECTS
+    consumers |= FLOWS | AHEAD | FILES | LOADED | CAPTURES | PARKED | SNAPSHOTS | IMAGES | TIMERS | OUTBOXES | COMMITS
+    return consumers
 
 
 def status(url: _Url, output: OutputFormat = None) -> None:
