@@ -169,3 +169,30 @@ def test_an_event_that_is_no_json_is_told_by_its_position(tmp_path):
         connection.execute("update runs set body = '{broken' where position = 150")
     with ms.open(path) as log, pytest.raises(ms.DamagedLog, match="150"):
         log.scan("s-1").collect()
+
+
+class Litres(ms.Projection):
+    name = "SinglesLitres"
+    schema = "create table litres (total real)"
+
+    @ms.on_batch(Poured)
+    def on_poured(self, rows: pl.DataFrame, db: ms.Database) -> None:
+        db.execute("insert into litres values (?)", (rows["litres"].sum(),))
+
+
+def test_a_read_model_that_takes_frames_needs_no_run_for_each_event(monkeypatch, tmp_path):
+    with ms.open(tmp_path / "log.db") as log:
+        log.commit([log.stage(f"tank-{n % 3}", Poured(litres=1, tank=n)) for n in range(3_000)])
+        gone_through = []
+        one_by_one = Singles.__iter__
+        monkeypatch.setattr(Singles, "__iter__", lambda self: gone_through.append(self) or one_by_one(self))
+        with ms.App(log, projections=[Litres.into(tmp_path / "litres.db")]) as app:
+
+            class Total(ms.Query[float]): ...
+
+            @app.query
+            def total(query: Total, db: ms.Database) -> float:
+                return db.one("select sum(total) as total from litres")["total"]
+
+            assert app.query(Total(), fresh=True) == 3_000
+        assert not gone_through

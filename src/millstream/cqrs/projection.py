@@ -381,7 +381,7 @@ class Placement:
         """Runs that one handler takes as a frame."""
         made = self._shapes
         frame: pl.DataFrame | Exception
-        count = sum(run.count for run in runs)
+        count = runs.count if isinstance(runs, Singles) else sum(run.count for run in runs)
         try:
             frame = frame_of_runs(runs, self._classes, made)
             if self._picks is not None:
