@@ -228,7 +228,8 @@ class App(WriteSide, ReadSide):
             ForeignReadModel, ReadModelChanged: A read model is of another log, or of another version.
             InvalidHandler, DuplicateHandler: The function cannot answer the query, or another one does.
         """
-        if isinstance(given, Query):
+        # That its class is known is found out in a tenth of the time.
+        if type(given) in self._queries.handlers or isinstance(given, Query):
             if after is None and not fresh and behind == "answer" and at is None:
                 return self._queries.answer(given)
             return self._queries.answer(given, _asked(after, fresh, timeout, behind, at))

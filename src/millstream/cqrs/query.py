@@ -129,7 +129,8 @@ class Queries:
         self._log = log
         self._placements = placements
         self._followers = followers
-        self._handlers: dict[type[Any], _Handler] = {}
+        self.handlers: dict[type[Any], _Handler] = {}
+        """The handlers, by the classes of queries."""
         self._views = Views()
         for follower in followers.values():
             if isinstance(follower, LiveModel):
@@ -152,8 +153,8 @@ class Queries:
         """
         found = parameters(function, frame)
         name, query = message_type(function, found, Query)
-        if query in self._handlers:
-            first = self._handlers[query].function
+        if query in self.handlers:
+            first = self.handlers[query].function
             raise DuplicateHandler(query.__name__, getattr(first, "__qualname__", repr(first)))
         database = ""
         for parameter in found:
@@ -178,11 +179,11 @@ class Queries:
         followers = tuple(self._followers[each.name] for each in wanted if each.name in self._followers)
         lives = tuple(each for each in followers if database and isinstance(each, LiveModel))
         in_order = [each.name for each in found] == [name, database] and not function.__code__.co_kwonlyargcount
-        self._handlers[query] = _Handler(function, query, name, database, declared, followers, lives, in_order)
+        self.handlers[query] = _Handler(function, query, name, database, declared, followers, lives, in_order)
 
     def known(self) -> list[type[Any]]:
         """The queries that have a handler."""
-        return list(self._handlers)
+        return list(self.handlers)
 
     def _declared(self, reads: Sequence[type[Projection]] | None) -> tuple[Placement, ...] | None:
         if reads is None:
@@ -205,7 +206,7 @@ class Queries:
 
     def answer(self, query: Query[Result], asked: Asked = NOW) -> Result:
         """Answer a query; see ``App.query``."""
-        handler = self._handlers.get(type(query)) or self._handler(query)
+        handler = self.handlers.get(type(query)) or self._handler(query)
         if asked.at is not None:
             return self._answer_at(handler, query, asked.at)
         for follower in handler.followers:
@@ -297,7 +298,7 @@ class Queries:
                 time.sleep(min(_POLL, pause))
 
     def _handler(self, query: Query[Any]) -> _Handler:
-        handler = self._handlers.get(type(query))
+        handler = self.handlers.get(type(query))
         if handler is None:
             raise UnknownQuery(type(query).__name__)
         return handler
