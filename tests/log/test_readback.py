@@ -151,7 +151,7 @@ def test_a_connection_is_had_in_a_with_block():
         with pytest.raises(ms.UsageError, match=r"outside of a block. Write `with log.connect\(\) as db:`"):
             log.connect().query("select 1")
         with log.connect() as db:
-            for value, said in ((Decimal(1), "write others as text"), (1 << 70, "64 bits"), ("\ud800", "UTF-8")):
+            for value, said in ((Decimal(1), "write others as text"), (1 << 70, "64 bits"), ("\ud800", "surrogate pairs")):
                 with pytest.raises(ms.DatabaseError, match=said):
                     db.query("select ?", (value,))
 
