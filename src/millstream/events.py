@@ -411,7 +411,7 @@ def encode(event: AnyEvent) -> bytes:
         raise InvalidEvent(
             f"an event of type {type_name(event)!r} does not fit its class: {error}", hint=_FIT
         ) from error
-    except (msgspec.DecodeError, TypeError, ValueError, OverflowError, UnicodeEncodeError, RecursionError) as error:
+    except (msgspec.DecodeError, TypeError, ValueError, ArithmeticError, UnicodeEncodeError, RecursionError) as error:
         raise InvalidEvent(
             f"an event of type {type_name(event)!r} cannot be encoded: {error}",
             hint="Use JSON-like values, Decimal, datetime, date, UUID, bytes, enums and structs",
@@ -459,6 +459,6 @@ def encode_many(events: Sequence[AnyEvent], cls: type[Any]) -> bytes:
         # All at once where nothing is special; what is, is told or put right one by one.
         if read == len(events) == body.count(b"\n") and b"null" not in body and len(body) <= MAX_BODY:
             return body[:-1]
-    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError):
+    except (msgspec.MsgspecError, TypeError, ValueError, ArithmeticError, RecursionError):
         pass
     return b"\n".join([encode(event) for event in events])

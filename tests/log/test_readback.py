@@ -159,3 +159,14 @@ def test_a_connection_is_had_in_a_with_block():
 def test_an_address_of_sqlite_is_no_path():
     with pytest.raises(ms.UsageError, match="Give the path of the file alone"):
         ms.open("file:shop.db?mode=memory")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_decimal_that_may_not_even_be_compared_is_refused(count):
+    class Weighed(ms.Event, type=f"readback.Weighed{count}"):
+        kilos: Decimal
+
+    log = ms.open()
+    with pytest.raises(ms.InvalidEvent, match="cannot be encoded"):
+        log.append("s", [Weighed(kilos=Decimal("sNaN"))] * count)
+    assert log.head == 0

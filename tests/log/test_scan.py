@@ -88,3 +88,18 @@ def test_values_of_frames_become_the_text_that_those_of_objects_become(home: str
         log.append("numbers", pl.DataFrame({"v": [float("nan"), float("-inf"), 0.5, None]}), type="Drifting")
         log.append("numbers", ms.Plain("Drifting", {"v": "text"}))
         assert log.scan("numbers").collect()["v"].to_list() == ["NaN", "-inf", "0.5", None, "text"]
+
+
+def test_what_is_trimmed_while_a_scan_learns_its_columns_is_passed_over(monkeypatch):
+    from millstream.log import scan
+
+    quick, log = scan.quick_frame, ms.open()
+    for n in range(5):
+        log.append("t", [ms.Plain("T", {"n": n}), ms.Plain("T", {"n": n + 10})])
+
+    def trimmed(*given):
+        log.trim("t", keep=4)
+        return quick(*given)
+
+    monkeypatch.setattr(scan, "quick_frame", trimmed)
+    assert log.scan("t").collect()["n"].to_list() == [3, 13, 4, 14]

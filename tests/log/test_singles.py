@@ -196,3 +196,17 @@ def test_a_read_model_that_takes_frames_needs_no_run_for_each_event(monkeypatch,
 
             assert app.query(Total(), fresh=True) == 3_000
         assert not gone_through
+
+
+@pytest.mark.parametrize("metadata", [None, {"by": "a\nb, c"}])
+def test_single_events_that_are_cut_are_the_same_events(metadata):
+    log = ms.open()
+    log.commit(
+        [log.stage(f"tank-{i % 3}", ms.Plain("Cut", {"n": i, "s": "a,b\n"}), metadata=metadata) for i in range(99)]
+    )
+    [whole] = log.spans(scope_of(None, None), 0, log.head + 1)
+    assert isinstance(whole, Singles)
+    for count in (1, 50, 98):
+        parts = whole.split(count)
+        assert [part.count for part in parts] == [count, 99 - count]
+        assert [_told(run) for part in parts for run in part] == [_told(run) for run in whole]

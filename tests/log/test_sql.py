@@ -69,3 +69,7 @@ def test_a_query_sees_all_streams_as_of_one_moment(log, monkeypatch):
     monkeypatch.setattr(log, "scan", meanwhile)
     query = "select (select sum(x) from orders)::int as a, (select sum(x) from others)::int as b"
     assert log.sql(query).row(0) == (4, 5)
+
+
+def test_what_a_query_defines_itself_may_be_named_in_any_case(log):
+    assert log.sql("with Found as (select 1 as n) select n from found").rows() == [(1,)]

@@ -94,3 +94,21 @@ def test_a_flow_counts_each_row_in_one_window_and_its_check_agrees(zone: str, ch
         log.append("a", rows, type="ClockRow")
         checked = flow.check(log)
         assert checked.equal, checked
+
+
+@pytest.mark.parametrize(
+    ("zone", "begin"),
+    [
+        ("Antarctica/Troll", datetime(2024, 10, 26, 23)),
+        ("Antarctica/Casey", datetime(2010, 3, 4, 12)),
+        ("Pacific/Kwajalein", datetime(1969, 9, 30, 10)),
+    ],
+)
+def test_where_clocks_go_back_by_hours_a_moment_has_its_window_whatever_stands_beside_it(
+    zone: str, begin: datetime
+) -> None:
+    at = pl.Series([begin + number * 7 * MINUTE for number in range(90)]).dt.epoch("us")
+    starts, ends = bounds(at, "1h", zone)
+    for number, moment in enumerate(at):
+        start, end = bounds(pl.Series([moment]), "1h", zone)
+        assert (start[0], end[0]) == (starts[number], ends[number])

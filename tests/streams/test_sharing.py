@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from flow_worker import FLOWS
-from inline import inline
+from inline import Inline, inline
 from polars.testing import assert_frame_equal
 from referee import clicks
 
@@ -286,3 +286,32 @@ def test_a_key_whose_type_widens_is_taken_in_alone_and_split_anew(tmp_path: Path
             results.append(given(log, flow)["out"])
     assert results[0].height >= 4
     assert_frame_equal(*results)
+
+
+@pytest.mark.parametrize("what", ["compacted", "trimmed"])
+def test_what_becomes_of_bodies_between_two_processes_loses_no_row_and_gives_none_twice(
+    what: str, tmp_path: Path
+) -> None:
+    flow = stream("t").select("n").to("out", type="Out")
+    with ms.open(tmp_path / "log.db") as log:
+        log.commit([log.stage("t", ms.Plain("T", {"n": n})) for n in range(3000)])
+        head = log.head
+
+        class Second(Inline):
+            def get(self, timeout: float) -> object:
+                if self._share.pipeline.range.index == 1:
+                    if what == "compacted":
+                        log.compact("t")
+                    else:
+                        log.trim("t", keep=2000)
+                return super().get(timeout)
+
+        worker = SharedWorker(
+            log, flow, 2, rows=1000, commit_every=0, begin=lambda start, count: Second(log, flow, start)
+        )
+        while worker.advance(head):
+            pass
+        worker.flush()
+        worker.close()
+        given = log.scan("out").collect()["n"].to_list()
+    assert given == list(range(0 if what == "compacted" else 1000, 3000))

@@ -53,7 +53,7 @@ def scan(
         for group in chain.from_iterable(map(alike, grouped(found, MAX_ROWS))):
             if not columns:
                 columns = dict(_framed(log, group[:1]).schema)
-            if quick_frame(group, columns, None) is None:
+            if not _fits(group, columns):
                 columns = union(columns, dict(_framed(log, group).schema))
     if by is not None and not isinstance(columns.get(by), pl.Datetime):
         raise InvalidTime(f"{by!r} is not a datetime column of {stream!r}", hint=f"It has {', '.join(columns)}")
@@ -103,6 +103,14 @@ def _spans(log: Reader, scope: Scope, after: int, until: int) -> Iterator[Run | 
             yield page
         else:
             yield from page
+
+
+def _fits(group: list[Run | Singles], columns: Columns) -> bool:
+    """Whether a group is certain to have no other columns."""
+    try:
+        return quick_frame(group, columns, None) is not None
+    except Trimmed:  # since its headers were read
+        return False
 
 
 def _framed(

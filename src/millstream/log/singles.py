@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import msgspec
 import numpy as np
@@ -139,6 +139,21 @@ class Singles:
         name = self._log.store.stream_name
         return pl.Series([name(each) for each in known.tolist()], dtype=pl.String).gather(places)
 
+    def split(self, count: int) -> tuple[Singles, Singles]:
+        """The first so many of its events, and the others."""
+        packed = self._packed
+        numbers = (packed.positions, packed.streams, packed.versions, packed.recorded)
+        texts = (packed.bodies, packed.metadata)
+        first, others = zip(
+            *(_halves(text, ",", count) for text in numbers),
+            *(_halves(text, "\n", count) for text in texts),
+            strict=True,
+        )
+        return (
+            Singles(self._log, PackedEvents(count, packed.kind, *first)),
+            Singles(self._log, PackedEvents(self.count - count, packed.kind, *others)),
+        )
+
     def __len__(self) -> int:
         return self._packed.count
 
@@ -163,6 +178,14 @@ class Singles:
 
     def __iter__(self) -> Iterator[Run]:
         return iter(self[:])
+
+
+def _halves(text: str | None, by: str, count: int) -> tuple[Any, Any]:
+    """A text up to its value of a number, and from that on."""
+    if text is None:
+        return None, None
+    values = text.split(by)
+    return by.join(values[:count]), by.join(values[count:])
 
 
 def singles(log: Reader, scope: Scope, low: int, high: int, most: int) -> Singles | None:

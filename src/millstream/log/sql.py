@@ -86,7 +86,8 @@ def _tables(connection: Any, query: str) -> set[str]:
                 visit(value)
 
     visit(tree)
-    return names - defined
+    own = {name.lower() for name in defined}  # which are told apart as DuckDB does it
+    return {name for name in names if name.lower() not in own}
 
 
 def _relation(log: Reader, name: str, head: int) -> Any:

@@ -18,6 +18,7 @@ from .keys import Ints
 
 _EPOCH = datetime(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
+_HOUR = 3_600_000_000
 
 
 def bounds(at: pl.Series, every: str, zone: str) -> tuple[Ints, Ints]:
@@ -31,8 +32,12 @@ def bounds(at: pl.Series, every: str, zone: str) -> tuple[Ints, Ints]:
     if not len(at):
         nothing = np.zeros(0, np.int64)
         return nothing, nothing
+    near = at
+    if every == "1h":
+        # Clocks that went back by hours strike others next than those that come after the last.
+        near = pl.concat([at + hours * _HOUR for hours in (-1, 0, 1, 2)])
     shown = pl.select(
-        at.cast(pl.Datetime("us", "UTC")).dt.convert_time_zone(zone).dt.replace_time_zone(None)
+        near.cast(pl.Datetime("us", "UTC")).dt.convert_time_zone(zone).dt.replace_time_zone(None)
     ).to_series()
     struck = shown.dt.truncate(every).unique()
     # A clock that went back may stand behind a stroke that has been; so the next one is that after the next.

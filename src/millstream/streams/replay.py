@@ -54,10 +54,20 @@ def source_spans(log: Log, source: Source, after: int, end: int) -> Iterator[Run
 
 
 def batches(runs: Iterable[Labelled], rows: int = MAX_ROWS) -> Iterator[list[Labelled]]:
-    """Runs in groups of at most so many rows (a run is never split, nor what was made of one stored event)."""
+    """Runs in groups of at most so many rows (a run is never split, nor what was made of one stored event).
+
+    Many single events are cut where they would be if they were read one by one: how a log is read may change with what
+    becomes of its bodies meanwhile, and processes that share a flow must all have the same groups.
+    """
     group: list[Labelled] = []
     count = 0
     for number, run in runs:
+        while isinstance(run, Singles) and count + run.count > rows:
+            if count < rows:
+                first, run = run.split(rows - count)
+                group.append((number, first))
+            yield group
+            group, count = [], 0
         if group and count + run.count > rows and run.position > group[-1][1].last:
             yield group
             group, count = [], 0

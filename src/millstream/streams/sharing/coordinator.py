@@ -50,6 +50,10 @@ class _Ended(Exception):
         self.process = process
 
 
+class _Apart(Exception):
+    """The processes have not read the same: what they would have read has been trimmed between two of them."""
+
+
 class _Done:
     """What all processes have done since the last commit, up to the end of a stretch."""
 
@@ -197,6 +201,16 @@ class SharedWorker(Committer):
                     hint="Look at what it has written to the standard error; there may be too little memory",
                 ) from None
             return True
+        except _Apart:
+            self._settle()
+            self._failures += 1
+            self._stop()
+            if self._failures >= _TRIES:
+                raise FlowError(
+                    f"the processes of flow {self.name!r} read the log differently, again and again",
+                    hint="Run it with processes=1 while events are trimmed",
+                ) from None
+            return True
         except BaseException:
             try:
                 self._settle()
@@ -263,6 +277,8 @@ class SharedWorker(Committer):
             except Empty:
                 return None
         row = [messages.popleft() for messages in self._messages]
+        if any(_read(message) != _read(row[0]) for message in row):
+            raise _Apart
         if isinstance(row[0], Made):
             self._gather(row)
             return None
@@ -419,3 +435,10 @@ class SharedWorker(Committer):
         finally:
             alone.close()
         self._take_over()
+
+
+def _read(message: Made | Reached) -> tuple[int, list[int] | None, int]:
+    """What of the log a process has read for a message; in all of them it has to be the same."""
+    if isinstance(message, Made):
+        return message.position, message.heights, len(message.outputs)
+    return message.position, None, message.drifted
