@@ -94,6 +94,10 @@ class WriteDown(ms.Command):
     note: ms.Ref[Note]
 
 
+class Twin(ms.Command):
+    balance: str
+
+
 class Register(ms.Command):
     sheet: str
     owner: str
@@ -233,3 +237,44 @@ def test_another_writer_between_two_of_them_is_met_by_deciding_anew(app: ms.App,
     outcomes = app.execute_all([Meet("s-1"), Open("s-1", "Bob"), Pay("s-1", 1)])
     assert kinds(outcomes) == ["Receipt", "Rejected", "Receipt"]
     assert balance(log, "s-1") == 12
+
+
+def test_one_request_twice_in_a_batch_is_answered_twice_and_counts_once(app: ms.App, log: ms.Log) -> None:
+    log.append("s-1", [Opened(owner="Ann"), Paid(cents=10)])
+    # The second would be refused if it were decided on what the first has left; the third, if it counted twice.
+    outcomes = app.execute_all([Pay("s-1", -6), Pay("s-1", -6), Pay("s-1", -4)], ids=["x", "x", "y"])
+    assert kinds(outcomes) == ["Receipt"] * 3
+    assert outcomes[0] == outcomes[1]
+    assert balance(log, "s-1") == 0
+    assert kinds(app.execute_all([Pay("s-1", 1), Pay("s-1", 2)], ids=["z", "z"])) == ["Receipt", "IdReused"]
+
+
+def test_one_that_is_refused_since_the_same_was_decided_beside_it_gets_its_receipt(app: ms.App, log: ms.Log) -> None:
+    calls: list[Twin] = []
+    beside: list[ms.Receipt] = []
+
+    @app.command
+    def twin(command: Twin) -> None:
+        calls.append(command)
+        if len(calls) == 1:
+            beside.append(app.execute(command, id="x"))
+            raise ms.Rejected("it is done already")
+
+    assert app.execute_all([Twin("s-1")], ids=["x"]) == beside
+
+
+def test_those_that_are_decided_anew_are_so_in_their_order(
+    app: ms.App, log: ms.Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.append("s-1", [Opened(owner="Ann"), Paid(cents=10)])
+    commit_all = log.commit_all
+
+    def another_comes_first(requests: Any) -> Any:
+        monkeypatch.setattr(log, "commit_all", commit_all)
+        log.append("s-1", Paid(cents=1))
+        return commit_all(requests)
+
+    monkeypatch.setattr(log, "commit_all", another_comes_first)
+    # Refused for the sake of the first, it does not go before it when that has to be decided again.
+    outcomes = app.execute_all([Pay("s-1", -10), Pay("s-1", -10)])
+    assert kinds(outcomes) == ["Receipt", "Rejected"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import textwrap
@@ -16,7 +17,7 @@ from kept import eventually, into_of
 import millstream as ms
 
 PERFORMED: list[tuple[str, Any]] = []
-FAILING: list[bool] = []
+FAILING: list[BaseException] = []
 
 
 class Taken(ms.Event, type="EffectsTaken"):
@@ -40,7 +41,7 @@ class Stock(ms.Projection):
 
     def perform(self, effect: ms.Effect) -> None:
         if FAILING:
-            raise ConnectionError("the supplier does not answer")
+            raise FAILING[0]
         PERFORMED.append((effect.id, next(iter(effect.body.values()))))
 
 
@@ -173,7 +174,7 @@ def test_a_version_that_no_worker_came_to_keep_hides_nothing_of_what_was_perform
 
 
 def test_what_is_left_over_by_several_versions_is_performed_in_order(log: ms.Log, into: Any) -> None:
-    FAILING.append(True)
+    FAILING.append(ConnectionError("the supplier does not answer"))
     with app_of(log, Stock.into(into)) as app:
         app.query(GetStock(), after=take(log, 1, 3))
         app.rebuild(Stock)
@@ -217,8 +218,11 @@ def test_a_worker_that_comes_late_to_a_version_that_answers_no_more_lets_go_of_i
     assert [n for _, n in PERFORMED] == expected([1, 3, 5])
 
 
-def test_what_cannot_be_performed_is_tried_again_and_the_rows_go_on(log: ms.Log, tmp_path: Path) -> None:
-    FAILING.append(True)
+@pytest.mark.parametrize("raised", [ConnectionError, SystemExit, asyncio.CancelledError])
+def test_what_cannot_be_performed_is_tried_again_and_the_rows_go_on(
+    log: ms.Log, tmp_path: Path, raised: type[BaseException]
+) -> None:
+    FAILING.append(raised("the supplier does not answer"))
     with app_of(log, Stock.into(str(tmp_path / "read.db"))) as app:
         assert app.query(GetStock(), after=take(log, 1, 3)) == 3
         eventually(lambda: bool(app.answer(GetStock()).problems))
@@ -467,3 +471,20 @@ def test_so_does_an_outbox_whose_message_is_being_sent(log: ms.Log) -> None:
     eventually(lambda: len(sent) == 2)
     app.stop()
     assert sent == [1, 2]
+
+
+def test_a_worker_whose_code_would_end_its_thread_says_so(log: ms.Log, tmp_path: Path) -> None:
+    class Leaving(ms.Projection):
+        schema = "create table leaving (n bigint)"
+
+        @ms.on
+        def taken(self, event: Taken, db: ms.Database) -> None:
+            if FAILING:
+                raise FAILING[0]
+
+    FAILING.append(asyncio.CancelledError("of what it calls"))
+    take(log, 1)
+    with ms.App(log, projections=[Leaving.into(str(tmp_path / "read.db"))]) as app:
+        eventually(lambda: "of what it calls" in (app.status()[0].error or ""))
+        FAILING.clear()
+        eventually(lambda: app.status()[0].behind == 0)

@@ -47,6 +47,11 @@ class Kept(ms.Projection):
         db.execute("insert into kept values (?, ?)", (recorded.stream, event.n))
 
 
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("of the error's own text")
+
+
 class Seen:
     """On which threads handlers ran."""
 
@@ -76,6 +81,8 @@ def app(tmp_path):
                 raise ZeroDivisionError("of the handler's own")
             if command.n == 98:
                 raise StopIteration
+            if command.n == 97:
+                raise Unspeakable
             box.put(command.n, WHO.get())
 
         app.seen = seen
@@ -97,7 +104,7 @@ def test_each_of_many_gets_its_own_answer(app, always_quick):
         return await asyncio.gather(*[one(n if n != 50 else -1) for n in range(150)])
 
     found = asyncio.run(all_of_them())
-    refused = {13: ms.ConstraintViolated, 50: ms.Rejected, 98: RuntimeError, 99: ZeroDivisionError}
+    refused = {13: ms.ConstraintViolated, 50: ms.Rejected, 97: Unspeakable, 98: RuntimeError, 99: ZeroDivisionError}
     assert found == [refused.get(n) or Put(n=n, by=f"user {n}") for n in range(150)]
     good = [n for n in range(150) if n not in refused]
     boxes = ms.Repository(app.log, Box)
@@ -121,6 +128,15 @@ def test_a_handler_that_waits_holds_up_nobody(app):
 
     asyncio.run(all_four())
     assert [ms.Repository(app.log, Box).get(f"box-{n}").total for n in range(4)] == [1] * 4
+
+
+def test_one_request_that_is_awaited_several_times_at_once_takes_effect_once(app, always_quick):
+    async def some():
+        await app.aexecute(Fill("box-a", 1))
+        return await asyncio.gather(*[app.aexecute(Fill("box-a", 2), id="twice") for _ in range(20)])
+
+    assert len({receipt.position for receipt in asyncio.run(some())}) == 1
+    assert ms.Repository(app.log, Box).get("box-a").total == 3
 
 
 def test_one_that_is_cancelled_leaves_the_others(app, always_quick):

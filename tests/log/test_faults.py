@@ -327,6 +327,17 @@ def test_a_long_transaction_of_another_thread_times_the_waiting_one_out(path):
         assert log.append("s", ms.Plain("T", {})).position == 1
 
 
+def test_a_transaction_that_could_not_have_the_database_goes_on_without_it(path):
+    with ms.open(path) as holder, ms.open(path, lock_timeout=0.2) as log:
+        with log.transaction() as tx:
+            tx.append("s", ms.Plain("T", {}))
+            with holder.transaction() as held:
+                held.db.execute("create table t (a)")
+                with pytest.raises(errors.LogLocked):
+                    tx.db  # noqa: B018
+        assert tx.receipt.position == 1
+
+
 # --- damage -----------------------------------------------------------------------------------------
 
 

@@ -188,7 +188,7 @@ class Worker:
                     return
                 self.state, self.error = State.RUNNING, None
                 continue
-            except Exception as error:
+            except BaseException as error:  # sys.exit(), and what asyncio cancels, would end this thread unseen
                 self.error = error
                 self.state = State.RESTARTING
             finally:

@@ -178,21 +178,23 @@ class Batch:
         execution, log = self._execution, self._execution._log
         before = Earlier(execution._aggregates)
         waiting: dict[int, Request] = {}
+        ids: set[str | None] = set()
+        """Of those that wait."""
         refused: list[int] = []
 
         def flush() -> None:
             nonlocal before
-            found = log.commit_all(list(waiting.values()))
-            if any(isinstance(outcome, MillstreamError) for outcome in found):
+            found = dict(zip(waiting, log.commit_all(list(waiting.values())), strict=True))
+            self.outcomes.update(found)
+            # Another writer came first, or one before it in the batch was refused: decided anew, alone.
+            anew = [n for n, outcome in found.items() if isinstance(outcome, VersionConflict | ConditionFailed)]
+            if any(isinstance(outcome, MillstreamError) for outcome in found.values()):
                 # What was refused may have been so for the sake of a command that did not come to be.
-                for number in refused:
-                    self.outcomes[number] = self._alone(number)
-            for number, outcome in zip(waiting, found, strict=True):
-                if isinstance(outcome, VersionConflict | ConditionFailed):
-                    # Another writer came first, or one before it in the batch was refused: decided anew, alone.
-                    outcome = self._alone(number)
-                self.outcomes[number] = outcome
+                anew += refused
+            for number in sorted(anew):
+                self.outcomes[number] = self._alone(number)
             waiting.clear()
+            ids.clear()
             refused.clear()
             before = Earlier(execution._aggregates)
 
@@ -200,10 +202,13 @@ class Batch:
             """Whether a command could be decided on what is not in the log yet; what it would append waits."""
             handler, context = self._part[number]
             digest = digest_of(context.command) if context.id is not None else b""
-            done = receipt_of(log, context.id, digest) if context.id is not None else None
-            if done is not None:
-                self.outcomes[number] = done
-                return True
+            if context.id is not None:
+                if context.id in ids:
+                    return False  # it may be what is about to be committed: then it is not decided again
+                done = receipt_of(log, context.id, digest)
+                if done is not None:
+                    self.outcomes[number] = done
+                    return True
             attempt = Attempt(context, execution._aggregates, before)
             try:
                 handler(attempt, self._loop)
@@ -219,6 +224,7 @@ class Batch:
                 return False
             attempt.keep(before, appends)
             waiting[number] = Request(appends, context.id, digest)
+            ids.add(context.id)
             return True
 
         for number in numbers:
@@ -234,9 +240,19 @@ class Batch:
                 flush()
                 self.outcomes[number] = self._alone(number)
             except MillstreamError as error:
-                self.outcomes[number] = error
+                self.outcomes[number] = self._beside(number) or error
                 refused.append(number)
         flush()
+
+    def _beside(self, number: int) -> Outcome | None:
+        """What stands under a command's id: the same may have been decided beside it, which is why it was refused."""
+        context = self._part[number][1]
+        if context.id is None:
+            return None
+        try:
+            return receipt_of(self._execution._log, context.id, digest_of(context.command))
+        except MillstreamError as error:
+            return error
 
     def _alone(self, number: int) -> Outcome:
         handler, context = self._part[number]

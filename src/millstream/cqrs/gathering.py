@@ -69,7 +69,7 @@ class _Measured(Handler, frozen=True):
             if self.waiting is None:
                 raise
             self.waiting.error = error
-            raise _Raised(str(error)) from error
+            raise _Raised(type(error).__name__) from error  # its text may raise in its turn
         finally:
             if self.note is not None:
                 self.note(time.monotonic() - began)

@@ -101,7 +101,7 @@ class Performer:
             try:
                 if self._perform_some():
                     continue
-            except Exception as error:
+            except BaseException as error:  # sys.exit(), and what asyncio cancels, would end this thread unseen
                 self.error = f"{type(error).__name__}: {error}"
                 pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
                 self._ending.wait(pause)

@@ -89,8 +89,9 @@ class Transaction:
         if not self._entered:
             raise UsageError("the transaction is not open", hint="Use it inside `with log.transaction() as tx:`")
         if self._writer is None:
-            self._open = self._log.store.transaction()
-            self._writer = self._open.__enter__()
+            opened = self._log.store.transaction()
+            self._writer = opened.__enter__()
+            self._open = opened  # once it is: whoever could not have it may go on without
         return self._writer.database  # type: ignore[no-any-return]
 
     @property
