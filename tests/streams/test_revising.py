@@ -66,9 +66,8 @@ def told(
     yield from on(10**12)
 
 
-@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("early", [True, False])
-@pytest.mark.parametrize(("size", "every"), [(60, 60), (120, 30)])
+@pytest.mark.parametrize(("size", "every", "seed"), [(60, 60, 0), (120, 30, 1)])
 def test_results_come_early_and_are_corrected_as_the_definition_says(
     seed: int, early: bool, size: int, every: int
 ) -> None:
