@@ -14,7 +14,7 @@ from ..frames import Columns, union_columns
 from ..log.framing import ENVELOPE, alike, enveloped, frame_of
 from ..log.records import Run
 from ..log.shapes import Shape
-from ..log.singles import Singles
+from ..log.singles import Singles, one_by_one
 
 
 def frame_of_runs(
@@ -29,7 +29,8 @@ def frame_of_runs(
     Raises:
         InvalidEvent: What is stored does not fit its class.
     """
-    parts = [_part(group, classes[group[0].type], shapes[group[0].type]) for group in _alike(runs)]
+    spans = [runs] if isinstance(runs, Singles) else runs
+    parts = [_part(group, classes[group[0].type], shapes[group[0].type]) for group in _alike(spans)]
     if len(parts) == 1:
         return parts[0]
     columns: Columns = {}
@@ -48,25 +49,26 @@ def _conformed(part: pl.DataFrame, columns: Columns) -> pl.DataFrame:
     )
 
 
-def _part(group: Sequence[Run] | Singles, cls: type[Any], found: Shape | None) -> pl.DataFrame:
+def _part(group: Sequence[Run | Singles], cls: type[Any], found: Shape | None) -> pl.DataFrame:
     """Runs of one kind as a frame: one run of a frame, or neighbouring ones of JSON."""
-    if group[0].is_frame:
-        return _declared(enveloped(group[:1], group[0].frame()), found)
-    if found is None or not (isinstance(group, Singles) or {type(run) for run in group} == {Run}):
+    first = group[0]
+    if isinstance(first, Run) and first.is_frame:
+        return _declared(enveloped(group, first.frame()), found)
+    if found is None or not {type(run) for run in group} <= {Run, Singles}:
         if cls is not Plain:
-            for run in group:
+            for run in one_by_one(group):
                 run.events(cls)  # what does not fit its class is refused, by columns as by rows
         return frame_of(group, envelope=True)
     try:
-        events = found.events([group] if isinstance(group, Singles) else group)
+        events = found.events(group)
         series = [found.column(name, events) for name in found.columns]
     except msgspec.DecodeError as error:
-        for run in group:
+        for run in one_by_one(group):
             run.events(cls)  # says which of them
-        raise InvalidEvent(f"an event of type {group[0].type!r} does not fit: {error}") from error
+        raise InvalidEvent(f"an event of type {first.type!r} does not fit: {error}") from error
     except (OverflowError, TypeError, pl.exceptions.PolarsError):
         return frame_of(group, envelope=True)  # such as whole numbers beyond 64 bits
-    return pl.DataFrame(series + _envelope(group))
+    return enveloped(group, pl.DataFrame(series))
 
 
 def _declared(frame: pl.DataFrame, found: Shape | None) -> pl.DataFrame:
@@ -81,31 +83,6 @@ def _declared(frame: pl.DataFrame, found: Shape | None) -> pl.DataFrame:
     return frame.with_columns(lacking) if lacking else frame
 
 
-def _envelope(group: Sequence[Run] | Singles) -> list[pl.Series]:
-    if isinstance(group, Singles):
-        return group.envelope(ENVELOPE)
-    store = group[0].log.store
-    type_name = group[0].type
-    if sum([run.count for run in group]) == len(group):
-        positions = [run.position for run in group]
-        versions = [run.version for run in group]
-        times = [run.recorded for run in group]
-        ids = [run.stream_id for run in group]
-    else:
-        positions = [run.position + i for run in group for i in range(run.count)]
-        versions = [run.version + i for run in group for i in range(run.count)]
-        times = [run.recorded for run in group for _ in range(run.count)]
-        ids = [run.stream_id for run in group for _ in range(run.count)]
-    names = {stream: store.stream_name(stream) for stream in set(ids)}
-    return [
-        pl.Series("_position", positions, dtype=pl.Int64),
-        pl.Series("_stream", list(map(names.__getitem__, ids)), dtype=pl.String),
-        pl.Series("_version", versions, dtype=pl.Int64),
-        pl.repeat(type_name, len(positions), dtype=pl.String, eager=True).alias("_type"),
-        pl.Series("_time", times, dtype=pl.Int64).cast(pl.Datetime("us", "UTC")),
-    ]
-
-
 def cut(run: Run, rows: int) -> Iterator[Run]:
     """A run in parts of at most so many events."""
     for first in range(run.position, run.last + 1, rows):
@@ -114,11 +91,9 @@ def cut(run: Run, rows: int) -> Iterator[Run]:
         yield part
 
 
-def _alike(runs: Sequence[Run] | Singles) -> Iterator[Sequence[Run] | Singles]:
+def _alike(runs: Sequence[Run | Singles]) -> Iterator[Sequence[Run | Singles]]:
     """Neighbouring JSON runs of one kind together; each frame alone."""
-    if isinstance(runs, Singles):
+    if len({(run.kind_id, run.is_frame) for run in runs}) == 1 and not runs[0].is_frame:
         yield runs
-    elif len({(run.kind_id, run.format) for run in runs}) == 1 and not runs[0].is_frame:
-        yield list(runs)
     else:
         yield from alike(runs)

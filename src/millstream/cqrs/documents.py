@@ -15,7 +15,7 @@ from ..errors import DatabaseError, InvalidEvent, UsageError
 from ..events import Plain
 from ..log.handlers import Handler, InvalidHandler, handler_table
 from ..log.records import Recorded, Run
-from ..log.singles import Singles
+from ..log.singles import Singles, events_in
 from ..marks import mark
 from ..personal import plain_text
 from ..storage.database import Database, Params
@@ -303,14 +303,14 @@ class _Keyed(Placement):
 
     def batch(self, runs: Sequence[Run] | Singles) -> Batch:
         """Runs whose events are folded together."""
-        return _Folded(self, runs, sum(run.count for run in runs), _EMPTY)
+        return _Folded(self, runs, events_in(runs), _EMPTY)
 
     def fold(self, runs: Sequence[Run] | Singles, db: Database) -> None:
         """Fold the events of runs into their documents."""
         try:
             found = self._found(runs)
         except Exception:
-            if self.share is not None and self.share.number > 1 and sum(run.count for run in runs) == 1:
+            if self.share is not None and self.share.number > 1 and events_in(runs) == 1:
                 return  # what has no key is in no partition: the first has it fail
             raise
         wanted = dict.fromkeys(key for _, _, keys in found for key in keys)

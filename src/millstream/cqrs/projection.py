@@ -17,7 +17,7 @@ from ..log.handlers import InvalidHandler
 from ..log.present import together
 from ..log.records import Recorded, Run
 from ..log.shapes import shape
-from ..log.singles import Singles
+from ..log.singles import Singles, events_in
 from ..storage.database import Database
 from ..storage.redact import redact
 from ..storage.watching import Watch
@@ -381,7 +381,7 @@ class Placement:
         """Runs that one handler takes as a frame."""
         made = self._shapes
         frame: pl.DataFrame | Exception
-        count = runs.count if isinstance(runs, Singles) else sum(run.count for run in runs)
+        count = events_in(runs)
         try:
             frame = frame_of_runs(runs, self._classes, made)
             if self._picks is not None:

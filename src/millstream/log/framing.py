@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import chain
+from operator import attrgetter
 from typing import Any, overload
 
 import numpy as np
@@ -14,7 +14,7 @@ from ..frames import Columns, union_columns
 from .objects import columns_of, frame_of_objects, shaped, union, values_of
 from .quick import quick_frame
 from .records import Run
-from .singles import Singles
+from .singles import Singles, one_by_one
 
 ENVELOPE: Columns = {
     "_position": pl.Int64(),
@@ -66,7 +66,7 @@ def objects_of(group: Sequence[Run | Singles]) -> list[dict[str, Any]]:
     try:
         return values_of(lines, group[0].decodes_as, group[0].position)
     except DamagedLog:
-        for run in chain.from_iterable(each if isinstance(each, Singles) else [each] for each in group):
+        for run in one_by_one(group):
             run.data()  # says which of them
         raise
 
@@ -119,9 +119,18 @@ def enveloped(
     places = np.arange(len(of)) - np.repeat(np.cumsum(counts) - counts, counts)
     each: dict[str, Callable[[], pl.Series]] = {
         "_position": lambda: pl.Series(np.array([run.position for run in runs], np.int64)[of] + places),
-        "_stream": lambda: pl.Series([run.stream for run in runs], dtype=pl.String).gather(of),
+        "_stream": lambda: _texts(runs, "stream_id", "stream").gather(of),
         "_version": lambda: pl.Series(np.array([run.version for run in runs], np.int64)[of] + places),
-        "_type": lambda: pl.Series([run.type for run in runs], dtype=pl.String).gather(of),
+        "_type": lambda: _texts(runs, "kind_id", "type").gather(of),
         "_time": lambda: pl.Series(np.array([run.recorded for run in runs], np.int64)[of]).cast(ENVELOPE["_time"]),
     }
     return frame.with_columns(each[name]().alias(name) for name in ENVELOPE if name in names)
+
+
+def _texts(runs: Sequence[Run], number: str, text: str) -> pl.Series:
+    """What a number of each run stands for; looked up once for each number, where runs are read as they are stored."""
+    numbers, say = list(map(attrgetter(number), runs)), attrgetter(text)
+    if {type(run) for run in runs} != {Run}:
+        return pl.Series(map(say, runs), dtype=pl.String)
+    told = {each: say(run) for each, run in dict(zip(numbers, runs, strict=True)).items()}
+    return pl.Series(map(told.__getitem__, numbers), dtype=pl.String)

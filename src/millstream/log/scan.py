@@ -14,7 +14,6 @@ from polars.io.plugins import register_io_source
 
 from ..errors import InvalidTime, StreamNotFound, Trimmed
 from ..frames import MAX_ROWS, Columns, join_columns
-from ..storage.base import Scope
 from ..time import Moment, from_micros, to_micros
 from .following import grouped
 from .framing import ENVELOPE, alike, frame_of
@@ -22,7 +21,7 @@ from .objects import union
 from .quick import quick_frame
 from .reading import scope_of
 from .records import Run
-from .singles import Singles
+from .singles import Singles, spread
 
 if TYPE_CHECKING:
     from .reading import Reader, Types
@@ -49,7 +48,7 @@ def scan(
     columns, json_kinds = _columns(log, stream, kinds)
     if json_kinds:
         # Objects have no stored columns: one pass over them fixes the shape of the whole.
-        found = (run for run in _spans(log, scope, 0, head + 1) if not run.is_frame)
+        found = (run for run in spread(log.spans(scope, 0, head + 1)) if not run.is_frame)
         for group in chain.from_iterable(map(alike, grouped(found, MAX_ROWS))):
             if not columns:
                 columns = dict(_framed(log, group[:1]).schema)
@@ -63,8 +62,9 @@ def scan(
     def runs() -> Iterator[Run | Singles]:
         if by is None:
             after = 0 if low is None else log.store.position_at(low)
-            return _spans(log, scope, after, head + 1 if high is None else min(head, log.store.position_at(high)) + 1)
-        found = _spans(log, scope, 0, head + 1)
+            until = head if high is None else min(head, log.store.position_at(high))
+            return spread(log.spans(scope, after, until + 1))
+        found = spread(log.spans(scope, 0, head + 1))
         return found if low is None and high is None else _overlapping(log, found, by, low, high)
 
     def source(
@@ -95,14 +95,6 @@ def scan(
                 return
 
     return register_io_source(source, schema=schema)
-
-
-def _spans(log: Reader, scope: Scope, after: int, until: int) -> Iterator[Run | Singles]:
-    for page in log.spans(scope, after, until):
-        if isinstance(page, Singles):
-            yield page
-        else:
-            yield from page
 
 
 def _fits(group: list[Run | Singles], columns: Columns) -> bool:

@@ -6,7 +6,7 @@ costs is the Python object for each value of each header: here there is none unt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
@@ -186,6 +186,29 @@ def _halves(text: str | None, by: str, count: int) -> tuple[Any, Any]:
         return None, None
     values = text.split(by)
     return by.join(values[:count]), by.join(values[count:])
+
+
+def spread(pages: Iterable[list[Run] | Singles]) -> Iterator[Run | Singles]:
+    """What pages hold, in order: runs, and pages of single events as they are."""
+    for page in pages:
+        if isinstance(page, Singles):
+            yield page
+        else:
+            yield from page
+
+
+def one_by_one(group: Iterable[Run | Singles]) -> Iterator[Run]:
+    """Every run, also those that pages of single events stand for."""
+    for each in group:
+        if isinstance(each, Singles):
+            yield from each
+        else:
+            yield each
+
+
+def events_in(runs: Sequence[Run] | Singles) -> int:
+    """How many events there are, without making runs of single ones."""
+    return runs.count if isinstance(runs, Singles) else sum([run.count for run in runs])
 
 
 def singles(log: Reader, scope: Scope, low: int, high: int, most: int) -> Singles | None:

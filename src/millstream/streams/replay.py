@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..frames import MAX_ROWS
 from ..log.reading import Reader, scope_of
 from ..log.records import Run
-from ..log.singles import Singles
+from ..log.singles import Singles, spread
 from ..time import Moment
 from .columns import SEQUENCE, is_hidden, visible
 from .errors import FlowError
@@ -45,12 +45,9 @@ def source_runs(log: Log, source: Source, after: int, end: int) -> Iterator[Run]
 
 def source_spans(log: Log, source: Source, after: int, end: int) -> Iterator[Run | Singles]:
     """The same, with many single events as one where they stand alike."""
-    for page in log.spans(scope_of(source.stream, source.types), after, end):
-        if isinstance(page, Singles):
-            if page.type not in _OWN:
-                yield page
-        else:
-            yield from (run for run in page if run.type not in _OWN)
+    for span in spread(log.spans(scope_of(source.stream, source.types), after, end)):
+        if span.type not in _OWN:
+            yield span
 
 
 def batches(runs: Iterable[Labelled], rows: int = MAX_ROWS) -> Iterator[list[Labelled]]:
