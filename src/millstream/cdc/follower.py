@@ -55,7 +55,7 @@ class Follower:
         """All up to here was given to the sink or parked."""
         self._seen = 0
         """Beyond that, up to here nothing of the stream was found."""
-        self._committed_at = 0.0
+        self._committed_at = float("-inf")
         self._pending: list[Place] = []
         """Parked, and not committed yet."""
         self._looked = False

@@ -68,7 +68,7 @@ class Worker:
         self._owned: set[str] = set()
         """The streams that are known to be this capture's."""
         self._visited = False
-        self._looked_at = 0.0
+        self._looked_at = float("-inf")
         self._asked = False
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="millstream-capture-commit")
 

@@ -78,7 +78,7 @@ class Follower:
         self._running = False
         self._live = Version(placement.name, 1, self.made_by, "", VersionState.LIVE)
         self._turns = 0
-        self._looked = 0.0
+        self._looked = float("-inf")
         self._performer: Performer | None = None
         self.is_outside = False
         """Whether the worker waits for nothing but what it has begun to do outside."""

@@ -57,7 +57,7 @@ class Committer:
         self.sink = flow.sink
         self.name = flow.sink.name
         self.paused = False
-        self._committed = 0.0
+        self._committed = float("-inf")
         self._delivery = delivery(flow.sink, log)
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="millstream-flow-commit")
 

@@ -71,7 +71,7 @@ class PostgresSession:
         """What was given to be committed."""
         self._durable = 0
         self._moved_at = time.monotonic()
-        self._watched_at = 0.0
+        self._watched_at = float("-inf")
         self.backfill = Backfill(source, about, state, tables, publications, self.publisher)
         self._publishing: Iterator[Batch] | None = None
 

@@ -155,7 +155,7 @@ class SQLiteSession:
         self._width = 0
         self._data_version = -1
         self._acknowledged = 0
-        self._pruned_at = 0.0
+        self._pruned_at = float("-inf")
         self._pruner = ThreadPoolExecutor(1, thread_name_prefix="millstream-prune")
         self._pruning: Future[int] | None = None
         self._file = _file_id(source.path)

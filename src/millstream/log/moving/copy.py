@@ -158,7 +158,7 @@ class _Copy:
         self._lag = 0.0
         self._known = self._target.raw_bodies()
         self._state: State | None = self._target.raw_state()
-        self._stated = 0.0
+        self._stated = float("-inf")
         self._ids: set[str] = set()
         self._follow = False
         self._head = self._check()
