@@ -222,3 +222,14 @@ def test_the_quick_way_reads_text_as_the_parser_does(digits: int, moments: list[
 def test_what_is_not_of_the_usual_form_is_left_to_the_parser(texts: list[str | None]) -> None:
     assert usual_instants(pl.Series("ts", texts, dtype=pl.String)) is None
     assert usual_instants(pl.Series("ts", ["2024-02-29T23:59:59.5Z"], dtype=pl.String)).to_list() == [1709251199500000]
+
+
+def test_many_texts_of_one_day_and_of_several_are_read_alike() -> None:
+    begin = 1_709_164_800_000_000  # 2024-02-29
+    micros = pl.Series("ts", [begin + n * 4_000_017 for n in range(40_000)])
+    text = micros.cast(pl.Datetime("us", "UTC")).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
+    assert text.str.slice(0, 10).n_unique() == 2
+    assert micros.equals(usual_instants(text))
+    # One that is odd, after many that are not.
+    assert usual_instants(text.set(pl.Series(range(40_000)) == 39_999, "2024-02-30T00:00:00.000000Z")) is None
+    assert usual_instants(text.str.replace("T", " ")) is None

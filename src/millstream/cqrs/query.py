@@ -75,13 +75,8 @@ class _Handler(msgspec.Struct, frozen=True):
     """Those of what it may use that workers keep, and live ones."""
     lives: tuple[LiveModel, ...]
     """Those that are computed now."""
-    in_order: bool
-    """Whether the function takes the query and the database in this order, and nothing else."""
-
-    def __call__(self, query: Query[Any], db: Database) -> Any:
-        if self.in_order:
-            return self.function(query, db)
-        return self.function(**{self.query: query, self.database: db})
+    answered: Callable[[Any, Database], Any]
+    """The function, as one of the query and the database."""
 
 
 class Answer(msgspec.Struct, Generic[Result]):
@@ -178,8 +173,13 @@ class Queries:
         wanted = self._placements if declared is None else declared
         followers = tuple(self._followers[each.name] for each in wanted if each.name in self._followers)
         lives = tuple(each for each in followers if database and isinstance(each, LiveModel))
-        in_order = [each.name for each in found] == [name, database] and not function.__code__.co_kwonlyargcount
-        self.handlers[query] = _Handler(function, query, name, database, declared, followers, lives, in_order)
+        answered = function
+        if [each.name for each in found] != [name, database] or function.__code__.co_kwonlyargcount:
+
+            def answered(query: Any, db: Database) -> Any:
+                return function(**{name: query, database: db})
+
+        self.handlers[query] = _Handler(function, query, name, database, declared, followers, lives, answered)
 
     def known(self) -> list[type[Any]]:
         """The queries that have a handler."""
@@ -207,7 +207,7 @@ class Queries:
     def answer(self, query: Query[Result], asked: Asked = NOW) -> Result:
         """Answer a query; see ``App.query``."""
         handler = self.handlers.get(type(query)) or self._handler(query)
-        if asked.at is not None:
+        if asked is not NOW and asked.at is not None:
             return self._answer_at(handler, query, asked.at)
         for follower in handler.followers:
             if follower.failure is not None and isinstance(follower.failure, (ForeignReadModel, ReadModelChanged)):
@@ -234,7 +234,7 @@ class Queries:
             view = shown[1]
             db = view.take()
             try:
-                return handler(query, db)  # type: ignore[no-any-return]
+                return handler.answered(query, db)  # type: ignore[no-any-return]
             finally:
                 view.give_back(db)
         except ReadOnlyLog as error:
@@ -335,7 +335,7 @@ class Queries:
         if len(inline) > 1 and any(placement.inline for placement in wanted):
             wanted = [Together(self._log, inline), *(placement for placement in wanted if not placement.inline)]
         with self._past(wanted, position) as view, view.reading() as db:
-            return handler(query, db)  # type: ignore[no-any-return]
+            return handler.answered(query, db)  # type: ignore[no-any-return]
 
     def _shown_at(self, handler: _Handler) -> list[Placement]:
         """The read models that one connection shows the handler, as of the present."""
@@ -388,7 +388,7 @@ class Queries:
     def _ask(self, handler: _Handler, query: Query[Result]) -> Result:
         try:
             with self._database(handler) as db:
-                return handler(query, db)  # type: ignore[no-any-return]
+                return handler.answered(query, db)  # type: ignore[no-any-return]
         except ReadOnlyLog as error:
             raise _writes(query) from error
         except DatabaseError as error:

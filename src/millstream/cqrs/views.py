@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ..storage.database import Database
@@ -60,25 +61,17 @@ class FilesView(View):
     def __init__(self, paths: list[str]) -> None:
         self._paths = paths
         self._idle: list[_Kept] = []
-        self._mutex = threading.Lock()
-        self._process = os.getpid()
+        _open.add(self)
 
     def take(self) -> Database:
-        db = self._idle_one()
+        try:
+            db = self._idle.pop()
+        except IndexError:
+            db = self._opened()
         db.control("begin")  # takes no lock, and reads nothing: it cannot fail
         return db
 
-    def _idle_one(self) -> _Kept:
-        if self._process != os.getpid():
-            with self._mutex:
-                if self._process != os.getpid():
-                    # A fork: the parent's connections are not to be used or closed here.
-                    _left_to_parent.extend(self._idle)
-                    self._idle, self._process = [], os.getpid()
-        try:
-            return self._idle.pop()
-        except IndexError:
-            pass
+    def _opened(self) -> _Kept:
         db = _Kept(connect(self._paths[0], readonly=True), self._paths[0])
         try:
             for number, path in enumerate(self._paths[1:], start=1):
@@ -98,11 +91,25 @@ class FilesView(View):
             db.close()
 
     def close(self) -> None:
-        with self._mutex:
-            if self._process == os.getpid():
-                for db in self._idle:
-                    db.close()
-            self._idle = []
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().close()
+
+    def leave_to_parent(self) -> None:
+        """After a fork: the parent's connections are not to be used or closed here."""
+        _left_to_parent.extend(self._idle)
+        self._idle = []
+
+
+_open: weakref.WeakSet[FilesView] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for view in list(_open):
+        view.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class ServerView(View):

@@ -6,7 +6,7 @@ is left to the slower way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any
@@ -19,6 +19,9 @@ from .records import Run
 from .shapes import shape
 from .singles import Singles
 
+_AT_ONCE = 8192
+"""So many rows are decoded at a time, where runs allow."""
+
 _LOW, _HIGH = -(1 << 63), (1 << 63) - 1
 
 
@@ -30,6 +33,26 @@ def quick_frame(group: Sequence[Run | Singles], known: Columns, wanted: frozense
     """
     if not known:
         return None
+    pieces = []
+    for part in _parts(group):
+        piece = _piece(part, known, wanted)
+        if piece is None:
+            return None
+        pieces.append(piece)
+    return pieces[0] if len(pieces) == 1 else pl.concat(pieces)
+
+
+def _parts(group: Sequence[Run | Singles]) -> Iterator[Sequence[Run | Singles]]:
+    """Runs, so many at a time that what is decoded of them stays in the processor's cache until it is in columns."""
+    begin = rows = 0
+    for end, run in enumerate(group, start=1):
+        rows += run.count
+        if rows >= _AT_ONCE or end == len(group):
+            yield group[begin:end]
+            begin, rows = end, 0
+
+
+def _piece(group: Sequence[Run | Singles], known: Columns, wanted: frozenset[str] | None) -> pl.DataFrame | None:
     cls = group[0].decodes_as
     if cls is not None:
         return _typed(group, cls, known, wanted)

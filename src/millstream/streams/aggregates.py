@@ -18,6 +18,7 @@ from .errors import UnsupportedExpression
 from .expressions import apply, check_rowwise, is_rowwise
 from .partials import Partial, Schema
 from .sketches import Best, Quantile, Registers, Sketch, best_of, distinct_of, quantile_of
+from .tallies import tallied
 
 _ROWS = "__rows"
 _VALUE = "__value"
@@ -33,6 +34,8 @@ class Aggregation(msgspec.Struct, frozen=True, eq=False):
     """What is computed from the rows of a group, which are then kept."""
     given: tuple[pl.Expr | Quantile, ...] = ()
     """The aggregates as they were given."""
+    tallies: dict[str, pl.Expr | None] | None = None
+    """Where partials are nothing but counts and sums, what of each row is added up for each; None counts rows."""
 
     @property
     def shape(self) -> str:
@@ -94,7 +97,8 @@ def aggregation(aggregates: Mapping[str, pl.Expr | Quantile]) -> Aggregation:
     if kept:
         partials[_ROWS] = Partial(_ROWS, "rows", None, tuple(sorted(names_of(kept))))
     given = tuple(aggregates.values())
-    return Aggregation(tuple(partials.values()), tuple(finals), tuple(aggregates), tuple(kept), given)
+    tallies = _tallies(list(partials.values()))
+    return Aggregation(tuple(partials.values()), tuple(finals), tuple(aggregates), tuple(kept), given, tallies)
 
 
 _OPERATORS: tuple[Callable[[pl.Expr, pl.Expr], pl.Expr], ...] = (
@@ -254,17 +258,38 @@ def _added(partial: Partial, partials: dict[str, Partial]) -> pl.Expr:
     return pl.col(partials[key].name)
 
 
+def _tallies(partials: Sequence[Partial]) -> dict[str, pl.Expr | None] | None:
+    found: dict[str, pl.Expr | None] = {}
+    for partial in partials:
+        found[partial.name] = partial.tally()
+        if found[partial.name] is None and not partial.is_size:
+            return None
+    return found
+
+
 def partials_of(aggregation: Aggregation, rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-    """The partials of groups of rows."""
-    aggregates = apply("agg", rows.columns, lambda: aggregation.of_rows(rows.schema))
-    return apply("agg", rows.columns, lambda: grouped(rows, by, aggregates))
+    """The partials of groups of rows; without keys, of all rows."""
+
+    def compute() -> pl.DataFrame:
+        if by and rows.height and aggregation.tallies is not None:
+            found = tallied(rows, by, aggregation.tallies)
+            if found is not None:
+                return found
+        return _grouped(rows, by, aggregation.of_rows(rows.schema))
+
+    return apply("agg", rows.columns, compute)
 
 
 def merge_partials(aggregation: Aggregation, partials: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-    """Several partials of each group as one."""
-    return grouped(partials, by, aggregation.merged())
+    """Several partials of each group as one; without keys, all of them."""
+    if by and partials.height and aggregation.tallies is not None:
+        names = list(aggregation.tallies)
+        if all(partials.schema[name] == pl.Int64 for name in names):
+            found = tallied(partials, by, {name: pl.col(name) for name in names})
+            if found is not None:
+                return found
+    return _grouped(partials, by, aggregation.merged())
 
 
-def grouped(frame: pl.DataFrame, by: Sequence[str], aggregates: list[pl.Expr]) -> pl.DataFrame:
-    """Aggregates of each group; without keys, of all rows."""
+def _grouped(frame: pl.DataFrame, by: Sequence[str], aggregates: list[pl.Expr]) -> pl.DataFrame:
     return frame.group_by(list(by)).agg(aggregates) if by else frame.select(aggregates)

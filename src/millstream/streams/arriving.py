@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import numpy as np
 import polars as pl
 
 from .columns import AT, ENVELOPE, IDLE, LATE, NO_TIME, SEQUENCE, micros, visible
@@ -43,12 +44,22 @@ def timed(source: Source, rows: pl.DataFrame, high: int, asked: Collection[str])
     rows = rows.select(*keep, at.alias(AT))
     if not rows.height:
         return rows.with_columns(pl.lit(False).alias(LATE)), high
-    # The running maximum of the rows before: what the watermark is when a row comes.
-    reached = pl.max_horizontal(_known.cum_max().shift(1, fill_value=high), pl.lit(high, pl.Int64))
-    late = pl.col(AT).is_null() | (pl.col(AT) < reached - source.lateness)
-    rows = rows.with_columns(late.alias(LATE))
+    rows = rows.with_columns(_late(rows[AT], high, source.lateness))
     greatest = rows[AT].max()
     return rows, max(high, greatest) if isinstance(greatest, int) else high
+
+
+def _late(at: pl.Series, high: int, lateness: int) -> pl.Series:
+    """Whether each row is late, by the watermark when it comes: the greatest time of the rows before decides."""
+    times = at.fill_null(NO_TIME).to_numpy()
+    reached = np.maximum.accumulate(times)
+    np.maximum(reached, high, out=reached)
+    late = np.empty(len(times), np.bool_)
+    late[0] = times[0] < high - lateness
+    reached -= lateness
+    np.less(times[1:], reached[:-1], out=late[1:])
+    found = pl.Series(LATE, late)
+    return found | at.is_null() if at.null_count() else found
 
 
 def passage(source: Source, frame: pl.DataFrame, high: int) -> tuple[pl.Series, pl.Series]:

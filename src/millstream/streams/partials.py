@@ -9,6 +9,7 @@ import polars as pl
 
 from .columns import AT, SEQUENCE
 from .errors import UnsupportedExpression
+from .expressions import is_rowwise
 
 Schema = Mapping[str, pl.DataType]
 
@@ -51,6 +52,24 @@ class Partial(msgspec.Struct, frozen=True, eq=False):
                 self.name
             )
         return (value.min() if self.kind == "min" else value.max()).alias(self.name)
+
+    @property
+    def is_size(self) -> bool:
+        """Whether it is the number of rows of a group."""
+        return self.kind == "len" and self.value is None
+
+    def tally(self) -> pl.Expr | None:
+        """What it adds up of each row, where it is a count or a sum; None where it is the number of rows, or more."""
+        if self.kind not in ("len", "count", "sum") or self.value is None:
+            return None
+        rows, condition = filtered(self.value)
+        if not rows.meta.root_names() or not is_rowwise(rows):
+            return None  # of a literal alone there is one for a group
+        if self.kind == "len":
+            return None if condition is None else condition
+        if condition is not None:
+            rows = pl.when(condition).then(rows)
+        return rows.is_not_null() if self.kind == "count" else rows
 
     def merged(self) -> pl.Expr:
         """The partial of several partials of one group."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import ClassVar, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -19,11 +18,10 @@ import polars as pl
 
 from ..errors import UsageError
 from ..time import Duration, duration_micros
-from .aggregates import Aggregation
+from .aggregates import Aggregation, merge_partials, partials_of
 from .closing import Closing, is_much
 from .columns import AT, ENVELOPE, LATE, SEQUENCE, by_time_and_key, is_hidden, key_column, need, utc
 from .errors import FlowError
-from .expressions import apply
 from .state import Batch, Kept, OperatorState, Order, Parts, Step, concat
 
 PANE = "__pane"
@@ -227,13 +225,11 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
 
     def partials(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The partials of some rows, per pane and key."""
-        columns = rows.columns
-        need(self.keys, columns, "group_by")
+        need(self.keys, rows.columns, "group_by")
         pane = pl.col(AT) // self.pane
         low, high = rows.select(pane.min().alias("low"), pane.max().alias("high")).row(0)
-        aggregates = apply("agg", columns, lambda: self.aggregation.of_rows(rows.schema))
         if high is None or high - low > 2:
-            return apply("agg", columns, lambda: rows.group_by(pane.alias(PANE), *self.keys).agg(aggregates))
+            return partials_of(self.aggregation, rows.with_columns(pane.alias(PANE)), [PANE, *self.keys])
         # A batch mostly falls into one or two panes; grouping by the key alone is then twice as fast.
         pieces = []
         for index in range(low, high + 1):
@@ -241,17 +237,13 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
             if low < high:
                 inside = rows.filter(pl.col(AT).is_between(index * self.pane, (index + 1) * self.pane - 1))
             if inside.height:
-                grouped = apply("agg", columns, partial(self._group, inside, aggregates))
-                pieces.append(grouped.select(pl.lit(index, pl.Int64).alias(PANE), pl.all()))
+                found = partials_of(self.aggregation, inside, self.keys)
+                pieces.append(found.select(pl.lit(index, pl.Int64).alias(PANE), pl.all()))
         return concat(pieces)
-
-    def _group(self, frame: pl.DataFrame, aggregates: list[pl.Expr], *by: str) -> pl.DataFrame:
-        keys = [*by, *self.keys]
-        return frame.group_by(keys).agg(aggregates) if keys else frame.select(aggregates)
 
     def merge(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Partials with those of one pane and key as one."""
-        return self._group(frame, self.aggregation.merged(), PANE)
+        return merge_partials(self.aggregation, frame, [PANE, *self.keys])
 
     # --- partials to windows --------------------------------------------------------------------------
 
@@ -291,11 +283,11 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
             if first == last:
                 inside = held.filter(pl.col(PANE).is_between(first * every // pane, end - 1))
                 if inside.height:
-                    merged = self._group(inside, self.aggregation.merged())
+                    merged = merge_partials(self.aggregation, inside, self.keys)
                     yield merged.with_columns(pl.lit(first, pl.Int64).alias(WINDOW))
                 continue
             windows = self.spread(held, pl.col(WINDOW).is_between(first, last))
-            yield self._group(windows, self.aggregation.merged(), WINDOW)
+            yield merge_partials(self.aggregation, windows, [WINDOW, *self.keys])
 
     def spread(self, held: pl.DataFrame, wanted: pl.Expr) -> pl.DataFrame:
         """Rows per pane, once for each window that they are in, of those windows that are wanted."""
@@ -315,7 +307,7 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
 
     def revised(self, spread: pl.DataFrame, at: int) -> pl.DataFrame:
         """The results of windows that are given at another time than their end."""
-        merged = self._group(spread, self.aggregation.merged(), WINDOW).sort(WINDOW)
+        merged = merge_partials(self.aggregation, spread, [WINDOW, *self.keys]).sort(WINDOW)
         return self._result(merged, pl.lit(at)) if merged.height else pl.DataFrame()
 
     def _finish(self, merged: pl.DataFrame) -> pl.DataFrame:
