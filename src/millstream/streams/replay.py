@@ -35,6 +35,9 @@ is silent."""
 _OWN = ("StreamClosed", TYPE)
 """What the log says of a stream, not what happened in it."""
 
+BATCH = 2 * MAX_ROWS
+"""The most rows of a batch: what every batch costs is divided among so many."""
+
 
 def source_runs(log: Log, source: Source, after: int, end: int) -> Iterator[Run]:
     """The runs of a source strictly between two positions: those whose events are rows."""
@@ -50,7 +53,7 @@ def source_spans(log: Log, source: Source, after: int, end: int) -> Iterator[Run
             yield span
 
 
-def batches(runs: Iterable[Labelled], rows: int = MAX_ROWS) -> Iterator[list[Labelled]]:
+def batches(runs: Iterable[Labelled], rows: int = BATCH) -> Iterator[list[Labelled]]:
     """Runs in groups of at most so many rows (a run is never split, nor what was made of one stored event).
 
     Many single events are cut where they would be if they were read one by one: how a log is read may change with what
@@ -135,7 +138,7 @@ def replay(
     since: Moment | None = None,
     until: Moment | None = None,
     final: bool = True,
-    rows: int = MAX_ROWS,
+    rows: int = BATCH,
     pipeline: Pipeline | None = None,
 ) -> pl.DataFrame:
     """What a flow makes of the past; see `Flow.over`.
@@ -182,7 +185,7 @@ def played(
     end: int,
     *,
     final: bool,
-    rows: int = MAX_ROWS,
+    rows: int = BATCH,
     state: FlowState | None = None,
 ) -> tuple[pl.DataFrame, FlowState]:
     """What a flow makes of what stands strictly between two positions of a log, and its state then.

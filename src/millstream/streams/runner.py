@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from ..errors import SchemaConflict
-from ..frames import MAX_ROWS
 from .ahead import read_ahead, worth_it
 from .aside import Aside
 from .committing import Committer
@@ -26,7 +25,7 @@ from .idle import Listener
 from .overtaking import answered, asks, waits
 from .pipeline import FlowState, Pipeline
 from .progress import FlowProgress, Meter, heights, told
-from .replay import Labelled, batches, frames, labelled
+from .replay import BATCH, Labelled, batches, frames, labelled
 from .spilling import Spill
 from .store import Change, change, load
 
@@ -81,7 +80,7 @@ class Worker(Committer):
         log: Log,
         flow: Flow,
         *,
-        rows: int = MAX_ROWS,
+        rows: int = BATCH,
         commit_every: float = COMMIT_EVERY,
         spill: Spill | None = None,
     ) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from .aggregates import Aggregation
-from .columns import AT, LATE, hidden, key_column, need, utc, visible
+from .columns import AT, LATE, hidden, key_column, need, order_of, utc, visible
 from .errors import FlowError
 from .expressions import apply
 from .history import Index, Pending, Sorted, stretches
@@ -158,7 +158,9 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
         ids = index.ids.encode(rows)
         packed = index.pack(ids, at)
         # Rows of one key and time have one answer, so their order is free.
-        order = pl.Series(packed).arg_sort().to_numpy()
+        order = order_of(ids, at)
+        if order is None:
+            order = pl.Series(packed).arg_sort().to_numpy()
         packed = packed[order]
         beside = tuple(values[order] for values in self._values(rows, how))
         return index.add(Sorted(packed, beside, int(at.max())), limit), packed, ids, order

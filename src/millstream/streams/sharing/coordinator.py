@@ -19,13 +19,13 @@ import polars as pl
 
 from ...errors import SchemaConflict, UsageError
 from ...events import event_classes
-from ...frames import MAX_ROWS
 from ..committing import Committer
 from ..compatible import tell
 from ..errors import FlowChanged, FlowError
 from ..flow import Flow
 from ..pipeline import FlowState
 from ..progress import FlowProgress, Meter, told
+from ..replay import BATCH
 from ..runner import COMMIT_EVERY, OUTPUT, SLICE, Worker
 from ..spilling import Sizes
 from ..store import info_of, load, sources_told
@@ -91,7 +91,7 @@ class SharedWorker(Committer):
         flow: Flow,
         processes: int,
         *,
-        rows: int = MAX_ROWS,
+        rows: int = BATCH,
         commit_every: float = COMMIT_EVERY,
         memory: int | None = None,
         begin: Callable[[Start, int], Working] = Process,
