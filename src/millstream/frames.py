@@ -311,13 +311,20 @@ def decode_frame(body: bytes, columns: Sequence[str] | None = None) -> pl.DataFr
 
 def time_ranges(frame: pl.DataFrame) -> list[tuple[str, int, int]]:
     """Minimum and maximum, in microseconds, of each datetime column that has values."""
-    names = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.Datetime)]
-    if not names or not frame.height:
-        return []
-    # Nanoseconds are rounded outwards, so that a range never excludes a row.
-    low = frame.select(pl.col(names).min().dt.epoch("us")).row(0)
-    high = frame.select(pl.col(names).max().dt.epoch("us")).row(0)
-    return [(n, a, b + 1) for n, a, b in zip(names, low, high, strict=True) if a is not None]
+    found = []
+    for name, dtype in frame.schema.items():
+        if isinstance(dtype, pl.Datetime):
+            numbers = frame[name].cast(pl.Int64)
+            low, high = numbers.min(), numbers.max()
+            if isinstance(low, int) and isinstance(high, int):
+                times, over = _MICROS[dtype.time_unit]
+                # Nanoseconds are rounded outwards, so that a range never excludes a row.
+                found.append((name, low * times // over, high * times // over + 1))
+    return found
+
+
+_MICROS = {"ns": (1, 1_000), "us": (1, 1), "ms": (1_000, 1)}
+"""Of a unit of time, how many microseconds are how many of it."""
 
 
 def frame_hash(frame: pl.DataFrame) -> bytes:
@@ -360,7 +367,7 @@ def _hash_series(digest: Any, series: pl.Series) -> None:
         for inner in series.struct.unnest():
             _hash_series(digest, inner)
     elif not isinstance(dtype, pl.Null):
-        physical = series.to_physical().to_numpy()
+        physical = (series if dtype.is_numeric() else series.to_physical()).to_numpy()
         digest.update(physical.astype(physical.dtype.newbyteorder("<"), copy=False))
 
 

@@ -105,14 +105,16 @@ def enveloped(
         run = group[0]
         if isinstance(run, Singles):
             return frame.with_columns(run.envelope(names))
-        columns = {
-            "_position": pl.int_range(run.position, run.position + run.count, dtype=pl.Int64),
-            "_stream": pl.lit(run.stream),
-            "_version": pl.int_range(run.version, run.version + run.count, dtype=pl.Int64),
-            "_type": pl.lit(run.type),
-            "_time": pl.lit(run.recorded).cast(pl.Datetime("us", "UTC")),
+        count = run.count
+        # As columns at once: for the few rows of an append, an expression would take longer than its work.
+        columns: dict[str, Callable[[], pl.Series]] = {
+            "_position": lambda: pl.Series(np.arange(run.position, run.position + count)),
+            "_stream": lambda: pl.Series([run.stream]).new_from_index(0, count),
+            "_version": lambda: pl.Series(np.arange(run.version, run.version + count)),
+            "_type": lambda: pl.Series([run.type]).new_from_index(0, count),
+            "_time": lambda: pl.Series([run.recorded]).cast(ENVELOPE["_time"]).new_from_index(0, count),
         }
-        return frame.with_columns(columns[name].alias(name) for name in ENVELOPE if name in names)
+        return frame.hstack([columns[name]().alias(name) for name in ENVELOPE if name in names])
     runs = [run for run in group if isinstance(run, Run)]  # all of them: other rows come alone
     counts = np.array([run.count for run in runs])
     of = np.repeat(np.arange(len(runs)), counts)
@@ -124,7 +126,7 @@ def enveloped(
         "_type": lambda: _texts(runs, "kind_id", "type").gather(of),
         "_time": lambda: pl.Series(np.array([run.recorded for run in runs], np.int64)[of]).cast(ENVELOPE["_time"]),
     }
-    return frame.with_columns(each[name]().alias(name) for name in ENVELOPE if name in names)
+    return frame.hstack([each[name]().alias(name) for name in ENVELOPE if name in names])
 
 
 def _texts(runs: Sequence[Run], number: str, text: str) -> pl.Series:

@@ -44,14 +44,15 @@ def timed(source: Source, rows: pl.DataFrame, high: int, asked: Collection[str])
     rows = rows.select(*keep, at.alias(AT))
     if not rows.height:
         return rows.with_columns(pl.lit(False).alias(LATE)), high
-    rows = rows.with_columns(_late(rows[AT], high, source.lateness))
+    rows = rows.hstack([_late(rows[AT], high, source.lateness)])
     greatest = rows[AT].max()
     return rows, max(high, greatest) if isinstance(greatest, int) else high
 
 
 def _late(at: pl.Series, high: int, lateness: int) -> pl.Series:
     """Whether each row is late, by the watermark when it comes: the greatest time of the rows before decides."""
-    times = at.fill_null(NO_TIME).to_numpy()
+    nulls = at.null_count() > 0
+    times = (at.fill_null(NO_TIME) if nulls else at).to_numpy()
     reached = np.maximum.accumulate(times)
     np.maximum(reached, high, out=reached)
     late = np.empty(len(times), np.bool_)
@@ -59,7 +60,7 @@ def _late(at: pl.Series, high: int, lateness: int) -> pl.Series:
     reached -= lateness
     np.less(times[1:], reached[:-1], out=late[1:])
     found = pl.Series(LATE, late)
-    return found | at.is_null() if at.null_count() else found
+    return found | at.is_null() if nulls else found
 
 
 def passage(source: Source, frame: pl.DataFrame, high: int) -> tuple[pl.Series, pl.Series]:

@@ -122,7 +122,9 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
 
     def add_by(self, frame: pl.DataFrame, column: str) -> Parts:
         """With one more part, whose rows run out by a column."""
-        low, high = frame.select(pl.col(column).min().alias("low"), pl.col(column).max().alias("high")).row(0)
+        low, high = frame[column].min(), frame[column].max()
+        assert isinstance(low, int)
+        assert isinstance(high, int)
         return self.add(frame, low, high)
 
     def expire(self, limit: int, column: str | None = None) -> Parts:

@@ -38,10 +38,12 @@ def tallied(frame: pl.DataFrame, by: Sequence[str], values: Mapping[str, pl.Expr
     if spans is None:
         return None
     wanted = [value.alias(name) for name, value in values.items() if value is not None]
-    # Without rows first: to find out by all of them would be work for nothing.
-    if not all(dtype in _ADDED for dtype in frame.clear().select(wanted).dtypes):
-        return None
-    added = frame.select(wanted)
+    added = frame
+    if wanted:
+        # Without rows first: to find out by all of them would be work for nothing.
+        if not all(dtype in _ADDED for dtype in frame.clear().select(wanted).dtypes):
+            return None
+        added = frame.select(wanted)
     places = np.zeros(1, np.int64)
     size = 1
     for name, (low, span) in zip(by, spans, strict=True):
@@ -54,9 +56,11 @@ def tallied(frame: pl.DataFrame, by: Sequence[str], values: Mapping[str, pl.Expr
         if value is None:
             columns.append(pl.Series(name, counts[there]))
             continue
-        numbers = added[name].cast(pl.Int64).fill_null(0).to_numpy()
+        numbers = added[name].cast(pl.Int64)
+        if numbers.null_count():
+            numbers = numbers.fill_null(0)
         sums = np.zeros(size, np.int64)
-        np.add.at(sums, places, np.broadcast_to(numbers, places.shape))
+        np.add.at(sums, places, np.broadcast_to(numbers.to_numpy(), places.shape))
         columns.append(pl.Series(name, sums[there]))
     return pl.DataFrame(columns)
 

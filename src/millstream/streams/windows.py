@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
+import numpy as np
 import polars as pl
 
 from ..errors import UsageError
@@ -226,10 +227,11 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
     def partials(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The partials of some rows, per pane and key."""
         need(self.keys, rows.columns, "group_by")
-        pane = pl.col(AT) // self.pane
-        low, high = rows.select(pane.min().alias("low"), pane.max().alias("high")).row(0)
-        if high is None or high - low > 2:
-            return partials_of(self.aggregation, rows.with_columns(pane.alias(PANE)), [PANE, *self.keys])
+        least, most = rows[AT].min(), rows[AT].max()
+        low, high = (each // self.pane if isinstance(each, int) else None for each in (least, most))
+        if low is None or high is None or high - low > 2:
+            panes = rows.with_columns((pl.col(AT) // self.pane).alias(PANE))
+            return partials_of(self.aggregation, panes, [PANE, *self.keys])
         # A batch mostly falls into one or two panes; grouping by the key alone is then twice as fast.
         pieces = []
         for index in range(low, high + 1):
@@ -355,7 +357,7 @@ def numbered(result: pl.DataFrame) -> pl.DataFrame:
     The number starts anew with each batch; it is compared only between rows of one time, and those always
     come in one batch.
     """
-    return by_time_and_key(result).with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(SEQUENCE))
+    return by_time_and_key(result).with_columns(pl.Series(SEQUENCE, np.arange(result.height)))
 
 
 def split_late(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame | None]:
