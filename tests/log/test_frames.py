@@ -115,3 +115,20 @@ def test_a_frame_may_be_looked_at_by_another_thread_while_it_is_appended() -> No
     while not done.is_set():
         assert frame.height == 100_000
     appender.join()
+
+
+@pytest.mark.parametrize("unit", ["ns", "us", "ms"])
+@given(numbers=st.lists(st.one_of(st.none(), st.integers(-5_000, 5_000)), max_size=5))
+def test_the_range_of_a_column_of_times_leaves_none_of_them_out(unit: str, numbers: list[int | None]) -> None:
+    column = pl.Series("at", numbers, dtype=pl.Int64).cast(pl.Datetime(unit))
+    found = frames.time_ranges(pl.DataFrame([column, pl.Series("n", numbers, dtype=pl.Int64)]))
+    held = [number for number in numbers if number is not None]
+    if not held:
+        assert found == []
+        return
+    [(name, low, high)] = found
+    # In nanoseconds, as exact numbers.
+    scale = {"ns": 1, "us": 1_000, "ms": 1_000_000}[unit]
+    assert name == "at"
+    assert low * 1_000 <= min(held) * scale < (low + 1) * 1_000
+    assert (high - 1) * 1_000 <= max(held) * scale < high * 1_000
