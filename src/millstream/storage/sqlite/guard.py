@@ -15,7 +15,7 @@ from typing import Any
 from ..database import Params
 from ..watching import Watch
 from .database import SQLiteDatabase
-from .faults import MISFITS, misfit, translate, translated
+from .faults import MISFITS, misfit, translate
 
 OWN_TABLES = frozenset(
     {"runs", "bodies", "streams", "kinds", "tags", "appends", "catalogue", "ranges", "meta", "events"}
@@ -82,8 +82,10 @@ class GuardedDatabase(SQLiteDatabase):
         )
 
     def _control(self, sql: str) -> None:
-        with translated(self.path):
+        try:
             self.connection.execute(sql)
+        except sqlite3.Error as error:
+            raise translate(error, self.path) from error
 
 
 class WatchedDatabase(SQLiteDatabase):

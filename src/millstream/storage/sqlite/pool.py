@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from ...errors import LogClosed
 from .database import connect
-from .faults import translated
+from .faults import translate, translated
 
 _IDLE = 8
 _abandoned: list[sqlite3.Connection] = []
@@ -18,6 +18,28 @@ _abandoned: list[sqlite3.Connection] = []
 def abandon(*connections: sqlite3.Connection) -> None:
     """Keep connections that a fork has copied from ever being closed: that would disturb the parent's file."""
     _abandoned.extend(connections)
+
+
+class Loan:
+    """A connection of a pool, for as long as a block lasts. What SQLite raises in it is an error of ours outside.
+
+    Most reads take a few microseconds, of which generators as context managers would be a good part.
+    """
+
+    __slots__ = ("_connection", "_path", "_pool")
+
+    def __init__(self, pool: ReaderPool, path: str) -> None:
+        self._pool = pool
+        self._path = path
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._connection = self._pool.take()
+        return self._connection
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._pool.give_back(self._connection)
+        if isinstance(error, sqlite3.Error):
+            raise translate(error, self._path) from error
 
 
 class ReaderPool:
@@ -30,17 +52,12 @@ class ReaderPool:
         self._mutex = threading.Lock()
         self._closed = False
 
-    @contextmanager
-    def reader(self) -> Iterator[sqlite3.Connection]:
+    def reader(self) -> Loan:
         """A connection, for as long as the block lasts."""
-        connection = self._take()
-        try:
-            with translated(self._path):
-                yield connection
-        finally:
-            self._give_back(connection)
+        return Loan(self, self._path)
 
-    def _take(self) -> sqlite3.Connection:
+    def take(self) -> sqlite3.Connection:
+        """A connection; give it back."""
         with self._mutex:
             if self._closed:
                 raise LogClosed(self._path)
@@ -50,7 +67,8 @@ class ReaderPool:
         connection.execute("pragma cache_size = -16000")
         return connection
 
-    def _give_back(self, connection: sqlite3.Connection) -> None:
+    def give_back(self, connection: sqlite3.Connection) -> None:
+        """Say that a connection is not needed any more."""
         with self._mutex:
             if not self._closed and len(self._idle) < _IDLE:
                 if connection.in_transaction:

@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib import resources
 from typing import Any
 
@@ -305,12 +305,10 @@ class SQLiteStore:
 
     # --- reading --------------------------------------------------------------------------------------
 
-    @contextmanager
-    def reader(self) -> Iterator[sqlite3.Connection]:
+    def reader(self) -> AbstractContextManager[sqlite3.Connection]:
         """A connection to read with, for a moment."""
         self._renew()
-        with self._readers.reader() as connection:
-            yield connection
+        return self._readers.reader()
 
     @contextmanager
     def connect(self) -> Iterator[SQLiteDatabase]:
