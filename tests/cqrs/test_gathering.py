@@ -204,3 +204,56 @@ def test_with_middleware_each_goes_through_it_by_itself(app, always_quick):
 
     asyncio.run(some())
     assert sorted(through) == list(range(10))
+
+
+def test_those_that_go_on_after_one_commit_are_together_in_the_next(app, always_quick):
+    async def one(number):
+        for n in range(10):
+            await app.aexecute(Fill(f"box-{number}", n))
+
+    async def all_of_them():
+        await app.aexecute(Fill("box-a", 0))
+        await asyncio.gather(*[one(number) for number in range(40)])
+
+    asyncio.run(all_of_them())
+    moments = [each.time for each in app.log.read("box-*")]
+    assert len(moments) == 401
+    assert len(set(moments)) < 100  # what is in one commit has one time
+
+
+def test_a_loop_that_is_held_up_or_has_ended_holds_up_no_other(app, always_quick):
+    held, free, answered = threading.Event(), threading.Event(), []
+
+    async def first():
+        await app.aexecute(Fill("box-a", 1))
+        waiting = [asyncio.ensure_future(app.aexecute(Fill("box-a", 1))) for _ in range(5)]
+        await asyncio.sleep(0)
+        held.set()
+        assert free.wait(30)  # nothing else goes on in this loop
+        answered.extend(await asyncio.gather(*waiting))
+
+    async def abandoned():
+        task = asyncio.ensure_future(app.aexecute(Fill("box-b", 1)))
+        await asyncio.sleep(0)
+        assert not task.done()
+
+    async def second():
+        for n in range(10):
+            await asyncio.wait_for(app.aexecute(Fill("box-c", n)), 30)
+
+    thread = threading.Thread(target=asyncio.run, args=(first(),))
+    thread.start()
+    assert held.wait(30)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(abandoned())  # and never goes on
+    asyncio.run(second())
+    assert not answered
+    free.set()
+    thread.join()
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    asyncio.run(second())
+    assert len(answered) == 5
+    assert ms.Repository(app.log, Box).get("box-c").total == 2 * sum(range(10))

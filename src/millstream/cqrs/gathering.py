@@ -89,6 +89,9 @@ class Gathering:
         self._mutex = threading.Lock()
         self._queue: deque[_Waiting] = deque()
         self._busy = False
+        """Whether a thread decides, or is about to."""
+        self._asked: asyncio.AbstractEventLoop | None = None
+        """The loop that was asked last to begin."""
         self._times: dict[Callable[..., object], float] = {}
         """How long each handler took lately."""
 
@@ -117,36 +120,60 @@ class Gathering:
 
     def submit(self, handler: Handler, context: Context) -> asyncio.Future[Receipt]:
         """Have a command executed with those that wait; call it on the loop of the one who awaits it."""
-        waiting = _Waiting(handler, context, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(handler, context, loop)
         with self._mutex:
             self._queue.append(waiting)
-            start, self._busy = not self._busy, True
-        if start:
-            try:
-                self._start(self._work)
-            except BaseException:
-                self._give_up()
-                raise
+            begin = not self._busy and self._asked is not loop
+            if begin:
+                self._asked = loop
+        if begin:
+            # Not at once: who can go on now, as after the last commit, is to be in it. Each loop is asked, for one may
+            # not go on.
+            loop.call_soon(self._begin)
         return waiting.future
 
-    def _give_up(self) -> None:
+    def _begin(self) -> None:
+        with self._mutex:
+            self._asked = None
+            if self._busy or not self._queue:
+                return
+            self._busy = True
+        try:
+            self._start(self._work)
+        except BaseException as error:
+            self._give_up(error)
+
+    def _give_up(self, error: BaseException) -> None:
         with self._mutex:
             waiting, self._busy = list(self._queue), False
             self._queue.clear()
-        for each in waiting:
-            each.future.cancel()
+        self._answer(waiting, dict.fromkeys(waiting, error))
 
     def _work(self) -> None:
-        """Execute what waits, until nothing does."""
+        """Execute what waits, until nothing does, or loops have been asked to begin anew."""
         while True:
             with self._mutex:
                 batch = list(islice(self._queue, _MOST))
                 for _ in batch:
                     self._queue.popleft()
-                if not batch:
-                    self._busy = False
-                    return
             self._answer(batch, self._executed([each for each in batch if not each.future.cancelled()]))
+            if self._is_over():
+                return
+
+    def _is_over(self) -> bool:
+        """Whether nothing waits, or a loop will see to it: those who were answered may have more to be decided."""
+        with self._mutex:
+            asked = None
+            for loop in {each.loop for each in self._queue}:  # all of them: one may be held up
+                with suppress(RuntimeError):  # it has ended
+                    # What was answered goes on in the turn after the next.
+                    loop.call_soon_threadsafe(loop.call_soon, self._begin)
+                    asked = loop
+            if self._queue and asked is None:
+                return False
+            self._busy, self._asked = False, asked
+            return True
 
     def _executed(self, batch: Sequence[_Waiting]) -> dict[_Waiting, Receipt | BaseException]:
         found = Batch(self._execution, {n: (self.measured(w.handler, w), w.context) for n, w in enumerate(batch)}, None)
