@@ -6,7 +6,7 @@ import hashlib
 import time
 from contextlib import suppress
 
-from ..errors import DatabaseError, PermissionDenied, ReadOnlyLog, StorageError, UsageError
+from ..errors import ConsumerFenced, DatabaseError, PermissionDenied, ReadOnlyLog, StorageError, UsageError
 from ..log import Log
 from ..log.checkpoints import TABLE, Checkpoint, advance, peek, take
 from ..log.reading import scope_of
@@ -47,6 +47,8 @@ class InlineProjection:
         self.placement = placement
         self.failure: ProjectionFailed | None = None
         self._log = log
+        self._known: Checkpoint | None = None
+        """Where the last event that was handled here has left it."""
 
     def attach(self) -> None:
         """Create the tables, catch up with the log, and be part of its commits from here on.
@@ -152,6 +154,11 @@ class InlineProjection:
         return max(at, head)
 
     def _handle(self, db: Database, runs: list[Run]) -> None:
+        last = runs[-1].last
+        if self._moved(db, runs[0].position - 1, last):
+            for piece in self.placement.pieces([runs]):
+                piece.to(db)
+            return
         checkpoint = self._checkpoint(db)
         if checkpoint.position < runs[0].position - 1:
             # Most of the time this finds nothing: the events between are of types that are not ours.
@@ -165,10 +172,21 @@ class InlineProjection:
                 self.failure = error
                 raise
             self.failure = None
-        if runs[-1].last > checkpoint.position:
+        if last > checkpoint.position:
             for piece in self.placement.pieces([runs]):
                 piece.to(db)
-            advance(db, checkpoint, runs[-1].last)
+            self._known = advance(db, checkpoint, last)
+
+    def _moved(self, db: Database, position: int, last: int) -> bool:
+        """Whether the checkpoint stood where this process has left it, at a position, and is at another now."""
+        if self._known is None or self._known.position != position:
+            return False
+        try:
+            # What was rolled back since, or done by others, shows by the row: this moves it, or does nothing.
+            self._known = advance(db, self._known, last)
+        except ConsumerFenced:
+            return False
+        return True
 
     def _make_up(self, piece: Piece | Batch, db: Database) -> None:
         """Apply an event that is in the log already: whoever appends now has no part in a fault of its handler."""
