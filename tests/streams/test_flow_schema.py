@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from typing import Any
+
 import polars as pl
 import pytest
 from referee import clicks
 
 import millstream as ms
-from millstream.streams import Flow, FlowError, MissingColumn, stream
+from millstream.streams import Flow, FlowError, MissingColumn, run, stream, tumbling
 
 source = stream("clicks", time="ts", lateness="2s")
 CLICK = pl.col("kind") == "click"
@@ -63,3 +66,29 @@ def test_what_nobody_can_know_is_an_error_that_says_so() -> None:
         log.append("clicks", clicks(1, 5), type="Click")
         with pytest.raises(MissingColumn, match="'nowhere'"):
             source.filter(pl.col("nowhere") > 1).schema(log)
+
+
+@pytest.mark.parametrize("rows", ["frames", "objects"])
+@pytest.mark.parametrize(
+    ("verb", "wrong"),
+    [
+        (lambda s: stream("names", time="at").filter(pl.col(s) == "a"), "knid"),
+        (lambda s: stream("names", time="at").group_by(s).window(tumbling("1m")).agg(n=pl.len()), "knid"),
+        (lambda s: stream("names", time=s).select("kind"), "ats"),
+    ],
+    ids=["filter", "group_by", "time"],
+)
+def test_who_misspells_a_column_is_told_all_that_the_source_has(rows: str, verb: Any, wrong: str) -> None:
+    at = datetime(2024, 1, 1, tzinfo=UTC)
+    data = {"user": 1, "kind": "a", "at": at}
+    with ms.open() as log:
+        if rows == "frames":
+            log.append("names", pl.DataFrame([data]), type="Named")
+        else:
+            log.append("names", ms.Plain("Named", {**data, "at": at.isoformat()}))
+        flow = verb(wrong)
+        right = "at" if wrong == "ats" else "kind"
+        for attempt in (flow.over, flow.schema, lambda log: run(log, flow.to("out", type="NamedOut"), until="head")):
+            with pytest.raises(MissingColumn, match=f"there are 'user', 'kind', 'at'. Write '{right}'") as raised:
+                attempt(log)
+            assert raised.value.columns == ["user", "kind", "at"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import ClassVar
 
 from ..errors import Conflict, MillstreamError, UsageError
@@ -47,6 +48,9 @@ class UnsupportedPattern(FlowError):
         self.reason = reason
 
 
+_WHERE_FROM = "Check the name, or add the column with with_columns"
+
+
 class MissingColumn(FlowError):
     """A flow asks for a column that its rows do not have.
 
@@ -54,15 +58,18 @@ class MissingColumn(FlowError):
         column: The column's name.
         where: The verb that asks for it.
         columns: The columns that there are.
+        source: The source whose rows lack it; None where it was lost, or misspelt, on the way.
     """
 
     code = "missing-column"
 
-    def __init__(self, column: str, where: str, columns: list[str]) -> None:
+    def __init__(self, column: str, where: str, columns: list[str], source: object = None) -> None:
+        close = get_close_matches(column, columns, 1)
         super().__init__(
             f"{where} needs column {column!r}; there are {', '.join(map(repr, columns)) or 'none'}",
-            hint="Check the name, or add the column with with_columns",
+            hint=f"Write {close[0]!r}, if that is meant" if close else _WHERE_FROM,
         )
+        self.source = source
         self.column = column
         self.where = where
         self.columns = columns

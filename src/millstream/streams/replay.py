@@ -20,6 +20,7 @@ from .errors import FlowError
 from .filesource import Files
 from .flow import Flow
 from .idle import TYPE, marks_of, silences, with_marks
+from .naming import named
 from .pipeline import FlowState, Pipeline
 from .rows import frames_of
 from .state import widened
@@ -195,12 +196,13 @@ def played(
     """
     state = state or pipeline.start()
     results: list[pl.DataFrame] = []
-    for group in batches(labelled(log, pipeline.sources, after, end), rows):
-        for frame in frames(pipeline, state, group):
-            state, result, _ = pipeline.step(state, frame, fill=True)
-            results.append(result)
-    if results:
-        pipeline.check(state)
+    with named(log):
+        for group in batches(labelled(log, pipeline.sources, after, end), rows):
+            for frame in frames(pipeline, state, group):
+                state, result, _ = pipeline.step(state, frame, fill=True)
+                results.append(result)
+        if results:
+            pipeline.check(state)
     if final:
         state, result = pipeline.finish(state)
         results.append(result)
@@ -223,8 +225,9 @@ def schema(flow: Flow, log: Log) -> pl.Schema:
                 f"stream {source.stream!r} has no event yet, so nobody knows its columns", hint="Append one first"
             )
         empty.append(pl.DataFrame(schema={name: held[name] for name in held if is_hidden(name) or needs.reads(name)}))
-    state, out, _ = pipeline.step(pipeline.start(), empty if len(empty) > 1 else empty[0], fill=True)
-    pipeline.check(state)
+    with named(log):
+        state, out, _ = pipeline.step(pipeline.start(), empty if len(empty) > 1 else empty[0], fill=True)
+        pipeline.check(state)
     return out.schema
 
 

@@ -22,6 +22,7 @@ from .compatible import tell
 from .enriching import ROWS
 from .flow import Flow
 from .idle import Listener
+from .naming import named
 from .overtaking import answered, asks, waits
 from .pipeline import FlowState, Pipeline
 from .progress import FlowProgress, Meter, heights, told
@@ -131,7 +132,8 @@ class Worker(Committer):
                 return there is not None
         self._ahead = None  # what fails is done anew
         try:
-            done = self._work(ahead, head)
+            with named(self.log):
+                done = self._work(ahead, head)
         except BaseException:
             self._settle()
             raise
@@ -149,7 +151,8 @@ class Worker(Committer):
         if done and not ahead.is_enough and not self.is_due:
             self._ahead = ahead
             return waits(ahead.state)
-        self.pipeline.check(ahead.state)
+        with named(self.log):
+            self.pipeline.check(ahead.state)
         if done or not self._commit_every or self._delivery is not None:
             self._commit(ahead.state, head if done else ahead.position, ahead.outputs, ahead.late)
             return not done or waits(ahead.state)

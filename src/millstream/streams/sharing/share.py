@@ -12,6 +12,7 @@ from ...frames import encode_frame
 from ..columns import SEQUENCE
 from ..errors import FlowError
 from ..flow import Flow
+from ..naming import named
 from ..pipeline import SourceState
 from ..progress import heights, size_of
 from ..replay import Labelled, batches, frames, labelled
@@ -135,7 +136,8 @@ class Share:
             made = Made(group[-1][1].last, [0] * len(self.pipeline.sources), [], [])
             before = self.state
             try:
-                self._take(group, made)
+                with named(self._log):
+                    self._take(group, made)
             except Drifted:
                 self.state, self._groups = before, None
                 yield self._reached(drifted=True)
@@ -149,7 +151,8 @@ class Share:
         self._groups = None
         self.position = max(self.position, until)
         if taken:
-            self.pipeline.check(self.state)
+            with named(self._log):
+                self.pipeline.check(self.state)
         yield self._reached()
 
     def _following(self, until: int) -> Iterator[list[Labelled]]:
