@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import ClassVar
 
 import msgspec
@@ -14,6 +15,8 @@ from .keyed import among, begins, plainly
 from .state import Batch, Kept, OperatorState, Parts, Step, concat
 
 _LAST = "__last"
+_FEW = 1_024
+_height = attrgetter("height")
 
 
 class Alert(msgspec.Struct, frozen=True, eq=False):
@@ -68,11 +71,16 @@ class Alert(msgspec.Struct, frozen=True, eq=False):
 
     def _bursts(self, parts: Parts, hot: pl.DataFrame, keys: Sequence[str], before: int) -> tuple[pl.DataFrame, Parts]:
         need(keys, hot.columns, "alert")
-        order = [*keys, AT, SEQUENCE]
-        hot = hot.sort(order, maintain_order=True)
-        hot = hot.with_columns(pl.when(~begins(keys)).then(pl.col(AT).shift(1)).alias(_LAST))
+        if hot.height == 1:
+            hot = hot.hstack([pl.Series(_LAST, [None], pl.Int64)])
+        else:
+            hot = hot.sort([*keys, AT, SEQUENCE], maintain_order=True)
+            hot = hot.with_columns(pl.when(~begins(keys)).then(pl.col(AT).shift(1)).alias(_LAST))
         if parts.items:
-            known = self._merge(concat(among(parts, hot, keys)), keys)
+            # To look for the keys of these rows alone is worth it only among many.
+            few = all(part.lane is None for part in parts.items) and sum(map(_height, parts.items)) <= _FEW
+            held = [part.frame for part in parts.items] if few else among(parts, hot, keys)
+            known = self._merge(concat(held), keys)
             if keys:
                 hot = plainly(hot, keys).join(
                     known, on=keys, how="left", nulls_equal=True, suffix="_known", maintain_order="left"
