@@ -16,6 +16,7 @@ _DENSE = 3
 """Headers are walked to, not searched for, where at least one of so many positions is wanted."""
 _BULK = 1_000
 """From so many headers on, a page is one of many."""
+_STEPS_BACK = 4
 
 
 def _headers(connection: sqlite3.Connection, rest: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -118,9 +119,20 @@ def stream_rows(
 def _version_at(connection: sqlite3.Connection, stream: int, position: int) -> int:
     """The version of the stream's first run at or after a position; one past its last when there is none."""
     row = connection.execute(
-        "select version + count from runs where stream = ? order by version desc limit 1", (stream,)
+        "select version, position, count from runs where stream = ? order by version desc limit 1", (stream,)
     ).fetchone()
-    low, high = 1, row[0] if row else 1
+    if row is None or row[1] < position:
+        return 1 if row is None else int(row[0]) + int(row[2])
+    low, high = 1, int(row[0])
+    # Who follows asks for what came last: a few steps back, before the whole is halved.
+    for _ in range(_STEPS_BACK):
+        row = connection.execute(
+            "select version, position from runs where stream = ? and version < ? order by version desc limit 1",
+            (stream, high),
+        ).fetchone()
+        if row is None or row[1] < position:
+            return high
+        high = int(row[0])
     while low < high:
         middle = (low + high) // 2
         found = connection.execute(

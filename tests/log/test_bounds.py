@@ -1,0 +1,24 @@
+"""Where a stream's events from a position on begin."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+from hypothesis import given
+
+import millstream as ms
+
+
+@given(sizes=st.lists(st.tuples(st.booleans(), st.integers(1, 9)), max_size=30))
+def test_a_stream_is_read_from_any_position_on_whatever_runs_it_has(sizes: list[tuple[bool, int]]) -> None:
+    with ms.open() as log:
+        mine: list[int] = []
+        for is_mine, count in sizes:
+            receipt = log.append("mine" if is_mine else "other", [ms.Plain("Bounded", {"n": 1})] * count)
+            if is_mine:
+                mine.extend(range(receipt.first, receipt.position + 1))
+        if not mine:
+            return
+        for after in range(log.head + 1):
+            assert [each.position for each in log.read("mine", after=after)] == [p for p in mine if p > after]
+            found = [each.position for each in log.read("mine", until_position=after + 1)]
+            assert found == [p for p in mine if p <= after]
