@@ -171,6 +171,27 @@ def test_types_of_both_sides_may_widen_on_the_way() -> None:
         assert len(found[0]) > 8
 
 
+def test_rows_without_a_number_for_a_key_meet_however_few_come_at_a_time() -> None:
+    keys = [float("nan"), 1.5, float("nan"), None, -0.0, 0.0]
+    rows = pl.DataFrame({"k": keys, "v": range(6), "ts": [START + timedelta(seconds=s) for s in range(6)]})
+    numbered = stream("a", time="ts").select("k", "v")
+    flows = [
+        numbered.join(numbered.select("k", other="v"), on="k", back="1h"),
+        numbered.join_asof(numbered.select("k", other="v"), on="k", strategy="nearest", within="1h", how="inner"),
+        numbered.join_latest(numbered.select("k", other="v"), on="k", how="inner"),
+    ]
+    pairs = [{(0, 0), (0, 2), (1, 1), (2, 2), (4, 4), (4, 5), (5, 5)}] + [{(n, n) for n in (0, 1, 2, 4, 5)}] * 2
+    with ms.open() as log:
+        for row in rows.iter_slices(1):
+            log.append("a", row, type="JoinedNumber")
+        for flow, wanted in zip(flows, pairs, strict=True):
+            for size in (1, 2, 100):
+                found = replay(flow, log, rows=size)
+                assert sorted(found.select("other", "v").rows()) == sorted(wanted)
+            assert flow.explain(log, found.row(-1, named=True)).positions
+            assert flow.check(log).equal
+
+
 def test_joins_that_make_no_sense_are_refused() -> None:
     with pytest.raises(UsageError, match="how='outer'"):
         left.join(right, on="user", how="outer")  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from ..log.objects import fitted
 from .columns import AT, GONE, ID, LATE, OTHER, SEQUENCE, followed, key_column, names_of, need, visible
 from .errors import FlowError
 from .expressions import apply
-from .keyed import among
+from .keyed import among, beside
 from .keys import Ints
 from .merging import relate
 from .state import Batch, OperatorState, Order, Parts, Step, concat, widened
@@ -398,9 +398,7 @@ def _numbers(left: pl.DataFrame, right: pl.DataFrame, on: Sequence[str], nulls: 
         return np.zeros(left.height, np.int64), np.zeros(right.height, np.int64)
     both = widened([left.select(on), right.select(on)])
     known = both.unique() if nulls else both.unique().drop_nulls()
-    numbered = both.join(
-        known.with_row_index("__number"), on=list(on), how="left", nulls_equal=nulls, maintain_order="left"
-    )
+    numbered = beside(both, known.with_row_index("__number"), on, nulls_equal=nulls)
     numbers = numbered["__number"].cast(pl.Int64).fill_null(-1)
     ids = numbers.to_numpy()
     return ids[: left.height], ids[left.height :]
