@@ -220,6 +220,11 @@ def test_what_cannot_be_said_in_sql_is_refused_by_name() -> None:
             left.filter(pl.col("user").is_not_null()).check(log)
 
 
+def test_a_type_that_the_engine_cannot_be_handed_is_refused_by_name() -> None:
+    with filled(0) as log, pytest.raises(CannotCheck, match="pli128"):
+        left.with_columns(long=amount.cast(pl.Int128)).check(log)
+
+
 def test_numbers_that_are_not_count_as_the_guide_says() -> None:
     nan = float("nan")
     rows = pl.DataFrame({"x": [1.0, nan, 2.0, nan, None, 5.0], "k": [0, 0, 1, 2, 3, 3], "ts": [START] * 6})
