@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 
 import msgspec
 import polars as pl
@@ -178,6 +179,22 @@ def test_floats_may_differ_in_their_last_digits_and_no_more() -> None:
             assert (found.close > 0) is agrees
 
 
+def test_decimals_that_became_text_on_the_way_are_compared_by_value() -> None:
+    class CheckedPrice(ms.Event):
+        price: Decimal
+
+    flow = stream("a").select("price").to("out", type="Out")
+    with ms.open() as log:
+        for price in ("1000", "0", "200.50", "3", "-1E+3"):
+            log.append("a", CheckedPrice(price=Decimal(price)))
+            run(log, flow, until="head")
+        assert [event.data["price"] for event in log.read("out")][:3] == [Decimal(1000), Decimal(0), "200.50"]
+        found = flow.check(log)
+        assert found.equal, f"{found}\n{found.missing}\n{found.excess}"
+        log.append("out", ms.Plain("Out", {"price": "3.01"}))
+        assert flow.check(log).excess["price"].to_list() == ["3.01"]
+
+
 def test_what_cannot_be_said_in_sql_is_refused_by_name() -> None:
     frame = {"a": clicks(1, 20)}
     with ms.open() as log:
@@ -201,6 +218,11 @@ def test_what_cannot_be_said_in_sql_is_refused_by_name() -> None:
         log.append("a", ms.Plain("CheckedA", {"user": "seven", "ts": START.isoformat()}))
         with pytest.raises(CannotCheck, match="'user'"):
             left.filter(pl.col("user").is_not_null()).check(log)
+
+
+def test_a_type_that_the_engine_cannot_be_handed_is_refused_by_name() -> None:
+    with filled(0) as log, pytest.raises(CannotCheck, match="pli128"):
+        left.with_columns(long=amount.cast(pl.Int128)).check(log)
 
 
 def test_numbers_that_are_not_count_as_the_guide_says() -> None:

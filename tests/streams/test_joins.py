@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 import pytest
@@ -169,6 +169,55 @@ def test_types_of_both_sides_may_widen_on_the_way() -> None:
         found = [[(e.type, e.data) for e in log.read("out")] for log in (whole, steps)]
         assert found[0] == found[1]
         assert len(found[0]) > 8
+
+
+def test_rows_without_a_number_for_a_key_meet_however_few_come_at_a_time() -> None:
+    keys = [float("nan"), 1.5, float("nan"), None, -0.0, 0.0]
+    rows = pl.DataFrame({"k": keys, "v": range(6), "ts": [START + timedelta(seconds=s) for s in range(6)]})
+    numbered = stream("a", time="ts").select("k", "v")
+    flows = [
+        numbered.join(numbered.select("k", other="v"), on="k", back="1h"),
+        numbered.join_asof(numbered.select("k", other="v"), on="k", strategy="nearest", within="1h", how="inner"),
+        numbered.join_latest(numbered.select("k", other="v"), on="k", how="inner"),
+    ]
+    pairs = [{(0, 0), (0, 2), (1, 1), (2, 2), (4, 4), (4, 5), (5, 5)}] + [{(n, n) for n in (0, 1, 2, 4, 5)}] * 2
+    with ms.open() as log:
+        for row in rows.iter_slices(1):
+            log.append("a", row, type="JoinedNumber")
+        for flow, wanted in zip(flows, pairs, strict=True):
+            for size in (1, 2, 100):
+                found = replay(flow, log, rows=size)
+                assert sorted(found.select("other", "v").rows()) == sorted(wanted)
+            assert flow.explain(log, found.row(-1, named=True)).positions
+            assert flow.check(log).equal
+
+
+@pytest.mark.parametrize(
+    ("theirs", "keys"),
+    [
+        (pl.Series([2**64 - 1, 5], dtype=pl.UInt64), ["18446744073709551615", "5", "1"]),
+        (pl.Series([START.replace(tzinfo=None), None]), ["2024-01-15T12:00:00", "5", "1", None]),
+        (pl.Series([2**60 + 1, 5]), [2**60 + 1, 5, 1]),
+    ],
+    ids=["unsigned", "times", "longer"],
+)
+def test_keys_of_two_types_come_out_of_a_full_join_in_the_type_that_they_are_compared_in(
+    theirs: pl.Series, keys: list[Any]
+) -> None:
+    ts = [START, START + timedelta(seconds=1)]
+    one, other = stream("a", time="ts").select("k", "v"), stream("b", time="ts").select("k", "w")
+    with ms.open() as log:
+        log.append("a", pl.DataFrame({"k": pl.Series([5, 1], dtype=pl.Int8), "v": 1, "ts": ts}), type="JoinedOne")
+        log.append("b", pl.DataFrame({"k": theirs, "w": 1, "ts": ts}), type="JoinedOther")
+        for flow in (
+            one.join(other, on="k", back="9s", ahead="9s", how="full"),
+            one.join(other, on="k", window=tumbling("9s"), how="full"),
+        ):
+            found = flow.over(log)
+            assert sorted(map(str, found["k"])) == sorted(map(str, keys))
+            assert found["k"].dtype == pl.DataFrame({"k": keys}).schema["k"]
+            assert replay(flow, log, rows=1).rows() == found.rows()
+            assert flow.check(log).equal
 
 
 def test_joins_that_make_no_sense_are_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -14,6 +15,7 @@ from referee import START, play
 import millstream as ms
 from millstream.streams import CannotCheck, Flow, closing, state, stream
 from millstream.streams.hashing import hashed
+from millstream.streams.replay import replay
 from millstream.streams.sharing.coordinator import SharedWorker
 from millstream.streams.spilling import Spill
 
@@ -92,3 +94,44 @@ def test_equal_integers_have_equal_hashes_whatever_their_type() -> None:
     assert hashed(pl.Series(large, dtype=pl.Int128)).tolist() == hashed(pl.Series(large, dtype=pl.UInt64)).tolist()
     beyond = [2**64, 2**65, -(2**64), -(2**63) - 1, 2**126, None]
     assert len(set(hashed(pl.Series(beyond, dtype=pl.Int128)).tolist())) == len(beyond)
+
+
+def summed(held: dict[str, Any], row: dict[str, Any]) -> int:
+    return int(held["sum"] + row["v"])
+
+
+def given(key: ms.KeyContext, row: dict[str, Any]) -> None:
+    key.held["sum"] += row["v"]
+    key.give(sum=key.held["sum"])
+
+
+REMEMBERING: dict[str, Flow] = {
+    "latest": stream("odd", time="ts").latest("k"),
+    "distinct": stream("odd", time="ts").distinct("k", within="1h"),
+    "count": source.window(ms.count(2)).agg(total=pl.col("v").sum()),
+    "fold": source.fold(summed, start={"sum": 0}, schema={"sum": pl.Int64}),
+    "process": source.process(
+        given, start={"sum": 0}, schema={"sum": pl.Int64}, gives={"sum": pl.Int64}, reads=["v"]
+    ).select("sum"),
+    "burst": source.window(ms.tumbling("1s")).agg(n=pl.len()).alert(pl.col("n") > 0, cooldown="3s"),
+    "enter": source.window(ms.tumbling("1s")).agg(n=pl.len()).alert(pl.col("n") > 0, on="enter"),
+    "pairs": stream("odd", time="ts").select("k").join(stream("odd", time="ts").select("k", "v"), on="k", back="1h"),
+}
+
+
+@pytest.mark.parametrize("name", REMEMBERING)
+@pytest.mark.parametrize("others", [[], [1.5], [None]])
+def test_what_is_no_number_is_one_key_also_where_one_row_meets_one_that_is_held(
+    name: str, others: list[float | None]
+) -> None:
+    keys = [float("nan"), *others] * 6
+    ts = [START + timedelta(seconds=second if second % 5 else 0) for second in range(len(keys))]
+    flow = REMEMBERING[name]
+    with ms.open() as log:
+        for row in pl.DataFrame({"k": keys, "v": range(len(keys)), "ts": ts}).iter_slices(1):
+            log.append("odd", row, type="OddNumber")
+        whole = replay(flow, log)
+        assert_frame_equal(replay(flow, log, rows=1), whole)
+        assert flow.explain(log, whole.row(0, named=True)).positions
+        if name not in ("fold", "process"):
+            assert flow.check(log).equal

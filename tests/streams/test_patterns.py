@@ -274,6 +274,16 @@ def test_an_absence_is_told_by_time_alone() -> None:
     assert play(flow, rows(begin, (10.01, "purchase", 1), (30, "view", 2)), final=False).height == 1
 
 
+def test_matches_before_1970_are_decided_in_their_own_time() -> None:
+    ts = [START.replace(year=1960) + timedelta(seconds=s) for s in (1, 2, 10, 11, 90)]
+    rows = pl.DataFrame({"user": [2, 2, 1, 1, 1], "kind": "click", "ts": ts})
+    flow = source.group_by("user").match("(click click)+", within="3s", define={"click": CLICK})
+    for seed in (None, 1, 2):
+        assert play(flow, rows, seed, final=False)["user"].to_list() == [2, 1]
+    counts = flow.window(ms.tumbling("1m")).agg(n=pl.len())
+    assert play(counts, rows)["window_start"].to_list() == [START.replace(year=1960)]
+
+
 def test_a_price_that_falls_and_recovers_as_in_the_textbook() -> None:
     prices = [12, 17, 13, 15, 11, 8, 10, 12, 13, 20, 19]
     rows = pl.DataFrame(

@@ -14,7 +14,7 @@ from polars.testing import assert_frame_equal
 from referee import START, agree, clicks, play
 
 import millstream as ms
-from millstream.streams import FlowError, stream, tumbling
+from millstream.streams import FlowError, MissingColumn, stream, tumbling
 from millstream.streams.replay import replay
 from millstream.streams.spans import Track
 
@@ -113,6 +113,30 @@ def test_a_column_that_would_be_hidden_by_another_is_refused() -> None:
         play(counts.agg(peak=pl.col("n").max()), clicks(1, 50))
     with pytest.raises(FlowError, match="'amount'"):
         play(window("1m", amount=pl.col("amount").max()), clicks(1, 50))
+
+
+@pytest.mark.parametrize("dtype", [pl.Int8, pl.Int32, pl.UInt16, pl.Date, pl.Datetime("ms"), pl.Duration("us")])
+def test_a_span_without_a_value_has_no_minimum_whatever_the_type(dtype: Any) -> None:
+    rows = pl.DataFrame(
+        {
+            "user": ["a", "b", "a", "b"],
+            "v": pl.Series([None, 5, 3, None], dtype=pl.Int32).cast(dtype),
+            "ts": [START + timedelta(seconds=s) for s in range(4)],
+        }
+    )
+    flow = source.group_by("user").window(ms.sliding("2s", closed="right"))
+    found = play(flow.agg(least=pl.col("v").min(), most=pl.col("v").max()).select("least", "most"), rows, 1)
+    assert found.schema == {"least": dtype, "most": dtype}
+    values = rows["v"].to_list()
+    assert found.rows() == [(None, None), (values[1],) * 2, (values[2],) * 2, (None, None)]
+
+
+def test_a_column_that_is_not_there_is_missed_by_name() -> None:
+    rows = pl.DataFrame({"user": ["a"], "ts": [START]})
+    flow = source.group_by("user").window(tumbling("5s")).agg(n=pl.len())
+    again = flow.select("user", "n").group_by("user").window(ms.sliding("1m")).agg(first=pl.col("v").first())
+    with pytest.raises(MissingColumn, match=r"needs column 'v'; there are 'user', 'n'"):
+        play(again, rows)
 
 
 def test_nothing_nan_and_what_has_left_the_span_leave_no_trace() -> None:

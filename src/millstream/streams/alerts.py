@@ -11,7 +11,7 @@ import polars as pl
 
 from .columns import AT, SEQUENCE, key_column, names_of, need, ordered
 from .expressions import apply
-from .keyed import among, begins, plainly
+from .keyed import among, begins, beside
 from .state import Batch, Kept, OperatorState, Parts, Step, concat
 
 _LAST = "__last"
@@ -82,9 +82,7 @@ class Alert(msgspec.Struct, frozen=True, eq=False):
             held = [part.frame for part in parts.items] if few else among(parts, hot, keys)
             known = self._merge(concat(held), keys)
             if keys:
-                hot = plainly(hot, keys).join(
-                    known, on=keys, how="left", nulls_equal=True, suffix="_known", maintain_order="left"
-                )
+                hot = beside(hot, known, keys, suffix="_known")
             else:
                 hot = hot.join(known, how="cross", suffix="_known", maintain_order="left")
             hot = hot.with_columns(pl.coalesce(_LAST, _LAST + "_known").alias(_LAST)).drop(_LAST + "_known")

@@ -10,7 +10,7 @@ import polars as pl
 from .aggregates import Aggregation, merge_partials, partials_of
 from .columns import AT, SEQUENCE, need
 from .history import Pending
-from .keyed import held_of, newest, plainly, put
+from .keyed import beside, held_of, newest, put
 from .state import Batch, OperatorState, Order, Parts, Step, concat
 from .windows import Count, results, split_late
 
@@ -108,7 +108,7 @@ class CountWindows(msgspec.Struct, frozen=True, eq=False):
             held = held.filter(pl.col(_HELD) < self.window.rows)
             counts = held.select(*keys, pl.col(_HELD))
             rows = (
-                plainly(rows, keys).join(counts, on=keys, how="left", nulls_equal=True, maintain_order="left")
+                beside(rows, counts, keys)
                 if keys
                 else rows.join(counts, how="cross")
                 if counts.height

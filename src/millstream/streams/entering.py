@@ -9,7 +9,7 @@ import polars as pl
 
 from .columns import AT, END_OF_TIME, SEQUENCE, key_column, names_of, need, ordered
 from .expressions import apply
-from .keyed import held_of, newest, plainly
+from .keyed import beside, held_of, newest
 from .state import Batch, Kept, OperatorState, Parts, Step
 
 _HOT, _WAS = "__hot", "__was"
@@ -58,7 +58,7 @@ class Entering(msgspec.Struct, frozen=True, eq=False):
         if known is not None:
             known = known.rename({_HOT: "__known"})
             if keys:
-                frame = plainly(frame, keys).join(known, on=keys, how="left", nulls_equal=True, maintain_order="left")
+                frame = beside(frame, known, keys)
             else:
                 frame = frame.with_columns(pl.lit(known["__known"].first(), pl.Boolean).alias("__known"))
             frame = frame.with_columns(pl.coalesce(_WAS, "__known").alias(_WAS)).drop("__known")

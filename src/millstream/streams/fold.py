@@ -15,7 +15,7 @@ import polars as pl
 from .columns import AT, SEQUENCE, key_column, need, ordered, shown, visible
 from .distinct import settle
 from .errors import FlowError
-from .keyed import held_of, marked, newest, plainly, put
+from .keyed import beside, held_of, marked, newest, put
 from .state import Batch, OperatorState, Order, Parts, Step
 from .windows import split_late
 
@@ -90,15 +90,14 @@ class Remembering(msgspec.Struct, frozen=True, eq=False):
 
     def _numbers(self, rows: pl.DataFrame, every: pl.DataFrame) -> list[int]:
         """The number of each row's key."""
-        found = plainly(rows.select(self._keys), self._keys)
-        return found.join(every, on=self._keys, how="left", nulls_equal=True, maintain_order="left")[GROUP].to_list()
+        return beside(rows.select(self._keys), every, self._keys)[GROUP].to_list()
 
     def _held_by(self, held: Parts, every: pl.DataFrame) -> pl.DataFrame | None:
         """What is held of some keys, with their numbers; None when nothing is held at all."""
         found = held_of(held, every, self._keys)
         if found is None:
             return None
-        return plainly(found, self._keys).join(every, on=self._keys, how="inner", nulls_equal=True)
+        return beside(found, every, self._keys, how="inner")
 
     def _remembered(self, held: Parts, watermark: int) -> Parts:
         # Rows to come are not before the watermark, so that a key of before is forgotten for all of them.

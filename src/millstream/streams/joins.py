@@ -15,11 +15,11 @@ import polars as pl
 
 from ..errors import UsageError
 from ..frames import Columns
-from ..log.objects import fitted
+from ..log.objects import fitted, union
 from .columns import AT, GONE, ID, LATE, OTHER, SEQUENCE, followed, key_column, names_of, need, visible
 from .errors import FlowError
 from .expressions import apply
-from .keyed import among
+from .keyed import among, beside
 from .keys import Ints
 from .merging import relate
 from .state import Batch, OperatorState, Order, Parts, Step, concat, widened
@@ -200,10 +200,7 @@ class Join(msgspec.Struct, frozen=True, eq=False):
         if self.how not in ("semi", "anti"):
             columns += [b[name].alias(self.prefix + name) for name in more]
             if self.how == "full":
-                keys = [
-                    pl.select(pl.coalesce(mine, b[key])).to_series().alias(key)
-                    for key, mine in zip(self.on, keys, strict=True)
-                ]
+                keys = [_either(mine, b[key]) for key, mine in zip(self.on, keys, strict=True)]
         frame = pl.DataFrame([*keys, *columns]) if keys or columns else pl.DataFrame(height=len(at))
         frame = frame.with_columns(
             *(key.alias(key_column(i)) for i, key in enumerate(keys)),
@@ -369,6 +366,14 @@ def taken(frame: pl.DataFrame, rows: Ints) -> pl.DataFrame:
     return frame.select(pl.all().gather(picked.replace(-1, None)))
 
 
+def _either(one: pl.Series, other: pl.Series) -> pl.Series:
+    """A key of either side, in the type in which keys of both are compared."""
+    name = one.name
+    types = union({name: one.dtype}, {name: other.dtype})
+    one, other = (fitted(pl.DataFrame([each]), types)[name] for each in (one, other))
+    return one.zip_with(one.is_not_null(), other)
+
+
 def spans(
     left: pl.DataFrame, right: pl.DataFrame, on: Sequence[str], low: int, high: int, *, nulls: bool = False
 ) -> tuple[Ints, Ints, Ints]:
@@ -398,9 +403,7 @@ def _numbers(left: pl.DataFrame, right: pl.DataFrame, on: Sequence[str], nulls: 
         return np.zeros(left.height, np.int64), np.zeros(right.height, np.int64)
     both = widened([left.select(on), right.select(on)])
     known = both.unique() if nulls else both.unique().drop_nulls()
-    numbered = both.join(
-        known.with_row_index("__number"), on=list(on), how="left", nulls_equal=nulls, maintain_order="left"
-    )
+    numbered = beside(both, known.with_row_index("__number"), on, nulls_equal=nulls)
     numbers = numbered["__number"].cast(pl.Int64).fill_null(-1)
     ids = numbers.to_numpy()
     return ids[: left.height], ids[left.height :]

@@ -7,12 +7,15 @@ the newest row of each key.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import polars as pl
 
 from .columns import key_column, need
 from .lanes import Asked, hashes_of, plain
 from .state import Parts, concat
+
+_ONE = "__one"
 
 
 def marked(rows: pl.DataFrame, keys: Sequence[str], where: str) -> pl.DataFrame:
@@ -54,10 +57,24 @@ def begins(keys: Sequence[str]) -> pl.Expr:
     return pl.any_horizontal(first, *(pl.col(key).ne_missing(pl.col(key).shift(1)) for key in keys))
 
 
-def plainly(frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
-    """Rows whose keys nobody knows to be sorted, for the left side of a join: Polars joins floats that it knows to be
-    by merging, and there no NaN meets another."""
-    return frame.with_columns(frame[key] * 1.0 for key in keys if frame.schema[key].is_float())
+def beside(
+    frame: pl.DataFrame,
+    other: pl.DataFrame,
+    keys: Sequence[str],
+    *,
+    how: Literal["left", "inner"] = "left",
+    nulls_equal: bool = True,
+    suffix: str = "_right",
+) -> pl.DataFrame:
+    """Rows, in their order, with those of their key in another frame."""
+    on = list(keys)
+    if len(on) == 1 and frame.schema[on[0]].is_float():
+        # Polars joins a column that it knows to be sorted, as one value always is, by merging; and there no NaN meets
+        # another. Two columns it joins by their hash.
+        on = [*on, _ONE]
+        frame, other = (each.with_columns(pl.lit(0, pl.Int8).alias(_ONE)) for each in (frame, other))
+    found = frame.join(other, on=on, how=how, nulls_equal=nulls_equal, suffix=suffix, maintain_order="left")
+    return found.drop(on[len(keys) :])
 
 
 def newest(frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:

@@ -8,7 +8,7 @@ import msgspec
 import polars as pl
 
 from .columns import AT, key_column, ordered
-from .keyed import held_of, marked, newest, plainly, put
+from .keyed import beside, held_of, marked, newest, put
 from .state import Batch, Kept, OperatorState, Parts, Step
 
 _NEWEST = "__newest"
@@ -57,9 +57,7 @@ class Latest(msgspec.Struct, frozen=True, eq=False):
         rows = rows.with_columns(pl.col(AT).cum_max().shift(1).over(keys).alias(_NEWEST))
         known = held_of(parts, rows, keys)
         if known is not None:
-            rows = plainly(rows, keys).join(
-                known, on=keys, how="left", nulls_equal=True, suffix="_known", maintain_order="left"
-            )
+            rows = beside(rows, known, keys, suffix="_known")
             rows = rows.with_columns(pl.max_horizontal(_NEWEST, _NEWEST + "_known").alias(_NEWEST))
             rows = rows.drop(_NEWEST + "_known")
         rows = rows.filter(pl.col(_NEWEST).is_null() | (pl.col(AT) >= pl.col(_NEWEST))).drop(_NEWEST)

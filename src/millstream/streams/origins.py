@@ -14,6 +14,7 @@ from .columns import AT, END_OF_TIME, ID, LATE, NO_TIME, OTHER, SEQUENCE, key_co
 from .counted import CountWindows
 from .fold import Fold
 from .joins import AsOfJoin, IntervalJoin
+from .keyed import beside
 from .match import Match
 from .processing import Processed
 from .revising import RevisingWindows
@@ -119,7 +120,7 @@ def _joined(spans: pl.DataFrame, others: pl.DataFrame, names: list[str], nulls: 
     """Rows that agree in some columns, whose types may be those of two sides of a join."""
     types = union(dict(spans.select(names).schema), dict(others.select(names).schema))
     sides = [fitted(each, {**dict(each.schema), **types}) for each in (spans, others)]
-    return sides[0].join(sides[1], on=names, nulls_equal=nulls)
+    return beside(sides[0], sides[1], names, how="inner", nulls_equal=nulls)
 
 
 def _of_key(row: pl.DataFrame, came: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from .columns import NO_TIME
 from .conditions import Trail, Value
 from .errors import FlowError
 from .grammar import Op, Program
@@ -89,7 +90,7 @@ class Seeker:
     def seek(self, rows: KeyRows, watermark: int) -> Outcome:
         """All matches that the rows and the watermark decide."""
         hits: list[Hit] = []
-        start, decided, count = 0, 0, len(rows.at)
+        start, decided, count = 0, NO_TIME, len(rows.at)
         first, masks = self.program.first, rows.mask
         trail = Trail(rows.values)
         while start < count:

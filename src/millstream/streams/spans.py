@@ -90,11 +90,11 @@ class Answer(msgspec.Struct, frozen=True, eq=False):
 
     def series(self, found: Sequence[Ints], counts: Ints) -> pl.Series:
         """The partial of each stretch."""
-        values = pl.Series(self.name, found[0] if found else counts).cast(self.dtype)
-        if len(found) < 2:
-            return values
-        # The second track counts what is not null.
-        return values.set(pl.Series(found[1] == 0), None)
+        values = pl.Series(self.name, found[0] if found else counts)
+        if len(found) > 1:
+            # The second track counts what is not null. Without any, a narrower type cannot hold what stands there.
+            values = values.set(pl.Series(found[1] == 0), None)
+        return values.cast(self.dtype)
 
 
 def answers(aggregation: Aggregation, schema: pl.Schema) -> list[Answer] | None:

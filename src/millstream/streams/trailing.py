@@ -119,7 +119,10 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
                 )
         how = apply("agg", rows.columns, lambda: answers(self.aggregation, rows.schema))
         if how is None:
-            nothing = self._finish(rows, laid_out(self.aggregation, rows, rows, self.keys, self.window.size))
+            partials = apply(
+                "agg", rows.columns, lambda: laid_out(self.aggregation, rows, rows, self.keys, self.window.size)
+            )
+            nothing = self._finish(rows, partials)
         else:
             self._values(rows, how)
             nothing = self._finish(rows, pl.DataFrame(schema={each.name: each.dtype for each in how}))

@@ -126,6 +126,7 @@ def differences(wanted: pl.DataFrame, given: pl.DataFrame, tolerance: float) -> 
         rows = wanted.clear()
     if not wanted.height and not wanted.width:
         wanted = rows.clear()
+    wanted, rows = _by_value(wanted, rows)
     columns: Columns = union(dict(wanted.schema), dict(rows.schema))
     rows, wanted = _plain(fitted(rows, columns)), _plain(fitted(wanted, columns))
     with Engine() as engine:
@@ -135,6 +136,21 @@ def differences(wanted: pl.DataFrame, given: pl.DataFrame, tolerance: float) -> 
     if floats and missing.height and excess.height:
         missing, excess, close = _unlike(missing, excess, floats, tolerance)
     return missing, excess, close
+
+
+def _by_value(one: pl.DataFrame, other: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Both frames, with decimals that are text in one of them as text without zeros behind: how many of these a text
+    has, follows from what digits the column had had when it was written."""
+    mixed = [
+        name
+        for name in one.columns
+        if name in other.columns
+        and {one.schema[name].base_type(), other.schema[name].base_type()} == {pl.Decimal, pl.String}
+    ]
+    text = pl.col(mixed).cast(pl.String)
+    fraction = text.str.contains(r"^-?\d+\.\d+$")
+    short = pl.when(fraction).then(text.str.strip_chars_end("0").str.strip_chars_end(".")).otherwise(text)
+    return (one.with_columns(short), other.with_columns(short)) if mixed else (one, other)
 
 
 def _plain(frame: pl.DataFrame) -> pl.DataFrame:

@@ -48,7 +48,7 @@ class Engine(AbstractContextManager["Engine"]):
             if any("interval" in str(field.type) for field in found.schema):
                 raise CannotCheck("a length of time", "DuckDB gives it in months and days")
             return pl.DataFrame(found)
-        except (self._error, pl.exceptions.PolarsError) as error:
+        except (self._error, pl.exceptions.PolarsError, ValueError) as error:  # the last: what Arrow does not know
             raise CannotCheck("a value", str(error).split("\n", 1)[0]) from error
         finally:
             for name in tables:

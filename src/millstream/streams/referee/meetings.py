@@ -222,10 +222,9 @@ class Encounter:
         theirs = right.select(pl.col([*join.on, AT, PLACE]).gather(rights))
         keys = [mine[name] for name in join.on]
         if join.how == "full":
-            keys = [
-                pl.select(pl.coalesce(one, other)).to_series().alias(one.name)
-                for one, other in zip(keys, theirs.select(join.on), strict=True)
-            ]
+            types = union(dict(mine.select(join.on).schema), dict(theirs.select(join.on).schema))
+            sides = [fitted(side, types) for side in (mine, theirs)]
+            keys = [pl.select(pl.coalesce(*(side[name] for side in sides))).to_series() for name in join.on]
         rows = pl.DataFrame(
             [
                 *keys,
