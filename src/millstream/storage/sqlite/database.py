@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -138,6 +139,28 @@ class SQLiteDatabase(Database):
 
     def close(self) -> None:
         self.connection.close()
+
+
+def close_cursors(connection: sqlite3.Connection) -> bool:
+    """Close the cursors that users of a connection have kept; whether there were any.
+
+    One that was not read to its end holds the connection at the moment that it reads, also after ROLLBACK: who uses it
+    next would be shown the past, and could write nothing once others have. Finding them is slow: know that there are.
+    """
+    kept = [each for each in gc.get_referrers(connection) if isinstance(each, sqlite3.Cursor)]
+    for cursor in kept:
+        cursor.close()
+    return bool(kept)
+
+
+def control(connection: sqlite3.Connection, sql: str) -> None:
+    """Begin or end a transaction or a savepoint, in spite of cursors that users have kept."""
+    try:
+        connection.execute(sql)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or not close_cursors(connection):
+            raise
+        connection.execute(sql)
 
 
 def statements(script: str) -> Iterator[str]:

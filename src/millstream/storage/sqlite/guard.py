@@ -14,7 +14,7 @@ from typing import Any
 
 from ..database import Params
 from ..watching import Watch
-from .database import SQLiteDatabase
+from .database import SQLiteDatabase, control
 from .faults import MISFITS, misfit, translate, translated
 
 OWN_TABLES = frozenset(
@@ -83,7 +83,7 @@ class GuardedDatabase(SQLiteDatabase):
 
     def _control(self, sql: str) -> None:
         with translated(self.path):
-            self.connection.execute(sql)
+            control(self.connection, sql)
 
 
 class WatchedDatabase(SQLiteDatabase):

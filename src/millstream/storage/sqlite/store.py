@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -42,7 +43,7 @@ from ..inline import KEY, Attached, Handlers, Register, Registered
 from ..raw import PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role, State
 from ..signal import Signal
 from . import ahead, packed, placing, raw, reader
-from .database import SQLiteDatabase, connect, statements
+from .database import SQLiteDatabase, close_cursors, connect, statements
 from .faults import translated
 from .guard import GuardedDatabase
 from .lock import WriterLock, network_filesystem
@@ -314,9 +315,16 @@ class SQLiteStore:
 
     @contextmanager
     def connect(self) -> Iterator[SQLiteDatabase]:
-        """The same as a `Database`."""
+        """The same as a `Database`; cursors of it that are kept beyond the block are closed at its end."""
         with self.reader() as connection:
-            yield SQLiteDatabase(connection, self.path)
+            db = SQLiteDatabase(connection, self.path)
+            usual = sys.getrefcount(connection)
+            try:
+                yield db
+            finally:
+                # A cursor is one more that refers to it. In memory there is one connection, which shows all there is.
+                if not self.memory and sys.getrefcount(connection) > usual:
+                    close_cursors(connection)
 
     @property
     def log_id(self) -> str:
