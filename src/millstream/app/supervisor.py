@@ -150,6 +150,12 @@ class Worker:
         )
         self._thread.start()
 
+    def forked(self) -> None:
+        """In a forked child: its thread is in the parent."""
+        self._thread = None
+        self._stop = threading.Event()
+        self.state, self.error, self.restarts = State.STOPPED, None, 0
+
     def wait_until_begun(self) -> None:
         """Wait until the work has begun, or failed to."""
         # A signal that comes just before the wait does not end it: look up now and then.

@@ -299,6 +299,12 @@ class Follower:
         found = [self.home.at(each.place) for each in self.all_versions() if each.state is VersionState.PREVIOUS]
         return [each for each in found if effects.there(each)]
 
+    def forked(self) -> None:
+        """In a forked child: the worker is in the parent, which goes on."""
+        self._running = self.is_outside = False
+        self._performer = self.building = None
+        self.mode = Mode.RUNNING
+
     def fill(self) -> None:
         """Bring it level with the log, in this thread, and let go of it."""
         live = self._live

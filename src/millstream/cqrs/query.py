@@ -482,6 +482,11 @@ class Queries:
         with self._log.connect() as db, db.snapshot():
             yield db
 
+    def forked(self) -> None:
+        """In a forked child: go on with connections and locks of its own."""
+        self._views.forked()
+        self._images = None
+
     def close(self) -> None:
         """Close the connections."""
         self._views.close()

@@ -187,6 +187,10 @@ class Views:
         with self._mutex:
             return self._known.setdefault((server.key, *schemas), ServerView(server, schemas))
 
+    def forked(self) -> None:
+        """In a forked child: who held the lock may not be here."""
+        self._mutex = threading.Lock()
+
     def drop(self, path: str) -> None:
         """Close what shows a file that is gone."""
         with self._mutex:
