@@ -290,8 +290,12 @@ class App(WriteSide, ReadSide):
 
         Raises:
             UnknownQuery: It has no handler.
+            UsageError: ``timeout`` is no length of time.
         """
-        return self._queries.subscribe(query, seconds(timeout))
+        limit = seconds(timeout)
+        if limit is not None:
+            check_seconds(limit)
+        return self._queries.subscribe(query, limit)
 
     # --- running --------------------------------------------------------------------------------------
 

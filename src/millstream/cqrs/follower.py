@@ -33,6 +33,9 @@ _POLL = 0.01
 _FRESH = 0.05
 """For so many seconds a version is taken for the one that answers without a look: others may have swapped it."""
 
+_LONGEST = 3600.0
+"""The longest wait, in seconds, before another look: what a thread can wait for is limited."""
+
 _CHECK = 0.5
 """How often, in seconds, a worker looks whether it keeps the version that answers."""
 
@@ -447,7 +450,7 @@ class Follower:
                 if self._watch.passed(self.placement.types, self._seen) >= position:
                     return True  # nothing of its types lies between
                 with self._moved:
-                    self._moved.wait_for(lambda: self._reached(position), max(left, 0))
+                    self._moved.wait_for(lambda: self._reached(position), min(max(left, 0), _LONGEST))
             elif self._level(position):
                 return True
             elif left > 0:

@@ -174,7 +174,9 @@ class Queries:
         followers = tuple(self._followers[each.name] for each in wanted if each.name in self._followers)
         lives = tuple(each for each in followers if database and isinstance(each, LiveModel))
         answered = function
-        if [each.name for each in found] != [name, database] or function.__code__.co_kwonlyargcount:
+        # What is wrapped may take its arguments by name alone.
+        by_place = function.__code__.co_argcount == 2 and not hasattr(function, "__wrapped__")
+        if [each.name for each in found] != [name, database] or not by_place:
 
             def answered(query: Any, db: Database) -> Any:
                 return function(**{name: query, database: db})

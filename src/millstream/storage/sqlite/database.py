@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ..database import Database, Params
+from ..database import Database, Params, no_statement
 from .authorizer import Authorizer
 from .faults import MISFITS, misfit, translate, translated
 
@@ -55,6 +55,10 @@ class SQLiteDatabase(Database):
             raise translate(error, self.path) from error
         except MISFITS as error:
             raise misfit(error) from error
+        except TypeError as error:
+            if isinstance(sql, str):
+                raise
+            raise no_statement(sql) from error
 
     def one(self, sql: str, params: Params = ()) -> dict[str, Any] | None:
         cursor = self.execute(sql, params)
@@ -73,8 +77,14 @@ class SQLiteDatabase(Database):
             raise translate(error, self.path) from error
         except MISFITS as error:
             raise misfit(error) from error
+        except TypeError as error:
+            if isinstance(sql, str):
+                raise
+            raise no_statement(sql) from error
 
     def executescript(self, sql: str) -> None:
+        if not isinstance(sql, str):
+            raise no_statement(sql)
         for statement in statements(sql):
             self.execute(statement)
 

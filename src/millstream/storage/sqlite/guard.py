@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..database import Params
+from ..database import Params, no_statement
 from ..watching import Watch
 from .database import SQLiteDatabase, control
 from .faults import MISFITS, misfit, translate, translated
@@ -64,6 +64,10 @@ class GuardedDatabase(SQLiteDatabase):
         self._asked.rule = self._rule
         try:
             return super().execute(_MARK + sql, params)
+        except TypeError as error:
+            if isinstance(sql, str):
+                raise
+            raise no_statement(sql) from error
         finally:
             self._asked.rule = None
 
@@ -71,6 +75,10 @@ class GuardedDatabase(SQLiteDatabase):
         self._asked.rule = self._rule
         try:
             super().executemany(_MARK + sql, rows)
+        except TypeError as error:
+            if isinstance(sql, str):
+                raise
+            raise no_statement(sql) from error
         finally:
             self._asked.rule = None
 
@@ -109,6 +117,10 @@ class WatchedDatabase(SQLiteDatabase):
             raise self._refused(error) from error
         except MISFITS as error:
             raise misfit(error) from error
+        except TypeError as error:
+            if isinstance(sql, str):
+                raise
+            raise no_statement(sql) from error
         finally:
             self._asked.rule = None
 
@@ -121,6 +133,10 @@ class WatchedDatabase(SQLiteDatabase):
             raise self._refused(error) from error
         except MISFITS as error:
             raise misfit(error) from error
+        except TypeError as error:
+            if isinstance(sql, str):
+                raise
+            raise no_statement(sql) from error
         finally:
             self._asked.rule = None
 
