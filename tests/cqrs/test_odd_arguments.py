@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -67,6 +68,7 @@ ODD: dict[str, Callable[[Any], object]] = {
     "a time limit that is no number": lambda app: app.query(Count(), fresh=True, timeout=math.nan),
     "half a surrogate pair in JSON": lambda app: app.parse("Add", '{"heap":"\ud800","n":1}'),
     "a command of a number": lambda app: app.parse("Add", 3),
+    "a subscription for no time": lambda app: app.subscribe(Count(), timeout=math.nan),
     "a stop in words": lambda app: app.stop(timeout="soon"),
     "a place of a number": lambda app: Heaps.into(3),  # type: ignore[arg-type]
     "a place of bytes": lambda app: Heaps.into(b"read.db"),  # type: ignore[arg-type]
@@ -83,3 +85,83 @@ def test_it_is_a_typed_error_and_leaves_nothing(app: Any, odd: Callable[[Any], o
     assert caught.value.hint or isinstance(caught.value, ms.Rejected)
     assert app.log.head == 0
     assert app.query(Count()) == 0
+
+
+@pytest.mark.parametrize("method", ["execute", "executescript", "query", "one", "frame", "executemany"])
+def test_a_statement_that_is_no_text_is_a_typed_error(app: Any, method: str) -> None:
+    rows = ([],) if method == "executemany" else ()
+    with pytest.raises(ms.DatabaseError, match="no SQL"), app.log.transaction() as tx:
+        getattr(tx.db, method)(5, *rows)
+    with pytest.raises(ms.DatabaseError, match="no SQL"), app.log.connect() as db:
+        getattr(db, method)(5, *rows)
+
+
+def test_a_handler_that_gives_a_number_for_sql_is_told_so(log: ms.Log) -> None:
+    class Numbers(ms.Projection):
+        schema = "create table numbers (n integer)"
+
+        @ms.on
+        def added(self, event: Added, db: ms.Database) -> None:
+            db.execute(event.n)  # type: ignore[arg-type]
+
+    ms.App(log, projections=[Numbers.inline()])
+    with pytest.raises(ms.DatabaseError, match="5 is no SQL"):
+        log.append("s", Added(n=5))
+
+
+def test_a_query_waits_without_end_if_it_is_told_to(log: ms.Log) -> None:
+    app = ms.App(log, projections=[Heaps.into(":memory:")])
+
+    @app.query
+    def count(query: Count, db: ms.Database) -> int:
+        return int(db.query("select count(*) as n from heaps")[0]["n"])
+
+    with app:
+        for timeout in (math.inf, 1e12):
+            receipt = log.append("s", [Added(n=n) for n in range(20_000)])
+            assert app.query(Count(), after=receipt, timeout=timeout) == receipt.position
+
+
+def test_middleware_that_gives_no_receipt_back_is_told_so(app: Any) -> None:
+    def forgets(context: ms.Context, execute: Callable[[], ms.Receipt]) -> Any:
+        execute()
+
+    app.middleware(forgets)
+    with pytest.raises(ms.UsageError, match=r"forgets gave None"):
+        app.execute(Add("a", 1))
+    (outcome,) = app.execute_all([Add("a", 1)])
+    assert isinstance(outcome, ms.UsageError)
+
+
+def test_a_wrapped_handler_is_called_as_what_wraps_it_can_be(app: Any) -> None:
+    def by_name(function: Any) -> Any:
+        @functools.wraps(function)
+        def wrapper(**given: Any) -> Any:
+            return function(**given)
+
+        return wrapper
+
+    def by_any(function: Any) -> Any:
+        @functools.wraps(function)
+        def wrapper(*given: Any, **named: Any) -> Any:
+            return function(*given, **named)
+
+        return wrapper
+
+    class Named(ms.Query[int]):
+        pass
+
+    class Any_(ms.Query[int]):
+        pass
+
+    @app.query
+    @by_name
+    def named(query: Named, db: ms.Database) -> int:
+        return 1
+
+    @app.query
+    @by_any
+    def anyhow(query: Any_, *, db: ms.Database) -> int:
+        return 2
+
+    assert (app.query(Named()), app.query(Any_())) == (1, 2)

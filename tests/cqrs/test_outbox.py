@@ -192,3 +192,33 @@ def test_none_is_lost_and_each_key_stays_in_order_though_the_sender_is_killed(sh
     for key in range(3):
         first = list(dict.fromkeys(int(body) for k, body in sent() if k == f"k{key}"))
         assert first == list(range(key, 600, 3))
+
+
+class Textless(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), Textless(), ValueError("half \ud800, nothing \0")])
+def test_whatever_is_raised_in_sending_counts_as_an_attempt(log, error):
+    def send(message):
+        raise error
+
+    with make(log, send, attempts=2) as app:
+        app.execute(Say("one"))
+        eventually(lambda: [each.state for each in delivery.unsent(log)] == ["parked"])
+        assert (delivery.unsent(log)[0].attempts, app.status()[0].restarts) == (2, 0)
+
+
+def test_what_is_sent_may_stop_the_app(log):
+    sent = []
+
+    def send(message):
+        sent.append(message.body)
+        app.stop()
+
+    app = make(log, send)
+    app.start()
+    app.execute(Say("one"))
+    eventually(lambda: app.status()[0].state == "stopped")
+    assert (sent, delivery.unsent(log)) == (["one"], [])

@@ -266,3 +266,39 @@ def test_each_reaction_and_each_command_happens_once_though_the_program_is_kille
 
 def finished(log):
     return sum(1 for _ in log.read(types=["FulfilShipped", "FulfilCancelled"])) == ORDERS
+
+
+class Hinted(ms.Event, type="ProcessHinted"):
+    n: int = 0
+
+
+class Tally(ms.Process):
+    total: int = 0
+
+    @ms.on
+    def hinted(self, event: Hinted) -> None:
+        self.total += event.n
+
+
+def test_a_process_that_is_dropped_from_memory_has_lost_nothing(log, monkeypatch):
+    monkeypatch.setattr("millstream.cqrs.reactor._KEPT", 2)
+    app = ms.App(log, processes=[Tally])
+    with app:
+        for stream in ("a", "b"):
+            log.append(stream, Hinted(n=1))
+        eventually(lambda: len(list(log.read("Tally-*"))) == 2)
+    # In one commit: a is changed, c is new, and a is changed again.
+    for stream in ("a", "c", "a", "a", "d", "a"):
+        log.append(stream, Hinted(n=1))
+    with app:
+        eventually(lambda: len(list(log.read("Tally-*"))) == 8)
+    assert [e.data["state"]["total"] for e in log.read("Tally-a")] == [1, 2, 3, 4, 5]
+
+
+def test_an_event_whose_metadata_speaks_of_a_timer_is_an_event_like_any(log):
+    with ms.App(log, processes=[Tally]) as app:
+        log.append("a", Hinted(n=1), metadata={"timer": ["of", "mine"]})
+        log.append("a", Hinted(n=2), metadata={"timer": "t"})
+        eventually(lambda: len(list(log.read("Tally-*"))) == 2)
+        assert app.status()[0].error is None
+    assert [e.data["state"]["total"] for e in log.read("Tally-a")] == [1, 3]

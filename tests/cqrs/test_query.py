@@ -382,3 +382,42 @@ def test_a_query_that_writes_is_told_that_queries_only_read(log, app, kind):
         assert db.query("select * from written") == [{"n": 1}]
     if kind == "memory":
         log.close()
+
+
+@pytest.mark.parametrize("place", ["inline", "log", "file"])
+def test_a_cursor_that_a_query_leaves_open_shows_the_next_one_no_past(tmp_path, place):
+    class Numbers(ms.Projection):
+        schema = "create table numbers (n integer)"
+
+        @ms.on
+        def added(self, event: Added, db: ms.Database) -> None:
+            db.execute("insert into numbers values (?)", (event.n,))
+
+    class HowMany(ms.Query[int]):
+        pass
+
+    class Broken(ms.Query[int]):
+        pass
+
+    kept = {"inline": Numbers.inline(), "log": Numbers.into(), "file": Numbers.into(tmp_path / "read.db")}[place]
+    log = ms.open(tmp_path / "log.db")
+    with ms.App(log, projections=[kept]) as app:
+
+        @app.query
+        def how_many(query: HowMany, db: ms.Database) -> int:
+            return int(db.query("select count(*) as n from numbers")[0]["n"])
+
+        @app.query
+        def broken(query: Broken, db: ms.Database) -> int:
+            rows = db.execute("select n from numbers")
+            rows.fetchone()
+            raise ValueError("its traceback keeps the cursor")
+
+        receipt = log.append("s", [Added(n=n) for n in range(10)])
+        assert app.query(HowMany(), after=receipt) == 10
+        with pytest.raises(ValueError, match="cursor") as raised:
+            app.query(Broken())
+        for count in range(11, 14):
+            receipt = log.append("s", Added(n=count))
+            assert app.query(HowMany(), after=receipt) == count
+        assert raised.value.__traceback__ is not None

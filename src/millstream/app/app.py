@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self, TypeVar, overload
@@ -128,8 +130,8 @@ class App(WriteSide, ReadSide):
         self._placements = _distinct(projections)
         keep_apart(self._placements)
         leases = self._leases = Leases(log)
-        moved = threading.Condition()
-        watch = Watch(log, moved)
+        moved = self._moved = threading.Condition()
+        watch = self._watch = Watch(log, moved)
         self._inline = [InlineProjection(log, p) for p in projections if p.inline]
         divided = [p for p in self._placements if is_divided(log, p)]
         check_names([p.name for p in self._placements])
@@ -164,6 +166,21 @@ class App(WriteSide, ReadSide):
             follower.prepare()
         for inline in self._inline:
             inline.attach()
+        _apps.add(self)
+
+    def _forked(self) -> None:
+        """In a forked child: the workers, and all threads, are in the parent, which goes on; locks may be left held."""
+        self._moved.__init__()  # type: ignore[misc]  # all that look after read models have this one
+        self._ended = threading.Event()
+        self._begin()
+        self._leases.begin()
+        self._watch.begin()
+        self._queries.forked()
+        for follower in self._followers.values():
+            for each in dict.fromkeys([follower, *follower.parts]):
+                each.forked()
+        for worker in self._workers:
+            worker.forked()
 
     def __repr__(self) -> str:
         names = ", ".join([*(each.placement.name for each in self._inline), *(each.name for each in self._workers)])
@@ -273,8 +290,12 @@ class App(WriteSide, ReadSide):
 
         Raises:
             UnknownQuery: It has no handler.
+            UsageError: ``timeout`` is no length of time.
         """
-        return self._queries.subscribe(query, seconds(timeout))
+        limit = seconds(timeout)
+        if limit is not None:
+            check_seconds(limit)
+        return self._queries.subscribe(query, limit)
 
     # --- running --------------------------------------------------------------------------------------
 
@@ -388,6 +409,17 @@ class App(WriteSide, ReadSide):
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+
+
+_apps: weakref.WeakSet[App] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for app in list(_apps):
+        app._forked()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def _asked(after: Receipt | int | None, fresh: bool, timeout: float, behind: Behind, at: At | None) -> Asked:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ..cqrs.errors import ForeignReadModel, ProcessFailed, ProjectionFailed, ReadModelChanged
+from ..cqrs.errors import ForeignReadModel, ProcessFailed, ProjectionFailed, ReadModelChanged, in_words
 from ..errors import ConsumerFenced, MillstreamError, StreamClosed, Trimmed, UsageError
 from ..log import Log
 from ..streams.errors import FlowChanged
@@ -150,6 +150,12 @@ class Worker:
         )
         self._thread.start()
 
+    def forked(self) -> None:
+        """In a forked child: its thread is in the parent."""
+        self._thread = None
+        self._stop = threading.Event()
+        self.state, self.error, self.restarts = State.STOPPED, None, 0
+
     def wait_until_begun(self) -> None:
         """Wait until the work has begun, or failed to."""
         # A signal that comes just before the wait does not end it: look up now and then.
@@ -163,7 +169,8 @@ class Worker:
     def join(self, until: float) -> None:
         """Wait until it has ended; or only a call to the outside is under way, and the time (monotonic) is up."""
         thread = self._thread  # two may wait at once
-        while thread is not None and thread.is_alive():
+        # What it calls may be what stops it: then it ends after that.
+        while thread is not None and thread.is_alive() and thread is not threading.current_thread():
             thread.join(_BRIEF)
             if self._outside is not None and time.monotonic() >= until and self._outside():
                 return
@@ -217,9 +224,7 @@ class Worker:
         """What went wrong last, in words."""
         if self.error is None:
             return None
-        if isinstance(self.error, MillstreamError):
-            return str(self.error)
-        return f"{type(self.error).__name__}: {self.error}"
+        return str(self.error) if isinstance(self.error, MillstreamError) else in_words(self.error)
 
 
 def supervised(

@@ -60,9 +60,7 @@ class WriteSide:
         self._services = Services([*services, *outboxes])
         self._handlers = Handlers(log, aggregates, self._services)
         self._execution = Execution(log, aggregates, self._handlers)
-        self._gathering = Gathering(self._execution, lambda work: self._beside().submit(work))
-        self._threads: ThreadPoolExecutor | None = None
-        self._making = threading.Lock()
+        self._begin()
         self._reactors = _by_name("process", [Reactor(log, each, self._by_process) for each in processes])
         self._deliveries = _by_name("outbox", [Delivery(log, each) for each in outboxes])
         if not log.store.readonly:
@@ -70,6 +68,12 @@ class WriteSide:
                 reactor.prepare()
             for delivery in self._deliveries.values():
                 delivery.prepare()
+
+    def _begin(self) -> None:
+        """Have no threads yet: also in a forked child, where those of the parent are not."""
+        self._gathering = Gathering(self._execution, lambda work: self._beside().submit(work))
+        self._threads: ThreadPoolExecutor | None = None
+        self._making = threading.Lock()
 
     def command(self, function: Function) -> Function:
         """Have a function decide a command: ``@app.command``.

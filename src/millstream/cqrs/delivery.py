@@ -18,6 +18,7 @@ import msgspec
 from ..errors import ConsumerFenced, NotFound, SinkUnavailable
 from ..log.checkpoints import Checkpoint, advance, peek, reached, take
 from ..time import now_micros
+from .errors import in_words
 from .outbox import POSTED, Message, Outbox, stream_of
 
 if TYPE_CHECKING:
@@ -226,8 +227,8 @@ class Delivery:
             self.outbox.send(message)
         except SinkUnavailable:
             raise
-        except Exception as error:
-            return f"{type(error).__name__}: {error}"[:_ERROR_LENGTH]
+        except BaseException as error:  # sys.exit(), and what asyncio cancels, is no better
+            return in_words(error)[:_ERROR_LENGTH]
         finally:
             self.is_outside = False
         self._failures = 0

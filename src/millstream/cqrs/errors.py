@@ -157,3 +157,13 @@ class ForeignReadModel(MillstreamError):
         )
         self.projection = projection
         self.reason = reason
+
+
+def in_words(error: BaseException) -> str:
+    """An error in words that any database takes: one may have no text, or hold what is none."""
+    name = type(error).__name__
+    try:
+        text = f"{name}: {error}"
+    except Exception:
+        return name
+    return text.encode(errors="replace").decode().replace("\0", "?")

@@ -62,7 +62,7 @@ class Execution:
     def _through(self, context: Context, innermost: Callable[[], Receipt]) -> Receipt:
         following = innermost
         for each in reversed(self.middleware):
-            following = partial(each, context, following)
+            following = partial(_given_back, each, context, following)
         return following()
 
     # --- one command ----------------------------------------------------------------------------------
@@ -260,6 +260,18 @@ class Batch:
             return self._execution._settle(handler, context, self._loop)
         except MillstreamError as error:
             return error
+
+
+def _given_back(middleware: Middleware, context: Context, following: Callable[[], Receipt]) -> Receipt:
+    """What middleware gives back, which stands for the command from there on."""
+    receipt: Any = middleware(context, following)
+    if not isinstance(receipt, Receipt):
+        raise UsageError(
+            f"middleware {getattr(middleware, '__qualname__', middleware)!s} gave {receipt!r:.40} and no receipt;"
+            f" {type(context.command).__name__} may have taken effect",
+            hint="Write return execute()",
+        )
+    return receipt
 
 
 def _check_ref(field: str, stream: str) -> None:

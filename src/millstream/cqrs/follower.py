@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import StrEnum
+from functools import partial
 
 from ..errors import ConsumerFenced, MillstreamError, ReadOnlyLog, StorageError, Trimmed, UsageError
 from ..log import Log
@@ -31,6 +32,9 @@ _POLL = 0.01
 
 _FRESH = 0.05
 """For so many seconds a version is taken for the one that answers without a look: others may have swapped it."""
+
+_LONGEST = 3600.0
+"""The longest wait, in seconds, before another look: what a thread can wait for is limited."""
 
 _CHECK = 0.5
 """How often, in seconds, a worker looks whether it keeps the version that answers."""
@@ -102,6 +106,11 @@ class Follower:
         """The number of the version that answers, as far as this process knows."""
         return self._live.number
 
+    @property
+    def turns(self) -> int:
+        """How often another version has come to answer, or the same one again, as far as this process knows."""
+        return sum(part._turns for part in dict.fromkeys([self, *self.parts]))
+
     def path(self) -> str | None:
         """The file of the version that answers; None for the log's own database."""
         self.current()
@@ -130,6 +139,7 @@ class Follower:
 
     def _turn_to(self, version: Version) -> None:
         """Go on with another version."""
+        self._turns += 1  # before as well as after: whoever sees it unchanged has met no part of this
         if version.number != self._live.number:
             with self._moved:
                 self._live = version
@@ -205,8 +215,9 @@ class Follower:
                 self.failure = error
                 raise
             finally:
-                self._running = False
-                self._announce(self._seen)
+                with self._moved:
+                    self._running = False
+                    self._moved.notify_all()
                 self._wait_for_effects()
                 self._leases.release(lease)
 
@@ -257,14 +268,15 @@ class Follower:
         self.mode = Mode.RUNNING
         with self.home.at(live.place).kept_open() as target:
             performer = self._performer_of(lease, live) if self.placement.performs else None
-            keeper = self._keeper_of(target, performer)
+            tell = partial(self._announce, of=live.number)
+            keeper = self._keeper_of(target, tell, performer)
             taken = keeper.take()
             # Whoever has another version answer fences this one afterwards: to be the last to take it is not enough.
             if self.look().number != live.number:
                 raise ConsumerFenced(self.placement.consumer)
             self.failure = None
             self._running = True
-            self._announce(taken)
+            tell(taken)
             if performer is not None:
                 self._performer = performer
                 performer.start()
@@ -275,11 +287,11 @@ class Follower:
                 if performer is not None:
                     performer.end()
 
-    def _keeper_of(self, target: Target, performer: Performer | None) -> Keeper:
+    def _keeper_of(self, target: Target, moved: Callable[[int], None], performer: Performer | None) -> Keeper:
         if performer is None:
-            return Keeper(self._log, self.placement, target, self._announce)
+            return Keeper(self._log, self.placement, target, moved)
         held = effects.passed_by(self._before(), self.placement)
-        return Keeper(self._log, self.placement, target, self._announce, held=held, told=performer.tell)
+        return Keeper(self._log, self.placement, target, moved, held=held, told=performer.tell)
 
     def _performer_of(self, lease: Lease, live: Version) -> Performer:
         targets = [*self._before(), self.home.at(live.place)]
@@ -290,10 +302,17 @@ class Follower:
         found = [self.home.at(each.place) for each in self.all_versions() if each.state is VersionState.PREVIOUS]
         return [each for each in found if effects.there(each)]
 
+    def forked(self) -> None:
+        """In a forked child: the worker is in the parent, which goes on."""
+        self._running = self.is_outside = False
+        self._performer = self.building = None
+        self.mode = Mode.RUNNING
+
     def fill(self) -> None:
         """Bring it level with the log, in this thread, and let go of it."""
-        with self.target.kept_open() as target:
-            keeper = Keeper(self._log, self.placement, target, self._announce)
+        live = self._live
+        with self.home.at(live.place).kept_open() as target:
+            keeper = Keeper(self._log, self.placement, target, partial(self._announce, of=live.number))
             keeper.take()
             keeper.catch_up(self._log.head, NEVER)
             keeper.commit()
@@ -431,7 +450,7 @@ class Follower:
                 if self._watch.passed(self.placement.types, self._seen) >= position:
                     return True  # nothing of its types lies between
                 with self._moved:
-                    self._moved.wait_for(lambda: self._reached(position), max(left, 0))
+                    self._moved.wait_for(lambda: self._reached(position), min(max(left, 0), _LONGEST))
             elif self._level(position):
                 return True
             elif left > 0:
@@ -456,15 +475,25 @@ class Follower:
         return next(missing, None) is None
 
     def _stored(self) -> int:
-        with self.target.reading() as db:
-            if self._live.fingerprint == self.made_by:
-                return reached(db, self.placement.consumer)
-            # By other code, it may be kept in partitions, or in one piece.
-            return min((each.position for each in parts_of(db, f"projection:{self.placement.name}")), default=0)
+        while True:
+            live = self._live
+            try:
+                with self.home.at(live.place).reading() as db:
+                    if live.fingerprint == self.made_by:
+                        return reached(db, self.placement.consumer)
+                    # By other code, it may be kept in partitions, or in one piece.
+                    parts = parts_of(db, f"projection:{self.placement.name}")
+                    return min((each.position for each in parts), default=0)
+            except StorageError:
+                # Another process may have put another version in its place, and removed it.
+                if self.look().number == live.number:
+                    raise
 
-    def _announce(self, position: int) -> None:
+    def _announce(self, position: int, of: int = 0) -> None:
+        """Say how far a version has come, by its number: one that does not answer any more may still be at it."""
         with self._moved:
-            self._seen = position
+            if of in (0, self._live.number):
+                self._seen = position
             self._moved.notify_all()
 
 

@@ -14,7 +14,7 @@ from ..log.records import Run
 from ..storage.base import Receipt
 from ..storage.database import Database
 from ..storage.inline import TABLES as COMMITS
-from .errors import ProjectionFailed
+from .errors import ProjectionFailed, in_words
 from .pieces import Batch, Piece
 from .projection import Placement
 
@@ -196,7 +196,7 @@ class InlineProjection:
             # A full disk or a lock is no fault of the handler's.
             if isinstance(error, StorageError) and not isinstance(error, DatabaseError):
                 raise
-            said = f"{type(error).__name__}: {error}"
+            said = in_words(error)
             raise ProjectionFailed(self.placement.name, piece.position, piece.type, said) from error
 
     def _checkpoint(self, db: Database) -> Checkpoint:

@@ -14,7 +14,7 @@ from ..log.present import is_wanted
 from ..log.reading import scope_of
 from ..storage.database import Database
 from . import effects, failures
-from .errors import ProjectionFailed
+from .errors import ProjectionFailed, in_words
 from .failures import Failure, FailureState
 from .lease import Stop
 from .lockstep import watched
@@ -192,7 +192,7 @@ class Keeper:
 
     def _fail(self, piece: Piece | Batch, error: Exception) -> None:
         """Do what the projection's policy says about an event whose handler raised."""
-        reason = f"{type(error).__name__}: {error}"
+        reason = in_words(error)
         policy = self._placement.projection.on_failure
         state = {"stop": FailureState.STOPPED, "skip": FailureState.SKIPPED, "park": FailureState.PARKED}[policy]
         failure = Failure(

@@ -80,6 +80,10 @@ class Leases:
 
     def __init__(self, log: Log) -> None:
         self._log = log
+        self.begin()
+
+    def begin(self) -> None:
+        """Hold nothing, as a process of its own: in a forked child, the leases are its parent's."""
         self.holder = _holder()
         self._held: dict[str, Lease] = {}
         self._mutex = threading.Lock()

@@ -106,6 +106,11 @@ class LiveModel(Follower):
                 copy.readers -= 1
                 self._drop_spare()
 
+    def forked(self) -> None:
+        """In a forked child: who held the lock may not be here."""
+        super().forked()
+        self._mutex = threading.RLock()
+
     def run(self, stop: Stop) -> None:
         """Nothing: it has no worker."""
 

@@ -86,6 +86,11 @@ class Part(Follower):
                     self.mode = Mode.STANDBY
                     stop.wait(_PAUSE)
 
+    def forked(self) -> None:
+        """In a forked child: the worker, and the turn, are the parent's."""
+        super().forked()
+        self._sharing.begin()
+
     def is_over(self) -> bool:
         """Whether it is not this process's turn any more."""
         return not self._sharing.is_ours(self._number) or self._live.fingerprint != self.made_by

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from .effects import TABLE, Effect
+from .errors import in_words
 from .lease import Lease
 from .places import Target
 from .projection import Placement
@@ -102,7 +103,7 @@ class Performer:
                 if self._perform_some():
                     continue
             except BaseException as error:  # sys.exit(), and what asyncio cancels, would end this thread unseen
-                self.error = f"{type(error).__name__}: {error}"
+                self.error = in_words(error)
                 pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
                 self._ending.wait(pause)
                 continue
@@ -157,7 +158,7 @@ class Performer:
                 self._note()
                 return
             except Exception as error:
-                self.error = f"{type(error).__name__}: {error}"
+                self.error = in_words(error)
                 time.sleep(pause)
 
     def _next(self) -> list[tuple[Effect, Target]]:

@@ -278,7 +278,8 @@ class Process:
         """Handle an event; None when there is nothing to be done about it."""
         if self.ended or recorded.position <= self._last:
             return None
-        timer = recorded.metadata.get("timer")
+        # Elsewhere that word may stand for anything, and the timers of others are events like any.
+        timer = recorded.metadata.get("timer") if recorded.stream == self._stream else None
         if timer is not None and self._open.pop(timer, None) is None:
             return None  # cancelled after it was appended
         handler = self._handlers()[recorded.type]

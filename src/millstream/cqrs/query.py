@@ -174,7 +174,9 @@ class Queries:
         followers = tuple(self._followers[each.name] for each in wanted if each.name in self._followers)
         lives = tuple(each for each in followers if database and isinstance(each, LiveModel))
         answered = function
-        if [each.name for each in found] != [name, database] or function.__code__.co_kwonlyargcount:
+        # What is wrapped may take its arguments by name alone.
+        by_place = function.__code__.co_argcount == 2 and not hasattr(function, "__wrapped__")
+        if [each.name for each in found] != [name, database] or not by_place:
 
             def answered(query: Any, db: Database) -> Any:
                 return function(**{name: query, database: db})
@@ -212,9 +214,19 @@ class Queries:
         for follower in handler.followers:
             if follower.failure is not None and isinstance(follower.failure, (ForeignReadModel, ReadModelChanged)):
                 raise follower.failure
-        if asked is not NOW:
+        if asked is NOW:
+            return self._answered(handler, query)
+        deadline = time.monotonic() + asked.timeout
+        while True:
+            before = self._turns(handler)
             self._fold(handler)
-            self._prepare(handler, asked)
+            self._prepare(handler, asked, deadline)
+            result = self._answered(handler, query)
+            # Another version may have come to answer since it was waited for, which shows less: after a rollback.
+            if self._turns(handler) == before:
+                return result
+
+    def _answered(self, handler: _Handler, query: Query[Result]) -> Result:
         if not handler.lives:
             return self._answer_now(handler, query)
         with ExitStack() as stack:
@@ -253,14 +265,18 @@ class Queries:
         if asked.at is not None:
             position = position_of(self._log, asked.at)
             return Answer(self.answer(query, asked), position, self._log.head - position, [])
-        self._fold(handler)
-        self._prepare(handler, asked)
-        # Before the answer: it is at least of that position.
-        positions = [follower.position() for follower in handler.followers]
-        head = self._log.head
-        position = min(positions, default=head)
-        result = self.answer(query)
-        return Answer(result, position, max(0, head - position), self._problems(handler))
+        deadline = time.monotonic() + asked.timeout
+        while True:
+            before = self._turns(handler)
+            self._fold(handler)
+            self._prepare(handler, asked, deadline)
+            # Before the answer: it is at least of that position.
+            positions = [follower.position() for follower in handler.followers]
+            head = self._log.head
+            position = min(positions, default=head)
+            result = self.answer(query)
+            if self._turns(handler) == before:
+                return Answer(result, position, max(0, head - position), self._problems(handler))
 
     def subscribe(self, query: Query[Result], timeout: float | None) -> Iterator[Result]:
         """The answer, and each that differs from the one before; see ``App.subscribe``."""
@@ -309,7 +325,7 @@ class Queries:
             with suppress(ProjectionFailed):
                 live.fold()
 
-    def _prepare(self, handler: _Handler, asked: Asked) -> None:
+    def _prepare(self, handler: _Handler, asked: Asked, deadline: float) -> None:
         """Wait, or refuse, as was asked."""
         if asked.behind == "raise" and (problems := self._problems(handler)):
             raise ReadModelBehind(problems)
@@ -317,7 +333,7 @@ class Queries:
         if asked.fresh:
             position = max(position, self._log.head)
         if position:
-            self._await(handler, position, asked.timeout)
+            self._await(handler, position, asked.timeout, deadline)
 
     def _problems(self, handler: _Handler) -> list[str]:
         found = (follower.problem() for follower in handler.followers)
@@ -385,6 +401,10 @@ class Queries:
         """The versions of the read models that the handler is shown."""
         return [follower.number for follower in handler.followers]
 
+    def _turns(self, handler: _Handler) -> list[int]:
+        """What changes whenever the version does that is shown of a read model which is kept."""
+        return [follower.turns for follower in handler.followers if not isinstance(follower, LiveModel)]
+
     def _ask(self, handler: _Handler, query: Query[Result]) -> Result:
         try:
             with self._database(handler) as db:
@@ -410,8 +430,7 @@ class Queries:
             )
         return position
 
-    def _await(self, handler: _Handler, position: int, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
+    def _await(self, handler: _Handler, position: int, timeout: float, deadline: float) -> None:
         for placement in self._wanted(handler):
             follower = self._followers.get(placement.name)
             if follower is None or follower.wait(position, max(0.0, deadline - time.monotonic())):
@@ -432,7 +451,8 @@ class Queries:
         view = self._view([self._spot(placement) for placement in wanted], handler.reads is None)
         if view is None:
             return self._log_alone()
-        self._shown[handler.query_type] = versions, view
+        if self._versions(handler) == versions:  # or else it may show what another one has
+            self._shown[handler.query_type] = versions, view
         return view.reading()
 
     def _view(self, spots: list[Spot], undeclared: bool) -> View | None:
@@ -463,6 +483,11 @@ class Queries:
     def _log_alone(self) -> Iterator[Database]:
         with self._log.connect() as db, db.snapshot():
             yield db
+
+    def forked(self) -> None:
+        """In a forked child: go on with connections and locks of its own."""
+        self._views.forked()
+        self._images = None
 
     def close(self) -> None:
         """Close the connections."""

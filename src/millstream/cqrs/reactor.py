@@ -19,7 +19,7 @@ from ..log.checkpoints import Checkpoint, advance, peek, reached, take
 from ..storage.base import Receipt, StagedAppend
 from ..storage.database import Database
 from . import timers
-from .errors import ProcessFailed, UnknownCommand
+from .errors import ProcessFailed, UnknownCommand, in_words
 from .outbox import staged_message
 from .process import REACTED, CommandRejected, Process, Reaction, Sent
 
@@ -141,7 +141,7 @@ class Reactor:
     def _failed(self, recorded: Recorded, error: Exception, appends: Any, works: Any, done: int) -> None:
         if done > self._reacted.position:
             self._commit(appends, works, done)
-        said = f"{type(error).__name__}: {error}"
+        said = in_words(error)
         raise ProcessFailed(self.name, recorded.position, recorded.type, said) from error
 
     def _one(self, recorded: Recorded, appends: list[StagedAppend], works: list[Callable[[Database], None]]) -> None:
@@ -161,6 +161,8 @@ class Reactor:
             raise
         if reaction is None:
             return
+        # The one that was changed last comes last: what is dropped has to be on disk.
+        self._known.pop(key, None)
         self._known[key] = process
         if len(self._known) > _KEPT:
             del self._known[next(iter(self._known))]
@@ -231,12 +233,13 @@ class Reactor:
         finally:
             moved = reached > self._sent.position
             if moved:
-                self._log.commit(work=lambda db, receipt: self._advance(db, reached))
+                self._sent = self._advanced(reached)
         return moved
 
-    def _advance(self, db: Database, position: int) -> None:
-        advance(db, self._sent, position)
-        self._sent = msgspec.structs.replace(self._sent, position=position)
+    def _advanced(self, position: int) -> Checkpoint:
+        done: list[Checkpoint] = []
+        self._log.commit(work=lambda db, receipt: done.append(advance(db, self._sent, position)))  # may run twice
+        return done[-1]
 
     def _done(self, recorded: Recorded, sent: Sent, id: str, correlation: str) -> bool:
         """Execute a command; False when it was refused, which then stands in the process's stream."""
@@ -264,7 +267,7 @@ class Reactor:
         except MillstreamError:
             raise
         except Exception as error:
-            said = f"{type(error).__name__}: {error}"
+            said = in_words(error)
             raise ProcessFailed(self.name, recorded.position, sent.type, said) from error
         return True
 

@@ -8,7 +8,7 @@ from ..log.checkpoints import advance, peek, take
 from ..log.reading import scope_of
 from ..storage.database import Database
 from . import failures
-from .errors import ProjectionFailed
+from .errors import ProjectionFailed, in_words
 from .failures import WAITING, Failure, FailureState
 from .lockstep import watched
 from .pieces import Batch, Piece
@@ -121,7 +121,7 @@ def _retry_stream(log: Log, placement: Placement, target: Target, stream: str) -
         except Exception as error:
             if not at or (isinstance(error, StorageError) and not isinstance(error, DatabaseError)):
                 raise
-            reason = f"{type(error).__name__}: {error}"
+            reason = in_words(error)
             raise ProjectionFailed(placement.kept_as, at[0].position, at[0].type, reason) from error
         if same[0]:
             return len(waiting)

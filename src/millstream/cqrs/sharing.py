@@ -33,7 +33,11 @@ class Sharing:
         self._log = log
         self._leases = leases
         self._begins = f"{name}~"
-        self._own = f"{name}~{leases.holder}"
+        self.begin()
+
+    def begin(self) -> None:
+        """Take no part yet, as a process of its own: also in a forked child, once its leases have begun."""
+        self._own = f"{self._begins}{self._leases.holder}"
         self._lease: Lease | None = None
         self._inside = 0
         self._mutex = threading.Lock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 import threading
 import weakref
 from abc import ABC, abstractmethod
@@ -53,6 +54,12 @@ class _Kept(SQLiteDatabase):
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         super().__init__(connection, path)
         self.control = connection.cursor().execute
+        self.usual = 0
+        """How often the connection is referred to when nobody keeps a cursor."""
+
+    def references(self) -> int:
+        """How often the connection is referred to: by a cursor that somebody keeps, too."""
+        return sys.getrefcount(self.connection)
 
 
 class FilesView(View):
@@ -79,13 +86,15 @@ class FilesView(View):
         except BaseException:
             db.close()
             raise
+        db.usual = db.references()
         return db
 
     def give_back(self, db: Database) -> None:
         assert isinstance(db, _Kept)
         if db.connection.in_transaction:
             db.control("rollback")
-        if len(self._idle) < _KEPT:
+        # A cursor that is kept may hold it at the moment that it reads: the next query is to see the present.
+        if len(self._idle) < _KEPT and db.references() == db.usual:
             self._idle.append(db)
         else:
             db.close()
@@ -177,6 +186,10 @@ class Views:
         """What shows schemas of a PostgreSQL database, the names in the first one first."""
         with self._mutex:
             return self._known.setdefault((server.key, *schemas), ServerView(server, schemas))
+
+    def forked(self) -> None:
+        """In a forked child: who held the lock may not be here."""
+        self._mutex = threading.Lock()
 
     def drop(self, path: str) -> None:
         """Close what shows a file that is gone."""

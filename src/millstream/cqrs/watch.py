@@ -29,6 +29,10 @@ class Watch:
     def __init__(self, log: Log, moved: threading.Condition) -> None:
         self._log = log
         self._moved = moved
+        self.begin()
+
+    def begin(self) -> None:
+        """Know nothing, and look at nothing, yet: also in a forked child, where the thread is not that looks."""
         self._mutex = threading.Lock()
         self._waiting: dict[str, set[threading.Event]] = {}
         self._count = 0

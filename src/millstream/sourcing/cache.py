@@ -42,10 +42,10 @@ class Cache:
         self._begin()
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
         self._mutex = threading.Lock()
         self._kept: OrderedDict[str, Kept] = OrderedDict()
         self._turns: dict[str, tuple[threading.RLock, int]] = {}
+        self._pid = os.getpid()  # last: other threads take it to be done then
 
     def take(self, id: str) -> Kept | None:
         """Take one out, to be changed or carried forward; None when it is not there."""

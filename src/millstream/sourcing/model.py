@@ -88,7 +88,21 @@ class AggregateModel(Model[Any]):
         self.codec = AttributesCodec(cls._shape()[0])
 
     def new(self, id: str) -> Aggregate:
-        return self.cls(id)
+        try:
+            made = self.cls(id)
+        except TypeError as error:
+            if _takes_one(self.cls):
+                raise
+            raise UsageError(
+                f"{self.name}.__init__ cannot be called with the name of a stream alone",
+                hint="Leave it out, or write def __init__(self, id: str): super().__init__(id)",
+            ) from error
+        if not hasattr(made, "_pending"):
+            raise UsageError(
+                f"{self.name}.__init__ does not call that of ms.Aggregate",
+                hint="Write super().__init__(id) in it first",
+            )
+        return made
 
     def copy(self, root: Root) -> Root:
         return cast(Aggregate, root)._copy()
@@ -136,6 +150,14 @@ class AggregateModel(Model[Any]):
         hints, version = self.cls._shape()
         events = [handler.event for handler in self._handlers.values()]
         return fingerprint(self.cls, Aggregate, hints, events, version)
+
+
+def _takes_one(cls: type[Aggregate]) -> bool:
+    try:
+        inspect.signature(cls).bind("")
+    except TypeError:
+        return False
+    return True
 
 
 class DeciderModel(Model[S]):

@@ -7,12 +7,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from ..errors import DatabaseError
+
 if TYPE_CHECKING:
     import polars as pl
 
     from .watching import Watch
 
 Params = Sequence[Any] | Mapping[str, Any]
+
+
+def no_statement(sql: object) -> DatabaseError:
+    """The error that stands for what was given in the place of a statement."""
+    return DatabaseError(f"{sql!r:.60} is no SQL", hint="Give the statement as text, and its values as parameters")
 
 
 class Cursor(Protocol):

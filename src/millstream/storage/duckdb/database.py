@@ -20,7 +20,7 @@ from ...errors import (
     StorageError,
     UsageError,
 )
-from ..database import Cursor, Database, Params
+from ..database import Cursor, Database, Params, no_statement
 from ..frames import check_upsert, on_conflict, quoted, quoted_column, upsert_sql
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class DuckDatabase(Database):
         return found
 
     def execute(self, sql: str, params: Params = ()) -> Cursor:
+        if not isinstance(sql, str):
+            raise no_statement(sql)
         if self._watch is not None:
             self._watch.check(sql)
         if _CONTROL.match(sql):
@@ -74,7 +76,7 @@ class DuckDatabase(Database):
             self.execute(sql, row)
 
     def executescript(self, sql: str) -> None:
-        if sql.strip(" \t\r\n;"):
+        if not isinstance(sql, str) or sql.strip(" \t\r\n;"):
             self.execute(sql)
 
     def insert(self, table: str, frame: pl.DataFrame) -> None:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ...errors import UsageError
+from ..database import no_statement
 
 _TOKEN = re.compile(
     r"""
@@ -52,7 +53,13 @@ class Statement(NamedTuple):
 
 @lru_cache(maxsize=2_048)
 def parse(sql: str) -> Statement:
-    """Read a statement (or several)."""
+    """Read a statement (or several).
+
+    Raises:
+        DatabaseError: It is no text.
+    """
+    if not isinstance(sql, str):
+        raise no_statement(sql)
     pieces: list[str] = []
     names: dict[str, int] = {}
     marks = 0

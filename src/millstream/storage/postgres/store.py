@@ -28,6 +28,7 @@ from ..base import (
 )
 from ..committer import Committer, Job
 from ..database import Database
+from ..forked import renewing
 from ..inline import KEY, Attached, Handlers, Register, Registered
 from ..raw import PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role, State
 from ..signal import Signal
@@ -110,13 +111,13 @@ class PostgresStore:
 
     def _begin(self) -> None:
         """Make what belongs to this process."""
-        self._pid = os.getpid()
         self._readers = Readers(self.place, self._patience)
         self.signal = Signal(lambda: Listener(self.place, self._reader))
         self._writer = Writer(
             self.place, self._clock, self._patience, self._inline, self._register, self.signal.announce
         )
         self.committer = Committer(self._write, self.location, self._patience)
+        self._pid = os.getpid()  # last: other threads take it to be done then
 
     # --- writing --------------------------------------------------------------------------------------
 
@@ -538,8 +539,10 @@ class PostgresStore:
         if self.closed:
             raise LogClosed(self.location)
         if self._pid != os.getpid():
-            self._readers.abandon()
-            self._begin()
+            with renewing():
+                if self._pid != os.getpid():
+                    self._readers.abandon()
+                    self._begin()
 
 
 class _Moved(Exception):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ..database import Database, Params
+from ..database import Database, Params, no_statement
 from .authorizer import Authorizer
 from .faults import MISFITS, misfit, translate, translated
 
@@ -54,6 +55,10 @@ class SQLiteDatabase(Database):
             raise translate(error, self.path) from error
         except MISFITS as error:
             raise misfit(error) from error
+        except TypeError as error:
+            if isinstance(sql, str):
+                raise
+            raise no_statement(sql) from error
 
     def one(self, sql: str, params: Params = ()) -> dict[str, Any] | None:
         cursor = self.execute(sql, params)
@@ -72,8 +77,14 @@ class SQLiteDatabase(Database):
             raise translate(error, self.path) from error
         except MISFITS as error:
             raise misfit(error) from error
+        except TypeError as error:
+            if isinstance(sql, str):
+                raise
+            raise no_statement(sql) from error
 
     def executescript(self, sql: str) -> None:
+        if not isinstance(sql, str):
+            raise no_statement(sql)
         for statement in statements(sql):
             self.execute(statement)
 
@@ -138,6 +149,28 @@ class SQLiteDatabase(Database):
 
     def close(self) -> None:
         self.connection.close()
+
+
+def close_cursors(connection: sqlite3.Connection) -> bool:
+    """Close the cursors that users of a connection have kept; whether there were any.
+
+    One that was not read to its end holds the connection at the moment that it reads, also after ROLLBACK: who uses it
+    next would be shown the past, and could write nothing once others have. Finding them is slow: know that there are.
+    """
+    kept = [each for each in gc.get_referrers(connection) if isinstance(each, sqlite3.Cursor)]
+    for cursor in kept:
+        cursor.close()
+    return bool(kept)
+
+
+def control(connection: sqlite3.Connection, sql: str) -> None:
+    """Begin or end a transaction or a savepoint, in spite of cursors that users have kept."""
+    try:
+        connection.execute(sql)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or not close_cursors(connection):
+            raise
+        connection.execute(sql)
 
 
 def statements(script: str) -> Iterator[str]:

@@ -12,9 +12,9 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..database import Params
+from ..database import Params, no_statement
 from ..watching import Watch
-from .database import SQLiteDatabase
+from .database import SQLiteDatabase, control
 from .faults import MISFITS, misfit, translate
 
 OWN_TABLES = frozenset(
@@ -64,6 +64,10 @@ class GuardedDatabase(SQLiteDatabase):
         self._asked.rule = self._rule
         try:
             return super().execute(_MARK + sql, params)
+        except TypeError as error:
+            if isinstance(sql, str):
+                raise
+            raise no_statement(sql) from error
         finally:
             self._asked.rule = None
 
@@ -71,6 +75,10 @@ class GuardedDatabase(SQLiteDatabase):
         self._asked.rule = self._rule
         try:
             super().executemany(_MARK + sql, rows)
+        except TypeError as error:
+            if isinstance(sql, str):
+                raise
+            raise no_statement(sql) from error
         finally:
             self._asked.rule = None
 
@@ -83,7 +91,7 @@ class GuardedDatabase(SQLiteDatabase):
 
     def _control(self, sql: str) -> None:
         try:
-            self.connection.execute(sql)
+            control(self.connection, sql)
         except sqlite3.Error as error:
             raise translate(error, self.path) from error
 
@@ -111,6 +119,10 @@ class WatchedDatabase(SQLiteDatabase):
             raise self._refused(error) from error
         except MISFITS as error:
             raise misfit(error) from error
+        except TypeError as error:
+            if isinstance(sql, str):
+                raise
+            raise no_statement(sql) from error
         finally:
             self._asked.rule = None
 
@@ -123,6 +135,10 @@ class WatchedDatabase(SQLiteDatabase):
             raise self._refused(error) from error
         except MISFITS as error:
             raise misfit(error) from error
+        except TypeError as error:
+            if isinstance(sql, str):
+                raise
+            raise no_statement(sql) from error
         finally:
             self._asked.rule = None
 

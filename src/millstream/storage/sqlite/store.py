@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -38,11 +39,12 @@ from ..base import (
 )
 from ..committer import Committer
 from ..database import Database
+from ..forked import renewing
 from ..inline import KEY, Attached, Handlers, Register, Registered
 from ..raw import PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role, State
 from ..signal import Signal
 from . import ahead, packed, placing, raw, reader
-from .database import SQLiteDatabase, connect, statements
+from .database import SQLiteDatabase, close_cursors, connect, statements
 from .faults import translated
 from .guard import GuardedDatabase
 from .lock import WriterLock, network_filesystem
@@ -105,7 +107,6 @@ class SQLiteStore:
 
     def _begin(self) -> None:
         """Open the connections and locks that belong to this process."""
-        self._pid = os.getpid()
         self._writer: Writer | None = None
         self._lock: WriterLock | None = None
         if self.memory:
@@ -124,6 +125,7 @@ class SQLiteStore:
         if self.memory:
             self._make_writer(connection)
         self.committer = Committer(self._write, self.path, self._lock_timeout)
+        self._pid = os.getpid()  # last: other threads take it to be done then
 
     def _open_writer(self) -> None:
         existed = os.path.exists(self.path)
@@ -312,9 +314,16 @@ class SQLiteStore:
 
     @contextmanager
     def connect(self) -> Iterator[SQLiteDatabase]:
-        """The same as a `Database`."""
+        """The same as a `Database`; cursors of it that are kept beyond the block are closed at its end."""
         with self.reader() as connection:
-            yield SQLiteDatabase(connection, self.path)
+            db = SQLiteDatabase(connection, self.path)
+            usual = sys.getrefcount(connection)
+            try:
+                yield db
+            finally:
+                # A cursor is one more that refers to it. In memory there is one connection, which shows all there is.
+                if not self.memory and sys.getrefcount(connection) > usual:
+                    close_cursors(connection)
 
     @property
     def log_id(self) -> str:
@@ -667,19 +676,22 @@ class SQLiteStore:
             raise LogClosed(self.path)
         if self._pid == os.getpid():
             return
-        if isinstance(self._readers, SharedReader):
-            # The child has a copy of its own; only the locks may have been left in another thread's hands.
-            self._pid = os.getpid()
-            self._readers.mutex = threading.RLock()
-            self.signal = Signal(None)
-            self.committer = Committer(self._write, self.path, self._lock_timeout)
-            return
-        self._readers.abandon()
-        if self._writer is not None:
-            abandon(self._writer.connection)
-        if self._lock is not None:
-            self._lock.close()
-        self._begin()
+        with renewing():
+            if self._pid == os.getpid():
+                return
+            if isinstance(self._readers, SharedReader):
+                # The child has a copy of its own; only the locks may have been left in another thread's hands.
+                self._readers.mutex = threading.RLock()
+                self.signal = Signal(None)
+                self.committer = Committer(self._write, self.path, self._lock_timeout)
+                self._pid = os.getpid()
+                return
+            self._readers.abandon()
+            if self._writer is not None:
+                abandon(self._writer.connection)
+            if self._lock is not None:
+                self._lock.close()
+            self._begin()
 
 
 class _DataVersion:

@@ -25,6 +25,7 @@ from ..chain import FRAME_FORMAT, GENESIS, JSON_FORMAT, header_hash
 from ..committer import Job
 from ..raw import Role
 from . import reader
+from .database import control
 from .faults import translate
 from .guard import GuardedDatabase
 from .lock import WriterLock
@@ -212,7 +213,7 @@ class Writer:
             # Not later: versions that are not inserted yet are known here alone.
             self._streams.clear()
         try:
-            self.connection.execute("begin immediate")
+            control(self.connection, "begin immediate")
             if self._lock is not None:
                 version = self.connection.execute("pragma data_version").fetchone()[0]
                 if version != self._data_version:
@@ -231,7 +232,7 @@ class Writer:
     def commit(self) -> None:
         """Make the transaction durable, free the lock and wake those that follow."""
         try:
-            self.connection.execute("commit")
+            control(self.connection, "commit")
             self._durable = True
         except BaseException:
             self.rollback()

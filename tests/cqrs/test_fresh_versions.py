@@ -1,0 +1,77 @@
+"""What was waited for is shown, whichever version comes to answer meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import millstream as ms
+
+
+class Stacked(ms.Event, type="FreshStacked"):
+    n: int
+
+
+class Pile(ms.Projection):
+    schema = "create table pile (n integer)"
+
+    @ms.on
+    def stacked(self, event: Stacked, db: ms.Database) -> None:
+        db.execute("insert into pile values (?)", (event.n,))
+
+
+class Height(ms.Query[int]):
+    pass
+
+
+def make(log: ms.Log, path: str | None) -> ms.App:
+    app = ms.App(log, projections=[Pile.into(path)])
+
+    @app.query
+    def height(query: Height, db: ms.Database) -> int:
+        return int(db.query("select count(*) as n from pile")[0]["n"])
+
+    return app
+
+
+@pytest.mark.parametrize("place", ["file", "log"])
+def test_what_was_waited_for_is_shown_while_versions_come_and_go(tmp_path: Path, log: ms.Log, place: str) -> None:
+    missed: list[tuple[int, int]] = []
+    done = threading.Event()
+    with make(log, str(tmp_path / "read.db") if place == "file" else None) as app:
+
+        def ask() -> None:
+            while not done.is_set():
+                receipt = log.append("s", Stacked(n=1))
+                found = app.query(Height(), after=receipt)
+                if found < receipt.position:
+                    missed.append((receipt.position, found))
+
+        asking = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in asking:
+            thread.start()
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            app.rebuild(Pile)
+            app.rollback(Pile)
+        done.set()
+        for thread in asking:
+            thread.join()
+    assert not missed
+
+
+def test_a_version_that_another_app_has_removed_meanwhile_is_no_error_of_who_waits(
+    tmp_path: Path, log: ms.Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, other = make(log, str(tmp_path / "read.db")), make(log, str(tmp_path / "read.db"))
+    other.rebuild(Pile)
+    with other:
+        first = log.append("s", Stacked(n=1))
+        assert asked.query(Height(), after=first) == 1
+        monkeypatch.setattr("millstream.cqrs.follower._FRESH", 1e9)
+        other.rebuild(Pile)
+        other.rebuild(Pile)
+        assert asked.query(Height(), after=log.append("s", Stacked(n=1))) == 2
