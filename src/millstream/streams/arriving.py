@@ -25,7 +25,7 @@ def timed(source: Source, rows: pl.DataFrame, high: int, asked: Collection[str])
     """
     name = source.time or "_time"
     if name not in rows.columns:
-        raise MissingColumn(name, f"stream({source.stream!r}, time=...)", visible(rows))
+        raise MissingColumn(name, f"stream({source.stream!r}, time=...)", visible(rows), stream=source.stream)
     at = micros(name, rows.schema[name])
     if at is None:
         raise FlowError(

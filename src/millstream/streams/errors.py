@@ -53,16 +53,19 @@ class MissingColumn(FlowError):
     Attributes:
         column: The column's name.
         where: The verb that asks for it.
-        columns: The columns that there are.
+        columns: The columns that there are; of a stream, those that the flow reads.
     """
 
     code = "missing-column"
 
-    def __init__(self, column: str, where: str, columns: list[str]) -> None:
-        super().__init__(
-            f"{where} needs column {column!r}; there are {', '.join(map(repr, columns)) or 'none'}",
-            hint="Check the name, or add the column with with_columns",
-        )
+    def __init__(self, column: str, where: str, columns: list[str], *, stream: str | None = None) -> None:
+        if stream is None:
+            message = f"{where} needs column {column!r}; there are {', '.join(map(repr, columns)) or 'none'}"
+            hint = "Check the name, or add the column with with_columns"
+        else:  # of a stream a flow knows the columns that it reads alone
+            message = f"{where} needs column {column!r}, which no row has"
+            hint = f"Check the name against those that there are: log.scan({stream!r}).collect_schema()"
+        super().__init__(message, hint=hint)
         self.column = column
         self.where = where
         self.columns = columns

@@ -62,13 +62,25 @@ def check_rowwise(expressions: Iterable[pl.Expr], where: str) -> None:
             )
 
 
+def all_of(condition: pl.Expr, *more: pl.Expr) -> pl.Expr:
+    """What a row meets that meets each of these conditions.
+
+    Raises:
+        UsageError, UnsupportedExpression: One of them is no expression, or depends on other rows.
+    """
+    check_rowwise([condition, *more], "filter")
+    for each in more:
+        condition = condition & each
+    return condition
+
+
 def apply(where: str, columns: list[str], compute: Callable[[], T]) -> T:
     """The result of a Polars computation; a missing column leaves as an error of ours."""
     try:
         return compute()
     except pl.exceptions.ColumnNotFoundError as error:
         name = str(error).split('"')[1] if '"' in str(error) else str(error).split("\n", 1)[0]
-        raise MissingColumn(name, where, columns) from error
+        raise MissingColumn(name, where, [each for each in columns if not each.startswith("__")]) from error
     except PolarsError as error:
         raise UnsupportedExpression(
             where, "the flow", str(error).split("\n", 1)[0], hint="Check the types of the columns"

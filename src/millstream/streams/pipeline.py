@@ -270,7 +270,7 @@ class Pipeline:
             return
         name, source = found
         columns = state.sources[self.sources.index(source)].columns
-        raise MissingColumn(name, f"the flow over {source.stream!r}", list(columns))
+        raise MissingColumn(name, f"the flow over {source.stream!r}", list(columns), stream=source.stream)
 
     def finish(self, state: FlowState, sources: Sequence[int] | None = None) -> tuple[FlowState, pl.DataFrame]:
         """Close all that is open, as if time had gone on for ever.

@@ -10,6 +10,7 @@ from ..errors import UsageError
 from ..log.log import check_log
 from .captured import Table
 from .flow import Flow
+from .grouped import Grouped, Windowed
 from .joining import no_flow
 from .pausing import Pauses, set_paused
 from .progress import FlowProgress
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
 
 _TICK = 0.25
 """Seconds after which a waiting worker looks whether it is to stop."""
+
+
+def _no_flow(given: object) -> UsageError:
+    """What is said where something else is given in the place of a flow."""
+    if isinstance(given, Grouped | Windowed):
+        what = "keys" if isinstance(given, Grouped) else "windows"
+        return UsageError(f"{what} alone are no flow", hint="Aggregate them, as in .window(...).agg(n=pl.len())")
+    return UsageError(f"{given!r:.60} is no flow", hint="Give flows one by one: run(log, first, second)")
 
 
 def number_of(processes: int) -> int:
@@ -54,7 +63,7 @@ class Running:
             if isinstance(given, Table):
                 raise no_flow(given)
             if not isinstance(given, Flow):
-                raise UsageError(f"{given!r:.60} is no flow", hint="Give flows one by one: run(log, first, second)")
+                raise _no_flow(given)
         self._log = log
         self._processes = number_of(processes)
         self._memory = None if memory is None else size(memory)
