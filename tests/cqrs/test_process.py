@@ -266,3 +266,18 @@ def test_each_reaction_and_each_command_happens_once_though_the_program_is_kille
 
 def finished(log):
     return sum(1 for _ in log.read(types=["FulfilShipped", "FulfilCancelled"])) == ORDERS
+
+
+def test_a_key_that_needs_a_process_is_refused_when_the_class_is_made():
+    with pytest.raises(ms.InvalidHandler, match="key_of cannot be a handler: it is no class method") as raised:
+
+        class Keyless(ms.Process):
+            def key_of(self, recorded: ms.Recorded) -> str | None:  # type: ignore[override]
+                return recorded.stream
+
+    assert "@classmethod" in raised.value.hint
+
+    class Static(ms.Process):
+        @staticmethod
+        def key_of(recorded: ms.Recorded) -> str | None:  # type: ignore[override]
+            return recorded.stream
