@@ -102,3 +102,12 @@ def test_a_report_of_lateness_is_told_in_a_line() -> None:
     assert str(report) == "clicks: 3 rows, 2 late (66.67%), worst by 0:02:00"
     assert repr(report).startswith("Lateness(stream='clicks', rows=3, without_time=0, ahead=0, late=2, worst=")
     assert "\n" not in repr(report)
+
+
+def test_flows_are_waited_for_by_receipt_and_duration() -> None:
+    log = ms.open()
+    receipt = log.append("clicks", ROWS, type="Click")
+    with ms.Running(log, ms.stream("clicks", time="ts").select("user").to("users", type="User")) as running:
+        assert running.wait(receipt, timeout="10s")
+        assert running.pause(timeout="10s")
+        assert running.resume(timeout="10s")
