@@ -31,7 +31,7 @@ from .log import Recorded, Run
 from .log import open as open_sync
 from .log.handlers import check_plain
 from .storage.base import Receipt, StagedAppend, StreamInfo
-from .time import seconds
+from .time import Duration, seconds
 
 if TYPE_CHECKING:
     from .app.app import App as SyncApp
@@ -203,9 +203,10 @@ class Log:
         """See `millstream.Log.stream`."""
         return await self.call(lambda: self.sync.stream(name))
 
-    async def wait(self, after: int, timeout: float | None = None) -> bool:
+    async def wait(self, after: int | Receipt, timeout: Duration | float | None = None) -> bool:
         """See `millstream.Log.wait`. A wait without a time limit is made of short ones, so that it can be cancelled."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        limit = seconds(timeout)
+        deadline = None if limit is None else time.monotonic() + limit
         while True:
             left = _LOOK if deadline is None else min(_LOOK, max(deadline - time.monotonic(), 0.0))
             if await self.call(lambda left=left: self.sync.wait(after, left)):  # type: ignore[misc]

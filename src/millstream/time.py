@@ -9,6 +9,7 @@ import re
 import time as _time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import overload
 
 from .errors import InvalidTime
 
@@ -112,6 +113,12 @@ def duration_micros(duration: Duration) -> int:
     if micros < 0:
         raise InvalidTime(f"{duration!r} is negative", hint="Durations are zero or more")
     return micros
+
+
+@overload
+def seconds(limit: Duration | float) -> float: ...
+@overload
+def seconds(limit: Duration | float | None) -> float | None: ...
 
 
 def seconds(limit: Duration | float | None) -> float | None:

@@ -292,3 +292,47 @@ def test_run_ends_cleanly_on_a_signal(tmp_path, shared_home, number):
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
     assert (out, err, process.returncode) == ("ended\n", "", 0)
+
+
+def test_what_ends_or_shakes_a_worker_is_told_to_the_programs_log(log, caplog):
+    class Unruly(ms.Projection):
+        schema = "create table unruly (n integer)"
+
+        @ms.on
+        def added(self, event: Added, db: ms.Database) -> None:
+            raise ValueError("nobody counts that")
+
+    class Shaky(Ticker):
+        def start(self, log: ms.Log) -> None:
+            self.starts += 1
+            if self.starts == 1:
+                raise OSError("no room")
+
+    log.append("numbers", Added(n=1))
+    app = ms.App(log, projections=[Unruly.into()], captures=[Shaky()])
+    with caplog.at_level("WARNING", logger="millstream.workers"), app:
+        eventually(lambda: len({record.levelname for record in caplog.records}) == 2)
+    told = {record.levelname: record for record in caplog.records}
+    assert told["ERROR"].getMessage().startswith("projection Unruly: projection 'Unruly' stopped at position 1")
+    assert told["WARNING"].getMessage() == "capture ticker: OSError: no room; it starts again"
+    assert told["WARNING"].exc_info is not None  # where it arose
+
+
+def test_time_limits_are_seconds_or_durations(log):
+    class Sum(ms.Query[int], frozen=True):
+        pass
+
+    app = ms.App(log, projections=[Numbers.into()])
+
+    @app.query
+    def total(query: Sum, db: ms.Database) -> int:
+        return int(db.query("select count(*) as n from numbers")[0]["n"])
+
+    receipt = log.append("numbers", Added(n=1))
+    with pytest.raises(ms.TimedOut, match=r"within 0\.05 s"):
+        app.query(Sum(), after=receipt, timeout="50ms")
+    with pytest.raises(ms.UsageError, match="no number of seconds"):
+        app.query(Sum(), after=receipt, timeout=True)
+    app.start()
+    assert app.query(Sum(), after=receipt, timeout="10s") == 1
+    app.stop(timeout="1s")

@@ -410,3 +410,28 @@ def test_what_is_no_command_or_query_is_told(log):
     log.close()
     with pytest.raises(ms.LogClosed):
         app.start()
+
+
+def test_the_decorator_may_have_parentheses():
+    class Halve(ms.Command, frozen=True):
+        n: int
+
+    app, halved = ms.App(ms.open()), []
+
+    @app.command()
+    def halve(command: Halve) -> None:
+        halved.append(command.n // 2)
+
+    app.execute(Halve(4))
+    assert halved == [2]
+
+
+def test_a_parameter_without_an_annotation_is_told_as_such():
+    class Quarter(ms.Command, frozen=True):
+        n: int
+
+    app = ms.App(ms.open())
+    with pytest.raises(ms.InvalidHandler, match="parameter 'order' has no annotation"):
+
+        @app.command
+        def quarter(command: Quarter, order) -> None: ...

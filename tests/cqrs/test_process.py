@@ -302,3 +302,18 @@ def test_an_event_whose_metadata_speaks_of_a_timer_is_an_event_like_any(log):
         eventually(lambda: len(list(log.read("Tally-*"))) == 2)
         assert app.status()[0].error is None
     assert [e.data["state"]["total"] for e in log.read("Tally-a")] == [1, 3]
+
+
+def test_a_key_that_needs_a_process_is_refused_when_the_class_is_made():
+    with pytest.raises(ms.InvalidHandler, match="key_of cannot be a handler: it is no class method") as raised:
+
+        class Keyless(ms.Process):
+            def key_of(self, recorded: ms.Recorded) -> str | None:  # type: ignore[override]
+                return recorded.stream
+
+    assert "@classmethod" in raised.value.hint
+
+    class Static(ms.Process):
+        @staticmethod
+        def key_of(recorded: ms.Recorded) -> str | None:  # type: ignore[override]
+            return recorded.stream

@@ -31,10 +31,10 @@ from ..log.handlers import InvalidHandler
 from ..log.log import check_log
 from ..storage.base import Receipt
 from ..streams.flow import Flow
-from ..time import Duration, seconds
+from ..time import Duration
 from .flows import LiveFlow
 from .read_side import ReadSide
-from .supervisor import Background, State, Worker, WorkerStatus, check_seconds, supervised
+from .supervisor import Background, State, Worker, WorkerStatus, limit_of, supervised
 from .write import WriteSide
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -196,7 +196,7 @@ class App(WriteSide, ReadSide):
         *,
         after: Receipt | int | None = None,
         fresh: bool = False,
-        timeout: float = 10.0,
+        timeout: Duration | float = 10.0,
         behind: Behind = "answer",
         at: At | None = None,
     ) -> Result: ...
@@ -212,7 +212,7 @@ class App(WriteSide, ReadSide):
         *,
         after: Receipt | int | None = None,
         fresh: bool = False,
-        timeout: float = 10.0,
+        timeout: Duration | float = 10.0,
         behind: Behind = "answer",
         at: At | None = None,
         reads: Sequence[type[Projection]] | None = None,
@@ -227,7 +227,7 @@ class App(WriteSide, ReadSide):
             after: A receipt (or position): wait until the read models show it. Those that ``reads`` names
                 for the handler, or all.
             fresh: Wait until they show all that is in the log now.
-            timeout: The longest wait, in seconds.
+            timeout: The longest wait, in seconds or as a duration (``"5s"``).
             behind: When a read model has stopped, lacks parked events, is paused, or is of an older version of its
                 code: ``"answer"`` with what is there, or ``"raise"``.
             at: A time, ``ms.Position(…)`` or a receipt: answer from the read models as they stood after it, replayed
@@ -267,7 +267,7 @@ class App(WriteSide, ReadSide):
         *,
         after: Receipt | int | None = None,
         fresh: bool = False,
-        timeout: float = 10.0,
+        timeout: Duration | float = 10.0,
         behind: Behind = "answer",
         at: At | None = None,
     ) -> Answer[Result]:
@@ -292,10 +292,7 @@ class App(WriteSide, ReadSide):
             UnknownQuery: It has no handler.
             UsageError: ``timeout`` is no length of time.
         """
-        limit = seconds(timeout)
-        if limit is not None:
-            check_seconds(limit)
-        return self._queries.subscribe(query, limit)
+        return self._queries.subscribe(query, None if timeout is None else limit_of(timeout))
 
     # --- running --------------------------------------------------------------------------------------
 
@@ -317,19 +314,20 @@ class App(WriteSide, ReadSide):
         for worker in self._workers:
             worker.wait_until_begun()
 
-    def stop(self, *, timeout: float = 10.0) -> None:
+    def stop(self, *, timeout: Duration | float = 10.0) -> None:
         """Stop the workers, and return when they have ended. Commands and queries still work.
 
         Args:
-            timeout: The longest wait, in seconds, for calls to the outside that are under way: a projection's
-                ``perform``, an outbox's ``send``. They are not broken off: one that is not done by then is noted when
-                it is, and until then nobody begins what comes after it. If the process ends first, it is made again.
+            timeout: The longest wait, in seconds or as a duration, for calls to the outside that are under way: a
+                projection's ``perform``, an outbox's ``send``. They are not broken off: one that is not done by then is
+                noted when it is, and until then nobody begins what comes after it. If the process ends first, it is
+                made again.
         """
-        check_seconds(timeout)
+        limit = limit_of(timeout)
         self._ended.set()
         for worker in self._workers:
             worker.ask_to_stop()
-        until = time.monotonic() + timeout
+        until = time.monotonic() + limit
         for worker in self._workers:
             worker.join(until)
         self._queries.close()
@@ -422,13 +420,12 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
-def _asked(after: Receipt | int | None, fresh: bool, timeout: float, behind: Behind, at: At | None) -> Asked:
+def _asked(after: Receipt | int | None, fresh: bool, timeout: Duration | float, behind: Behind, at: At | None) -> Asked:
     if behind not in ("answer", "raise"):
         raise UsageError(f"behind={behind!r:.40}", hint='Write "answer" or "raise"')
     if at is not None and (after is not None or fresh):
         raise UsageError("a query is asked of the past or of the present", hint="Leave out at=, or after= and fresh=")
-    check_seconds(timeout)
-    return Asked(after, fresh, timeout, behind, at)
+    return Asked(after, fresh, limit_of(timeout), behind, at)
 
 
 def _listed(what: str, given: Any, example: str) -> list[Any]:

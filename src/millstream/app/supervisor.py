@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -14,6 +16,9 @@ from ..cqrs.errors import ForeignReadModel, ProcessFailed, ProjectionFailed, Rea
 from ..errors import ConsumerFenced, MillstreamError, StreamClosed, Trimmed, UsageError
 from ..log import Log
 from ..streams.errors import FlowChanged
+from ..time import Duration, seconds
+
+_LOG = logging.getLogger("millstream.workers")
 
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 30.0
@@ -39,14 +44,15 @@ _LOOK = 0.2
 """How often, in seconds, background objects are asked whether they have failed."""
 
 
-def check_seconds(timeout: object) -> None:
-    """See that a limit is a number of seconds.
+def limit_of(timeout: Duration | float) -> float:
+    """A limit in seconds, given as a number of them or as a duration.
 
     Raises:
-        UsageError: It is not.
+        UsageError: It is neither.
     """
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout != timeout:
-        raise UsageError(f"timeout={timeout!r:.40} is no number of seconds", hint="Give a number, such as 2.5")
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float | str | timedelta) or timeout != timeout:
+        raise UsageError(f"timeout={timeout!r:.40} is no number of seconds", hint="Give a number, such as 2.5, or '5s'")
+    return seconds(timeout)
 
 
 class State(StrEnum):
@@ -100,7 +106,8 @@ class Background(Protocol):
 class Worker:
     """Keeps one piece of background work going in a thread of its own.
 
-    A crash is followed by a new start, after pauses that grow from 0.1 s to 30 s. What another start would
+    A crash is followed by a new start, after pauses that grow from 0.1 s to 30 s. Each is told to the logger
+    ``millstream.workers``, as is what ends the work. What another start would
     not change ends it: being fenced by another worker, a handler of a projection that fails, a flow that asks
     for a column that is not there.
 
@@ -188,9 +195,11 @@ class Worker:
                 return
             except ConsumerFenced as error:
                 self.state, self.error = State.FENCED, error
+                self._tell(logging.WARNING)
                 return
             except _FINAL as error:
                 self.state, self.error = State.FAILED, error
+                self._tell(logging.ERROR)
                 if self._settled is None or not self._waited(stop):
                     return
                 self.state, self.error = State.RUNNING, None
@@ -198,6 +207,7 @@ class Worker:
             except BaseException as error:  # sys.exit(), and what asyncio cancels, would end this thread unseen
                 self.error = error
                 self.state = State.RESTARTING
+                self._tell(logging.WARNING, "; it starts again")
             finally:
                 if self._begun is not None:
                     self._begun.set()
@@ -219,6 +229,11 @@ class Worker:
             except Exception:
                 stop.wait(_LOOK)  # such as a database that cannot be reached just now
         return False
+
+    def _tell(self, level: int, more: str = "") -> None:
+        """Have the program's log say what went wrong: who only starts an app would not hear of it."""
+        trace = None if isinstance(self.error, MillstreamError) else self.error
+        _LOG.log(level, "%s %s: %s%s", self.kind, self.name, self.describe(), more, exc_info=trace)
 
     def describe(self) -> str | None:
         """What went wrong last, in words."""

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import msgspec
 
@@ -75,8 +75,13 @@ class WriteSide:
         self._threads: ThreadPoolExecutor | None = None
         self._making = threading.Lock()
 
-    def command(self, function: Function) -> Function:
-        """Have a function decide a command: ``@app.command``.
+    @overload
+    def command(self, function: Function, /) -> Function: ...
+    @overload
+    def command(self, /) -> Callable[[Function], Function]: ...
+
+    def command(self, function: Any = None, /) -> Any:
+        """Have a function decide a command: ``@app.command``, or ``@app.command()``.
 
         Its parameters are filled by type: the command; aggregates, each loaded from the stream that the command's
         ``ms.Ref`` field of the same name (or the only one of that class) holds; ``now: datetime`` by the log's clock;
@@ -92,8 +97,13 @@ class WriteSide:
             InvalidHandler: A parameter cannot be filled.
             DuplicateHandler: The command has a handler already.
         """
-        self._handlers.register(function, sys._getframe(1))
-        return function
+        frame = sys._getframe(1)
+
+        def register(function: Function) -> Function:
+            self._handlers.register(function, frame)
+            return function
+
+        return register if function is None else register(function)
 
     def provide(self, service: object, *, as_: Any = None) -> None:
         """Give handlers that are registered from here on one more service; see ``App(services=[…])``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,7 +92,7 @@ def run(app: AppName) -> None:
     """Run an app's projections, processes, outboxes, captures and flows.
 
     Until Ctrl-C or SIGTERM, which end it after the work at hand. What crashes
-    is started again; what fails for good is told on stderr.
+    is started again; that, and what fails for good, is told on stderr.
 
     \bExamples:
       $ timeout -s INT 2 millstream app run shop:app || test $? = 124
@@ -101,7 +102,23 @@ def run(app: AppName) -> None:
     names = [f"{status.kind} {status.name}" for status in loaded.status()]
     if sys.stderr.isatty():
         note(f"running {', '.join(names) or 'nothing: the app has no workers'}; Ctrl-C ends it")
-    loaded.run(on_failure=lambda name, error: note(f"{name}: {error}"))
+    workers = logging.getLogger("millstream.workers")
+    if workers.hasHandlers():  # the app's own: it may write to a file
+        loaded.run(on_failure=lambda name, error: note(f"{name}: {error}"))
+        return
+    told = _Told()
+    workers.addHandler(told)
+    try:
+        loaded.run()
+    finally:
+        workers.removeHandler(told)
+
+
+class _Told(logging.Handler):
+    """Says on stderr what becomes of workers."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
 
 
 def status(app: AppName, output: OutputFormat = None) -> None:

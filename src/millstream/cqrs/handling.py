@@ -162,9 +162,10 @@ class Handlers:
             return lambda attempt: service
         if not parameter.required:
             return None
+        what = "has no annotation" if annotation is None else f"is annotated with {annotation!r:.60}"
         raise InvalidHandler(
             handler,
-            f"parameter {parameter.name!r} is annotated with {annotation!r:.60}, which a command cannot give",
+            f"parameter {parameter.name!r} {what}, which a command cannot give",
             hint="Ask for the command, aggregates that its Ref fields name, db: ms.Database, now: datetime, or "
             "services: ms.App(log, services=[…]) or app.provide(…), before the handler",
         )

@@ -159,6 +159,12 @@ class Process:
                     f"{cls.__qualname__}.{name} hides what every process has under that name",
                     hint="Give it another name",
                 )
+        if not isinstance(vars(cls).get("key_of", Process.__dict__["key_of"]), classmethod | staticmethod):
+            raise InvalidHandler(  # it is asked before there is a process
+                f"{cls.__qualname__}.key_of",
+                "it is no class method",
+                hint="Write @classmethod above: def key_of(cls, recorded)",
+            )
         if "name" not in vars(cls):
             cls.name = cls.__name__
         if key is not None:

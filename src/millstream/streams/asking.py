@@ -32,7 +32,7 @@ class Asking:
 
     def over(
         self,
-        history: Log | pl.DataFrame | Files,
+        history: Log | Files | object,
         *,
         since: Moment | None = None,
         until: Moment | None = None,
@@ -41,7 +41,8 @@ class Asking:
         """What the flow makes of the past, as a frame; nothing is written.
 
         Args:
-            history: The log; or a frame, or `files`, of the source's rows in the order of their arrival.
+            history: The log; or a frame (Polars', Arrow's or pandas'), or `files`, of the source's rows in the order of
+                their arrival.
             since: Only events recorded at or after this time.
             until: Only events recorded before this time.
             final: Close what is still open at the end, as if time had gone on. Without it, the frame holds
@@ -55,7 +56,7 @@ class Asking:
         return replay(self._flow, history, since=since, until=until, final=final)
 
     def late_over(
-        self, history: Log | pl.DataFrame | Files, *, since: Moment | None = None, until: Moment | None = None
+        self, history: Log | Files | object, *, since: Moment | None = None, until: Moment | None = None
     ) -> pl.DataFrame:
         """The rows that come late in the past, or have no time, as they are: what `late_to` would have appended.
 

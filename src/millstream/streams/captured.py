@@ -16,7 +16,7 @@ from ..errors import UsageError
 from ..time import Duration, duration_micros
 from .columns import AT, GONE, LATE, SEQUENCE, is_hidden, key_column, need, visible
 from .errors import FlowError
-from .expressions import check_rowwise
+from .expressions import all_of
 from .joining import no_flow
 from .keyed import newest, put
 from .shaping import Unmet
@@ -38,14 +38,13 @@ class Table(msgspec.Struct, frozen=True, eq=False):
     """Its changes: of each key the row as it then is. Of one that is gone the key alone."""
     key: tuple[str, ...]
 
-    def filter(self, condition: pl.Expr) -> Table:
-        """Only the rows that meet a condition: one that no longer does is gone, as if it were deleted.
+    def filter(self, condition: pl.Expr, *more: pl.Expr) -> Table:
+        """Only the rows that meet a condition, or several: one that no longer does is gone, as if it were deleted.
 
         Raises:
-            UnsupportedExpression: The condition depends on other rows.
+            UnsupportedExpression: A condition depends on other rows.
         """
-        check_rowwise([condition], "filter")
-        return Table(self.changes._with(Unmet(condition)), self.key)
+        return Table(self.changes._with(Unmet(all_of(condition, *more))), self.key)
 
     def select(self, *columns: pl.Expr | str, **named: pl.Expr | str) -> Table:
         """Only these columns, and the key."""

@@ -62,6 +62,18 @@ def check_rowwise(expressions: Iterable[pl.Expr], where: str) -> None:
             )
 
 
+def all_of(condition: pl.Expr, *more: pl.Expr) -> pl.Expr:
+    """What a row meets that meets each of these conditions.
+
+    Raises:
+        UsageError, UnsupportedExpression: One of them is no expression, or depends on other rows.
+    """
+    check_rowwise([condition, *more], "filter")
+    for each in more:
+        condition = condition & each
+    return condition
+
+
 def apply(where: str, columns: list[str], compute: Callable[[], T]) -> T:
     """The result of a Polars computation; a missing column leaves as an error of ours."""
     try:

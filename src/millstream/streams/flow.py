@@ -26,7 +26,7 @@ from .distinct import Distinct, Top
 from .ends import Ending, Sink
 from .entering import Entering
 from .errors import FlowError
-from .expressions import check_rowwise
+from .expressions import all_of, check_rowwise
 from .fold import Fold
 from .functions import Functions
 from .grouped import Contiguity, Grouped, Windowed
@@ -83,14 +83,13 @@ class Flow(msgspec.Struct, Functions, Choosing, Joining, Ending, Asking, Operati
 
     # --- shaping --------------------------------------------------------------------------------------
 
-    def filter(self, condition: pl.Expr) -> Flow:
-        """Only the rows that meet a condition (null is not met).
+    def filter(self, condition: pl.Expr, *more: pl.Expr) -> Flow:
+        """Only the rows that meet a condition (null is not met), or each of several.
 
         Raises:
-            UnsupportedExpression: The condition depends on other rows.
+            UnsupportedExpression: A condition depends on other rows.
         """
-        check_rowwise([condition], "filter")
-        return self._with(Filter(condition))
+        return self._with(Filter(all_of(condition, *more)))
 
     def select(self, *columns: IntoExpr, **named: IntoExpr) -> Flow:
         """Only these columns. The row's time and place in the log stay with it, unseen.
@@ -145,7 +144,9 @@ class Flow(msgspec.Struct, Functions, Choosing, Joining, Ending, Asking, Operati
     def group_by(self, *keys: str) -> Grouped:
         """Each key for itself: windows and patterns see rows that agree in these columns. Null is a key."""
         if not keys or not all(isinstance(key, str) for key in keys):
-            raise UsageError("group_by takes the names of columns", hint="Write group_by('user')")
+            raise UsageError(
+                "group_by takes the names of columns", hint="Write group_by('user'), or group_by('user', 'page')"
+            )
         check_names(keys, ())
         return Grouped(self, keys)
 

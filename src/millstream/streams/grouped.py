@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .flow import Flow
 
 Contiguity = Literal["strict", "relaxed"]
+_AGG = "Write agg(n=pl.len(), total=pl.col('amount').sum())"
 
 
 class Grouped(msgspec.Struct, frozen=True, eq=False):
@@ -38,6 +39,12 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
 
     flow: Flow
     keys: tuple[str, ...]
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"keys have no {name!r}: say first what becomes of their rows, as in .window(...).agg(n=pl.len()),"
+            " .match(...), .fold(...) or .process(...)"
+        )
 
     def window(
         self, window: Window, *, early: Duration | None = None, allowed_lateness: Duration | None = None
@@ -269,6 +276,9 @@ class Windowed(msgspec.Struct, frozen=True, eq=False):
         aggregates = {**_named(expressions, aggregates), **aggregates}
         if not aggregates:
             raise UsageError("agg needs an aggregate", hint="Write agg(count=pl.len())")
+        for name, each in aggregates.items():
+            if not isinstance(each, pl.Expr | Quantile):
+                raise UsageError(f"agg takes Polars' expressions, and got {name}={each!r:.60}", hint=_AGG)
         check_names((*self.keys, "window_start", "window_end"), tuple(aggregates))
         parts = aggregation(aggregates)
         if isinstance(self.spec, Hopping):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
@@ -72,7 +72,7 @@ class Joining:
             >>> people, auctions = ms.stream("people", time="at"), ms.stream("auctions", time="at")
             >>> new = people.join(auctions, on="person", window=ms.tumbling("10s"), how="semi")
         """
-        keys = (on,) if isinstance(on, str) else tuple(on)
+        keys = _keys(on)
         check_join(keys, how, _HOWS)
         flows = _flows(self, other)
         if window is not None:
@@ -213,9 +213,20 @@ def _flows(one: Joining, other: Flow) -> tuple[Flow, Flow]:
     return one, other  # type: ignore[return-value]
 
 
+def _keys(on: str | Sequence[str]) -> tuple[str, ...]:
+    """The columns that both sides of a join have in common."""
+    if isinstance(on, Mapping):  # its values would be passed over in silence
+        raise UsageError(
+            f"on= takes the names of columns, and got {on!r:.60}",
+            hint="Name them as this flow does: on='customer'. A table's key may be called otherwise; of a flow, rename"
+            " it first: other.with_columns(customer=pl.col('id'))",
+        )
+    return (on,) if isinstance(on, str) else tuple(on)
+
+
 def _side(other: Flow | Table, on: str | Sequence[str]) -> tuple[Flow, tuple[str, ...]]:
     """The other side of a join, and its key."""
     from .captured import Table
 
-    keys = (on,) if isinstance(on, str) else tuple(on)
+    keys = _keys(on)
     return other.side(keys) if isinstance(other, Table) else (other, keys)

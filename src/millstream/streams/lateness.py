@@ -44,6 +44,19 @@ class Lateness(msgspec.Struct, frozen=True, eq=False):
     behind: np.ndarray[tuple[int], np.dtype[np.int64]]
     """By how many microseconds each row that came behind did, in ascending order."""
 
+    def __str__(self) -> str:
+        share = f" ({self.late / self.rows:.2%})" if self.rows else ""
+        more = [f"{n} {what}" for n, what in ((self.without_time, "without a time"), (self.ahead, "ahead")) if n]
+        return (
+            f"{self.stream}: {self.rows} rows, {self.late} late{share}, {', '.join([*more, f'worst by {self.worst}'])}"
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Lateness(stream={self.stream!r}, rows={self.rows}, without_time={self.without_time}, ahead={self.ahead},"
+            f" late={self.late}, worst={self.worst!r})"
+        )
+
     def keeps(self, share: float) -> timedelta:
         """The least lateness under which this share (0 to 1) of the rows that have a time are not late."""
         if not 0 <= share <= 1:

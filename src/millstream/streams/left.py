@@ -31,9 +31,7 @@ class _Keeping(Pipeline):
         return self.late[-1]
 
 
-def late_over(
-    flow: Flow, history: Log | pl.DataFrame | Files, since: Moment | None, until: Moment | None
-) -> pl.DataFrame:
+def late_over(flow: Flow, history: Log | Files | object, since: Moment | None, until: Moment | None) -> pl.DataFrame:
     """See `Flow.late_over`."""
     keeping = _Keeping(flow)
     replay(flow, history, since=since, until=until, final=False, pipeline=keeping)

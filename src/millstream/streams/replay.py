@@ -5,12 +5,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from ..errors import UsageError
-from ..frames import MAX_ROWS
+from ..frames import MAX_ROWS, as_frame
 from ..log.reading import Reader, scope_of
 from ..log.records import Run
 from ..log.singles import Singles, spread
@@ -132,9 +132,13 @@ def _span(begin: int, end: int) -> tuple[int, int]:
     return begin, end - begin
 
 
+def _past(history: Any) -> Any:
+    return history if isinstance(history, Reader | Files) else as_frame(history)
+
+
 def replay(
     flow: Flow,
-    history: Log | pl.DataFrame | Files,
+    history: Log | Files | object,
     *,
     since: Moment | None = None,
     until: Moment | None = None,
@@ -148,15 +152,16 @@ def replay(
         rows: The most rows of a batch. It makes no difference to the result.
         pipeline: What has it made; by default one of its own.
     """
-    if not isinstance(history, pl.DataFrame | Reader | Files):
+    past: Log | Files | pl.DataFrame | None = _past(history)
+    if past is None:
         raise UsageError(
-            f"{history!r:.80} is no past of a flow", hint="Give the log, a Polars frame of rows, or ms.files(...)"
+            f"{history!r:.80} is no past of a flow", hint="Give the log, a frame of rows, or ms.files(...)"
         )
     pipeline = pipeline or Pipeline(flow)
-    if isinstance(history, Reader):
-        after = history.position_at(since) if since is not None else 0
-        end = (history.position_at(until) if until is not None else history.head) + 1
-        return played(pipeline, history, after, end, final=final, rows=rows)[0]
+    if isinstance(past, Reader):
+        after = past.position_at(since) if since is not None else 0
+        end = (past.position_at(until) if until is not None else past.head) + 1
+        return played(pipeline, past, after, end, final=final, rows=rows)[0]
     if since is not None or until is not None:
         raise UsageError("since= and until= are times of the log", hint="Filter the rows, or append them to a log")
     if len(pipeline.sources) > 1:
@@ -167,8 +172,8 @@ def replay(
     state = pipeline.start()
     results: list[pl.DataFrame] = []
     # Of several files, some may lack a column.
-    several = isinstance(history, Files)
-    for whole in history.frames() if isinstance(history, Files) else [history]:
+    several = isinstance(past, Files)
+    for whole in past.frames() if isinstance(past, Files) else [past]:
         for part in _slices(whole, rows):
             state, result, _ = pipeline.step(state, part, fill=several)
             results.append(result)

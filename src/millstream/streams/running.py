@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from ..errors import UsageError
 from ..log.log import check_log
+from ..storage.base import Receipt
+from ..time import Duration, seconds
 from .captured import Table
 from .flow import Flow
+from .grouped import Grouped, Windowed
 from .joining import no_flow
 from .pausing import Pauses, set_paused
 from .progress import FlowProgress
@@ -22,6 +25,14 @@ if TYPE_CHECKING:
 
 _TICK = 0.25
 """Seconds after which a waiting worker looks whether it is to stop."""
+
+
+def _no_flow(given: object) -> UsageError:
+    """What is said where something else is given in the place of a flow."""
+    if isinstance(given, Grouped | Windowed):
+        what = "keys" if isinstance(given, Grouped) else "windows"
+        return UsageError(f"{what} alone are no flow", hint="Aggregate them, as in .window(...).agg(n=pl.len())")
+    return UsageError(f"{given!r:.60} is no flow", hint="Give flows one by one: run(log, first, second)")
 
 
 def number_of(processes: int) -> int:
@@ -54,7 +65,7 @@ class Running:
             if isinstance(given, Table):
                 raise no_flow(given)
             if not isinstance(given, Flow):
-                raise UsageError(f"{given!r:.60} is no flow", hint="Give flows one by one: run(log, first, second)")
+                raise _no_flow(given)
         self._log = log
         self._processes = number_of(processes)
         self._memory = None if memory is None else size(memory)
@@ -76,7 +87,7 @@ class Running:
         """How many rows have come late, or had no time, by flow; as of the last commit."""
         return {worker.name: worker.state.late for worker in self._workers}
 
-    def pause(self, *names: str, timeout: float = 10) -> bool:
+    def pause(self, *names: str, timeout: Duration | float = 10) -> bool:
         """Have flows wait, by default all: they commit what they have taken in, and take in no more until `resume`.
 
         It is noted in the log, and holds after a restart too: see `Flow.pause`. False when the time is over before they
@@ -84,17 +95,17 @@ class Running:
         """
         return self._tell(names, True, timeout)
 
-    def resume(self, *names: str, timeout: float = 10) -> bool:
+    def resume(self, *names: str, timeout: Duration | float = 10) -> bool:
         """Have flows go on where they were, by default all. False when the time is over before they do."""
         return self._tell(names, False, timeout)
 
-    def _tell(self, names: tuple[str, ...], paused: bool, timeout: float) -> bool:
+    def _tell(self, names: tuple[str, ...], paused: bool, timeout: Duration | float) -> bool:
         unknown = [name for name in names if name not in self.flows]
         if unknown:
             raise UsageError(f"no flow {unknown[0]!r} is among them", hint=f"They are {', '.join(self.flows)}")
         meant = set(names or self.flows)
         set_paused(self._log, meant, paused)
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + seconds(timeout)
         while self._thread is not None and self._error is None:
             workers = [worker for worker in self._workers if worker.name in meant]
             if workers and all(worker.paused is paused for worker in workers):
@@ -176,16 +187,17 @@ class Running:
         except BaseException as error:
             self._error = error
 
-    def stop(self, timeout: float | None = None) -> None:
+    def stop(self, timeout: Duration | float | None = None) -> None:
         """End, after the batch at hand is committed.
 
         Raises:
             MillstreamError: What made the flows fail in the meantime.
         """
+        limit = seconds(timeout)
         self._stop.set()
         thread, self._thread = self._thread, None
         if thread is not None:
-            thread.join(timeout)
+            thread.join(limit)
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -195,9 +207,11 @@ class Running:
         """What made the flows fail in the background, if they did; `stop` raises it."""
         return self._error
 
-    def wait(self, position: int, timeout: float | None = None) -> bool:
-        """Wait until all flows are done with a position of the log. False when the time is over."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+    def wait(self, position: int | Receipt, timeout: Duration | float | None = None) -> bool:
+        """Wait until all flows are done with a position of the log, or an append. False when the time is over."""
+        limit = seconds(timeout)
+        deadline = None if limit is None else time.monotonic() + limit
+        position = position.position if isinstance(position, Receipt) else position
         while not (self._workers and all(worker.position >= position for worker in self._workers)):
             if self._error is not None or (deadline is not None and time.monotonic() >= deadline):
                 return False

@@ -122,7 +122,7 @@ def _timed(source: Source, rows: pl.DataFrame, named: frozenset[str]) -> pl.Data
     absent = sorted(named - set(rows.columns))
     name = source.time or "_time"
     if name in absent and rows.height:
-        raise MissingColumn(name, f"stream({source.stream!r}, time=...)", rows.columns)
+        raise MissingColumn(name, f"stream({source.stream!r}, time=...)", rows.columns, source)
     rows = rows.with_columns(pl.lit(None).alias(each) for each in absent)
     at = micros(name, rows.schema[name])
     if at is None:

@@ -1,0 +1,101 @@
+"""What somebody who is new to flows writes wrongly, and what is said then."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+import pytest
+
+import millstream as ms
+from millstream.streams import Flow
+
+NOON = datetime(2024, 1, 15, 12, tzinfo=UTC)
+ROWS = pl.DataFrame(
+    {"user": [1, 2, 1], "page": ["/", "/", "/a"], "ts": [NOON + timedelta(minutes=n) for n in range(3)]}
+)
+
+
+@pytest.fixture
+def clicks() -> Flow:
+    return ms.stream("clicks", time="ts")
+
+
+def test_an_aggregate_that_is_no_expression_is_named(clicks: Flow) -> None:
+    with pytest.raises(ms.UsageError, match=r"got n='count'"):
+        clicks.window(ms.tumbling("5m")).agg(n="count")  # type: ignore[arg-type]
+
+
+def test_keys_and_windows_alone_say_what_they_lack(clicks: Flow) -> None:
+    grouped = clicks.group_by("user")
+    with pytest.raises(AttributeError, match=r"keys have no 'agg'.*\.window\(\.\.\.\)"):
+        grouped.agg(n=pl.len())
+    log = ms.open()
+    with pytest.raises(ms.UsageError, match="keys alone are no flow"):
+        ms.run(log, grouped, until="head")  # type: ignore[arg-type]
+    with pytest.raises(ms.UsageError, match="windows alone are no flow"):
+        ms.run(log, grouped.window(ms.tumbling("5m")), until="head")  # type: ignore[arg-type]
+
+
+def test_a_misspelt_column_of_results_is_told_with_those_that_are_the_users(clicks: Flow) -> None:
+    counts = clicks.group_by("user").window(ms.tumbling("5m")).agg(n=pl.len())
+    with pytest.raises(ms.MissingColumn) as raised:
+        counts.alert(pl.col("m") > 1).over(ROWS)
+    assert raised.value.columns == ["user", "window_start", "window_end", "n", "_position"]
+    assert "__" not in str(raised.value)
+
+
+def test_several_conditions_are_met_together(clicks: Flow) -> None:
+    both = clicks.filter(pl.col("user") == 1, pl.col("page") == "/")
+    assert both.over(ROWS).height == 1
+    table = ms.table("people", key="id")
+    change = {"operation": "INSERT", "before": None, "timestamp": NOON}
+    log = ms.open()
+    people = [{"id": 1, "city": "Rome", "age": 9}, {"id": 2, "city": "Rome", "age": 99}]
+    log.append("people", [ms.Plain("Change", {**change, "after": each}) for each in people])
+    log.append("clicks", ROWS, type="Click")
+    old = table.filter(pl.col("city") == "Rome", pl.col("age") > 10)
+    assert clicks.join_latest(old, on="user").over(log)["city"].to_list() == [None, "Rome", None]
+    with pytest.raises(ms.UsageError, match="got True"):
+        clicks.filter(pl.col("user") == 1, True)  # type: ignore[arg-type]
+
+
+def test_a_past_may_be_any_frame(clicks: Flow) -> None:
+    counts = clicks.group_by("user").window(ms.tumbling("5m")).agg(n=pl.len())
+    expected = counts.over(ROWS)
+    for frame in (ROWS.lazy(), ROWS.to_arrow(), ROWS.to_pandas()):
+        assert counts.over(frame).equals(expected)
+        assert counts.late_over(frame).height == 0
+    with pytest.raises(ms.UsageError, match="no past of a flow"):
+        counts.over([{"user": 1}])
+
+
+def test_a_join_is_by_names_and_not_by_a_mapping(clicks: Flow) -> None:
+    with pytest.raises(ms.UsageError, match="on= takes the names of columns"):
+        clicks.join_asof(ms.table("people", key="id"), on={"user": "id"})  # type: ignore[arg-type]
+    with pytest.raises(ms.UsageError, match="on= takes the names of columns"):
+        clicks.join(ms.stream("shown", time="ts"), on={"user": "id"}, back="1m")  # type: ignore[arg-type]
+
+
+def test_keys_that_are_given_as_a_list_are_told_how_to_be_given(clicks: Flow) -> None:
+    with pytest.raises(ms.UsageError) as raised:
+        clicks.group_by(["user", "page"])  # type: ignore[arg-type]
+    assert raised.value.hint == "Write group_by('user'), or group_by('user', 'page')"
+
+
+def test_a_report_of_lateness_is_told_in_a_line() -> None:
+    log = ms.open()
+    log.append("clicks", ROWS.sort("ts", descending=True), type="Click")
+    [report] = ms.stream("clicks", time="ts").lateness(log)
+    assert str(report) == "clicks: 3 rows, 2 late (66.67%), worst by 0:02:00"
+    assert repr(report).startswith("Lateness(stream='clicks', rows=3, without_time=0, ahead=0, late=2, worst=")
+    assert "\n" not in repr(report)
+
+
+def test_flows_are_waited_for_by_receipt_and_duration() -> None:
+    log = ms.open()
+    receipt = log.append("clicks", ROWS, type="Click")
+    with ms.Running(log, ms.stream("clicks", time="ts").select("user").to("users", type="User")) as running:
+        assert running.wait(receipt, timeout="10s")
+        assert running.pause(timeout="10s")
+        assert running.resume(timeout="10s")
