@@ -314,10 +314,19 @@ def time_ranges(frame: pl.DataFrame) -> list[tuple[str, int, int]]:
     names = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.Datetime)]
     if not names or not frame.height:
         return []
-    # Nanoseconds are rounded outwards, so that a range never excludes a row.
-    low = frame.select(pl.col(names).min().dt.epoch("us")).row(0)
-    high = frame.select(pl.col(names).max().dt.epoch("us")).row(0)
-    return [(n, a, b + 1) for n, a, b in zip(names, low, high, strict=True) if a is not None]
+    low, high = (frame.select(column.to_physical()).row(0) for column in (pl.col(names).min(), pl.col(names).max()))
+    found = []
+    for name, first, last in zip(names, low, high, strict=True):
+        if first is not None:
+            more, less = _MICROS[frame.schema[name].time_unit]  # type: ignore[attr-defined]
+            # Rounded outwards, and cut to what can be kept, so that a range never excludes a row.
+            ends = (first * more // less, last * more // less + 1)
+            found.append((name, *(max(-_FARTHEST, min(end, _FARTHEST)) for end in ends)))
+    return found
+
+
+_MICROS = {"ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}
+_FARTHEST = (1 << 63) - 1
 
 
 def frame_hash(frame: pl.DataFrame) -> bytes:
