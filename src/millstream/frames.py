@@ -315,16 +315,18 @@ def time_ranges(frame: pl.DataFrame) -> list[tuple[str, int, int]]:
     for name, dtype in frame.schema.items():
         if isinstance(dtype, pl.Datetime):
             numbers = frame[name].cast(pl.Int64)
-            low, high = numbers.min(), numbers.max()
-            if isinstance(low, int) and isinstance(high, int):
-                times, over = _MICROS[dtype.time_unit]
-                # Nanoseconds are rounded outwards, so that a range never excludes a row.
-                found.append((name, low * times // over, high * times // over + 1))
+            first, last = numbers.min(), numbers.max()
+            if isinstance(first, int) and isinstance(last, int):
+                more, less = _MICROS[dtype.time_unit]
+                # Rounded outwards, and cut to what can be kept, so that a range never excludes a row.
+                low, high = first * more // less, last * more // less + 1
+                found.append((name, *(max(-_FARTHEST, min(end, _FARTHEST)) for end in (low, high))))
     return found
 
 
-_MICROS = {"ns": (1, 1_000), "us": (1, 1), "ms": (1_000, 1)}
+_MICROS = {"ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}
 """Of a unit of time, how many microseconds are how many of it."""
+_FARTHEST = (1 << 63) - 1
 
 
 def frame_hash(frame: pl.DataFrame) -> bytes:

@@ -115,6 +115,26 @@ def duration_micros(duration: Duration) -> int:
     return micros
 
 
+def span_micros(said: str, duration: Duration) -> int:
+    """Microseconds of a duration that is added to times and taken from them.
+
+    Args:
+        said: What gives it, for the error.
+        duration: The duration.
+
+    Raises:
+        InvalidTime: It is no duration, or so long that sums with it would be beyond all times.
+    """
+    micros = duration_micros(duration)
+    if micros > LONGEST:
+        raise InvalidTime(f"{said} is longer than all times: {duration!r:.60}", hint="Give a duration such as '365d'")
+    return micros
+
+
+LONGEST = 1 << 60
+"""The longest duration that times are told apart by, in microseconds: 36,000 years."""
+
+
 @overload
 def seconds(limit: Duration | float) -> float: ...
 @overload

@@ -103,3 +103,13 @@ def test_what_is_trimmed_while_a_scan_learns_its_columns_is_passed_over(monkeypa
 
     monkeypatch.setattr(scan, "quick_frame", trimmed)
     assert log.scan("t").collect()["n"].to_list() == [3, 13, 4, 14]
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_times_at_the_end_of_their_type_are_kept_and_scanned_by(unit, home):
+    ts = pl.Series([-(1 << 63) + 1, 0, (1 << 63) - 1], dtype=pl.Int64).cast(pl.Datetime(unit))
+    with ms.open(home) as log:
+        log.append("far", pl.DataFrame({"n": [0, 1, 2], "ts": ts}), type="FarTimes")
+        assert log.scan("far").collect()["ts"].equals(ts)
+        near = log.scan("far", since="1960-01-01T00:00:00Z", until="1980-01-01T00:00:00Z", by="ts")
+        assert near.collect()["n"].to_list() == [1]

@@ -112,3 +112,12 @@ def test_where_clocks_go_back_by_hours_a_moment_has_its_window_whatever_stands_b
     for number, moment in enumerate(at):
         start, end = bounds(pl.Series([moment]), "1h", zone)
         assert (start[0], end[0]) == (starts[number], ends[number])
+
+
+def test_years_that_no_calendar_has_are_refused_by_name() -> None:
+    flow = stream("s", time="ts").window(ms.calendar("1d", time_zone="Europe/Rome")).agg(n=pl.len())
+    far = pl.Series([0, 1_700_000_000_000_000_000], dtype=pl.Int64).cast(pl.Datetime("us"))
+    assert flow.over(pl.DataFrame({"ts": far}))["n"].to_list() == [1, 1]
+    beyond = pl.Series([0, 2**63 - 1], dtype=pl.Int64).cast(pl.Datetime("us"))
+    with pytest.raises(ms.FlowError, match="years that calendar windows do not know"):
+        flow.over(pl.DataFrame({"ts": beyond}))

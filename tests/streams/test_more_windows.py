@@ -177,6 +177,14 @@ def test_windows_that_make_no_sense_are_refused() -> None:
     [
         (lambda: tumbling("300000000d"), "longer than all times"),
         (lambda: ms.sliding("99999999999d"), "longer than all times"),
+        (lambda: stream("s", lateness="300000000d"), "lateness= is longer than all times"),
+        (lambda: stream("s", ahead=timedelta.max), "ahead= is longer than all times"),
+        (lambda: stream("s").distinct("k", within=timedelta.max), "within= is longer than all times"),
+        (lambda: stream("s").join(stream("t"), on="k", back="300000000d"), "back= is longer than all times"),
+        (
+            lambda: stream("s").window(tumbling("1m"), allowed_lateness=timedelta.max),
+            "allowed_lateness= is longer than all times",
+        ),
         (lambda: session("9" * 400 + "d"), "no length of time"),
         (lambda: ms.hopping("1s", every="1us"), "in 1,000,000 windows"),
     ],

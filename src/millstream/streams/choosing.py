@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import polars as pl
 
 from ..errors import UsageError
-from ..time import Duration, duration_micros
+from ..time import Duration, span_micros
 from .alerts import Alert
 from .distinct import Distinct, Top
 from .entering import Entering
@@ -54,7 +54,7 @@ class Choosing:
         if on not in ("each", "enter"):
             raise UsageError(f"on={on!r} is not known", hint="Use 'each' or 'enter'")
         check_rowwise([condition], "alert")
-        micros = duration_micros(cooldown)
+        micros = span_micros("cooldown=", cooldown)
         if (micros or on == "enter") and self._order == "log":
             what = "with a cooldown" if micros else "on='enter'"
             raise FlowError(
@@ -78,7 +78,7 @@ class Choosing:
         """
         if not keys or not all(isinstance(key, str) for key in keys):
             raise UsageError("distinct takes the names of columns", hint="Write distinct('id', within='1h')")
-        micros = duration_micros(within)
+        micros = span_micros("within=", within)
         if micros == 0:
             raise UsageError("a key that is remembered for no time", hint="Give within= a duration such as '1h'")
         return self._with(Distinct(keys, micros), keys=keys)

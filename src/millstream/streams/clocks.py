@@ -14,11 +14,14 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import polars as pl
 
+from .errors import FlowError
 from .keys import Ints
 
 _EPOCH = datetime(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
 _HOUR = 3_600_000_000
+_FARTHEST = 8_200_000_000_000_000_000
+"""About so far from 1970 Polars knows days: some 260,000 years."""
 
 
 def bounds(at: pl.Series, every: str, zone: str) -> tuple[Ints, Ints]:
@@ -28,10 +31,29 @@ def bounds(at: pl.Series, every: str, zone: str) -> tuple[Ints, Ints]:
         at: The moments, integer microseconds.
         every: The length of a window, as Polars writes it.
         zone: The time zone.
+
+    Raises:
+        FlowError: One of them is in years that no calendar has.
     """
     if not len(at):
         nothing = np.zeros(0, np.int64)
         return nothing, nothing
+    if not at.is_between(-_FARTHEST, _FARTHEST).all():
+        raise _beyond()
+    try:
+        return _bounds(at, every, zone)
+    except (OverflowError, ValueError) as error:  # of Python, whose years end with 9999
+        raise _beyond() from error
+
+
+def _beyond() -> FlowError:
+    return FlowError(
+        "a row's time is in years that calendar windows do not know",
+        hint="Leave such rows out with ahead=, or with filter(...)",
+    )
+
+
+def _bounds(at: pl.Series, every: str, zone: str) -> tuple[Ints, Ints]:
     near = at
     if every == "1h":
         # Clocks that went back by hours strike others next than those that come after the last.

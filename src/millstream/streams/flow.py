@@ -15,7 +15,7 @@ import polars as pl
 from ..errors import UsageError
 from ..log.reading import Types, type_names
 from ..log.staging import check_stream
-from ..time import Duration, duration_micros
+from ..time import Duration, span_micros
 from .alerts import Alert
 from .asking import Asking
 from .calendars import CalendarWindows
@@ -255,7 +255,7 @@ def stream(
         >>> clicks = ms.stream("clicks", time="ts", lateness="2s", ahead="1h", idle="1m")
         >>> counts = clicks.group_by("user").window(ms.tumbling("5m")).agg(clicks=pl.len())
     """
-    if idle is not None and duration_micros(idle) == 0:
+    if idle is not None and span_micros("idle=", idle) == 0:
         raise UsageError("a source that is silent at once", hint="Give idle= a duration such as '1m'")
     if not isinstance(name, str) or name != "*":
         check_stream(name.removesuffix("*") if isinstance(name, str) else name)
@@ -263,10 +263,10 @@ def stream(
         Source(
             name,
             time,
-            duration_micros(lateness),
+            span_micros("lateness=", lateness),
             type_names(types),
-            None if ahead is None else duration_micros(ahead),
-            None if idle is None else duration_micros(idle),
+            None if ahead is None else span_micros("ahead=", ahead),
+            None if idle is None else span_micros("idle=", idle),
         )
     )
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from ..errors import UsageError
 from ..log.handlers import check_plain
-from ..time import Duration, duration_micros
+from ..time import Duration, duration_micros, span_micros
 from .aggregates import aggregation
 from .calendars import CalendarWindows
 from .columns import types_of
@@ -83,7 +83,7 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
             raise UsageError(
                 f"windows of that size do not end with a tick of early={early!r}", hint="Let early= divide it"
             )
-        allowed = 0 if allowed_lateness is None else duration_micros(allowed_lateness)
+        allowed = 0 if allowed_lateness is None else span_micros("allowed_lateness=", allowed_lateness)
         return Windowed(self.flow, self.keys, window, (tick, early is not None, allowed))
 
     def fold(
@@ -325,7 +325,7 @@ def _kept(
         raise UsageError("start= and schema= name different columns", hint="Name each column in both")
     if isinstance(reads, str):
         raise UsageError("reads= is one string", hint=f"Give a list: reads=[{reads!r}]")
-    micros = None if forget is None else duration_micros(forget)
+    micros = None if forget is None else span_micros("forget=", forget)
     if micros == 0:
         raise UsageError("a key that is held for no time", hint="Give forget= a duration such as '1d'")
     types = types_of("schema=", schema)

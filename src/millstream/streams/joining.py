@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import polars as pl
 
 from ..errors import UsageError
-from ..time import Duration, duration_micros
+from ..time import Duration, span_micros
 from .broadcast import Broadcast
 from .errors import FlowError
 from .expressions import check_rowwise
@@ -81,7 +81,7 @@ class Joining:
             if not isinstance(window, Hopping):
                 raise UsageError(f"{window!r:.80} is no window to join in", hint="Use tumbling or hopping")
             return flows[0].__class__(WindowJoin(flows, keys, how, prefix, window), keys=keys)
-        reach = duration_micros(back or "0s"), duration_micros(ahead or "0s")
+        reach = span_micros("back=", back or "0s"), span_micros("ahead=", ahead or "0s")
         return flows[0].__class__(IntervalJoin(flows, keys, how, prefix, *reach), keys=keys)
 
     def join_asof(
@@ -135,7 +135,7 @@ class Joining:
                 raise UsageError(
                     f"what is gone has no {strategy} row", hint="A table is joined with strategy='backward'"
                 )
-        span = None if within is None else duration_micros(within)
+        span = None if within is None else span_micros("within=", within)
         return flows[0].__class__(AsOfJoin(flows, keys, how, prefix, span, delete, strategy), keys=keys)
 
     def join_latest(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from ..errors import UsageError
-from ..time import Duration, duration_micros
+from ..time import Duration, span_micros
 from .errors import UnsupportedPattern
 from .grammar import compile_pattern, is_simple
 from .match import Match
@@ -53,4 +53,4 @@ def _span(pattern: str, within: Duration | None, endless: bool) -> int:
             "its quantifiers let a match grow without end" if endless else "it is not supported without",
             hint="Say how long a match may take: within='10m'",
         )
-    return duration_micros(within)
+    return span_micros("within=", within)

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from ..errors import UsageError
-from ..time import Duration, duration_micros
+from ..time import Duration, span_micros
 from .aggregates import Aggregation, merge_partials, partials_of
 from .closing import Closing, is_much
 from .columns import AT, ENVELOPE, LATE, SEQUENCE, by_time_and_key, is_hidden, key_column, need, utc
@@ -29,7 +29,6 @@ PANE = "__pane"
 WINDOW = "__window"
 
 
-_LONGEST = 1 << 60
 """Microseconds: some 36,000 years."""
 
 _MOST = 100_000
@@ -73,11 +72,9 @@ Window = Hopping | Sliding | Session | Count | Calendar
 
 
 def _positive(name: str, duration: Duration) -> int:
-    micros = duration_micros(duration)
+    micros = span_micros(name, duration)
     if micros == 0:
         raise UsageError(f"{name} is zero", hint="Give a duration such as '5m'")
-    if micros > _LONGEST:
-        raise UsageError(f"{name} is longer than all times: {duration!r:.60}", hint="Give a duration such as '365d'")
     return micros
 
 
