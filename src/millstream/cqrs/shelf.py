@@ -46,7 +46,11 @@ class Claim:
         """
         kind = (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB)
         while True:
-            descriptor = os.open(path + _CLAIM, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                descriptor = os.open(path + _CLAIM, os.O_RDWR | os.O_CREAT, 0o666)
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(path), exist_ok=True)  # the folder may be deleted at any time
+                continue
             try:
                 fcntl.flock(descriptor, kind)
                 found = os.stat(path + _CLAIM)
