@@ -49,7 +49,8 @@ class Claim:
             try:
                 descriptor = os.open(path + _CLAIM, os.O_RDWR | os.O_CREAT, 0o666)
             except FileNotFoundError:
-                os.makedirs(os.path.dirname(path), exist_ok=True)  # the folder may be deleted at any time
+                with suppress(FileExistsError):  # as exist_ok= says, but for when it is deleted again meanwhile
+                    os.makedirs(os.path.dirname(path))  # the folder may be deleted at any time
                 continue
             try:
                 fcntl.flock(descriptor, kind)
