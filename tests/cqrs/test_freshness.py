@@ -234,6 +234,35 @@ def test_a_subscription_follows_what_others_keep(log: ms.Log, tmp_path: Any, kep
         assert next(answers) == 5
 
 
+@pytest.mark.parametrize("by", ["the app", "another one"])
+def test_a_subscription_tells_what_is_tried_again(log: ms.Log, tmp_path: Any, by: str) -> None:
+    class Mended(Parked):
+        name = "Sums"
+        version = "1"  # the same to both
+        broken = True
+
+        @ms.on
+        def moved(self, event: Moved, db: ms.Database, recorded: ms.Recorded) -> None:
+            if event.n == 13 and Mended.broken:
+                raise ValueError("thirteen")
+            db.execute("insert into sums values (?, ?)", (recorded.stream, event.n))
+
+    with ms.App(log, projections=[Mended.into(tmp_path / "read.db")]) as app:
+        other = app if by == "the app" else ms.App(log, projections=[Mended.into(tmp_path / "read.db")])
+
+        @app.query
+        def total(query: Total, db: ms.Database) -> int:
+            return int(db.query("select coalesce(sum(n), 0) as n from sums")[0]["n"])
+
+        log.append("a", Moved(n=1))
+        app.query(Total(), after=log.append("b", Moved(n=13)))
+        answers = app.subscribe(Total(), timeout=10)
+        assert next(answers) == 1
+        Mended.broken = False
+        assert other.retry(Mended) == 1
+        assert next(answers) == 14
+
+
 def test_a_subscription_goes_on_over_a_rebuild(log: ms.Log, tmp_path: Any) -> None:
     log.append("s-1", Moved(n=1))
     with make(log, Sums.into(tmp_path / "read.db")) as app:

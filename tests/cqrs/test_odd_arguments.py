@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,3 +169,46 @@ def test_a_wrapped_handler_is_called_as_what_wraps_it_can_be(app: Any) -> None:
         return 2
 
     assert (app.query(Named()), app.query(Any_())) == (1, 2)
+
+
+@pytest.mark.parametrize("sql", ["commit", "attach ':memory:' as other", "pragma cache_size = 0"])
+def test_a_handler_is_told_which_statements_are_not_for_it(log: ms.Log, tmp_path: Path, sql: str) -> None:
+    class Odd(ms.Projection):
+        schema = "create table odd (n integer)"
+
+        @ms.on
+        def added(self, event: Added, db: ms.Database) -> None:
+            db.execute(sql)
+
+    app = ms.App(log, projections=[Odd.into(tmp_path / "read.db")])
+
+    @app.query
+    def count(query: Count, db: ms.Database) -> int:
+        return 0
+
+    with app, pytest.raises(ms.ProjectionFailed, match="not for a handler of a projection"):
+        app.query(Count(), after=log.append("s", Added(n=1)))
+
+
+def test_a_loop_that_is_closed_under_a_command_keeps_no_program_from_ending() -> None:
+    code = """
+        import asyncio
+        import millstream as ms
+
+        class Wait(ms.Command):
+            pass
+
+        app = ms.App(ms.open())
+
+        @app.command
+        async def wait(command: Wait) -> None:
+            begun.set()
+            await asyncio.sleep(1)
+
+        begun = asyncio.Event()
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(app.aexecute(Wait()))
+        loop.run_until_complete(begun.wait())
+        loop.close()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=30, capture_output=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from children import begun
 
 import millstream as ms
-from millstream.cqrs import shelf
+from millstream.cqrs import past, shelf
 
 
 class Poured(ms.Event, type="ImagesPoured"):
@@ -150,3 +151,49 @@ def test_what_a_killed_process_was_making_goes_and_not_while_it_lives(log: ms.Lo
     assert made(log, Pours, into).query(Total(), at=ms.Position(3)) == 3
     assert making() == 0
     assert positions(folder_of(into)) == [3]
+
+
+@pytest.mark.parametrize("name", ["read#1.db", "100%.db", "what?.db", "a%20b.db"])
+def test_names_may_hold_what_stands_for_something_in_urls(log: ms.Log, tmp_path: Path, name: str) -> None:
+    app = made(log, Pours, tmp_path / name)
+    assert [app.query(Total(), at=ms.Position(at)) for at in (3, 7, 12)] == [3, 7, 12]
+    assert positions(tmp_path / f"{name}.images") == [3, 7, 12]
+
+
+@pytest.mark.parametrize("step", ["replay", "sweep"])
+def test_a_folder_that_is_deleted_in_the_making_costs_another_try(
+    log: ms.Log, into: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    app = made(log, Pours, into)
+    real = getattr(past, step)
+    deleted: list[Path] = []
+
+    def deleting(*given: Any) -> Any:
+        found = real(*given)
+        if not deleted:
+            deleted.append(folder_of(into))
+            shutil.rmtree(deleted[0])
+        return found
+
+    monkeypatch.setattr(past, step, deleting)
+    assert [app.query(Total(), at=ms.Position(at)) for at in (3, 3, 7)] == [3, 3, 7]
+    assert deleted
+
+
+def test_a_folder_that_cannot_be_used_is_a_typed_error(log: ms.Log, into: Path) -> None:
+    folder_of(into).write_text("no folder")
+    with pytest.raises(ms.StorageError, match="images"):
+        made(log, Pours, into).query(Total(), at=ms.Position(3))
+
+
+def test_an_app_that_is_stopped_meanwhile_answers_all_the_same() -> None:
+    with ms.open() as log:
+        log.append("s", [Poured(drops=1) for _ in range(12)])
+        app = ms.App(log, projections=[Pours.into(":memory:")])
+
+        @app.query
+        def total(query: Total, db: ms.Database) -> int:
+            app.stop()
+            return int(db.query("select sum(drops) as n from pours")[0]["n"])
+
+        assert [app.query(Total(), at=ms.Position(at)) for at in (3, 7)] == [3, 7]

@@ -108,6 +108,15 @@ def is_blocked(db: Database, name: str, stream: str) -> bool:
     return any(each.state in WAITING for each in all_of(db, name, stream=stream))
 
 
+def count_waiting(db: Database, name: str) -> int:
+    """How many events wait."""
+    if not db.has_table(TABLE):
+        return 0
+    states = ", ".join(f"'{state}'" for state in WAITING)
+    found = db.one(f"select count(*) as n from {db.own(TABLE)} where name = ? and state in ({states})", (name,))
+    return int(found["n"]) if found is not None else 0
+
+
 def settle(db: Database, name: str, position: int) -> None:
     """Forget a failure. Call inside a transaction."""
     if db.has_table(TABLE):

@@ -82,7 +82,8 @@ class Follower:
         self._running = False
         self._live = Version(placement.name, 1, self.made_by, "", VersionState.LIVE)
         self._turns = 0
-        self._looked = float("-inf")
+        self._looked = self._counted = float("-inf")
+        self._lacks = 0
         self._performer: Performer | None = None
         self.is_outside = False
         """Whether the worker waits for nothing but what it has begun to do outside."""
@@ -424,9 +425,19 @@ class Follower:
         return f"projection {name!r} is paused" if lease is not None and lease.paused else None
 
     def mark(self) -> tuple[int, ...]:
-        """What tells one state of the read model from another: the version, and how far it has come."""
+        """What tells one state of the read model from another: the version, how far it has come, and what it lacks."""
         self.path()
-        return self.number, self.position()
+        return self.number, self.position(), self.lacks()
+
+    def lacks(self) -> int:
+        """How many events are parked, as of some hundredths of a second ago: once tried again, they change the rows."""
+        now = time.monotonic()
+        if self.placement.projection.on_failure == "park" and now - self._counted > _FRESH:
+            self._counted = now
+            # A version that has gone meanwhile has made room for another one.
+            with suppress(StorageError), self.target.reading() as db:
+                self._lacks = failures.count_waiting(db, self.placement.kept_as)
+        return self._lacks
 
     @property
     def is_kept_here(self) -> bool:

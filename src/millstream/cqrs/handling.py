@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import datetime
 from types import FrameType
 from typing import Any
@@ -24,6 +24,9 @@ from .errors import DuplicateHandler, UnknownCommand
 from .services import Services
 
 Filler = Callable[[Attempt], Any]
+
+_LOOK = 0.5
+"""How often, in seconds, whoever waits for a coroutine looks whether its loop is there."""
 
 
 class Handler(msgspec.Struct, frozen=True):
@@ -54,7 +57,7 @@ class Handler(msgspec.Struct, frozen=True):
             self._check(result)
             return
         if loop is not None:
-            self._check(asyncio.run_coroutine_threadsafe(result, loop).result())
+            self._check(self._awaited(result, loop))
             return
         try:
             asyncio.get_running_loop()
@@ -63,6 +66,21 @@ class Handler(msgspec.Struct, frozen=True):
             return
         result.close()
         raise UsageError(f"{self.name} is a coroutine function", hint="Write await app.aexecute(command) inside a loop")
+
+    def _awaited(self, coroutine: Coroutine[Any, Any, object], loop: asyncio.AbstractEventLoop) -> object:
+        """What a coroutine gives on a loop; nothing ever comes of one whose loop was closed before it had ended."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        while True:
+            try:
+                return future.result(_LOOK)
+            except TimeoutError:
+                if future.done():
+                    return future.result()  # or else what it has raised
+                if loop.is_closed():
+                    raise UsageError(
+                        f"the event loop was closed before {self.name} had ended; nothing was written",
+                        hint="Await what was begun, as asyncio.run() does",
+                    ) from None
 
     def _check(self, result: Any) -> None:
         """Refuse events that are given back in the belief that they are appended."""

@@ -230,7 +230,7 @@ class Partitioned(Follower):
         self.path()
         if self._live.fingerprint != self.made_by:
             return self.number, self._stored()
-        return self.number, *(part.position() for part in self._parts)
+        return self.number, *(each for part in self._parts for each in (part.position(), part.lacks()))
 
     @property
     def is_kept_here(self) -> bool:

@@ -9,10 +9,11 @@ import shutil
 import sqlite3
 import tempfile
 import uuid
-from collections.abc import Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from urllib.parse import quote
 
-from ..errors import InvalidPosition
+from ..errors import InvalidPosition, StorageError
 from ..events import Event
 from ..evolution import definition
 from ..log import Log
@@ -20,6 +21,8 @@ from ..log.positions import Position
 from ..personal import shape_of
 from ..storage.base import Receipt
 from ..storage.duckdb.database import open_database as open_duck
+from ..storage.sqlite.database import attached
+from ..storage.sqlite.faults import translated
 from ..time import Moment, to_micros
 from .comparing import replay
 from .homes import Kind, kind_of
@@ -66,7 +69,9 @@ class Images:
 
     def __init__(self, log: Log, folder: str | None) -> None:
         self._log = log
-        self._temporary = tempfile.TemporaryDirectory(prefix="millstream-") if folder is None else None
+        self._temporary = (
+            tempfile.TemporaryDirectory(prefix="millstream-", ignore_cleanup_errors=True) if folder is None else None
+        )
         self.folder = folder if folder is not None else self._temporary.name  # type: ignore[union-attr]
         self._swept = False
 
@@ -76,7 +81,12 @@ class Images:
         Raises:
             ProjectionFailed: A handler raised.
             Trimmed: Events that made it were trimmed.
+            StorageError: The folder cannot be used, or images were deleted in that moment.
         """
+        with self._told():
+            return self._at(placement, position)
+
+    def _at(self, placement: Placement, position: int) -> Image:
         stem = self._stem([placement])
         kept = self._path(stem, position)
         self._begin()
@@ -106,7 +116,12 @@ class Images:
         Raises:
             ProjectionFailed: A handler raised.
             Trimmed: Events that made them were trimmed.
+            StorageError: The folder cannot be used, or images were deleted in that moment.
         """
+        with self._told():
+            return self._in_duckdb(placements, position)
+
+    def _in_duckdb(self, placements: Sequence[Placement], position: int) -> Image:
         stem = self._stem(placements)
         self._begin()
         image = self._begun(stem)
@@ -131,6 +146,18 @@ class Images:
             image.done()
             raise
         return image
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turns what goes wrong with files into a typed error."""
+        try:
+            with translated(self.folder):
+                yield
+        except OSError as error:
+            raise StorageError(
+                f"images of read models cannot be kept in {self.folder}: {error.strerror or error}",
+                hint="Check the disk and the folder's permissions; what is in it may be deleted",
+            ) from error
 
     def _begin(self) -> None:
         os.makedirs(self.folder, exist_ok=True)  # it may be deleted at any time
@@ -196,7 +223,7 @@ class Images:
             return  # deleted meanwhile: then it is replayed from the beginning
         try:
             with (
-                closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as old,
+                closing(sqlite3.connect(attached(source), uri=True)) as old,
                 closing(sqlite3.connect(target)) as new,
             ):
                 old.backup(new)
@@ -232,8 +259,8 @@ def is_personal(placement: Placement) -> bool:
 
 
 def _settle(path: str) -> None:
-    """Have a database in one file, without a log beside it, so that it can be moved."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+    """Have a database that is there still in one file, without a log beside it, so that it can be moved."""
+    with closing(sqlite3.connect(f"file:{quote(path)}?mode=rw", uri=True, isolation_level=None)) as connection:
         connection.execute("pragma journal_mode = delete")
 
 

@@ -44,6 +44,8 @@ Behind = Literal["answer", "raise"]
 """What to do when a read model is behind for more than a moment."""
 
 _NOTHING: Any = object()
+_TRIES = 3
+"""How often a query of the past is asked at most, when images are deleted beside it."""
 _LOOK = 0.5
 """How often, in seconds, a subscription looks up that waits to be told."""
 _POLL = 0.01
@@ -134,6 +136,7 @@ class Queries:
         self._shown: dict[type[Any], tuple[list[int], View]] = {}
         """What the handler of a query was shown last: the versions, and the view that has them."""
         self._images: Images | None = None
+        self._making = threading.Lock()
         self._moved = moved
 
     def register(
@@ -342,16 +345,31 @@ class Queries:
     def _answer_at(self, handler: _Handler, query: Query[Result], at: object) -> Result:
         """Answer a query from the read models as they stood."""
         position = position_of(self._log, at)
-        if self._images is None:
-            self._images = Images(self._log, folder_of([placement.path for placement in self._placements], self._log))
         wanted = self._shown_at(handler)
         if not handler.database:
             return handler.function(**{handler.query: query})  # type: ignore[no-any-return]
         inline = [placement for placement in self._placements if placement.inline]
         if len(inline) > 1 and any(placement.inline for placement in wanted):
             wanted = [Together(self._log, inline), *(placement for placement in wanted if not placement.inline)]
-        with self._past(wanted, position) as view, view.reading() as db:
-            return handler.answered(query, db)  # type: ignore[no-any-return]
+        tries = _TRIES
+        while True:
+            tries -= 1
+            shown: list[str] = []
+            try:
+                with self._past(wanted, position, shown) as view, view.reading() as db:
+                    return handler.answered(query, db)  # type: ignore[no-any-return]
+            except StorageError as error:
+                # Images may be deleted at any time, also in the moment that they are asked.
+                there = isinstance(error, DatabaseError) and all(map(os.path.exists, shown))
+                if not tries or there:
+                    raise
+
+    def _kept_images(self) -> Images:
+        with self._making:
+            if self._images is None:
+                folder = folder_of([placement.path for placement in self._placements], self._log)
+                self._images = Images(self._log, folder)
+            return self._images
 
     def _shown_at(self, handler: _Handler) -> list[Placement]:
         """The read models that one connection shows the handler, as of the present."""
@@ -365,9 +383,12 @@ class Queries:
         return wanted
 
     @contextmanager
-    def _past(self, wanted: list[Placement], position: int) -> Iterator[View]:
-        """What shows read models as they stood, in a database of the kind that they are kept in."""
-        assert self._images is not None
+    def _past(self, wanted: list[Placement], position: int, shown: list[str]) -> Iterator[View]:
+        """What shows read models as they stood, in a database of the kind that they are kept in.
+
+        Args:
+            shown: Takes the files of the images that it shows.
+        """
         with ExitStack() as stack:
             spot = self._spot(wanted[0])
             if spot.server is not None:
@@ -380,17 +401,18 @@ class Queries:
                 # The view's connections are those of the app; what closes is the schema.
                 yield ServerView(spot.server, [target.schema])
                 return
+            images = self._kept_images()
             if spot.kind is Kind.DUCKDB:
-                image = self._images.in_duckdb(wanted, position)
+                image = images.in_duckdb(wanted, position)
                 stack.callback(image.done)
+                shown.append(image.path)
                 yield DuckView(image.path)
                 return
-            paths = []
             for placement in wanted:
-                image = self._images.at(placement, position)
+                image = images.at(placement, position)
                 stack.callback(image.done)
-                paths.append(image.path)
-            view = FilesView(paths)
+                shown.append(image.path)
+            view = FilesView(list(shown))
             stack.callback(view.close)
             yield view
 
@@ -488,14 +510,16 @@ class Queries:
         """In a forked child: go on with connections and locks of its own."""
         self._views.forked()
         self._images = None
+        self._making = threading.Lock()
 
     def close(self) -> None:
         """Close the connections."""
         self._views.close()
         self._shown.clear()
-        if self._images is not None:
-            self._images.close()
-            self._images = None
+        with self._making:
+            images, self._images = self._images, None
+        if images is not None:
+            images.close()
 
 
 def _several() -> UsageError:

@@ -46,7 +46,12 @@ class Claim:
         """
         kind = (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB)
         while True:
-            descriptor = os.open(path + _CLAIM, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                descriptor = os.open(path + _CLAIM, os.O_RDWR | os.O_CREAT, 0o666)
+            except FileNotFoundError:
+                with suppress(FileExistsError):  # as exist_ok= says, but for when it is deleted again meanwhile
+                    os.makedirs(os.path.dirname(path))  # the folder may be deleted at any time
+                continue
             try:
                 fcntl.flock(descriptor, kind)
                 found = os.stat(path + _CLAIM)

@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ...errors import UsageError
 from ..database import Params, no_statement
 from ..watching import Watch
 from .database import SQLiteDatabase, control
@@ -157,7 +158,14 @@ class WatchedDatabase(SQLiteDatabase):
 
     def _refused(self, error: sqlite3.Error) -> Exception:
         met, self._met = self._met, ""
-        return self._watch.refusal(met) if met else translate(error, self.path)
+        if met:
+            return self._watch.refusal(met)
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_AUTH:
+            return UsageError(
+                "this statement is not for a handler of a projection",
+                hint="Leave out BEGIN, COMMIT, savepoints, ATTACH, PRAGMAs that set things, and the log's own tables",
+            )
+        return translate(error, self.path)
 
     def _control(self, sql: str) -> None:
         self._of._control(sql)
