@@ -44,7 +44,10 @@ def test_a_database_is_captured_shown_read_again_and_let_go(run, shop, tmp_path)
     assert not shop.execute("select 1 from sqlite_master where name like '%millstream%'").fetchall()
     again = run("cdc", "run", "log.db", "sqlite:///shop.sqlite", "--once", "--prefix", "shop/")
     assert again.returncode == 1
-    assert "resync" in again.stderr
+    assert "--resync" in again.stderr
+    assert "resync=" not in again.stderr
+    path = run("cdc", "run", "log.db", "shop.sqlite", "--once")
+    assert (path.returncode, path.stderr.splitlines()[0]) == (2, "error: 'shop.sqlite' is no URL of a database")
 
 
 def test_a_running_capture_ends_well_at_ctrl_c(start, shop, tmp_path):

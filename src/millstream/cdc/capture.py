@@ -131,8 +131,9 @@ def _source(url: str, options: Options) -> Source:
                 raise MissingExtra("mysql", "PyMySQL") from error
             return MySQLSource(url, options)
         case scheme:
+            kind, colon, _ = scheme.partition(":")
             raise UsageError(
-                f"databases of kind {scheme.partition(':')[0]!r} cannot be captured",
+                f"databases of kind {kind!r} cannot be captured" if colon else f"{kind!r:.80} is no URL of a database",
                 hint="Write postgresql://user@host/shop, mysql://user@host/shop, or sqlite:///shop.sqlite",
             )
 
