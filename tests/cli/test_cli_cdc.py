@@ -130,3 +130,10 @@ def test_what_differs_from_the_source_is_named_and_mended(run, shop, tmp_path):
     assert "users missing: id=1" in found.stderr
     assert run("cdc", "verify", "log.db", "sqlite:///shop.sqlite", "--repair").returncode == 0
     assert answers(run("cdc", "verify", "log.db", "sqlite:///shop.sqlite"))[0]["differ"] == 0
+
+
+def test_a_database_that_can_be_captured_as_it_is_is_told_so(run, shop):
+    shop.execute("pragma journal_mode = wal")
+    done = run("cdc", "check", "sqlite:///shop.sqlite")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == "nothing stands in the way of a capture\n"
