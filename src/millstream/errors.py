@@ -400,8 +400,11 @@ class NotALog(StorageError):
 
     code = "not-a-log"
 
-    def __init__(self, path: str) -> None:
-        super().__init__(f"{path} is not a Millstream log", hint="Give the path of a log, or of a new file")
+    def __init__(self, path: str, *, empty: bool = False) -> None:
+        hint = "Give the path of a log, or of a new file"
+        if empty:  # as it is where only the file itself was copied of a log that was open
+            hint += "; a copy of a log that was open lacks what stands in the -wal beside it: copy with log.backup()"
+        super().__init__(f"{path} is not a Millstream log", hint=hint)
         self.path = path
 
 

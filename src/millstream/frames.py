@@ -319,14 +319,18 @@ def time_ranges(frame: pl.DataFrame) -> list[tuple[str, int, int]]:
             if isinstance(first, int) and isinstance(last, int):
                 more, less = _MICROS[dtype.time_unit]
                 # Rounded outwards, and cut to what can be kept, so that a range never excludes a row.
-                low, high = first * more // less, last * more // less + 1
-                found.append((name, *(max(-_FARTHEST, min(end, _FARTHEST)) for end in (low, high))))
+                low, high = _kept(first * more // less), _kept(last * more // less + 1)
+                found.append((name, low, high))
     return found
 
 
 _MICROS = {"ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}
 """Of a unit of time, how many microseconds are how many of it."""
 _FARTHEST = (1 << 63) - 1
+
+
+def _kept(end: int) -> int:
+    return max(-_FARTHEST, min(end, _FARTHEST))
 
 
 def frame_hash(frame: pl.DataFrame) -> bytes:

@@ -379,3 +379,18 @@ def test_two_databases_with_a_table_of_one_name_do_not_mix_in_one_stream(shop: S
     shop.capture().catch_up(shop.log)
     assert table(shop.log, "users").rows() == [(1, "a")]
     assert table(shop.log, "users", prefix="other/").rows() == [(2, "b")]
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("shop.sqlite", "'shop.sqlite' is no URL"),
+        ("sqlite:shop.sqlite", "'sqlite:shop.sqlite' is no URL"),
+        ("oracle://ann:secret@host/shop", "kind 'oracle'"),
+        ("oracle:/ann:secret@host/shop", "kind 'oracle'"),
+    ],
+)
+def test_what_is_no_database_that_can_be_captured_is_told_without_its_password(url, said):
+    with pytest.raises(ms.UsageError, match=said) as raised:
+        ms.capture(url)
+    assert "secret" not in str(raised.value)

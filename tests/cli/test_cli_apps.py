@@ -71,7 +71,7 @@ def shop(tmp_path):
 
 def test_a_command_is_sent_and_takes_effect_once(run, tmp_path):
     first = run("command", "send", "clishop:make", "AddUser", '{"user": "user-1", "email": "a"}', "--id", "r-1")
-    assert json.loads(first.stdout) == {"events": 1, "position": 1, "stream": "user-1", "version": 1}
+    assert json.loads(first.stdout) == {"count": 1, "position": 1, "stream": "user-1", "version": 1}
     again = run("command", "send", "clishop:make", "AddUser", "--id", "r-1", input='{"user": "user-1", "email": "a"}')
     assert again.stdout == first.stdout
     # Past the inline projection there is no way.
@@ -87,6 +87,9 @@ def test_a_command_that_is_refused_says_why(run):
     assert (refused.returncode, refused.stderr) == (5, "error: not this one\n")
     misfit = run("command", "send", "clishop:make", "AddUser", '{"user": "user-1", "email": 7}')
     assert (misfit.returncode, misfit.stderr) == (5, "error: email: Expected `str`, got `int`\n")
+    misspelt = run("command", "send", "clishop:make", "AddUser", '{"user": "user-1", "email": "a", "vp": true}')
+    assert misspelt.returncode == 2
+    assert misspelt.stderr == "error: AddUser has no field 'vp'\nhint: Its fields: user, email, vip\n"
     unknown = run("command", "send", "clishop:make", "DropUser", "{}")
     assert (unknown.returncode, "AddUser" in unknown.stderr) == (2, True)
 
@@ -103,6 +106,7 @@ def test_the_commands_are_listed(run):
     [
         ("clishop", "does not name an app"),
         ("nowhere:app", "cannot be imported: ModuleNotFoundError"),
+        ("clishop.py:make", "clishop.py is a file\nhint: Name the module: clishop:make"),
         ("clishop:none", "has no none"),
         ("clishop:nothing", "is no millstream.App"),
         ("json:loads", "makes no millstream.App: loads() missing 1 required positional argument"),

@@ -44,7 +44,10 @@ def test_a_database_is_captured_shown_read_again_and_let_go(run, shop, tmp_path)
     assert not shop.execute("select 1 from sqlite_master where name like '%millstream%'").fetchall()
     again = run("cdc", "run", "log.db", "sqlite:///shop.sqlite", "--once", "--prefix", "shop/")
     assert again.returncode == 1
-    assert "resync" in again.stderr
+    assert "--resync" in again.stderr
+    assert "resync=" not in again.stderr
+    path = run("cdc", "run", "log.db", "shop.sqlite", "--once")
+    assert (path.returncode, path.stderr.splitlines()[0]) == (2, "error: 'shop.sqlite' is no URL of a database")
 
 
 def test_a_running_capture_ends_well_at_ctrl_c(start, shop, tmp_path):
@@ -127,3 +130,10 @@ def test_what_differs_from_the_source_is_named_and_mended(run, shop, tmp_path):
     assert "users missing: id=1" in found.stderr
     assert run("cdc", "verify", "log.db", "sqlite:///shop.sqlite", "--repair").returncode == 0
     assert answers(run("cdc", "verify", "log.db", "sqlite:///shop.sqlite"))[0]["differ"] == 0
+
+
+def test_a_database_that_can_be_captured_as_it_is_is_told_so(run, shop):
+    shop.execute("pragma journal_mode = wal")
+    done = run("cdc", "check", "sqlite:///shop.sqlite")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == "nothing stands in the way of a capture\n"

@@ -140,3 +140,23 @@ def test_compact_merges_what_is_small_and_changes_nothing_that_is_read(invoke, t
     assert invoke("compact", path, "nothing").exit_code == 3
     assert invoke("compact", "nothing.db").exit_code == 3
     assert not os.path.exists("nothing.db")
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.ndjson.gz", "OUT.CSV"])
+def test_a_file_whose_name_promises_another_format_is_not_written(invoke, shop, tmp_path, name):
+    refused = invoke("export", shop, name)
+    assert refused.exit_code == 2
+    assert not (tmp_path / name).exists()
+    with ms.open(shop) as log, pytest.raises(ms.UsageError, match="would"):
+        log.export(tmp_path / name)
+    # Who says so gets it.
+    assert record(invoke("export", shop, name, "--format", "ndjson"))["count"] == 5
+
+
+def test_a_log_that_was_copied_by_its_file_alone_is_told_to_be_backed_up(invoke, tmp_path):
+    with ms.open(str(tmp_path / "open.db")) as log:
+        log.append("s", ms.Plain("T", {}))
+        (tmp_path / "copied.db").write_bytes((tmp_path / "open.db").read_bytes())
+        told = invoke("read", "copied.db")
+    assert told.stderr.startswith("error: copied.db is not a Millstream log\nhint: ")
+    assert "copy with log.backup()" in told.stderr

@@ -180,3 +180,20 @@ def most_memory(pid: int) -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return 0  # it has just ended
+
+
+def test_sql_sees_the_types_of_classes_that_are_imported(run, tmp_path):
+    (tmp_path / "clitills.py").write_text(
+        "from decimal import Decimal\nimport millstream as ms\n\n"
+        "class Paid(ms.Event, type='CliSqlPaid'):\n    amount: Decimal\n"
+    )
+    with ms.open(str(tmp_path / "tills.db")) as log:
+        log.append("till", [ms.Plain("CliSqlPaid", {"amount": "1.50"}), ms.Plain("CliSqlPaid", {"amount": "2"})])
+    asked = ("sql", "tills.db", "select sum(amount) as total from till")
+    plain = run(*asked)
+    assert plain.returncode == 2
+    assert "Candidate" not in plain.stderr
+    assert "amount::decimal(18, 2)" in plain.stderr
+    assert json.loads(run(*asked, "--import", "clitills").stdout) == {"total": "3.50"}
+    missing = run(*asked, "--import", "nowhere")
+    assert (missing.returncode, missing.stderr.splitlines()[0]) == (2, "error: there is no module nowhere")

@@ -353,6 +353,7 @@ def deposit_at_most(account: Account):
         (deposit_later, "coroutine"),
         (deposit_at_most, "generator"),
         (lambda account: Deposited(amount=Decimal(1)), "recorded nothing"),
+        (lambda account: account.deposit, "its method 'deposit' uncalled"),
     ],
 )
 def test_a_change_that_would_come_to_nothing_is_refused(log, accounts, change, error):

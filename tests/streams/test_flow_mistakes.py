@@ -99,3 +99,17 @@ def test_flows_are_waited_for_by_receipt_and_duration() -> None:
         assert running.wait(receipt, timeout="10s")
         assert running.pause(timeout="10s")
         assert running.resume(timeout="10s")
+
+
+def test_names_that_are_no_texts_are_refused_at_once(clicks: Flow) -> None:
+    class Clicked(ms.Event, type="MistakenClick"):
+        user: int
+
+    for end in (lambda: clicks.to("out", type=Clicked), lambda: clicks.late_to("late", type=Clicked)):  # type: ignore[arg-type]
+        with pytest.raises(ms.InvalidEvent) as raised:
+            end()
+        assert raised.value.hint == "Give its name: 'MistakenClick'"
+    with pytest.raises(ms.UsageError, match="is no name of a column"):
+        ms.stream("clicks", time=pl.col("ts"))  # type: ignore[arg-type]
+    with pytest.raises(ms.UsageError, match="on= takes the names of columns"):
+        clicks.join(ms.stream("shown", time="ts"), on=pl.col("user"), back="1m")  # type: ignore[arg-type]

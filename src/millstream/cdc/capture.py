@@ -130,9 +130,11 @@ def _source(url: str, options: Options) -> Source:
             except ImportError as error:
                 raise MissingExtra("mysql", "PyMySQL") from error
             return MySQLSource(url, options)
-        case scheme:
+        case _:
+            kind, colon, _ = url.partition(":")  # what follows may hold a password
+            other = colon and kind != "sqlite"
             raise UsageError(
-                f"databases of kind {scheme.partition(':')[0]!r} cannot be captured",
+                f"databases of kind {kind!r} cannot be captured" if other else f"{url!r:.80} is no URL of a database",
                 hint="Write postgresql://user@host/shop, mysql://user@host/shop, or sqlite:///shop.sqlite",
             )
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
+import msgspec
 import typer
 
 from ..errors import UsageError
@@ -47,6 +48,8 @@ def named(place: str, what: str) -> Any:
     try:
         found: Any = import_module(module)
     except Exception as error:
+        if module.endswith(".py") and isinstance(error, ModuleNotFoundError):
+            raise UsageError(f"{module} is a file", hint=f"Name the module: {module[:-3]}:{path}") from error
         said = f"{type(error).__name__}: {error}"
         raise UsageError(f"{module} cannot be imported: {said}", hint="--debug shows where that arose") from error
     for name in path.split("."):
@@ -162,16 +165,28 @@ def send(
     """
     loaded = load(app)
     text = sys.stdin.read() if data is None else data
-    receipt = loaded.execute(loaded.parse(name, text), id=id, correlation=correlation)
+    command = loaded.parse(name, text)
+    _check_known(command, text)
+    receipt = loaded.execute(command, id=id, correlation=correlation)
     write_record(
         {
-            "events": receipt.count,
+            "count": receipt.count,
             "position": receipt.position,
             "stream": receipt.stream,
             "version": receipt.version,
         },
         chosen(output),
     )
+
+
+def _check_known(command: Any, text: str) -> None:
+    """Refuse a field that the command does not have: one that may be left out would be passed over, misspelt."""
+    names = [field.encode_name for field in msgspec.structs.fields(type(command))]
+    for name in msgspec.json.decode(text):
+        if name not in names:
+            raise UsageError(
+                f"{type(command).__name__} has no field {name!r:.60}", hint=f"Its fields: {', '.join(names) or 'none'}"
+            )
 
 
 def ls(app: AppName, output: OutputFormat = None) -> None:

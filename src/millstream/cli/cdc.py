@@ -54,6 +54,8 @@ def check(source: _Source, table: _Tables = None, output: OutputFormat = None) -
 
     findings = health.check(_capture(source, table))
     write_rows(findings, ("level", "about", "mend"), chosen(output))
+    if not findings:
+        note("nothing stands in the way of a capture")
     if any(finding.level == "error" for finding in findings):
         raise typer.Exit(1)
 
@@ -167,7 +169,9 @@ def doctor(
     source: _Source,
     table: _Tables = None,
     name: _Name = None,
-    seconds: Annotated[float, typer.Option("--seconds", help="How long to watch how fast the source grows.")] = 2.0,
+    seconds: Annotated[
+        float, typer.Option("--seconds", metavar="SECONDS", help="How long to watch how fast the source grows.")
+    ] = 2.0,
     room: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option("--room", metavar="BYTES", help="What the source's disk has left.", show_default=False),

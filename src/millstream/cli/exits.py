@@ -47,8 +47,15 @@ def tell_error(error: MillstreamError) -> int:
     hint = _HINTS.get(error.code, error.hint)
     if error.code == "not-found" and "list the streams" in hint.lower():
         hint = _HINTS["stream-not-found"]
-    tell(error.message, hint)
+    tell(error.message, _as_options(hint))
     return error.exit_code
+
+
+def _as_options(hint: str) -> str:
+    """A hint that names arguments of a capture, as it is said at a terminal."""
+    for said, option in (("resync=True", "--resync"), ("prefix='shop/'", "--prefix shop/"), ("prefix=", "--prefix")):
+        hint = hint.replace(said, option)
+    return hint
 
 
 def silence_output() -> None:

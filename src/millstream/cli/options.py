@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from ..errors import NotFound, StreamNotFound, UsageError
+from ..time import seconds
 from .output import Output
 
 if TYPE_CHECKING:
@@ -52,6 +55,17 @@ RangeText = Annotated[
 Types = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--type", "-t", metavar="TYPE", help="Only events of this type. Repeatable.", show_default=False),
+]
+
+Modules = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--import",
+        "-i",
+        metavar="MODULE",
+        help="A module that defines event classes and upcasters. Repeatable.",
+        show_default=False,
+    ),
 ]
 
 Tags = Annotated[
@@ -173,3 +187,42 @@ def _check(path: str, *, must_exist: bool = True) -> None:
 
 def _file(path: str) -> str:
     return path.removeprefix("sqlite:///")
+
+
+def limit_of(text: str) -> float:
+    """A time limit in seconds, given as a number of them or as a duration.
+
+    Raises:
+        InvalidTime: It is neither.
+    """
+    try:
+        limit = float(text)
+    except ValueError:
+        return seconds(text)
+    return limit if limit >= 0 else seconds(text)  # also refuses what is not a number
+
+
+def import_modules(names: list[str] | None) -> None:
+    """Import the modules that define classes of events; the current folder is looked in, too.
+
+    Raises:
+        UsageError: One cannot be imported.
+    """
+    for name in names or []:
+        _import(name)
+
+
+def _import(name: str) -> None:
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise UsageError(f"module {name} needs {error.name}, which is not there", hint="Install it") from error
+        raise UsageError(
+            f"there is no module {name}", hint="Give a name such as shop.events, in the folder where it is found"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{name!r:.80} cannot be imported: {error}", hint="Give a name such as shop.events") from error

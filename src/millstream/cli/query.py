@@ -11,7 +11,7 @@ from ..conversion import ready
 from ..errors import UsageError
 from ..log.positions import Position, parse_place
 from .apps import AppName, opened
-from .options import OutputFormat
+from .options import OutputFormat, limit_of
 from .output import Output, chosen, write_record, write_rows
 
 
@@ -30,7 +30,9 @@ def query(
         ),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Then each change, until Ctrl-C.")] = False,
-    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="The longest wait.")] = 10.0,
+    timeout: Annotated[
+        str, typer.Option("--timeout", metavar="DURATION", help="The longest wait, such as 30s or 5m.")
+    ] = "10s",
     output: OutputFormat = None,
 ) -> None:
     """Answer a query of an app from its read models.
@@ -42,12 +44,13 @@ def query(
       $ millstream query shop:app GetOrder order=order-1
       $ millstream query shop:app GetOrder order=order-1 --at 2
     """
+    limit = limit_of(timeout)
     with opened(app) as found:
         asked = _made(found.queries(), name, fields or [])
         if at is None:
             found.fill()  # nothing here keeps what is in memory
         if follow:
-            for answer in found.subscribe(asked, timeout=timeout):
+            for answer in found.subscribe(asked, timeout=limit):
                 _write(answer, chosen(output))
             return
         moment: Any = None
@@ -55,7 +58,7 @@ def query(
             place = parse_place(at)
             # A place is just before an event, and the past takes in what stands there.
             moment = Position(place.resolve(found.log) - (place.position is None))
-        _write(found.query(asked, fresh=fresh, timeout=timeout, at=moment), chosen(output))
+        _write(found.query(asked, fresh=fresh, timeout=limit, at=moment), chosen(output))
 
 
 def _made(classes: list[type[Any]], name: str, fields: list[str]) -> Any:

@@ -25,7 +25,7 @@ def restore(
     target: Annotated[str, typer.Argument(metavar="TO", help="The new log.", show_default=False)],
     until: Annotated[
         Optional[str],  # noqa: UP045 - read at run time
-        typer.Option("--until", metavar="PLACE", help="Only what lies before it; see below.", show_default=False),
+        typer.Option("--until", metavar="PLACE", help="Only what lies before it; see above.", show_default=False),
     ] = None,
     verify: Verify = False,
     output: OutputFormat = None,

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from importlib import import_module
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from ..errors import UsageError
-from .options import KeysFile, LogPath, OutputFormat, open_to_read
+from .options import KeysFile, LogPath, Modules, OutputFormat, import_modules, open_to_read
 from .output import chosen, note, write_rows
 from .progress import walking
 
@@ -19,16 +15,7 @@ _FIELDS = ("type", "schema", "count", "ok", "failed", "position", "reason")
 
 def check(
     log: LogPath,
-    modules: Annotated[
-        Optional[list[str]],  # noqa: UP045 - read at run time
-        typer.Option(
-            "--import",
-            "-i",
-            metavar="MODULE",
-            help="A module that defines event classes and upcasters. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
+    modules: Modules = None,
     strict: Annotated[bool, typer.Option("--strict", help="A type without a class is a failure, too.")] = False,
     keys: KeysFile = None,
     output: OutputFormat = None,
@@ -46,8 +33,7 @@ def check(
       $ millstream schema check shop.db
       $ millstream schema check shop.db --output json
     """
-    for name in modules or []:
-        _import(name)
+    import_modules(modules)
     from ..log.check import check_schema
 
     with open_to_read(log, keys=keys) as source, walking("reading") as progress:
@@ -69,19 +55,3 @@ def check(
     if failed:
         note(f"{len(failed)} of {len(found)} types and schemas cannot be read as they are.")
         raise typer.Exit(1)
-
-
-def _import(name: str) -> None:
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise UsageError(f"module {name} needs {error.name}, which is not there", hint="Install it") from error
-        raise UsageError(
-            f"there is no module {name}", hint="Give a name such as shop.events, in the folder where it is found"
-        ) from error
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"{name!r:.80} cannot be imported: {error}", hint="Give a name such as shop.events") from error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from .options import KeysFile, LogPath, OutputFormat, open_to_read
+from .options import KeysFile, LogPath, Modules, OutputFormat, import_modules, open_to_read
 from .output import chosen, write_rows
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def sql(
         Optional[int],  # noqa: UP045 - read at run time
         typer.Option("--limit", "-n", metavar="N", min=0, help="At most so many rows. Default: all, or 50 in a table."),
     ] = None,
+    modules: Modules = None,
     keys: KeysFile = None,
     output: OutputFormat = None,
 ) -> None:
@@ -35,6 +36,8 @@ def sql(
     letters, digits and _). It has a column for each field of its events, and
     _position, _stream, _version, _type and _time; a category is a table, too:
     "account-*". The log's own tables, such as read models, go by their names.
+    Decimals, times and the like of events are text where their class is not
+    known: cast them, or name the module that has it, as in --import shop.events.
     Needs DuckDB: pip install 'millstream\\[sql]'.
 
     \bExamples:
@@ -44,6 +47,7 @@ def sql(
     """
     if query == "-":
         query = sys.stdin.read()
+    import_modules(modules)
     with open_to_read(log, keys=keys) as source:
         frame = source.sql(query)
     more = "See more with --limit or --output ndjson."

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from ..errors import UsageError
-from ..time import seconds
-from .options import KeysFile, LogPath, OutputFormat, Pattern, Types, check_stream, open_to_read
+from .options import KeysFile, LogPath, OutputFormat, Pattern, Types, check_stream, limit_of, open_to_read
 from .output import Output, chosen, flush, write_rows, writer
 from .read import FIELDS
 
@@ -71,7 +70,7 @@ def tail(
         raise UsageError("--timeout is for --follow", hint="Add --follow, or leave it out")
     if follow and form is Output.JSON:
         raise UsageError("a JSON array has an end, following has none", hint="Use --output ndjson")
-    limit = seconds(timeout)
+    limit = None if timeout is None else limit_of(timeout)
     place = parse_place(start) if start is not None else None
     with open_to_read(log, keys=keys) as source:
         if not follow:

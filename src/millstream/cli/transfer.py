@@ -87,9 +87,11 @@ def export(
     """
     from ..log.files import whole, written
     from ..log.positions import Range, parse_range
-    from ..log.transfer import export_ndjson, export_parquet
+    from ..log.transfer import check_export, export_ndjson, export_parquet
 
     form = format or _format_of(file)
+    if format is None and form is Format.NDJSON:
+        check_export(file)
     wanted = parse_range(range) if range is not None else Range()
     with open_to_read(log, keys=keys) as source:
         check_stream(source, stream)

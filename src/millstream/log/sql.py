@@ -40,7 +40,11 @@ def sql(log: Reader, query: str) -> pl.DataFrame:
             raise InvalidQuery(f"two columns are named {twice!r}", hint="Give one of them another name: … AS other")
         return pl.DataFrame(found)
     except duckdb.Error as error:
-        raise InvalidQuery(str(error), hint="The query is in DuckDB's dialect of SQL") from error
+        said, candidates, _ = str(error).partition("Candidate functions:")
+        hint = "The query is in DuckDB's dialect of SQL"
+        if candidates and "VARCHAR" in said:
+            hint = "Cast text, as in amount::decimal(18, 2): decimals and times of events without a class here are text"
+        raise InvalidQuery(said.strip(), hint=hint) from error
     finally:
         connection.close()
 

@@ -100,7 +100,9 @@ def check_label(text: object, what: str) -> str:
         reason = "it is empty" if not text else _bad_text(text)
     if reason is not None:
         article = "an" if what[0] in "aeiou" else "a"
-        raise InvalidEvent(f"{text!r:.80} is not {article} {what}: {reason}", hint="Use a short printable text")
+        name = getattr(text, "__event_type__", None)  # a class of events
+        hint = f"Give its name: {name!r}" if isinstance(name, str) else "Use a short printable text"
+        raise InvalidEvent(f"{text!r:.80} is not {article} {what}: {reason}", hint=hint)
     return text  # type: ignore[return-value]
 
 

@@ -130,6 +130,21 @@ def _frame_data(run: Run) -> Callable[[int], msgspec.Raw]:
     return data
 
 
+def check_export(path: str) -> None:
+    """Refuse a file whose name says that it holds something else than NDJSON.
+
+    Raises:
+        UsageError: It ends as those of another format do.
+    """
+    ending = os.path.splitext(path)[1].lower()
+    if ending in (".gz", ".zst", ".bz2", ".xz", ".zip"):
+        raise UsageError(f"{path} would not be packed", hint="Export to a .ndjson file, and pack that")
+    if ending in (".csv", ".tsv", ".xlsx", ".arrow", ".feather", ".avro"):
+        raise UsageError(
+            f"{path} would hold NDJSON", hint="Name it .ndjson or .parquet; for others, write a frame: log.scan(stream)"
+        )
+
+
 def export_ndjson(
     log: Log,
     out: IO[bytes],
@@ -346,6 +361,7 @@ def export_file(log: Log, path: str | os.PathLike[str], stream: str | None, *, t
         if stream is None:
             raise UsageError("Parquet holds one stream", hint="Name the stream, or export to a .ndjson file")
         return export_parquet(log, path, stream, types=types)
+    check_export(path)
     with written(path), whole(path) as partial, open(partial, "wb") as out:
         return export_ndjson(log, out, stream, types=types)
 

@@ -130,6 +130,11 @@ class AggregateModel(Model[Any]):
                 f"the change of {self.name} {root.id!r} is a coroutine or a generator, which does nothing by itself",
                 hint="Write it with a plain def, without yield",
             )
+        if inspect.ismethod(decided) and decided.__self__ is root and not root._pending:
+            raise UsageError(
+                f"the change of {self.name} {root.id!r} gave its method {decided.__name__!r} uncalled",
+                hint=f"Call it: lambda it: it.{decided.__name__}()",
+            )
         if isinstance(decided, Event | Plain | Draft) and not root._pending:
             raise UsageError(
                 f"the change of {self.name} {root.id!r} gave {decided!r:.60}, and recorded nothing",

@@ -14,7 +14,7 @@ import polars as pl
 
 from ..errors import UsageError
 from ..log.reading import Types, type_names
-from ..log.staging import check_stream
+from ..log.staging import check_label, check_stream
 from ..time import Duration, span_micros
 from .alerts import Alert
 from .asking import Asking
@@ -184,6 +184,7 @@ class Flow(msgspec.Struct, Functions, Choosing, Joining, Ending, Asking, Operati
         """
         if self._reads(check_stream(stream)):
             raise FlowError(f"the flow would read what it writes to {stream!r}", hint="Let it write to another stream")
+        check_label(type, "type name")
         return msgspec.structs.replace(self, sink=Sink(stream, type, name or f"{stream}/{type}"))
 
     def late_to(self, stream: str, *, type: str = "Late") -> Flow:
@@ -194,7 +195,7 @@ class Flow(msgspec.Struct, Functions, Choosing, Joining, Ending, Asking, Operati
         """
         if self._reads(check_stream(stream)):
             raise FlowError(f"the flow would read the late rows it writes to {stream!r}", hint="Use another stream")
-        return msgspec.structs.replace(self, late=(stream, type))
+        return msgspec.structs.replace(self, late=(stream, check_label(type, "type name")))
 
     def _reads(self, stream: str) -> bool:
         """Whether a stream is the source, or in the category that is."""
@@ -257,6 +258,8 @@ def stream(
     """
     if idle is not None and span_micros("idle=", idle) == 0:
         raise UsageError("a source that is silent at once", hint="Give idle= a duration such as '1m'")
+    if time is not None and not isinstance(time, str):
+        raise UsageError(f"time={time!r:.60} is no name of a column", hint="Write time='ts'")
     if not isinstance(name, str) or name != "*":
         check_stream(name.removesuffix("*") if isinstance(name, str) else name)
     return Flow(

@@ -221,6 +221,8 @@ def _keys(on: str | Sequence[str]) -> tuple[str, ...]:
             hint="Name them as this flow does: on='customer'. A table's key may be called otherwise; of a flow, rename"
             " it first: other.with_columns(customer=pl.col('id'))",
         )
+    if isinstance(on, pl.Expr):
+        raise UsageError(f"on= takes the names of columns, and got {on!r:.60}", hint="Write on='user'")
     return (on,) if isinstance(on, str) else tuple(on)
 
 

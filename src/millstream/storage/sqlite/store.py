@@ -749,7 +749,7 @@ def check_format(connection: sqlite3.Connection, path: str, *, empty_will_do: bo
             return
         # Another process may have made the log between the two looks: once its tables are seen, so is its mark.
         if not _is_ours(connection):
-            raise NotALog(path)
+            raise NotALog(path, empty=not _has_tables(connection))
     found = connection.execute("pragma user_version").fetchone()[0]
     if found > FORMAT:
         raise NewerFormat(path, found, FORMAT)
