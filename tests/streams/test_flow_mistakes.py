@@ -113,3 +113,10 @@ def test_names_that_are_no_texts_are_refused_at_once(clicks: Flow) -> None:
         ms.stream("clicks", time=pl.col("ts"))  # type: ignore[arg-type]
     with pytest.raises(ms.UsageError, match="on= takes the names of columns"):
         clicks.join(ms.stream("shown", time="ts"), on=pl.col("user"), back="1m")  # type: ignore[arg-type]
+
+
+def test_a_flow_is_shown_on_one_line(clicks: Flow) -> None:
+    counts = clicks.group_by("user").window(ms.tumbling("5m")).agg(n=pl.len()).alert(pl.col("n") > 1)
+    assert repr(counts.to("alerts", type="A")) == "<Flow clicks → tumbling 5m → alert → to alerts: A>"
+    both = clicks.merge(ms.stream("web")).select("user")
+    assert repr(both.join(clicks, on="user", back="1m")) == "<Flow join inner (merge (clicks; web) → select; clicks)>"

@@ -6,7 +6,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import polars as pl
@@ -37,6 +37,9 @@ from .trailing import SlidingWindows
 from .tree import Source
 from .windowjoin import WindowJoin
 from .windows import Hopping, PaneWindows
+
+if TYPE_CHECKING:
+    from .flow import Flow
 
 _UNITS = (("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1))
 
@@ -141,6 +144,17 @@ def words(part: object) -> Words:
         case CalendarWindows():
             return Words(f"calendar {part.window.every}", (part.window.zone, *_by(part.keys), _aggregates(part)))
     return _of_rows(part)
+
+
+def in_short(flow: Flow) -> str:
+    """A flow on one line: where its rows come from, what is made of them, and where they go."""
+    steps = [words(flow.source).title]
+    if not isinstance(flow.source, Source):
+        steps[0] += f" ({'; '.join(map(in_short, flow.source.inputs))})"
+    steps += [words(stage).title for stage in flow.stages]
+    if flow.sink is not None:
+        steps.append(end(flow.sink))
+    return " → ".join(steps)
 
 
 def exactly(part: object) -> Words:

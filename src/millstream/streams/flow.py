@@ -81,6 +81,11 @@ class Flow(msgspec.Struct, Functions, Choosing, Joining, Ending, Asking, Operati
     late: tuple[str, str] | None = None
     """Stream and type for rows that come late."""
 
+    def __repr__(self) -> str:
+        from .describing import in_short
+
+        return f"<Flow {in_short(self)}>"
+
     # --- shaping --------------------------------------------------------------------------------------
 
     def filter(self, condition: pl.Expr, *more: pl.Expr) -> Flow:
