@@ -67,6 +67,7 @@ MORE: dict[str, Flow] = {
     ),
     "entering": events.group_by("user").window(tumbling("1m")).agg(n=pl.len()).alert(pl.col("n") > 3, on="enter"),
     "latest": events.latest("user"),
+    "latest of windows": events.group_by("kind", "user").window(tumbling("1m")).agg(n=pl.len()).latest("user"),
     "two sources": events.merge(views.select("user", "ts", "amount"))
     .group_by("user")
     .window(tumbling("2m"))

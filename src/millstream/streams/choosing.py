@@ -89,7 +89,8 @@ class Choosing:
         Rows come out at once, as they stand in the log: one whose time is before that of a row of its key that has
         come earlier is left out, and of one time the last of the log counts. So who puts each row in the place of
         the one before it has the newest of each key at any moment. No row is late, but for those without a time. Null
-        is a key. The time of each key is kept for good.
+        is a key. The time of each key is kept for good. Behind a window or pattern, rows of one time go on in the order
+        of these keys.
 
         Args:
             keys: The columns by which rows are of one thing, such as an id.
@@ -105,7 +106,7 @@ class Choosing:
         if not keys or not all(isinstance(key, str) for key in keys):
             raise UsageError("latest takes the names of columns", hint="Write latest('id')")
         check_names(keys, ())
-        return self._with(Latest(keys, self._order == "settled"), keys=keys)
+        return self._with(Latest(keys, self._order != "log"), keys=keys)
 
     def top(self, rows: int, *, by: str, descending: bool = True, per: str | Sequence[str] = ()) -> Flow:
         """Of each window the rows with the greatest values of a column, best first (ties by key, nulls last).

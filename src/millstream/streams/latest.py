@@ -18,8 +18,8 @@ class Latest(msgspec.Struct, frozen=True, eq=False):
     """The operator of ``latest``. Kept is the time of the newest row of each key."""
 
     keys: tuple[str, ...]
-    settled: bool
-    """Whether rows come in order of time from batch to batch only."""
+    ordered: bool
+    """Whether rows come in order of time, and so go on in that of time and key; else in that of the log."""
 
     keeps: ClassVar[bool] = True
 
@@ -52,7 +52,7 @@ class Latest(msgspec.Struct, frozen=True, eq=False):
         # What has no time is neither old nor new. What is late by the watermark may well be the newest of its key.
         late = rows.filter(pl.col(AT).is_null())
         rows = rows.filter(pl.col(AT).is_not_null())
-        if self.settled:
+        if self.ordered:
             rows = ordered(rows)
         rows = rows.with_columns(pl.col(AT).cum_max().shift(1).over(keys).alias(_NEWEST))
         known = held_of(parts, rows, keys)
