@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ import psycopg
 import pytest
 
 import millstream as ms
+from millstream.storage.duckdb.database import open_database as open_duck
 
 
 class Poured(ms.Event, type="PlacePoured"):
@@ -310,3 +313,22 @@ def test_read_models_of_one_duckdb_file_are_shown_together_whichever_versions_an
 def test_a_url_of_nothing_that_keeps_read_models_is_refused() -> None:
     with ms.open() as log, pytest.raises(ms.UsageError, match="no place for a read model"):
         ms.App(log, projections=[Glasses.into("mysql://root@localhost/shop")])
+
+
+def test_a_duckdb_file_is_opened_while_another_thread_closes_it_last(tmp_path: Path) -> None:
+    failed: list[BaseException] = []
+
+    def come_and_go() -> None:
+        try:
+            for _ in range(40):
+                with closing(open_duck(str(tmp_path / "read.duckdb"))) as db:
+                    db.execute("select 1")
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed

@@ -37,6 +37,8 @@ _CONTROL = re.compile(r"\s*(begin|start|commit|rollback|abort|end)\b", re.IGNORE
 _writing: dict[str, threading.RLock] = {}
 """One writer of a file at a time, in the one process that may have it open: else one of two would be refused."""
 _mutex = threading.Lock()
+_doors = threading.Lock()
+"""Who opens or closes a file: what is opened while the last one closes it would be another database, and in the way."""
 
 
 class DuckDatabase(Database):
@@ -159,7 +161,8 @@ class DuckDatabase(Database):
             pass  # it was over already
 
     def close(self) -> None:
-        self.connection.close()
+        with _doors:
+            self.connection.close()
 
     def _faults(self) -> AbstractContextManager[None]:
         return translated(self.path)
@@ -203,7 +206,8 @@ def open_database(path: str, *, beside: Sequence[str] = ()) -> DuckDatabase:
     """
     duckdb = _driver()
     try:
-        connection = duckdb.connect(path)
+        with _doors:
+            connection = duckdb.connect(path)
         connection.execute("set timezone = 'UTC'")
         if beside:
             names = [_attached(connection, each) for each in beside]
