@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 import pytest
 from referee import START, play
 
 import millstream as ms
 from millstream.errors import InvalidStreamName, UsageError
-from millstream.streams import FlowError, UnsupportedExpression, sliding, stream, tumbling
+from millstream.streams import FlowError, UnsupportedExpression, session, sliding, stream, tumbling
 
 source = stream("clicks", time="ts")
 x, y = pl.col("x"), pl.col("y")
@@ -144,6 +146,28 @@ def test_text_has_no_sum() -> None:
     rows = pl.DataFrame({"ts": [START], "x": ["a"]})
     with pytest.raises(UnsupportedExpression, match="have no sum"):
         play(source.window(tumbling("1m")).agg(v=x.sum()), rows)
+
+
+@pytest.mark.parametrize(
+    "window", [tumbling("1m"), session("1m"), sliding("1m")], ids=["tumbling", "session", "sliding"]
+)
+@pytest.mark.parametrize("value", [[1], {"a": 1}], ids=["a list", "a struct"])
+def test_lists_and_structs_have_no_greatest_one(window: Any, value: Any) -> None:
+    rows = pl.DataFrame({"ts": [START], "x": [value]})
+    with pytest.raises(UnsupportedExpression, match="have no order"):
+        play(source.window(window).agg(most=x.max()), rows)
+
+
+def test_a_time_that_python_does_not_have_is_told_where_rows_become_dicts() -> None:
+    far = pl.Series("far", [300_000_000_000_000_000]).cast(pl.Datetime("us", "UTC"))
+    rows = pl.DataFrame({"ts": [START], "x": [1], "far": far})
+    ones = {"n": pl.Int64}
+    for flow in (
+        source.map_rows(lambda row: {"n": 1}, schema=ones),
+        source.group_by("x").fold(lambda state, row: {"n": 1}, start={"n": 0}, schema=ones),
+    ):
+        with pytest.raises(FlowError, match="a value that Python does not have"):
+            play(flow, rows)
 
 
 def test_select_keeps_time_and_order_though_their_columns_are_gone() -> None:

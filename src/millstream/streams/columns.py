@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ..errors import UsageError
-from .errors import MissingColumn
+from .errors import FlowError, MissingColumn
 from .instants import usual_instants
 
 AT = "__at"
@@ -146,7 +146,22 @@ def by_time_and_key(frame: pl.DataFrame) -> pl.DataFrame:
 def shown(frame: pl.DataFrame, asked: Sequence[str] | None) -> Iterator[dict[str, Any]]:
     """The rows as dicts, with the columns that are asked for; None for all of the user's."""
     columns = frame.select(asked if asked is not None else visible(frame))
-    return columns.iter_rows(named=True) if columns.width else ({} for _ in range(frame.height))
+    return dicts(columns) if columns.width else ({} for _ in range(frame.height))
+
+
+def dicts(frame: pl.DataFrame) -> Iterator[dict[str, Any]]:
+    """The rows as dicts.
+
+    Raises:
+        FlowError: A value is none that Python has, such as a time after the year 9999.
+    """
+    try:
+        yield from frame.iter_rows(named=True)
+    except (OverflowError, ValueError) as error:
+        raise FlowError(
+            f"a row holds a value that Python does not have: {error}",
+            hint="Filter such rows out before, or leave the column out with select(...)",
+        ) from error
 
 
 def need(names: Iterable[str], columns: list[str], where: str, shown: list[str] | None = None) -> None:

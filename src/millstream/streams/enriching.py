@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import polars as pl
 
 from ..errors import Rejected
-from .columns import SEQUENCE
+from .columns import SEQUENCE, dicts
 from .errors import FlowError
 from .shaping import Mapped, named
 
@@ -106,7 +106,7 @@ class Enriched(Mapped, frozen=True, eq=False):
     async def _ask_all(self, shown: pl.DataFrame) -> list[Answer]:
         found: list[Answer | None] = [None] * shown.height
         waiting: dict[Any, asyncio.Future[Answer]] = {}
-        rows = enumerate(shown.iter_rows(named=True))
+        rows = enumerate(dicts(shown))
         failed = asyncio.Event()
         askers = [self._ask_some(rows, found, waiting, failed) for _ in range(min(self.concurrency, shown.height))]
         async with asyncio.TaskGroup() as group:

@@ -51,6 +51,14 @@ class Partial(msgspec.Struct, frozen=True, eq=False):
             return pl.struct(number.count().cast(pl.Int64).alias("n"), mean.alias("mean"), away.alias("away")).alias(
                 self.name
             )
+        if any(dtype.is_nested() for dtype in schema.values()) and type_of(value, schema).is_nested():
+            # Polars says null of them, whatever they are.
+            raise UnsupportedExpression(
+                f"{value}.{self.kind}()",
+                "agg",
+                "lists and structs have no order",
+                hint="Take a part of it, or its length",
+            )
         return (value.min() if self.kind == "min" else value.max()).alias(self.name)
 
     @property

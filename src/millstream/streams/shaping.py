@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from .columns import ENVELOPE, GONE, SEQUENCE, hidden, is_hidden, names_of, need, visible
+from .columns import ENVELOPE, GONE, SEQUENCE, dicts, hidden, is_hidden, names_of, need, visible
 from .errors import FlowError
 from .expressions import apply
 
@@ -133,7 +133,7 @@ class Mapped(msgspec.Struct, frozen=True, eq=False):
         names = list(self.types)
         values: list[tuple[Any, ...]] = []
         problems: list[str | None] = []
-        for index, row in enumerate(shown.iter_rows(named=True)):
+        for index, row in enumerate(dicts(shown)):
             try:
                 values.append(named(self.function(row), names))
                 problems.append(None)
