@@ -94,7 +94,7 @@ class Earlier:
             since, events = self._aggregates.recorded(aggregate)
             if events:
                 self._recorded.setdefault(stream, (since, []))[1].extend(events)
-            self._loaded[cls, stream] = self._aggregates.copy(aggregate)
+            self._loaded[cls, stream] = aggregate  # its handler has ended; whoever loads it next gets a copy
         self._others.update(append.stream for append in extra)
         for run in (run for append in appends for run in append.runs):
             self._by_type.setdefault(run.type, run)
