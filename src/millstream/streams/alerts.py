@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import ClassVar
 
 import msgspec
@@ -16,7 +15,6 @@ from .state import Batch, Kept, OperatorState, Parts, Step, concat
 
 _LAST = "__last"
 _FEW = 1_024
-_height = attrgetter("height")
 
 
 class Alert(msgspec.Struct, frozen=True, eq=False):
@@ -78,7 +76,7 @@ class Alert(msgspec.Struct, frozen=True, eq=False):
             hot = hot.with_columns(pl.when(~begins(keys)).then(pl.col(AT).shift(1)).alias(_LAST))
         if parts.items:
             # To look for the keys of these rows alone is worth it only among many.
-            few = all(part.lane is None for part in parts.items) and sum(map(_height, parts.items)) <= _FEW
+            few = all(part.lane is None for part in parts.items) and parts.rows <= _FEW
             held = [part.frame for part in parts.items] if few else among(parts, hot, keys)
             known = self._merge(concat(held), keys)
             if keys:
