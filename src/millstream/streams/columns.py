@@ -119,19 +119,27 @@ def order_of(*numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
 
     Rows that are equal in all of them stay in their order. None where they lie too far apart for this way.
     """
+    found = packed_order(*numbers)
+    return found[0] if found is not None else None
+
+
+def packed_order(
+    *numbers: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64], list[int]] | None:
+    """The same, with the numbers in that order, above their least and packed into one; and how many bits each has."""
     rows = len(numbers[0])
     lows = [int(each.min()) if rows else 0 for each in numbers]
     widths = [(int(each.max()) - low).bit_length() if rows else 0 for each, low in zip(numbers, lows, strict=True)]
-    beside = rows.bit_length()
-    if sum(widths) + beside > 63:
+    beside = max(rows - 1, 0).bit_length()
+    if sum(widths) + beside > 64:
         return None
     # With its place as its last bits each number is one of a kind: to sort them takes half of what places take.
-    packed = np.zeros(rows, np.int64)
-    for each, low, width in zip(numbers, lows, widths, strict=True):
-        packed = (packed << width) | (each - low)
-    packed = (packed << beside) | np.arange(rows)
-    order: npt.NDArray[np.int64] = pl.Series(packed).sort().to_numpy() & ((1 << beside) - 1)
-    return order
+    packed = (numbers[0] - lows[0]).view(np.uint64)
+    for each, low, width in zip(numbers[1:], lows[1:], widths[1:], strict=True):
+        packed = (packed << np.uint64(width)) | (each - low).view(np.uint64)
+    packed = (packed << np.uint64(beside)) | np.arange(rows, dtype=np.uint64)
+    packed = pl.Series(packed).sort().to_numpy()
+    return (packed & np.uint64((1 << beside) - 1)).view(np.int64), packed >> np.uint64(beside), widths
 
 
 def by_time_and_key(frame: pl.DataFrame) -> pl.DataFrame:

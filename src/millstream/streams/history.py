@@ -115,6 +115,11 @@ class Index(msgspec.Struct, frozen=True, eq=False):
         """How many rows it holds."""
         return sum(len(run.packed) for run in self.runs)
 
+    @property
+    def nbytes(self) -> int:
+        """How many bytes it takes."""
+        return sum(values.nbytes for run in self.runs for values in (run.packed, *run.beside))
+
     def pack(self, ids: Ints, at: Ints) -> Ints:
         """Key and time as one number. Times before the base count as the base."""
         packed: Ints = (ids << self.bits) | np.maximum(at - self.base, 0)

@@ -40,7 +40,7 @@ COMMIT_EVERY = 1.0
 SLICE = 0.2
 """Seconds that a flow works at a time, so that others have their turn."""
 
-OUTPUT = 262_144
+OUTPUT = 393_216
 """Rows of output in a commit, at most a batch more."""
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from .aggregates import Aggregation
+from .balances import Balances
 from .columns import AT, LATE, hidden, key_column, need, order_of, utc, visible
 from .errors import FlowError
 from .expressions import apply
@@ -24,24 +25,28 @@ from .spans import Answer, Track, answers, laid_out
 from .state import Batch, OperatorState, Order, Parts, Step, concat
 from .windows import Sliding, split_late
 
-_RESTORED = 1 << 20
-"""Rows that go into the index at once when a state is taken up again."""
+_RESTORED = 1 << 17
+"""Rows that are taken in at once when a state is taken up again."""
+
+Behind = Balances | Index
+"""What answers questions about the settled rows of the last span: balances where all that is asked can be taken from
+one another, as numbers of rows can; else an index."""
 
 
 class SlidingState(msgspec.Struct, frozen=True, eq=False):
-    """Rows that wait for the watermark, and an index over those of the last span.
+    """Rows that wait for the watermark, and what answers questions about those of the last span.
 
     The parts are the rows as they came in, waiting or settled, and are all that is kept: the rest follows.
     """
 
     parts: Parts
     pending: Pending
-    index: Index
+    behind: Behind
 
     @property
     def beside(self) -> int:
-        """How many bytes the index takes."""
-        return sum(values.nbytes for run in self.index.runs for values in (run.packed, *run.beside))
+        """How many bytes the answering takes."""
+        return self.behind.nbytes
 
 
 class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
@@ -63,15 +68,16 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
         return f"sliding {self.window.size} {self.window.closed} by {self.keys} of {self.aggregation.shape}"
 
     def start(self) -> SlidingState:
-        return SlidingState(Parts(), Pending(), Index(KeyIds(self.keys)))
+        return SlidingState(Parts(), Pending(), Balances(KeyIds(self.keys)))
 
     def restore(self, parts: Parts, watermark: int) -> SlidingState:
         parts = parts.expire(watermark - self.window.size, AT)
         state = self.start()
         if not parts.items:
             return msgspec.structs.replace(state, parts=parts)
-        index, waiting = state.index, Pending()
+        waiting = Pending()
         how = answers(self.aggregation, pl.Schema(parts.items[0].schema))
+        behind = self._nothing(how or ())
         # A part at a time, since together they may be more than there is to be in memory.
         for part in parts.items:
             settled, pending = Pending().add(part.frame).settle(watermark)
@@ -79,14 +85,17 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
                 waiting = waiting.add(piece)
             if settled is not None and how is not None:
                 for slice in settled.iter_slices(_RESTORED):
-                    index, *_ = self._indexed(index, slice, watermark - self.window.size, how)
-        return SlidingState(parts, waiting, index)
+                    if isinstance(behind, Balances):
+                        behind, *_ = self._balanced(behind, slice, how)
+                    else:
+                        behind, *_ = self._indexed(behind, slice, watermark - self.window.size, how)
+        return SlidingState(parts, waiting, behind)
 
     def step(self, state: OperatorState, batch: Batch) -> Step:
         assert isinstance(state, SlidingState)
-        parts, index = state.parts, state.index
         if batch.reshaped:
             return self._reshaped(state, batch)
+        parts, behind = state.parts, state.behind
         rows, late = split_late(batch.frame)
         pending = state.pending
         if rows.height:
@@ -100,13 +109,11 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
             if how is None:
                 out = self._finish(settled, self._laid_out(settled, parts, batch.after))
             else:
-                found = []
-                for piece in stretches(settled, self.window.size):
-                    index, answer = self._answer(index, piece, how)
-                    found.append(answer)
-                out = concat(found)
+                if not behind.rows:
+                    behind = self._nothing(how)
+                out, behind = self._answer(settled, behind, how)
         parts = parts.expire(batch.after - self.window.size)
-        return Step(SlidingState(parts, pending, index), out, late)
+        return Step(SlidingState(parts, pending, behind), out, late)
 
     def _reshaped(self, state: SlidingState, batch: Batch) -> Step:
         rows = batch.frame
@@ -133,8 +140,34 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
 
     # --- answers --------------------------------------------------------------------------------------
 
-    def _answer(self, index: Index, rows: pl.DataFrame, how: Sequence[Answer]) -> tuple[Index, pl.DataFrame]:
-        """The answers to rows that are later than all in the index, and the index with them."""
+    def _nothing(self, how: Sequence[Answer]) -> Behind:
+        """What answers such questions, without any row."""
+        added = all(track.combine is None for answer in how for track in answer.tracks)
+        return Balances(KeyIds(self.keys)) if added else Index(KeyIds(self.keys))
+
+    def _answer(self, rows: pl.DataFrame, behind: Behind, how: Sequence[Answer]) -> tuple[pl.DataFrame, Behind]:
+        """The answers to rows that are later than all before, and what they leave behind."""
+        if isinstance(behind, Balances):
+            behind, counts, found = self._balanced(behind, rows, how)
+            return self._finish(rows, _columns(how, counts, found)), behind
+        out = []
+        for piece in stretches(rows, self.window.size):
+            behind, counts, found = self._looked_up(behind, piece, how)
+            out.append(self._finish(piece, _columns(how, counts, found)))
+        return concat(out), behind
+
+    def _balanced(
+        self, balances: Balances, rows: pl.DataFrame, how: Sequence[Answer]
+    ) -> tuple[Balances, Ints, list[Ints]]:
+        inclusive = self.window.closed == "both"
+        values: list[Ints | None] = [*self._values(rows, how)]
+        counted = not all(answer.tracks for answer in how)
+        balances, found = balances.step(
+            rows, rows[AT].to_numpy(), [None, *values] if counted else values, self.window.size, inclusive=inclusive
+        )
+        return balances, found[0], found[counted:]
+
+    def _looked_up(self, index: Index, rows: pl.DataFrame, how: Sequence[Answer]) -> tuple[Index, Ints, list[Ints]]:
         size = self.window.size
         at = rows[AT].to_numpy()
         index, packed, ids, order = self._indexed(index, rows, int(at.min()) - size, how)
@@ -144,12 +177,7 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
         # The searches are asked in ascending order, which keeps the run's pages in the cache.
         low = (ids[order] << index.bits) | np.maximum(at[order] - size - index.base, 0)
         counts, found = self._spans(index, low, packed, tracks)
-        counts, *found = (_unordered(values, order) for values in (counts, *found))
-        columns, used = [], 0
-        for answer in how:
-            columns.append(answer.series(found[used : used + len(answer.tracks)], counts))
-            used += len(answer.tracks)
-        return index, self._finish(rows, pl.DataFrame(columns))
+        return index, _unordered(counts, order), [_unordered(values, order) for values in found]
 
     def _indexed(
         self, index: Index, rows: pl.DataFrame, limit: int, how: Sequence[Answer]
@@ -219,6 +247,15 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
             pl.lit(False).alias(LATE),
             *(pl.col(key).alias(key_column(i)) for i, key in enumerate(self.keys)),
         )
+
+
+def _columns(how: Sequence[Answer], counts: Ints, found: Sequence[Ints]) -> pl.DataFrame:
+    """The partials, of how many rows there are and what each track comes to."""
+    columns, used = [], 0
+    for answer in how:
+        columns.append(answer.series(found[used : used + len(answer.tracks)], counts))
+        used += len(answer.tracks)
+    return pl.DataFrame(columns)
 
 
 def _earliest(rows: pl.DataFrame) -> int:

@@ -1,0 +1,244 @@
+"""Counts and totals over trailing spans, kept as a balance of each key.
+
+A row counts from its time on, until the span has passed it. So the rows of a batch, and those before that the batch has
+gone past, are put into the order of key and time; what a row sees is the balance of its key with what came up to it and
+without what went. That is as much work as the batch has rows, however much the span holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from .columns import NO_TIME, packed_order
+from .keys import Ints, KeyIds
+
+_BITS = 63
+
+_RATIO = 8
+"""Totals are merged with those before unless these are of so many times more keys."""
+
+_CHUNK = 131_072
+"""Rows that are kept together at most, unless they came together."""
+
+
+class Chunk(msgspec.Struct, frozen=True, eq=False):
+    """Rows that came about the same time: the numbers of their keys, their times, and what else is added up."""
+
+    ids: Ints
+    at: Ints
+    values: tuple[Ints, ...]
+    oldest: int
+    newest: int
+
+
+class Totals(msgspec.Struct, frozen=True, eq=False):
+    """What some keys come to, by ascending number: the total of each value."""
+
+    keys: Ints
+    sums: tuple[Ints, ...]
+
+    def find(self, keys: Ints) -> tuple[Ints, Ints]:
+        """Where these keys, ascending, stand or would stand, and which of them are there."""
+        places = self.keys.searchsorted(keys)
+        if not len(self.keys):
+            return places, np.zeros(len(keys), bool)
+        return places, self.keys[np.minimum(places, len(self.keys) - 1)] == keys
+
+    def updated(self, newer: Totals, places: Ints, there: Ints) -> Totals:
+        """With what some of the keys come to now, given where these keys are."""
+        where, fresh = places[there], ~there
+        # Those that are not there yet go before what stands at their places.
+        new = places[fresh] + np.arange(int(fresh.sum()))
+        old = np.ones(len(self.keys) + len(new), bool)
+        old[new] = False
+
+        def both(older: Ints, newer: Ints) -> Ints:
+            out = np.empty(len(old), older.dtype)
+            out[old] = older
+            out[new] = newer
+            return out
+
+        sums = []
+        for older, now in zip(self.sums, newer.sums, strict=True):
+            changed = older.copy()
+            changed[where] = now[there]
+            sums.append(both(changed, now[fresh]))
+        return Totals(both(self.keys, newer.keys[fresh]), tuple(sums))
+
+    def some(self) -> Totals:
+        """Without keys that come to nothing, as those do that have no row any more."""
+        some = self.sums[0] != 0
+        for each in self.sums[1:]:
+            some |= each != 0
+        return self if some.all() else Totals(self.keys[some], tuple(each[some] for each in self.sums))
+
+
+class Balances(msgspec.Struct, frozen=True, eq=False):
+    """The settled rows of the last span, and what each key comes to."""
+
+    ids: KeyIds
+    chunks: tuple[Chunk, ...] = ()
+    totals: tuple[Totals, ...] = ()
+    """The newest last: a key comes to what the last that has it says."""
+    passed: int = NO_TIME
+    """What the span had passed at this time is taken off."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows it holds."""
+        return sum(len(chunk.at) for chunk in self.chunks)
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes it takes."""
+        held = [values for chunk in self.chunks for values in (chunk.ids, chunk.at, *chunk.values)]
+        held += [values for each in self.totals for values in (each.keys, *each.sums)]
+        return sum(values.nbytes for values in held)
+
+    def step(
+        self, rows: pl.DataFrame, at: Ints, values: Sequence[Ints | None], size: int, *, inclusive: bool
+    ) -> tuple[Balances, list[Ints]]:
+        """Take in settled rows, later than all before.
+
+        Args:
+            at: Their times.
+            values: What is added up; None for the rows themselves.
+            size: The span.
+            inclusive: Whether a row of exactly the span's length ago counts.
+
+        Returns:
+            The balances then; and for each row what the values of those of its key come to that are in the span that
+            ends with it. Rows of one key and time see each other.
+        """
+        self = self._fit(rows)
+        numbers = tuple(each for each in values if each is not None)
+        came = Chunk(self.ids.encode(rows), at, numbers, int(at.min()), int(at.max()))
+        gone = _parted(self._gone(came, came.newest - size), len(numbers))
+        # What is equal stays in its order: where a row of exactly the span's length ago counts, it goes last.
+        left = gone.ids, gone.at + size
+        pairs = [(came.ids, left[0]), (came.at, left[1])]
+        pairs += [(each, -other) for each, other in zip(came.values, gone.values, strict=True)]
+        ids, when, *changes = (np.concatenate(pair if inclusive else pair[::-1]) for pair in pairs)
+        split = len(at) if inclusive else len(gone.at)
+        order, keys, heads = _in_order(ids, when)
+        ends = np.flatnonzero(np.append(keys[1:] != keys[:-1], True))
+        known, counts = keys[ends], np.diff(ends, prepend=-1)
+        is_second = order >= split
+        is_same = heads[1:] == heads[:-1]
+        is_same &= is_second[1:] == is_second[:-1]
+        same = np.flatnonzero(is_same)
+        if len(same):
+            lasts = np.flatnonzero(np.append(~is_same, True))
+            lasts = lasts[lasts.searchsorted(same)]
+        found, sums = [], []
+        finds = [totals.find(known) for totals in self.totals]
+        waiting = iter(changes)
+        for track, value in enumerate(values):
+            change = next(waiting)[order] if value is not None else _ones(is_second, inclusive)
+            reached = change.cumsum()
+            at_ends = reached[ends]
+            after = self._held(finds, track, len(known)) + np.diff(at_ends, prepend=0)
+            reached += np.repeat(after - at_ends, counts)
+            sums.append(after)
+            if len(same):
+                reached[same] = reached[lasts]
+            out = np.empty_like(reached)
+            out[order] = reached
+            found.append(out[:split] if inclusive else out[split:])
+        return self._with(came, Totals(known, tuple(sums)), finds, size), found
+
+    def _fit(self, rows: pl.DataFrame) -> Balances:
+        """With numbers that these keys fit."""
+        stale = not self.ids.direct and self.ids.count > 4 * self.rows + 100_000
+        return self if not stale and self.ids.takes(rows, _BITS - 1) else self._renumbered()
+
+    def _renumbered(self) -> Balances:
+        ids = KeyIds(self.ids.columns, direct=False)
+        if not self.chunks:
+            return msgspec.structs.replace(self, ids=ids, totals=())
+        numbers = np.unique(np.concatenate([chunk.ids for chunk in self.chunks]))
+        new = ids.encode(self.ids.decode(numbers))
+        chunks = [msgspec.structs.replace(each, ids=new[numbers.searchsorted(each.ids)]) for each in self.chunks]
+        order = np.argsort(new)
+        finds = [totals.find(numbers) for totals in self.totals]
+        sums = [self._held(finds, track, len(numbers))[order] for track in range(len(self.totals[0].sums))]
+        return Balances(ids, tuple(chunks), (Totals(new[order], tuple(sums)),), self.passed)
+
+    def _gone(self, came: Chunk, limit: int) -> list[Chunk]:
+        """Rows that the span has passed since it was last looked at: those up to a time."""
+        before = self.passed - (came.newest - limit)
+        gone = []
+        for chunk in (*self.chunks, came):
+            if chunk.oldest > limit:
+                continue
+            if chunk.oldest > before and chunk.newest <= limit:
+                gone.append(chunk)
+                continue
+            which = chunk.at <= limit
+            if chunk.oldest <= before:
+                which &= chunk.at > before
+            values = tuple(each[which] for each in chunk.values)
+            gone.append(Chunk(chunk.ids[which], chunk.at[which], values, chunk.oldest, limit))
+        return gone
+
+    def _held(self, finds: Sequence[tuple[Ints, Ints]], track: int, keys: int) -> Ints:
+        """What a value of some keys has come to, given where they are."""
+        out = np.zeros(keys, np.int64)
+        for totals, (places, there) in zip(self.totals, finds, strict=True):
+            out[there] = totals.sums[track][places[there]]
+        return out
+
+    def _with(self, came: Chunk, now: Totals, finds: Sequence[tuple[Ints, Ints]], size: int) -> Balances:
+        """With rows that have come, and without those that are gone."""
+        chunks = [chunk for chunk in self.chunks if chunk.newest > came.newest - size]
+        chunks.append(came)
+        while len(chunks) > 1 and len(chunks[-2].at) <= min(2 * len(chunks[-1].at), _CHUNK - len(chunks[-1].at)):
+            newer, older = chunks.pop(), chunks.pop()
+            chunks.append(_together(older, newer))
+        totals = [*self.totals, now]
+        known = finds[-1] if finds else None
+        while len(totals) > 1 and len(totals[-2].keys) <= _RATIO * len(totals[-1].keys):
+            newest = totals.pop()
+            totals[-1] = totals[-1].updated(newest, *(known or totals[-1].find(newest.keys)))
+            known = None
+        totals[0] = totals[0].some()
+        return Balances(self.ids, tuple(chunks), tuple(totals), came.newest)
+
+
+def _together(older: Chunk, newer: Chunk) -> Chunk:
+    values = tuple(np.concatenate(both) for both in zip(older.values, newer.values, strict=True))
+    ids, at = np.concatenate([older.ids, newer.ids]), np.concatenate([older.at, newer.at])
+    return Chunk(ids, at, values, min(older.oldest, newer.oldest), max(older.newest, newer.newest))
+
+
+def _parted(chunks: Sequence[Chunk], values: int) -> Chunk:
+    """Several as one; only their rows count."""
+    if len(chunks) == 1:
+        return chunks[0]
+    none = np.zeros(0, np.int64)
+    beside = tuple(np.concatenate([none, *(each.values[i] for each in chunks)]) for i in range(values))
+    ids, at = ([none, *(each.ids for each in chunks)], [none, *(each.at for each in chunks)])
+    return Chunk(np.concatenate(ids), np.concatenate(at), beside, 0, 0)
+
+
+def _ones(is_second: Ints, inclusive: bool) -> Ints:
+    """One for each row that has come, and less for each that is gone."""
+    return 1 - 2 * is_second if inclusive else 2 * is_second - 1
+
+
+def _in_order(ids: Ints, when: Ints) -> tuple[Ints, Ints, Ints]:
+    """The places by key and time; what is equal stays in its order. With the keys in that order, and a number for key
+    and time together."""
+    found = packed_order(ids, when)
+    if found is not None:
+        order, heads, (_, bits) = found
+        return order, (heads >> np.uint64(bits)).view(np.int64) + ids.min(), heads
+    by = pl.DataFrame({"key": ids, "when": when}).select(pl.arg_sort_by("key", "when", maintain_order=True))
+    order = by.to_series().to_numpy()
+    keys, when = ids[order], when[order]
+    other = (keys[1:] != keys[:-1]) | (when[1:] != when[:-1])
+    return order, keys, np.append(0, other.cumsum())

@@ -1,0 +1,79 @@
+"""Balances say of each row what its key's rows of the last span come to, as does going over all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+
+from millstream.streams.balances import Balances
+from millstream.streams.keys import KeyIds
+
+KEYS: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
+    "close": (pl.Int64, st.one_of(st.none(), st.integers(0, 5))),
+    "far apart": (pl.UInt64, st.sampled_from([0, 7, (1 << 40) + 1, (1 << 62) - 9, (1 << 62) + 5, (1 << 64) - 1])),
+    "texts": (pl.String, st.one_of(st.none(), st.sampled_from(["", "a", "b", "ä"]))),
+}
+
+
+@given(st.data())
+@pytest.mark.parametrize("keys", KEYS)
+def test_what_a_row_sees_is_what_going_over_all_rows_gives(keys: str, data: st.DataObject) -> None:
+    dtype, some = KEYS[keys]
+    unit = data.draw(st.sampled_from([1, 1 << 20, 1 << 50]))
+    size = data.draw(st.integers(1, 12)) * unit
+    inclusive = data.draw(st.booleans())
+    counted = data.draw(st.booleans())
+    balances = Balances(KeyIds(["key"]))
+    seen: list[tuple[Any, int, int]] = []
+    start = -(10 * unit)
+    for _ in range(data.draw(st.integers(1, 6))):
+        # Each batch is later than all before, as settled rows are.
+        times = st.integers(0, data.draw(st.integers(0, 30))).map(lambda n, start=start: start + n * unit)
+        rows = data.draw(st.lists(st.tuples(some, times, st.integers(-(1 << 63), (1 << 63) - 1)), min_size=1))
+        seen += rows
+        start = max(at for _, at, _ in rows) + unit
+        at = np.array([at for _, at, _ in rows])
+        value = np.array([value for *_, value in rows])
+        frame = pl.DataFrame({"key": [key for key, *_ in rows]}, schema={"key": dtype})
+        balances, found = balances.step(frame, at, [None, value] if counted else [value], size, inclusive=inclusive)
+        held = [_span(seen, key, at, size, inclusive) for key, at, _ in rows]
+        assert found[-1].tolist() == [_wrapped(sum(span)) for span in held]
+        if counted:
+            assert found[0].tolist() == [len(span) for span in held]
+
+
+def _span(seen: list[tuple[Any, int, int]], key: Any, at: int, size: int, inclusive: bool) -> list[int]:
+    first = at - size if inclusive else at - size + 1
+    return [value for other, when, value in seen if other == key and first <= when <= at]
+
+
+def _wrapped(total: int) -> int:
+    return (total + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def test_keys_that_come_and_go_leave_nothing_behind() -> None:
+    balances = Balances(KeyIds(["key"]))
+    most = 0
+    for batch in range(300):
+        frame = pl.DataFrame({"key": [f"{batch}-{i}" for i in range(1_000)]})
+        balances, (counts,) = balances.step(frame, np.full(1_000, batch), [None], 2, inclusive=True)
+        assert counts.tolist() == [1] * 1_000
+        most = max(most, balances.nbytes)
+        assert balances.ids.count <= 120_000
+    assert most < 400_000
+
+
+def test_one_row_at_a_time_keeps_few_pieces() -> None:
+    balances = Balances(KeyIds(["key"]))
+    for at in range(2_000):
+        balances, (counts,) = balances.step(
+            pl.DataFrame({"key": [at % 7]}), np.array([at]), [None], 700, inclusive=False
+        )
+        assert counts.tolist() == [min(at // 7 + 1, 100)]
+    assert len(balances.chunks) < 20
+    assert len(balances.totals) < 5
