@@ -10,11 +10,16 @@ from pathlib import Path
 import psycopg
 import pymysql
 import pytest
+from hypothesis import HealthCheck, settings
 
 from buckets import ObjectStore
 from servers import MariaDBServer, PostgresServer
 
 _numbers = count(1)
+
+# How long an example takes says nothing about what is tested.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from test_flow_check import filled
 import millstream as ms
 from millstream.errors import ConsumerFenced, NotFound, UsageError
 from millstream.log.log import Log
-from millstream.streams import Flow, FlowChanged, FlowError, Running, run, stream, tumbling
+from millstream.streams import Flow, FlowChanged, FlowError, Running, run, sliding, stream, tumbling
 from millstream.streams.compatible import _comparable
 from millstream.streams.describing import coded
 from millstream.streams.runner import Worker
@@ -278,6 +278,52 @@ def test_a_python_function_that_has_changed_is_told_and_one_that_was_loaded_anew
         env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     assert done.stdout == "[(), (), ()]\n"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_flow_that_asks_for_more_than_the_rows_it_holds_have_does_not_go_on(shared_home: str, processes: int) -> None:
+    rows = source.filter(amount > 0).with_columns(twice=amount * 2).group_by("user").window(sliding("1m"))
+
+    def flow(*columns: str) -> Flow:
+        return rows.agg(n=pl.len()).select("user", "ts", "n", *columns).to("spans", type="OperatedSpan")
+
+    with ms.open(shared_home) as log:
+        append(log, 0)
+        run(log, flow("amount"), until="head", processes=processes)
+        assert flow().compatible(log).goes_on
+        for more in ("kind", "twice"):
+            found = flow("amount", more).compatible(log)
+            assert not found.goes_on
+            assert any(line.startswith("+   holds rows with") and f'"{more}"' in line for line in found.changes)
+            with pytest.raises(FlowChanged, match=more):
+                run(log, flow("amount", more), until="head", processes=processes)
+        # With less than before it goes on; then what it has let go is not there any more.
+        run(log, flow(), until="head", processes=processes)
+        with pytest.raises(FlowChanged, match="amount"):
+            run(log, flow("amount"), until="head", processes=processes)
+        flow("kind").fork(log).switch()
+        before = rows_of(log, "spans").height
+        append(log, 1)
+        run(log, flow("kind"), until="head", processes=processes)
+        # Also those that waited for the watermark meanwhile.
+        added = rows_of(log, "spans")[before:]
+        assert added["ts"].min() < START + timedelta(minutes=5)
+        assert added["kind"].null_count() == 0
+
+
+def test_rows_that_are_joined_have_what_is_asked_of_them() -> None:
+    def flow(*columns: str) -> Flow:
+        left, right = source.filter(amount > 0), stream("b", time="ts", lateness="5s")
+        joined = left.join(right, on="user", back="1m", ahead="1m", prefix="b_")
+        return joined.select("user", "ts", *columns).to("pairs", type="OperatedPair")
+
+    with ms.open() as log:
+        append(log, 0)
+        log.append("b", clicks(1, 120, minutes=5), type="OperatedClick")
+        run(log, flow("kind"), until="head")
+        assert flow().compatible(log).goes_on
+        assert not flow("kind", "b_amount").compatible(log).goes_on
+        assert not flow("amount", "kind").compatible(log).goes_on
 
 
 def test_functions_that_another_python_has_compiled_are_compared_by_name() -> None:

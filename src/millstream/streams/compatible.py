@@ -11,9 +11,10 @@ import msgspec
 
 from .describing import PYTHON, coded, end, exactly
 from .ends import FunctionSink
+from .errors import FlowChanged
 from .pipeline import Pipeline
 from .savepoints import name_of
-from .store import TABLES, TOLD, info_of
+from .store import STATE, TABLES, TOLD, info_of
 from .tree import Source
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .flow import Flow
 
 
+_HOLDS, _ALL = "holds rows with ", "all columns"
 _CODE = re.compile(r"; code (\d+\.\d+)-[0-9a-f]{12}$")
 
 
@@ -56,8 +58,10 @@ def compatible(flow: Flow, log: Log) -> Compatibility:
         if info is None:
             return Compatibility(name, False, True, ())
         before = told(database, name)
+        pipeline = Pipeline(flow)
+        goes_on = info["shape"] == pipeline.shape and _lacking(database, pipeline, name) is None
     changes = tuple(line for line in ndiff(*_comparable(before, declared(flow))) if line[0] in "-+") if before else ()
-    return Compatibility(name, True, info["shape"] == Pipeline(flow).shape, changes)
+    return Compatibility(name, True, goes_on, changes)
 
 
 def _comparable(before: list[str], now: list[str]) -> tuple[list[str], list[str]]:
@@ -65,6 +69,38 @@ def _comparable(before: list[str], now: list[str]) -> tuple[list[str], list[str]
     if any((found := _CODE.search(line)) and found[1] == PYTHON for line in before):
         return before, now
     return [_CODE.sub("", line) for line in before], [_CODE.sub("", line) for line in now]
+
+
+def check_held(database: Database, pipeline: Pipeline, name: str) -> None:
+    """See that the rows that a flow has left have all the columns that are asked of them now.
+
+    Raises:
+        FlowChanged: They lack some, since it did not ask for them.
+    """
+    lacking = _lacking(database, pipeline, name)
+    if lacking is not None:
+        raise FlowChanged(name, *lacking)
+
+
+def _lacking(database: Database, pipeline: Pipeline, name: str) -> tuple[str, str] | None:
+    """What rows that a flow holds have, and what is asked of them; None where they have it all, or nobody knows."""
+    lines = [line.strip() for line in told(database, name)]
+    before = [line for line in lines if line.startswith(_HOLDS)]
+    now = [(number, held) for number, part in enumerate(pipeline.operators) for held in pipeline.held(part)]
+    if len(before) != len(now) or not database.has_table(STATE):
+        return None
+    for line, (number, held) in zip(before, now, strict=True):
+        had = line.removeprefix(_HOLDS)
+        if had == _ALL or (held is not None and held <= {*msgspec.json.decode(had)}):
+            continue
+        query = f"select 1 as found from {database.own(STATE)} where flow = ? and operator = ? limit 1"
+        if database.one(query, (name, number)) is not None:
+            return line, _holds(held)
+    return None
+
+
+def _holds(columns: frozenset[str] | None) -> str:
+    return _HOLDS + (_ALL if columns is None else msgspec.json.encode(sorted(columns)).decode())
 
 
 def tell(database: Database, flow: Flow, name: str) -> None:
@@ -87,16 +123,17 @@ def told(database: Database, name: str) -> list[str]:
 
 def declared(flow: Flow) -> list[str]:
     """A flow's parts in words, a line each, from its sources on."""
-    return [line.replace("\n", " ") for line in _lines(flow, "")]
+    return [line.replace("\n", " ") for line in _lines(flow, "", Pipeline(flow))]
 
 
-def _lines(flow: Flow, indent: str) -> Iterator[str]:
+def _lines(flow: Flow, indent: str, pipeline: Pipeline) -> Iterator[str]:
     if not isinstance(flow.source, Source):
         for each in flow.source.inputs:
-            yield from _lines(each, indent + "  ")
+            yield from _lines(each, indent + "  ", pipeline)
     for part in (flow.source, *flow.stages):
         said = exactly(part)
         yield indent + ": ".join(each for each in (said.title, "; ".join(said.lines)) if each)
+        yield from (indent + "  " + _holds(held) for held in pipeline.held(part))
     if flow.sink is not None:
         code = f"; {coded(flow.sink.function)}" if isinstance(flow.sink, FunctionSink) else ""
         yield end(flow.sink) + code

@@ -63,6 +63,9 @@ class Demand:
         self.asked: dict[int, frozenset[str]] = {}
         """For each flow that begins with a meeting, and each stage that opens a table's changes (by their identity),
         what is asked of what comes out of it."""
+        self.held: dict[int, list[frozenset[str] | None]] = {}
+        """For each stage and meeting that may hold rows and give them on (by its identity), the columns of theirs that
+        are asked for there or later, of each input; None for all."""
         # What comes out at the end comes out with all its columns.
         self._walk(flow, {}, True)
         named: dict[Source, set[str]] = {source: set() for source in sources_of(flow)}
@@ -120,6 +123,8 @@ class Demand:
                 self._made(claims, claims)
                 every = False
             self._ask(claims, stage.reads)
+            if isinstance(stage, SlidingWindows) or getattr(stage, "keeps", False):
+                self.held[id(stage)] = [None if every else frozenset(claims)]
         source = flow.source
         if isinstance(source, Source):
             for name, asking in claims.items():
@@ -137,6 +142,8 @@ class Demand:
                 if origin is not None:
                     handed.setdefault(origin, []).extend(asking)
             self._ask(handed, source.reads(number))
+            held = None if every and source.whole(number) else frozenset(handed)
+            self.held.setdefault(id(source), []).append(held)
             self._walk(inner, handed, every and source.whole(number))
 
     def _made(self, claims: dict[str, list[Claim]], names: Iterable[str]) -> None:

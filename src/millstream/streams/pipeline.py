@@ -14,7 +14,7 @@ from .aside import Aside
 from .bodies import Body
 from .captured import TableRows
 from .closing import Closes, in_order, takes_pieces
-from .columns import END_OF_TIME, ENVELOPE, IDLE, NO_TIME, SEQUENCE, ordered, visible
+from .columns import END_OF_TIME, ENVELOPE, IDLE, NO_TIME, SEQUENCE, is_hidden, ordered, visible
 from .errors import MissingColumn
 from .flow import Flow
 from .needs import Demand
@@ -108,6 +108,10 @@ class Pipeline:
         self.operators += mine
         self._reach += [sources] * len(mine)
         return Branch(flow, inputs, sources, first)
+
+    def held(self, part: object) -> list[frozenset[str] | None]:
+        """The columns that rows have which a part of the flow holds, of each of its inputs; None for all."""
+        return self._demand.held.get(id(part), [])
 
     @property
     def shape(self) -> str:
@@ -387,7 +391,7 @@ class Pipeline:
                 if leaf:
                     frame = self._told_apart(branch, place, frame)
                 continue
-            came = msgspec.structs.replace(batch, frame=frame)
+            came = msgspec.structs.replace(batch, frame=self._narrowed(stage, frame))
             if put is not None and isinstance(stage, Closes) and all(map(takes_pieces, stages[place:])):
                 closing = stage.closing(operators[number], came)
                 if closing is not None:
@@ -429,6 +433,15 @@ class Pipeline:
             return frame
         absent = sorted(self._demand.asked[id(part)] - set(frame.columns) - set(ENVELOPE))
         return frame.with_columns(pl.lit(None).alias(name) for name in absent) if absent else frame
+
+    def _narrowed(self, stage: Operator, frame: pl.DataFrame) -> pl.DataFrame:
+        """The rows for a stage that may hold them, without columns that nobody asks for from there on."""
+        [held] = self._demand.held.get(id(stage), [None])
+        if held is None or self.flow.late is not None:
+            return frame
+        if all(name in held or is_hidden(name) for name in frame.columns):
+            return frame
+        return pl.DataFrame([each for each in frame.get_columns() if each.name in held or is_hidden(each.name)])
 
     def _published(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The rows in the order that is promised, whatever the batches, without the hidden columns."""

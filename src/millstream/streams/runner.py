@@ -18,7 +18,7 @@ from ..errors import SchemaConflict
 from .ahead import read_ahead, worth_it
 from .aside import Aside
 from .committing import Committer
-from .compatible import tell
+from .compatible import check_held, tell
 from .enriching import ROWS
 from .flow import Flow
 from .idle import Listener
@@ -95,6 +95,7 @@ class Worker(Committer):
             # Taking it over and reading the state in one transaction: the old holder cannot write in between.
             self._take(tx.db)
             self.state, self._stored = load(tx.db, self.name, self.pipeline, spill)
+            check_held(tx.db, self.pipeline, self.name)
             tell(tx.db, flow, self.name)
         self._recover()
         self._listener = Listener(log, self.pipeline)

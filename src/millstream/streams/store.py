@@ -19,13 +19,13 @@ from .pipeline import FlowState, Pipeline, SourceState
 from .spilling import Spill
 from .state import Part, Parts
 
-INFO, _STATE, TOLD = "flow_info", "flow_state", "flow_told"
+INFO, STATE, TOLD = "flow_info", "flow_state", "flow_told"
 SAVEPOINTS, SAVED = "flow_savepoints", "flow_saved_state"
 TABLES = {
     INFO: (
         "flow text primary key, shape text not null, high bigint not null, late bigint not null, columns text not null"
     ),
-    _STATE: (
+    STATE: (
         "flow text not null, operator bigint not null, part bigint not null, low bigint not null,"
         " high bigint not null, body {blob} not null, primary key (flow, operator, part)"
     ),
@@ -56,7 +56,7 @@ class Change(msgspec.Struct, frozen=True, eq=False):
 
     def apply(self, database: Database) -> None:
         """Write it. Call inside the transaction of the output and the checkpoint."""
-        parts = database.own(_STATE)
+        parts = database.own(STATE)
         database.executemany(f"delete from {parts} where flow = ? and operator = ? and part = ?", self.gone)
         database.executemany(
             f"insert into {parts} (flow, operator, part, low, high, body) values (?, ?, ?, ?, ?, ?)",
@@ -133,7 +133,7 @@ def read(
     """
     if info["shape"] != pipeline.shape:
         raise FlowChanged(name, info["shape"], pipeline.shape)
-    table, where = database.own(_STATE), "flow = ? and operator = ?"
+    table, where = database.own(STATE), "flow = ? and operator = ?"
     params: tuple[Any, ...] = (name,)
     if label is not None:
         table, where, params = database.own(SAVED), "flow = ? and label = ? and operator = ?", (name, label)
@@ -157,7 +157,7 @@ def read(
 def parts_of(database: Database, name: str, operator: int, low: int = 0, high: int = 2**63 - 1) -> Iterator[Part]:
     """The parts of an operator's state that are stored under numbers from one up to another, oldest first, each read
     when its turn comes. Iterate inside a transaction."""
-    table, where = database.own(_STATE), "flow = ? and operator = ?"
+    table, where = database.own(STATE), "flow = ? and operator = ?"
     found = database.query(
         f"select part, low, high from {table} where {where} and part >= ? and part < ? order by part",
         (name, operator, low, high),
@@ -169,7 +169,7 @@ def parts_of(database: Database, name: str, operator: int, low: int = 0, high: i
 
 def forget_parts(database: Database, name: str) -> None:
     """Remove all that is stored of a flow's operators, in the transaction that stores them anew."""
-    database.execute(f"delete from {database.own(_STATE)} where flow = ?", (name,))
+    database.execute(f"delete from {database.own(STATE)} where flow = ?", (name,))
 
 
 def info_of(database: Database, name: str) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ import polars as pl
 from ...errors import SchemaConflict, UsageError
 from ...events import event_classes
 from ..committing import Committer
-from ..compatible import tell
+from ..compatible import check_held, tell
 from ..errors import FlowChanged, FlowError
 from ..flow import Flow
 from ..pipeline import FlowState
@@ -137,6 +137,7 @@ class SharedWorker(Committer):
             self._take(tx.db)
             if info_of(tx.db, self.name) is None:
                 load(tx.db, self.name, self.pipeline)
+            check_held(tx.db, self.pipeline, self.name)
             tell(tx.db, self.flow, self.name)
         self._seen = self.checkpoint.position
         self._learn()
