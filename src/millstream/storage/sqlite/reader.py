@@ -105,14 +105,13 @@ def stream_rows(
     connection: sqlite3.Connection, stream: str, version: int, limit: int
 ) -> list[tuple[int, int, int, int, str | None]]:
     """The runs of a stream from the one that holds a version on, or else from the last one before it."""
-    row = connection.execute("select id from streams where name = ?", (stream,)).fetchone()
-    if row is None:
-        return []
+    # One statement: each is a read transaction of its own.
     return connection.execute(
-        "select position, version, count, kind, body from runs where stream = ?1 and version >= coalesce("
-        "(select version from runs where stream = ?1 and version <= ?2 order by version desc limit 1), 0)"
-        " order by version limit ?3",
-        (row[0], version, limit),
+        "select r.position, r.version, r.count, r.kind, r.body from streams s, runs r where s.name = ?1"
+        " and r.stream = s.id and r.version >= coalesce("
+        "(select version from runs where stream = s.id and version <= ?2 order by version desc limit 1), 0)"
+        " order by r.version limit ?3",
+        (stream, version, limit),
     ).fetchall()
 
 

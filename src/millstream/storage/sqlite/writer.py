@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable
-from typing import Any
+from contextlib import suppress
 
 import msgspec
 
@@ -20,7 +20,7 @@ from ...errors import (
 from ...frames import Columns, join_columns, schema_columns
 from ...time import HOUR, Clock, clock_micros, iso, now_micros, steady_micros
 from .. import inline
-from ..base import Encoding, Head, Matching, Receipt, Request, Scope, StagedAppend, StagedRun, category_of
+from ..base import Encoding, Head, Matching, Receipt, Request, Scope, StagedAppend, StagedRun
 from ..chain import FRAME_FORMAT, GENESIS, JSON_FORMAT, header_hash
 from ..committer import Job
 from ..raw import Role
@@ -28,6 +28,7 @@ from . import reader
 from .database import control
 from .faults import translate
 from .guard import GuardedDatabase
+from .held import Rows, Stream
 from .lock import WriterLock
 from .names import Names
 from .raw import read_inline, read_role
@@ -38,10 +39,9 @@ _CACHED_STREAMS = 200_000
 _EVERYTHING = Scope()
 _NEVER = 1 << 62
 
-_INSERT_RUN = (
-    "insert into runs (position, count, stream, version, kind, recorded, effective, format, body_hash, hash,"
-    " metadata, body_ref, body_offset, body) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)"
-)
+_APART = 32
+"""For so many commits after one in which a request has failed, each request is undone by itself: a savepoint for each
+takes a sixth of what a commit of many takes."""
 
 
 class Spoilt(Exception):
@@ -52,56 +52,8 @@ class Spoilt(Exception):
         self.cause = cause
 
 
-class _Stream:
-    """What the writer knows of a stream, as of the last commit."""
-
-    __slots__ = ("category", "closed", "id", "kinds", "numbers", "shapes", "version")
-
-    def __init__(self, id: int, name: str, version: int, closed: bool) -> None:
-        self.id = id
-        self.category = category_of(name)
-        self.numbers: dict[str, tuple[str, int]] = {}
-        """The schema and the kind's number that each type was last appended with."""
-        self.version = version
-        self.closed = closed
-        self.shapes: list[Columns] | None = None
-        self.kinds: set[int] | None = None
-
-
-_INSERTS = {
-    "bodies": "insert into bodies (id, encoding, rows, bytes) values (?, ?, ?, ?)",
-    "tags": "insert into tags (tag, position) values (?, ?)",
-    "ranges": "insert into ranges (position, name, low, high) values (?, ?, ?, ?)",
-    "catalogue": "insert or ignore into catalogue (stream, kind) values (?, ?)",
-    "appends": "insert into appends (id, digest, first, last, result) values (?, ?, ?, ?, ?)",
-}
-
-
-class _Rows:
-    """Rows that wait to be inserted: headers, and what few headers have."""
-
-    __slots__ = ("others", "runs")
-
-    def __init__(self) -> None:
-        self.runs: list[tuple[Any, ...]] = []
-        self.others: dict[str, list[tuple[Any, ...]]] | None = None
-
-    def add(self, table: str, row: tuple[Any, ...]) -> None:
-        if self.others is None:
-            self.others = {}
-        self.others.setdefault(table, []).append(row)
-
-    def insert(self, connection: sqlite3.Connection) -> None:
-        if self.runs:
-            if len(self.runs) == 1:
-                connection.execute(_INSERT_RUN, self.runs[0])
-            else:
-                connection.executemany(_INSERT_RUN, self.runs)
-            self.runs = []
-        if self.others:
-            for table, rows in self.others.items():
-                connection.executemany(_INSERTS[table], rows)
-            self.others = None
+class _Undone(Exception):
+    """One of several requests failed after it had done something: all are undone, to be done anew one by one."""
 
 
 class Writer:
@@ -129,7 +81,7 @@ class Writer:
         self._on_rollback = on_rollback
         self._head: Head | None = None
         self._data_version = -1
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, Stream] = {}
         self._clock_mark: tuple[int, int] | None = None
         self._clock_confirmed = False
         self._durable = False
@@ -139,6 +91,8 @@ class Writer:
         """Streams that the request at hand was seen to begin."""
         self._unguarded = False
         """The request at hand has done something that only the end of the transaction undoes."""
+        self._apart = 0
+        """In so many commits to come, each request is undone by itself."""
         self._now: int | None = None
         """The clock as read for the present transaction: all of it is recorded at one time."""
         self.inline: inline.Handlers = {}
@@ -175,22 +129,43 @@ class Writer:
             jobs[0].error = error
 
     def _commit(self, jobs: list[Job]) -> None:
+        apart = len(jobs) > 1 and self._apart > 0
+        self._apart = max(self._apart - 1, 0)
+        with suppress(_Undone):
+            self._together(jobs, apart)
+            return
+        for job in jobs:
+            job.receipt = job.error = None
+        self._apart = _APART
+        self._together(jobs, True)
+
+    def _together(self, jobs: list[Job], apart: bool) -> None:
+        """Commit a batch.
+
+        Args:
+            apart: Each request is undone by itself where it fails, not all of them.
+
+        Raises:
+            _Undone: One has failed, and all are undone.
+        """
         self.begin()
         try:
-            rows = _Rows()
+            rows = Rows()
             for job in jobs:
                 assert job.request is not None
                 self._unguarded = False
                 try:
-                    job.receipt = self._perform(job.request, rows, alone=len(jobs) == 1)
+                    job.receipt = self._perform(job.request, rows, apart=apart)
                 except (sqlite3.Error, Spoilt):
                     raise
                 except Exception as error:
                     job.error = error
-                    if self._unguarded or not self.connection.in_transaction:
-                        # What it did is undone with the transaction; or SQLite gave up the whole of that (a full
-                        # disk): nothing may follow outside it.
+                    if not self.connection.in_transaction or (self._unguarded and len(jobs) == 1):
+                        # SQLite gave up the whole transaction (a full disk): nothing may follow outside it. Or what
+                        # it did is undone with it.
                         raise
+                    if self._unguarded:
+                        raise _Undone from error
             rows.insert(self.connection)
         except BaseException:
             self.rollback()
@@ -267,7 +242,7 @@ class Writer:
 
     # --- one request ----------------------------------------------------------------------------------
 
-    def _perform(self, request: Request, rows: _Rows, *, alone: bool) -> Receipt:
+    def _perform(self, request: Request, rows: Rows, *, apart: bool) -> Receipt:
         if request.id is not None:
             rows.insert(self.connection)
             done = self.done_before(request)
@@ -276,15 +251,14 @@ class Writer:
         if request.work is None and not (self.inline and inline.wanted(self.inline, request.appends)):
             return self.append(request, rows)
         rows.insert(self.connection)
-        if alone:
-            # Nobody else's work is in the transaction: that is undone whole, and a savepoint would be for nothing.
-            receipt = self.append(request, rows)
-            self._unguarded = True
-            self._finish(request, rows, receipt)
-            return receipt
-        return self.isolated(request)
+        if apart:
+            return self.isolated(request)
+        receipt = self.append(request, rows)
+        self._unguarded = True
+        self._finish(request, rows, receipt)
+        return receipt
 
-    def _finish(self, request: Request, rows: _Rows, receipt: Receipt) -> None:
+    def _finish(self, request: Request, rows: Rows, receipt: Receipt) -> None:
         """Insert what was placed, and run what is to run in the commit."""
         self.database.placed = rows.runs
         try:
@@ -300,7 +274,7 @@ class Writer:
         head = self._head
         try:
             with self.database.savepoint():
-                rows = _Rows()
+                rows = Rows()
                 receipt = self.append(request, rows)
                 self._finish(request, rows, receipt)
             return receipt
@@ -339,7 +313,7 @@ class Writer:
             raise IdReused(request.id or "", found[2])
         return msgspec.json.decode(found[1], type=ready(Receipt))
 
-    def append(self, request: Request, rows: _Rows) -> Receipt:
+    def append(self, request: Request, rows: Rows) -> Receipt:
         """Check all conditions of a request, then place its runs. Nothing is placed when a check fails."""
         appends = request.appends
         if self._absent:
@@ -365,7 +339,7 @@ class Writer:
         return receipt
 
     def _check(
-        self, append: StagedAppend, seen: dict[str, tuple[int, list[Columns] | None]] | None, rows: _Rows
+        self, append: StagedAppend, seen: dict[str, tuple[int, list[Columns] | None]] | None, rows: Rows
     ) -> None:
         """Check the conditions of an append. ``seen``: what the request's appends before it do to its stream."""
         stream = self._stream(append.stream)
@@ -390,7 +364,7 @@ class Writer:
         if seen is not None:
             seen[append.stream] = (actual + append.count, shapes)
 
-    def _place(self, appends: Iterable[StagedAppend], rows: _Rows) -> Receipt:
+    def _place(self, appends: Iterable[StagedAppend], rows: Rows) -> Receipt:
         assert self._head is not None
         position, recorded, digest = self._head.position, self._head.recorded, self._head.hash
         first = position + 1
@@ -454,7 +428,7 @@ class Writer:
 
     # --- streams --------------------------------------------------------------------------------------
 
-    def _stream(self, name: str) -> _Stream | None:
+    def _stream(self, name: str) -> Stream | None:
         stream = self._streams.get(name)
         if stream is None:
             row = self.connection.execute("select id, closed from streams where name = ?", (name,)).fetchone()
@@ -464,25 +438,25 @@ class Writer:
                 "select version + count - 1 from runs where stream = ? order by version desc limit 1",
                 (row[0],),
             ).fetchone()
-            stream = self._remember(name, _Stream(row[0], name, last[0] if last else 0, bool(row[1])))
+            stream = self._remember(name, Stream(row[0], name, last[0] if last else 0, bool(row[1])))
         return stream
 
-    def _create(self, name: str) -> _Stream:
+    def _create(self, name: str) -> Stream:
         cursor = self.connection.execute("insert into streams (name) values (?)", (name,))
         assert cursor.lastrowid is not None
-        return self._remember(name, _Stream(cursor.lastrowid, name, 0, False))
+        return self._remember(name, Stream(cursor.lastrowid, name, 0, False))
 
-    def _remember(self, name: str, stream: _Stream) -> _Stream:
+    def _remember(self, name: str, stream: Stream) -> Stream:
         self._streams[name] = stream
         return stream
 
-    def _knows(self, stream: _Stream, run: StagedRun) -> bool:
+    def _knows(self, stream: Stream, run: StagedRun) -> bool:
         if stream.kinds is None:
             self._shapes(stream)
         assert stream.kinds is not None
         return self._names.kind_id(self.connection, stream.category, run.type, run.schema) in stream.kinds
 
-    def _shapes(self, stream: _Stream) -> list[Columns]:
+    def _shapes(self, stream: Stream) -> list[Columns]:
         """The columns of each kind of frame that the stream holds."""
         if stream.shapes is None:
             rows = self.connection.execute(
@@ -493,7 +467,7 @@ class Writer:
             stream.shapes = [schema_columns(row[1]) for row in rows]
         return stream.shapes
 
-    def _learn(self, stream: _Stream, kind: int, schema: str) -> None:
+    def _learn(self, stream: Stream, kind: int, schema: str) -> None:
         self._shapes(stream).append(schema_columns(schema))
         assert stream.kinds is not None
         stream.kinds.add(kind)
