@@ -92,6 +92,15 @@ def followed(frame: pl.DataFrame) -> list[str]:
     return [ID] if ID in frame.columns else []
 
 
+def times_of(frame: pl.DataFrame) -> tuple[int, int]:
+    """The least and the greatest time of rows, of which there is one at least."""
+    at = frame[AT]
+    low, high = at.min(), at.max()
+    assert isinstance(low, int)
+    assert isinstance(high, int)
+    return low, high
+
+
 def ordered(frame: pl.DataFrame) -> pl.DataFrame:
     """The rows by event time, key (nulls first), position: the order in which a flow's output is promised."""
     if frame.height < 2:

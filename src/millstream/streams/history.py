@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from .columns import AT, NO_TIME
+from .columns import AT, NO_TIME, times_of
 from .errors import FlowError
 from .keys import Ints, KeyIds
 from .state import concat
@@ -36,7 +36,7 @@ class Pending(msgspec.Struct, frozen=True, eq=False):
         """With more rows."""
         if not frame.height:
             return self
-        low, high = frame.select(pl.col(AT).min().alias("low"), pl.col(AT).max().alias("high")).row(0)
+        low, high = times_of(frame)
         return Pending((*self.pieces, frame), (*self.lows, low), (*self.highs, high))
 
     def settle(self, watermark: int) -> tuple[pl.DataFrame | None, Pending]:
@@ -194,7 +194,7 @@ def stretches(frame: pl.DataFrame, span: int) -> list[pl.DataFrame]:
     Key and time share 63 bits, so one far stamp must not stretch the time that an index covers.
     """
     width = 1 << max(38, span.bit_length() + 1)
-    low, high = frame.select(pl.col(AT).min().alias("low"), pl.col(AT).max().alias("high")).row(0)
+    low, high = times_of(frame)
     if high - low < width:
         return [frame]
     return (

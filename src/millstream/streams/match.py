@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from .columns import AT, LATE, SEQUENCE, key_column, names_of, need, utc
+from .columns import AT, LATE, SEQUENCE, key_column, names_of, need, times_of, utc
 from .expressions import apply
 from .history import Index, Pending, Sorted, stretches
 from .keys import KeyIds
@@ -101,7 +101,7 @@ class Match(msgspec.Struct, frozen=True, eq=False):
         pieces = stretches(settled, self.within) if settled is not None else []
         for piece in pieces:
             # Each stretch is taken in as if the watermark had stood right after it.
-            low, high = piece.select(pl.col(AT).min().alias("low"), pl.col(AT).max().alias("high")).row(0)
+            low, high = times_of(piece)
             until = batch.after if piece is pieces[-1] else high + 1
             if any(deadline < low for deadline in waiting.values()):
                 # First what time alone decides: the index then need not reach back further than a span.

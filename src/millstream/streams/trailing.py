@@ -16,7 +16,7 @@ import polars as pl
 
 from .aggregates import Aggregation
 from .balances import Balances
-from .columns import AT, LATE, hidden, key_column, need, order_of, utc, visible
+from .columns import AT, LATE, hidden, key_column, need, order_of, times_of, utc, visible
 from .errors import FlowError
 from .expressions import apply
 from .history import Index, Pending, Sorted, stretches
@@ -223,7 +223,7 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
     def _laid_out(self, settled: pl.DataFrame, parts: Parts, watermark: int) -> pl.DataFrame:
         """The partials of settled rows, from the rows of their spans."""
         size = self.window.size
-        near = pl.col(AT).is_between(_earliest(settled) - size, watermark, closed="left")
+        near = pl.col(AT).is_between(times_of(settled)[0] - size, watermark, closed="left")
         among = [part.frame.filter(near) for part in parts.items]
         if self.keys:
             wanted = settled.select(self.keys).unique()
@@ -256,12 +256,6 @@ def _columns(how: Sequence[Answer], counts: Ints, found: Sequence[Ints]) -> pl.D
         columns.append(answer.series(found[used : used + len(answer.tracks)], counts))
         used += len(answer.tracks)
     return pl.DataFrame(columns)
-
-
-def _earliest(rows: pl.DataFrame) -> int:
-    low = rows[AT].min()
-    assert isinstance(low, int)
-    return low
 
 
 def _unordered(values: Ints, order: Ints) -> Ints:
