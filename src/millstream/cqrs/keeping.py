@@ -65,6 +65,8 @@ class Keeper:
         self._told = told
         self._written = time.monotonic()
         self._blocked: set[str] = set()
+        self._known: dict[str, int] = {}
+        """Of streams whose events wait, the position of one that does: to look for that alone is quick."""
         self._types = frozenset(placement.types)
         self.seen = 0
 
@@ -77,7 +79,8 @@ class Keeper:
             taken.append(take(db, self._placement.consumer))
             if self._placement.notes:
                 effects.prepare(db, self._placement, self._held, building=self._building)
-            self._blocked = failures.blocked_streams(db, self._placement.kept_as)
+            self._known = failures.blocked_streams(db, self._placement.kept_as)
+            self._blocked = set(self._known)
             stopped = failures.stopped_at(db, self._placement.kept_as)
             if stopped is not None:
                 failures.settle(db, self._placement.kept_as, stopped.position)  # it is tried again now
@@ -163,7 +166,7 @@ class Keeper:
         Returns:
             How many were applied.
         """
-        step = _Step(self._placement, self._checkpoint, pieces, end, self._target.hold, self._blocked)
+        step = _Step(self._placement, self._checkpoint, pieces, end, self._target.hold, self._blocked, self._known)
         try:
             self._target.transact(step.work)
         except Exception as error:
@@ -212,6 +215,7 @@ class Keeper:
             raise ProjectionFailed(self._placement.kept_as, piece.position, piece.type, reason) from error
         self._checkpoint = moved[-1]
         if policy == "park":
+            self._known[piece.stream] = piece.position
             self._blocked = self._blocked | {piece.stream}
         self._moved(self._checkpoint.position)
 
@@ -231,6 +235,7 @@ class _Step:
         end: int,
         hold: float,
         blocked: set[str],
+        known: dict[str, int],
     ) -> None:
         self._placement = placement
         self._before = checkpoint
@@ -238,6 +243,7 @@ class _Step:
         self._end = end
         self._hold = hold
         self._blocked = blocked
+        self._known = known
         self.checkpoint = checkpoint
         self.done = 0
         self.failed: BaseException | None = None
@@ -275,12 +281,25 @@ class _Step:
     def _apply(self, piece: Piece | Batch, db: Database, seen: Database) -> None:
         if self._blocked and piece.count == 1 and piece.stream in self._blocked and piece.stream not in self.freed:
             name = self._placement.kept_as
-            if failures.is_blocked(db, name, piece.stream):
+            if self._waits(db, name, piece.stream):
                 reason = "an earlier event of its stream is parked"
                 now: Any = piece.recorded_at
                 failures.note(
                     db, Failure(name, piece.position, piece.type, piece.stream, FailureState.BEHIND, reason, now)
                 )
+                self._known[piece.stream] = piece.position
                 return
             self.freed.add(piece.stream)  # somebody has settled it meanwhile
         piece.to(seen)
+
+    def _waits(self, db: Database, name: str, stream: str) -> bool:
+        """Whether events of a stream wait. What is known of it may have been rolled back, or settled by others."""
+        known = self._known.get(stream)
+        if known is not None and failures.waits_at(db, name, known):
+            return True
+        last = failures.last_waiting(db, name, stream)
+        if last is None:
+            self._known.pop(stream, None)
+            return False
+        self._known[stream] = last
+        return True
