@@ -96,6 +96,10 @@ class Database(ABC):
     def watched(self, watch: Watch) -> Database:
         """The same connection for one who is not to use some of the tables: statements on them raise what it says."""
 
+    def unwatched(self) -> Database:
+        """The same connection for the library itself, which keeps tables of its own beside those of its users."""
+        return self
+
     @abstractmethod
     def _faults(self) -> AbstractContextManager[None]:
         """Turns the driver's exceptions raised inside into typed ones."""

@@ -59,6 +59,13 @@ class DuckDatabase(Database):
         found._watch = watch
         return found
 
+    def unwatched(self) -> DuckDatabase:
+        if self._watch is None:
+            return self
+        found = copy.copy(self)
+        found._watch = None
+        return found
+
     def execute(self, sql: str, params: Params = ()) -> Cursor:
         if not isinstance(sql, str):
             raise no_statement(sql)

@@ -44,6 +44,13 @@ class PostgresDatabase(Database):
         found._watch = watch
         return found
 
+    def unwatched(self) -> PostgresDatabase:
+        if self._watch is None:
+            return self
+        found = copy.copy(self)
+        found._watch = None
+        return found
+
     def execute(self, sql: str, params: Params = ()) -> Any:
         if self._watch is not None:
             self._watch.check(sql)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ...errors import UsageError
-from ..database import Params, no_statement
+from ..database import Database, Params, no_statement
 from ..watching import Watch
 from .database import SQLiteDatabase, control
 from .faults import MISFITS, misfit, translate
@@ -147,14 +147,13 @@ class WatchedDatabase(SQLiteDatabase):
         if action in _REFUSED or (action == sqlite3.SQLITE_PRAGMA and not (second is None or first in _PRAGMAS)):
             return False
         table = second if action in _BY_SECOND else first if action in _BY_FIRST else None
-        if (
-            table is not None
-            and (database != "temp" or action == _TEMP_TRIGGER)
-            and table.lower() in self._watch.tables
-        ):
+        if table is not None and (database != "temp" or action == _TEMP_TRIGGER) and self._watch.keeps(table.lower()):
             self._met = table.lower()
             return False
         return self._of.allows(action, first, second, database)
+
+    def unwatched(self) -> Database:
+        return self._of
 
     def _refused(self, error: sqlite3.Error) -> Exception:
         met, self._met = self._met, ""
