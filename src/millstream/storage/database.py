@@ -22,6 +22,20 @@ def no_statement(sql: object) -> DatabaseError:
     return DatabaseError(f"{sql!r:.60} is no SQL", hint="Give the statement as text, and its values as parameters")
 
 
+def no_params(params: object) -> DatabaseError:
+    """The error that stands for what was given in the place of a statement's values."""
+    return DatabaseError(
+        f"{params!r:.60} is no list of parameters", hint="Give one value for each ? in a list, or a dict for :name"
+    )
+
+
+def no_rows(rows: object) -> DatabaseError:
+    """The error that stands for what was given in the place of many rows."""
+    return DatabaseError(
+        f"{rows!r:.60} is no list of rows", hint="Give a list with the parameters of each row: [(1, 'a'), (2, 'b')]"
+    )
+
+
 class Cursor(Protocol):
     """What a statement has brought."""
 

@@ -20,7 +20,7 @@ from ...errors import (
     StorageError,
     UsageError,
 )
-from ..database import Cursor, Database, Params, no_statement
+from ..database import Cursor, Database, Params, no_params, no_rows, no_statement
 from ..frames import check_upsert, on_conflict, quoted, quoted_column, upsert_sql
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ class DuckDatabase(Database):
             return _Rows(found)
 
     def executemany(self, sql: str, rows: Iterable[Params]) -> None:
+        if not isinstance(rows, Iterable):
+            raise no_rows(rows)
         for row in rows:
             self.execute(sql, row)
 
@@ -292,7 +294,11 @@ def _dollars(sql: str) -> str:
 
 
 def _values(params: Params) -> Any:
-    return dict(params) if isinstance(params, Mapping) else list(params)
+    if isinstance(params, Mapping):
+        return dict(params)
+    if not isinstance(params, Iterable):
+        raise no_params(params)
+    return list(params)
 
 
 __all__ = ["DuckDatabase", "forget_database", "open_database"]

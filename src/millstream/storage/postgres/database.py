@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from ..database import Database, Params
+from ..database import Database, Params, no_rows
 from ..frames import check_upsert, insert_sql, on_conflict, quoted, quoted_column, upsert_sql
 from .faults import translated
 from .place import quote_name
@@ -63,6 +63,8 @@ class PostgresDatabase(Database):
         if self._watch is not None:
             self._watch.check(sql)
         statement = parse(sql)
+        if not isinstance(rows, Iterable):
+            raise no_rows(rows)
         with translated(self.location), self.connection.cursor() as cursor:
             cursor.executemany(statement.text, [bind(statement, row) for row in rows])
 
