@@ -64,6 +64,7 @@ class App(WriteSide, ReadSide):
 
     Raises:
         DuplicateHandler: Two projections have one name.
+        FlowError: A flow has no end.
         UsageError: Two flows or two captures have one name, something given is none of them, ``memory`` is no size,
             or ``flow_processes`` no number.
         ReadModelChanged: An inline projection's tables were made by another version of its schema.
