@@ -169,6 +169,11 @@ class App(WriteSide, ReadSide):
             inline.attach()
         _apps.add(self)
 
+    def _before_fork(self) -> None:
+        for follower in self._followers.values():
+            for part in dict.fromkeys([follower, *follower.parts]):
+                part.home.fork()
+
     def _forked(self) -> None:
         """In a forked child: the workers, and all threads, are in the parent, which goes on; locks may be left held."""
         self._moved.__init__()  # type: ignore[misc]  # all that look after read models have this one
@@ -413,12 +418,17 @@ class App(WriteSide, ReadSide):
 _apps: weakref.WeakSet[App] = weakref.WeakSet()
 
 
+def _before_fork() -> None:
+    for app in list(_apps):
+        app._before_fork()
+
+
 def _forked() -> None:
     for app in list(_apps):
         app._forked()
 
 
-os.register_at_fork(after_in_child=_forked)
+os.register_at_fork(before=_before_fork, after_in_child=_forked)
 
 
 def _asked(after: Receipt | int | None, fresh: bool, timeout: Duration | float, behind: Behind, at: At | None) -> Asked:

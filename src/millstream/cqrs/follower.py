@@ -308,6 +308,7 @@ class Follower:
         self._running = self.is_outside = False
         self._performer = self.building = None
         self.mode = Mode.RUNNING
+        self.home.fork()
 
     def fill(self) -> None:
         """Bring it level with the log, in this thread, and let go of it."""
