@@ -398,11 +398,13 @@ class App(WriteSide, ReadSide):
             state = worker.state
             if follower is not None and state is State.RUNNING:
                 state = State(follower.mode) if follower.failure is None else State.FAILED
+            backlog = self._backlog(worker)
             error = worker.describe() or (str(follower.failure) if follower and follower.failure else None)
             found.append(
                 WorkerStatus(
                     worker.name, worker.kind, state, worker.restarts, error, reached,
                     None if reached is None else max(0, head - reached),
+                    None if backlog is None else backlog.messages, None if backlog is None else backlog.since,
                 )
             )  # fmt: skip
         return found

@@ -127,12 +127,14 @@ class _Told(logging.Handler):
 def status(app: AppName, output: OutputFormat = None) -> None:
     """Show an app's workers, and how far each has come in the log.
 
+    Of an outbox it is shown how many messages wait to be sent, and since when.
+
     \bExamples:
       $ millstream app status shop:app
       $ millstream app status shop:app --output json
     """
     rows = load(app).status()
-    write_rows(rows, ("kind", "name", "position", "behind", "error"), chosen(output))
+    write_rows(rows, ("kind", "name", "position", "behind", "waiting", "since", "error"), chosen(output))
 
 
 def send(
