@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -14,6 +15,9 @@ import pytest
 from kept import eventually
 
 import millstream as ms
+from millstream.cqrs.homes import Home
+from millstream.cqrs.keeping import Keeper
+from millstream.cqrs.watch import Watch
 from millstream.log.checkpoints import peek
 
 
@@ -397,3 +401,21 @@ def test_a_worker_that_starts_again_in_the_middle_of_an_append_applies_no_event_
         assert app.query(AllRows(), after=receipt) == list(range(1, 52))
         assert app.status()[0].restarts == 1
     assert FULL == []
+
+
+@pytest.mark.parametrize("place", ["read.db", "read.duckdb", None])
+def test_who_is_told_to_stop_while_it_takes_a_read_model_over_gets_on_all_the_same(log, tmp_path, place):
+    log.append("s", [Added(n=n) for n in range(20)])
+    stop = threading.Event()
+    stop.set()
+    placement = Numbers.into(None if place is None else tmp_path / place)
+    with Home(log, placement.name, placement.path).target.kept_open() as target:
+        before = 0
+        while before < 20:
+            keeper = Keeper(log, placement, target, lambda position: None)
+            keeper.take()
+            keeper.follow(stop, Watch(log, threading.Condition()))
+            with target.reading() as db:
+                assert db.one("select count(*) as n from numbers") == {"n": keeper.seen}
+            assert keeper.seen > before
+            before = keeper.seen

@@ -68,6 +68,8 @@ class Keeper:
         self._known: dict[str, int] = {}
         """Of streams whose events wait, the position of one that does: to look for that alone is quick."""
         self._types = frozenset(placement.types)
+        self._is_new = False
+        """Whether nothing was applied since it was taken."""
         self.seen = 0
 
     def take(self) -> int:
@@ -88,14 +90,15 @@ class Keeper:
         self._target.transact(work)
         self._checkpoint = taken[-1]
         self.seen = self._checkpoint.position
+        self._is_new = True
         return self.seen
 
     def follow(self, stop: Stop, watch: Watch) -> None:
         """Follow the log until it is time to stop."""
-        while not stop.is_set():
+        while True:
             # The head first: what is appended after it is for the next round.
             head = self._log.head
-            if head > self.seen and not self._from_tail():
+            if head > self.seen and not self._from_tail(stop):
                 self.catch_up(head, stop)
             if self.seen > self._checkpoint.position and time.monotonic() - self._written >= _QUIET:
                 self.commit()
@@ -112,11 +115,14 @@ class Keeper:
             self._commit([], self.seen)
 
     def catch_up(self, head: int, stop: Stop) -> None:
-        """Apply what the log has up to a position."""
-        while self.seen < head and not stop.is_set():
+        """Apply what the log has up to a position, as far as there is time; but never nothing of it.
+
+        To take a read model over may last longer than some programs run: they would never get on.
+        """
+        while self.seen < head and (self._is_new or not stop.is_set()):
             self._stretch(head, stop)
 
-    def _from_tail(self) -> bool:
+    def _from_tail(self, stop: Stop) -> bool:
         """Apply what has just come, of which one read serves all workers; False when it is to be read by itself."""
         found = None if self._blocked else self._log.tail.after(self.seen)
         if found is None:
@@ -130,7 +136,7 @@ class Keeper:
         while pieces:
             blocked = self._blocked
             del pieces[: self._commit(pieces, head)]
-            if self._blocked is not blocked:
+            if self._blocked is not blocked or stop.is_set():
                 break
         return True
 
@@ -140,7 +146,7 @@ class Keeper:
         blocked = self._blocked
         pieces = self._placement.pieces(pages, rows=self._target.rows, apart=blocked)
         ahead: list[Piece | Batch] = []
-        while not stop.is_set() and self._blocked is blocked:
+        while (self._is_new or not stop.is_set()) and self._blocked is blocked:
             count = sum(piece.count for piece in ahead)
             last = False
             while count < self._target.pieces and not last:
@@ -220,6 +226,7 @@ class Keeper:
         self._moved(self._checkpoint.position)
 
     def _moved(self, position: int) -> None:
+        self._is_new = False
         self.seen = position
         self._tell(position)
 
