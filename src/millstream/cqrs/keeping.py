@@ -268,6 +268,7 @@ class _Step:
         for piece in self._pieces:
             try:
                 self._apply(piece, db, seen)
+                seen.check_whole()
             except StorageError as error:
                 # A full disk or a lock is no fault of the handler's: the supervisor tries again.
                 if isinstance(error, DatabaseError):

@@ -22,7 +22,7 @@ from ...errors import (
     StorageError,
     UsageError,
 )
-from ..database import Cursor, Database, Params, no_params, no_rows, no_statement
+from ..database import Cursor, Database, Params, no_params, no_rows, no_statement, spoiled
 from ..frames import check_upsert, on_conflict, quoted, quoted_column, upsert_sql
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class DuckDatabase(Database):
         self.files: Sequence[str] = (path,)
         self._watch: Watch | None = None
         self._opened_by = os.getpid()
+        self._failed: list[str] = []
+        """The statements of the transaction that have failed: shared with those who use it under a watch."""
         with _mutex:
             self._writing = _writing.setdefault(path, threading.RLock())
 
@@ -65,6 +67,10 @@ class DuckDatabase(Database):
         found = copy.copy(self)
         found._watch = watch
         return found
+
+    def check_whole(self) -> None:
+        if self._failed:
+            raise spoiled("DuckDB")
 
     def unwatched(self) -> DuckDatabase:
         if self._watch is None:
@@ -83,9 +89,14 @@ class DuckDatabase(Database):
                 "this statement is not for a transaction that belongs to somebody else",
                 hint="Leave BEGIN, COMMIT and ROLLBACK to whoever handed the connection out",
             )
-        with translated(self.path):
-            found = self.connection.execute(_dollars(sql) if isinstance(params, Mapping) else sql, _values(params))
-            return _Rows(found)
+        try:
+            with translated(self.path):
+                found = self.connection.execute(_dollars(sql) if isinstance(params, Mapping) else sql, _values(params))
+                return _Rows(found)
+        except MillstreamError as error:
+            if error.__cause__ is not None:  # the driver's
+                self._failed.append(sql)
+            raise
 
     def executemany(self, sql: str, rows: Iterable[Params]) -> None:
         if not isinstance(rows, Iterable):
@@ -159,6 +170,7 @@ class DuckDatabase(Database):
         yield from self._between("begin transaction read only", "rollback")
 
     def _between(self, begin: str, end: str) -> Iterator[None]:
+        self._failed.clear()
         with translated(self.path):
             self.connection.execute(begin)
         try:

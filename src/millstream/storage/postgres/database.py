@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from ..database import Database, Params, no_rows
+from ..database import Database, Params, no_rows, spoiled
 from ..frames import check_upsert, insert_sql, on_conflict, quoted, quoted_column, upsert_sql
 from .faults import translated
 from .place import quote_name
@@ -43,6 +43,10 @@ class PostgresDatabase(Database):
         found = copy.copy(self)
         found._watch = watch
         return found
+
+    def check_whole(self) -> None:
+        if self.connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.INERROR:
+            raise spoiled("PostgreSQL")
 
     def unwatched(self) -> PostgresDatabase:
         if self._watch is None:
