@@ -215,6 +215,11 @@ def test_two_flows_or_captures_of_one_name_are_refused(log, tmp_path):
     )
 
 
+def test_a_flow_without_an_end_is_refused_when_the_app_is_made(log):
+    with pytest.raises(ms.FlowError, match=r"a flow of an app needs an end. End it with .to\("):
+        ms.App(log, flows=[ms.stream("clicks").select("user")])
+
+
 def test_status_tells_how_far_each_flow_is(log):
     import polars as pl
 

@@ -46,8 +46,8 @@ class Count(ms.Query[int]):
     pass
 
 
-def make(path: Path, *, live: bool = False) -> ms.App:
-    app = ms.App(ms.open(path / "log.db"), projections=[Rows.live() if live else Rows.into(path / "read.db")])
+def make(path: Path, *, live: bool = False, into: str = "read.db") -> ms.App:
+    app = ms.App(ms.open(path / "log.db"), projections=[Rows.live() if live else Rows.into(path / into)])
 
     @app.command
     def add(command: Add, sum: Sum) -> None:
@@ -110,6 +110,34 @@ def test_of_a_parent_and_its_child_one_keeps_a_read_model(tmp_path: Path) -> Non
         in_child(work)
         (mine,) = app.status()
         assert (mine.state, mine.restarts, mine.position) == ("running", 0, 4)
+
+
+def test_what_a_parent_has_open_in_duckdb_is_refused_to_its_child_and_stays_as_it_is(tmp_path: Path) -> None:
+    with make(tmp_path, into="read.duckdb") as app:
+        assert app.query(Count(), after=app.execute(Add("s", 1))) == 1
+
+        def work() -> None:
+            with pytest.raises(ms.StorageError, match="open in the process that this one was forked from"):
+                app.query(Count())
+            app.execute(Add("s", 2))
+            app.stop()
+            in_child(lambda: app.execute(Add("s", 3)))
+
+        in_child(work)
+        assert app.query(Count(), fresh=True) == 3
+
+
+def test_a_child_keeps_in_duckdb_what_its_parent_has_made_and_does_not_run(tmp_path: Path) -> None:
+    app = make(tmp_path, into="read.duckdb")
+
+    def work() -> None:
+        with app:
+            assert app.query(Count(), after=app.execute(Add("s", 1))) == 1
+
+    in_child(work)
+    in_child(lambda: app.execute(Add("s", 2)))
+    with app:
+        assert app.query(Count(), fresh=True) == 2
 
 
 def test_the_first_threads_of_a_child_share_one_log(tmp_path: Path) -> None:

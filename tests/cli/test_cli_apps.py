@@ -94,6 +94,31 @@ def test_a_command_that_is_refused_says_why(run):
     assert (unknown.returncode, "AddUser" in unknown.stderr) == (2, True)
 
 
+def test_the_fields_of_a_command_are_given_one_by_one_or_as_json(run):
+    sent = run("command", "send", "clishop:make", "AddUser", "user=user-1", "email=a=b", "vip=true")
+    assert json.loads(sent.stdout)["stream"] == "user-1"
+    misspelt = run("command", "send", "clishop:make", "AddUser", "user=user-2", "email=b", "vp=true")
+    assert (misspelt.returncode, "no field 'vp'" in misspelt.stderr) == (2, True)
+    refused = run("command", "send", "clishop:make", "AddUser", "user=user-2", "email=no")
+    assert (refused.returncode, refused.stderr) == (5, "error: not this one\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "given", "said"),
+    [
+        (['{"user": '], b"", "it is no JSON"),
+        (["[1]"], b"", "is no JSON object"),
+        ([], b"", "it is no JSON"),
+        ([], b"\xff", "it is no JSON"),
+        (["user"], b"", "is not a field and its value"),
+        (["user=a", "user=b"], b"", "'user' is given twice"),
+    ],
+)
+def test_what_are_no_fields_is_a_wrong_call(run, words, given, said):
+    done = run("command", "send", "clishop:make", "AddUser", *words, input=given)
+    assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+
+
 def test_the_commands_are_listed(run):
     assert json.loads(run("command", "ls", "clishop:make").stdout) == {
         "command": "AddUser",

@@ -128,6 +128,9 @@ def test_partitions_are_built_as_a_new_version_and_shown(run: Run, tmp_path: Pat
 
 
 def test_queries_are_asked_of_the_present_and_the_past(run: Run) -> None:
+    assert told(run("query", "shop:app", "Takings", '{"at_least": 6}'))["result"] == 7
+    listed = [json.loads(line) for line in run("query", "shop:app").stdout.splitlines()]
+    assert listed == [{"query": "Payments", "fields": ""}, {"query": "Takings", "fields": "at_least?"}]
     assert told(run("query", "shop:app", "Takings", "at_least=6"))["result"] == 7
     assert told(run("query", "shop:app", "Takings", "--at", "1"))["result"] == 5
     rows = [json.loads(line) for line in run("query", "shop:app", "Payments").stdout.splitlines()]
@@ -156,6 +159,8 @@ WRONG = [
     (["projection", "rollback", "shop:app", "Till"], 3, "no version to go back to"),
     (["projection", "skip", "shop:app", "Till", "-p", "77"], 3, "failed at position 77"),
     (["query", "shop:app", "Nothing"], 2, "no query 'Nothing'"),
+    (["query", "shop:app", "Takings", '{"at_least": '], 2, "it is no JSON"),
+    (["query", "shop:app", "Takings", '{"most": 1}'], 2, "no field 'most'"),
     (["query", "shop:app", "Takings", "at_least"], 2, "not a field and its value"),
     (["query", "shop:app", "Takings", "most=1"], 2, "no field 'most'"),
     (["query", "shop:app", "Takings", "at_least=much"], 2, "Takings"),

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -14,6 +15,9 @@ import pytest
 from kept import eventually
 
 import millstream as ms
+from millstream.cqrs.homes import Home
+from millstream.cqrs.keeping import Keeper
+from millstream.cqrs.watch import Watch
 from millstream.log.checkpoints import peek
 
 
@@ -44,6 +48,26 @@ class Total(ms.Projection):
 
 
 class AllNumbers(ms.Query[list[int]]):
+    pass
+
+
+class Rows(ms.Projection):
+    schema = "create table some_rows (position integer)"
+
+    @ms.on
+    def added(self, event: Added, db: ms.Database, recorded: ms.Recorded) -> None:
+        db.execute("insert into some_rows values (?)", (recorded.position,))
+        if event.n in FULL:
+            FULL.remove(event.n)
+            raise ms.DiskFull("the disk")
+        time.sleep(0.001)  # so that one transaction does not take them all
+
+
+FULL: list[int] = []
+"""At which numbers the disk is full, once."""
+
+
+class AllRows(ms.Query[list[int]]):
     pass
 
 
@@ -360,3 +384,38 @@ def test_a_read_model_is_built_from_what_is_archived_and_without_what_is_trimmed
     log.trim("c", keep=5)
     with make(log, path, Numbers) as app:
         assert app.query(AllNumbers(), after=log.head) == [*range(20), *range(25, 30)]
+
+
+def test_a_worker_that_starts_again_in_the_middle_of_an_append_applies_no_event_twice(log, tmp_path):
+    app = ms.App(log, projections=[Rows.into(), Total.into(str(tmp_path / "total.db"))])
+
+    @app.query(reads=[Rows])
+    def all_rows(query: AllRows, db: ms.Database) -> list[int]:
+        return [row["position"] for row in db.query("select position from some_rows order by position")]
+
+    FULL[:] = [30]
+    with app:
+        app.query(AllRows(), after=log.append("a", Added(n=0)))
+        eventually(lambda: all(each.state is ms.State.RUNNING for each in app.status()))
+        receipt = log.append("a", [Added(n=n) for n in range(1, 51)])
+        assert app.query(AllRows(), after=receipt) == list(range(1, 52))
+        assert app.status()[0].restarts == 1
+    assert FULL == []
+
+
+@pytest.mark.parametrize("place", ["read.db", "read.duckdb", None])
+def test_who_is_told_to_stop_while_it_takes_a_read_model_over_gets_on_all_the_same(log, tmp_path, place):
+    log.append("s", [Added(n=n) for n in range(20)])
+    stop = threading.Event()
+    stop.set()
+    placement = Numbers.into(None if place is None else tmp_path / place)
+    with Home(log, placement.name, placement.path).target.kept_open() as target:
+        before = 0
+        while before < 20:
+            keeper = Keeper(log, placement, target, lambda position: None)
+            keeper.take()
+            keeper.follow(stop, Watch(log, threading.Condition()))
+            with target.reading() as db:
+                assert db.one("select count(*) as n from numbers") == {"n": keeper.seen}
+            assert keeper.seen > before
+            before = keeper.seen

@@ -11,6 +11,7 @@ import pytest
 from kept import eventually
 
 import millstream as ms
+from millstream.cqrs import failures
 
 BAD: set[int] = set()
 """What the handlers do not take."""
@@ -156,6 +157,34 @@ def test_a_parked_event_that_is_left_out_lets_those_behind_it_go(
             app.skip("Bookings", position=77)
         with pytest.raises(ms.NotFound, match="does not stand before"):
             app.skip("Bookings")
+
+
+def test_an_event_that_comes_to_wait_is_looked_up_by_a_key_and_not_among_all_that_wait(
+    log: ms.Log, path: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[str] = []
+    found = failures.last_waiting
+
+    def last_waiting(db: ms.Database, name: str, stream: str) -> int | None:
+        searched.append(stream)
+        return found(db, name, stream)
+
+    monkeypatch.setattr(failures, "last_waiting", last_waiting)
+    BAD.add(2)
+    with make(log, Parking, path) as app:
+        for n in range(1, 40):
+            log.append("a", Booked(n=n))
+        app.query(Bookings(), after=log.head)
+        assert len(told(app)) == 38
+        assert searched == []
+    with make(log, Parking, path) as app:
+        app.query(Bookings(), after=log.append("a", Booked(n=40)))
+        assert len(told(app)) == 39
+        assert searched == []
+        BAD.clear()
+        assert app.retry("Bookings") == 39
+        assert app.query(Bookings(), after=log.append("a", Booked(n=41))) == list(range(1, 42))
+        assert searched == ["a"]  # once, since somebody has settled what was known to wait
 
 
 def test_what_is_parked_stays_so_over_a_restart(log: ms.Log, path: str | None) -> None:

@@ -279,6 +279,69 @@ def test_a_handler_ends_no_transaction_and_opens_no_database(
         assert app.query(GetSales())[-1] == before + 1
 
 
+@pytest.mark.parametrize("where", ["file", "log", "memory", "duckdb"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "delete from millstream_checkpoints",
+        "update Millstream_Checkpoints set position = 0",
+        "drop table millstream_projections",
+    ],
+)
+def test_the_librarys_own_tables_are_not_for_a_handler(log: ms.Log, tmp_path: Path, statement: str, where: str) -> None:
+    class Careless(ms.Projection):
+        schema = "create table careless (position integer)"
+
+        @ms.on
+        def sold(self, event: Sold, db: ms.Database, recorded: ms.Recorded) -> None:
+            if event.item == "odd":
+                db.execute(statement)
+            db.execute("insert into careless values (?)", (recorded.position,))
+
+    places = {"file": str(tmp_path / "read.db"), "log": None, "memory": ":memory:", "duckdb": str(tmp_path / "a.ddb")}
+    log.append("x", [Sold(item="fine", n=1), Sold(item="odd", n=1)])
+    with ms.App(log, projections=[Careless.into(places[where])]) as app:
+        deadline = time.monotonic() + 10
+        while not app.failures(Careless):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        [failure] = app.failures(Careless)
+        assert failure.position == log.head
+        assert failure.error.startswith("UsageError: the table 'millstream_")
+        assert "the library's own" in failure.error
+
+
+def test_nor_are_they_for_one_in_the_commits_of_the_log(log: ms.Log) -> None:
+    class Careless(ms.Projection):
+        schema = "create table careless (n integer)"
+
+        @ms.on
+        def sold(self, event: Sold, db: ms.Database) -> None:
+            if event.item == "odd":
+                db.execute("delete from millstream_checkpoints")
+            db.execute("insert into careless values (?)", (event.n,))
+
+    ms.App(log, projections=[Careless.inline()])
+    before = log.head
+    log.append("x", Sold(item="fine", n=1))
+    with pytest.raises(ms.UsageError, match="'millstream_checkpoints' is the library's own"):
+        log.append("x", Sold(item="odd", n=2))
+    assert log.head == before + 1
+    log.append("x", Sold(item="fine", n=3))
+    with log.connect() as db:
+        assert db.query("select n from careless")[-2:] == [{"n": 1}, {"n": 3}]
+
+
+def test_a_checkpoint_that_was_deleted_all_the_same_is_told(log: ms.Log) -> None:
+    ms.App(log, projections=[Prices.inline()])
+    log.append("x", Priced(item="a", cents=1))
+    with log.transaction() as tx:
+        tx.db.execute("delete from millstream_checkpoints")
+        tx.append("y", Sold(item="a", n=1))
+    with pytest.raises(ms.DatabaseError, match="the checkpoint of inline projection 'Prices' is gone"):
+        log.append("x", Priced(item="a", cents=2))
+
+
 def test_what_is_its_own_or_passing_is_a_handlers_to_use(log: ms.Log, tmp_path: Path) -> None:
     class Careful(ms.Projection):
         schema = """

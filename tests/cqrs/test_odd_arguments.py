@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,41 @@ def test_a_statement_that_is_no_text_is_a_typed_error(app: Any, method: str) -> 
         getattr(tx.db, method)(5, *rows)
     with pytest.raises(ms.DatabaseError, match="no SQL"), app.log.connect() as db:
         getattr(db, method)(5, *rows)
+
+
+@pytest.mark.parametrize("rows", [5, None], ids=str)
+@pytest.mark.parametrize("where", ["inline", "file", "duckdb"])
+def test_what_is_no_rows_or_no_parameters_is_a_typed_error_that_shows_the_right_shape(
+    log: ms.Log, tmp_path: Path, where: str, rows: Any
+) -> None:
+    told: list[ms.DatabaseError] = []
+
+    class Shapes(ms.Projection):
+        schema = "create table shapes (n integer)"
+
+        @ms.on
+        def added(self, event: Added, db: ms.Database) -> None:
+            for run in (db.executemany, db.execute, db.query, db.one, db.frame):
+                with pytest.raises(ms.DatabaseError) as caught:
+                    run("select ?", rows)
+                told.append(caught.value)
+
+    path = tmp_path / ("read.duckdb" if where == "duckdb" else "read.db")
+    with ms.App(log, projections=[Shapes.inline() if where == "inline" else Shapes.into(path)]):
+        log.append("s", Added(n=5))
+        deadline = time.monotonic() + 10
+        while len(told) < 5 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert len(told) >= 5
+    assert f"{rows} is no list of rows" in told[0].message
+    assert "[(1, 'a'), (2, 'b')]" in told[0].hint
+    assert all(each.hint for each in told)
+
+
+def test_rows_that_cannot_be_made_leave_with_their_own_error(log: ms.Log) -> None:
+    with pytest.raises(TypeError, match="unsupported operand"), log.transaction() as tx:
+        tx.db.execute("create table odd (n integer)")
+        tx.db.executemany("insert into odd values (?)", ((n + "a",) for n in [1]))  # type: ignore[operator]
 
 
 def test_a_handler_that_gives_a_number_for_sql_is_told_so(log: ms.Log) -> None:

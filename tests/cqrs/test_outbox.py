@@ -222,3 +222,23 @@ def test_what_is_sent_may_stop_the_app(log):
     app.execute(Say("one"))
     eventually(lambda: app.status()[0].state == "stopped")
     assert (sent, delivery.unsent(log)) == (["one"], [])
+
+
+def test_what_waits_to_be_sent_is_counted_also_of_an_outbox_that_nobody_runs(log, post):
+    app = make(log, post, attempts=1)
+    [status] = app.status()
+    assert (status.waiting, status.since) == (0, None)
+    first = app.execute(Say("one"))
+    app.execute(Say("two"))
+    [status] = app.status()
+    assert (status.waiting, status.since) == (2, next(log.read(since_position=first.first)).time)
+    post.refused.append("one")
+    with app:
+        eventually(lambda: post.texts == ["two"])
+        eventually(lambda: app.status()[0].waiting == 1)
+    log.append("outbox-nobody", ms.Plain("OutboxMessage", {"key": "", "body": "?"}))
+    mail, nobody = delivery.backlogs(log)
+    assert (mail.outbox, mail.messages, mail.aside, mail.since) == ("mail", 1, 1, status.since)
+    assert (nobody.outbox, nobody.messages, nobody.aside) == ("nobody", 1, 0)
+    delivery.skip(log, "mail", first.first)
+    assert app.status()[0].waiting == 0

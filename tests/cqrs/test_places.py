@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,6 +143,33 @@ def test_rows_and_checkpoint_are_of_one_transaction(place: Place) -> None:
         assert app.query(GetGlasses(), after=receipt, timeout=20) == {"blue": 1, "red": 950}
     finally:
         app.stop()
+
+
+def test_a_handler_that_catches_the_error_of_a_statement_fails_where_that_has_spoiled_the_transaction(
+    place: Place,
+) -> None:
+    class Catching(Glasses):
+        name = "Glasses"
+
+        @ms.on
+        def poured(self, event: Poured, db: ms.Database) -> None:
+            with suppress(ms.ConstraintViolated):
+                db.execute("insert into glasses (glass, drops) values (?, ?)", (event.glass, event.drops))
+
+    app = app_of(place, Catching)
+    glasses = ["a", "b", "b", "c"]
+    place.log.append("a", [Poured(glass=glass, drops=n) for n, glass in enumerate(glasses)])
+    with app:
+        home = str(place.into or place.log.location)
+        if "postgresql" not in home and "duckdb" not in home:
+            assert app.query(GetGlasses(), fresh=True) == {"a": 0, "b": 1, "c": 3}
+            return
+        with pytest.raises(ms.ProjectionFailed, match="its error was caught") as caught:
+            app.query(GetGlasses(), fresh=True)
+        assert caught.value.position == 3
+        assert app.query(GetGlasses()) == {"a": 0, "b": 1}
+        app.skip(Catching)
+        assert app.query(GetGlasses(), fresh=True, timeout=20) == {"a": 0, "b": 1, "c": 3}
 
 
 def test_what_is_parked_waits_with_its_stream_and_is_retried(place: Place) -> None:

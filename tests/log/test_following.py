@@ -40,6 +40,23 @@ def test_a_read_that_was_cut_short_gives_no_event_twice(error, monkeypatch):
         assert [seen.run.position for seen in found[0]] == list(range(4, 1_044))
 
 
+def test_a_follower_in_the_middle_of_a_run_gets_the_rest_of_it_alone():
+    with ms.open() as log, ExitStack() as stack:
+        log.append("a", [Noted(n=n) for n in range(1, 11)])
+        log.append("a", Noted(n=11))
+        for _ in range(5):
+            stack.enter_context(log.tail.joined())
+        assert log.tail.after(0) is not None
+        for after in range(12):
+            found = log.tail.after(after)
+            assert found is not None
+            assert [e.event.n for seen in found[0] for e in seen.events()] == list(range(after + 1, 12))
+            assert [e.position for e in log.follow(after=after, timeout=0)] == list(range(after + 1, 12))
+            assert [e.version for runs in log.follow_runs(after=after, timeout=0) for run in runs for e in run] == list(
+                range(after + 1, 12)
+            )
+
+
 def test_who_is_ahead_of_what_this_process_was_told_of_is_not_sent_back(tmp_path):
     """As a worker is that takes a read model over from another process which has just moved it."""
     path = str(tmp_path / "log.db")

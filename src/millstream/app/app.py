@@ -64,6 +64,7 @@ class App(WriteSide, ReadSide):
 
     Raises:
         DuplicateHandler: Two projections have one name.
+        FlowError: A flow has no end.
         UsageError: Two flows or two captures have one name, something given is none of them, ``memory`` is no size,
             or ``flow_processes`` no number.
         ReadModelChanged: An inline projection's tables were made by another version of its schema.
@@ -167,6 +168,11 @@ class App(WriteSide, ReadSide):
         for inline in self._inline:
             inline.attach()
         _apps.add(self)
+
+    def _before_fork(self) -> None:
+        for follower in self._followers.values():
+            for part in dict.fromkeys([follower, *follower.parts]):
+                part.home.fork()
 
     def _forked(self) -> None:
         """In a forked child: the workers, and all threads, are in the parent, which goes on; locks may be left held."""
@@ -392,11 +398,13 @@ class App(WriteSide, ReadSide):
             state = worker.state
             if follower is not None and state is State.RUNNING:
                 state = State(follower.mode) if follower.failure is None else State.FAILED
+            backlog = self._backlog(worker)
             error = worker.describe() or (str(follower.failure) if follower and follower.failure else None)
             found.append(
                 WorkerStatus(
                     worker.name, worker.kind, state, worker.restarts, error, reached,
                     None if reached is None else max(0, head - reached),
+                    None if backlog is None else backlog.messages, None if backlog is None else backlog.since,
                 )
             )  # fmt: skip
         return found
@@ -412,12 +420,17 @@ class App(WriteSide, ReadSide):
 _apps: weakref.WeakSet[App] = weakref.WeakSet()
 
 
+def _before_fork() -> None:
+    for app in list(_apps):
+        app._before_fork()
+
+
 def _forked() -> None:
     for app in list(_apps):
         app._forked()
 
 
-os.register_at_fork(after_in_child=_forked)
+os.register_at_fork(before=_before_fork, after_in_child=_forked)
 
 
 def _asked(after: Receipt | int | None, fresh: bool, timeout: Duration | float, behind: Behind, at: At | None) -> Asked:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -79,6 +79,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
         error: What went wrong last, if anything did.
         position: How far it has come in the log, as of its last checkpoint; None for captures.
         behind: How many positions that is from the log's head.
+        waiting: Of an outbox, how many messages have not been sent, by any process; None for others.
+        since: When the first of those was posted (UTC); None when there is none.
     """
 
     name: str
@@ -88,6 +90,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     error: str | None = None
     position: int | None = None
     behind: int | None = None
+    waiting: int | None = None
+    since: datetime | None = None
 
 
 class Background(Protocol):

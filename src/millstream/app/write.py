@@ -17,7 +17,7 @@ import msgspec
 
 from ..cqrs.command import Command
 from ..cqrs.context import Context
-from ..cqrs.delivery import Delivery
+from ..cqrs.delivery import Backlog, Delivery
 from ..cqrs.errors import DuplicateHandler
 from ..cqrs.execution import Execution, Middleware, Outcome
 from ..cqrs.gathering import Gathering
@@ -361,6 +361,10 @@ class WriteSide:
         if worker.kind == "process":
             return self._reactors[worker.name].position()
         return self._deliveries[worker.name].position() if worker.kind == "outbox" else None
+
+    def _backlog(self, worker: Worker) -> Backlog | None:
+        """What is still to be sent of an outbox; None for other workers."""
+        return self._deliveries[worker.name].backlog() if worker.kind == "outbox" else None
 
     def _beside(self) -> ThreadPoolExecutor:
         with self._making:

@@ -252,8 +252,8 @@ _add("ls", inline.ls, _inline)
 _add("retire", inline.retire, _inline)
 app.add_typer(_inline, name="inline")
 
-_outbox = typer.Typer(help="Messages to the outside that could not be sent.", rich_markup_mode="rich")
-for _name in ("ls", "retry", "skip"):
+_outbox = typer.Typer(help="Messages to the outside that wait, or could not be sent.", rich_markup_mode="rich")
+for _name in ("status", "ls", "retry", "skip"):
     _add(_name, getattr(outbox, _name), _outbox)
 app.add_typer(_outbox, name="outbox")
 

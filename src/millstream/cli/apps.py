@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
-import msgspec
 import typer
 
 from ..errors import UsageError
+from .fields import check_known, from_stdin, given
 from .options import OutputFormat
 from .output import chosen, note, write_record, write_rows
 
@@ -127,20 +127,26 @@ class _Told(logging.Handler):
 def status(app: AppName, output: OutputFormat = None) -> None:
     """Show an app's workers, and how far each has come in the log.
 
+    Of an outbox it is shown how many messages wait to be sent, and since when.
+
     \bExamples:
       $ millstream app status shop:app
       $ millstream app status shop:app --output json
     """
     rows = load(app).status()
-    write_rows(rows, ("kind", "name", "position", "behind", "error"), chosen(output))
+    write_rows(rows, ("kind", "name", "position", "behind", "waiting", "since", "error"), chosen(output))
 
 
 def send(
     app: AppName,
     name: Annotated[str, typer.Argument(metavar="COMMAND", help="The command's class.", show_default=False)],
-    data: Annotated[
-        Optional[str],  # noqa: UP045 - read at run time
-        typer.Argument(metavar="JSON", help="Its fields, as a JSON object. Default: stdin.", show_default=False),
+    fields: Annotated[
+        Optional[list[str]],  # noqa: UP045 - read at run time
+        typer.Argument(
+            metavar="FIELD=VALUE",
+            help="Its fields, or all of them as one JSON object. Default: JSON on stdin.",
+            show_default=False,
+        ),
     ] = None,
     id: Annotated[
         Optional[str],  # noqa: UP045
@@ -160,13 +166,14 @@ def send(
     inline projections. A command that is refused ends with code 5.
 
     \bExamples:
+      $ millstream command send shop:app AddUser user=u2 email=b
       $ millstream command send shop:app AddUser '{"user": "u1", "email": "a"}'
       $ millstream command send shop:app AddUser --id r-7 < user.json
     """
     loaded = load(app)
-    text = sys.stdin.read() if data is None else data
-    command = loaded.parse(name, text)
-    _check_known(command, text)
+    values = given(fields) if fields else from_stdin()
+    command = loaded.parse(name, values)
+    check_known(type(command), values)
     receipt = loaded.execute(command, id=id, correlation=correlation)
     write_record(
         {
@@ -177,16 +184,6 @@ def send(
         },
         chosen(output),
     )
-
-
-def _check_known(command: Any, text: str) -> None:
-    """Refuse a field that the command does not have: one that may be left out would be passed over, misspelt."""
-    names = [field.encode_name for field in msgspec.structs.fields(type(command))]
-    for name in msgspec.json.decode(text):
-        if name not in names:
-            raise UsageError(
-                f"{type(command).__name__} has no field {name!r:.60}", hint=f"Its fields: {', '.join(names) or 'none'}"
-            )
 
 
 def ls(app: AppName, output: OutputFormat = None) -> None:

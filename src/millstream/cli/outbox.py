@@ -1,4 +1,4 @@
-"""``millstream outbox``: messages to the outside that could not be sent."""
+"""``millstream outbox``: messages to the outside that wait, or could not be sent."""
 
 from __future__ import annotations
 
@@ -10,6 +10,23 @@ from .options import LogPath, OutputFormat, open_to_read, open_to_write
 from .output import chosen, write_record, write_rows
 
 _Name = Annotated[str, typer.Argument(metavar="OUTBOX", help="The outbox's name.", show_default=False)]
+
+
+def status(log: LogPath, output: OutputFormat = None) -> None:
+    """Show how many messages of each outbox have not been sent, and since when.
+
+    Also of outboxes that no app runs. Those that wait aside could not be sent,
+    and are listed by ls.
+
+    \bExamples:
+      $ millstream outbox status shop.db
+      $ millstream outbox status shop.db --output json
+    """
+    from ..cqrs.delivery import backlogs
+
+    with open_to_read(log) as source:
+        rows = backlogs(source)
+    write_rows(rows, ("outbox", "messages", "since", "aside"), chosen(output))
 
 
 def ls(

@@ -11,16 +11,24 @@ from ..conversion import ready
 from ..errors import UsageError
 from ..log.positions import Position, parse_place
 from .apps import AppName, opened
+from .fields import check_known, fields_of, given
 from .options import OutputFormat, limit_of
 from .output import Output, chosen, write_record, write_rows
 
 
 def query(
     app: AppName,
-    name: Annotated[str, typer.Argument(metavar="QUERY", help="The class of the query.", show_default=False)],
+    name: Annotated[
+        Optional[str],  # noqa: UP045 - read at run time
+        typer.Argument(
+            metavar="QUERY", help="The class of the query. Default: list those that there are.", show_default=False
+        ),
+    ] = None,
     fields: Annotated[
-        Optional[list[str]],  # noqa: UP045 - read at run time
-        typer.Argument(metavar="[FIELD=VALUE]...", help="Its fields.", show_default=False),
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(
+            metavar="FIELD=VALUE", help="Its fields, or all of them as one JSON object.", show_default=False
+        ),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Wait until all that is committed is shown.")] = False,
     at: Annotated[
@@ -35,17 +43,22 @@ def query(
     ] = "10s",
     output: OutputFormat = None,
 ) -> None:
-    """Answer a query of an app from its read models.
+    """Answer a query of an app from its read models, or list the queries.
 
     A position or a time is inclusive: what happened there is shown. With
     --follow and --timeout it ends when nothing changed for so long.
 
     \bExamples:
+      $ millstream query shop:app
       $ millstream query shop:app GetOrder order=order-1
       $ millstream query shop:app GetOrder order=order-1 --at 2
     """
     limit = limit_of(timeout)
     with opened(app) as found:
+        if name is None:
+            rows = [{"query": cls.__name__, "fields": fields_of(cls)} for cls in found.queries()]
+            write_rows(sorted(rows, key=lambda row: row["query"]), ("query", "fields"), chosen(output))
+            return
         asked = _made(found.queries(), name, fields or [])
         if at is None:
             found.fill()  # nothing here keeps what is in memory
@@ -65,20 +78,12 @@ def _made(classes: list[type[Any]], name: str, fields: list[str]) -> Any:
     by_name = {cls.__name__: cls for cls in classes}
     if name not in by_name:
         raise UsageError(f"the app has no query {name!r}", hint=f"It has {', '.join(sorted(by_name)) or 'none'}")
-    values: dict[str, str] = {}
-    for field in fields:
-        key, equals, value = field.partition("=")
-        if not equals:
-            raise UsageError(f"{field!r:.80} is not a field and its value", hint="Write order=order-1")
-        values[key] = value
-    unknown = [key for key in values if key not in by_name[name].__struct_fields__]
-    if unknown:
-        has = ", ".join(by_name[name].__struct_fields__) or "none"
-        raise UsageError(f"{name} has no field {unknown[0]!r}", hint=f"Its fields: {has}")
+    values = given(fields)
+    check_known(by_name[name], values)
     try:
         return msgspec.convert(values, ready(by_name[name]), strict=False)
     except msgspec.ValidationError as error:
-        raise UsageError(f"{name}: {error}", hint="Give each field as FIELD=VALUE") from error
+        raise UsageError(f"{name}: {error}", hint="Give each field as FIELD=VALUE, or all as JSON") from error
 
 
 def _write(answer: Any, output: Output) -> None:

@@ -113,7 +113,7 @@ class Build:
             for part in self._parts:
                 keepers.append(Keeper(self._log, part, target, moved, trimmed, held=held, building=True))
             moved(min(keeper.take() for keeper in keepers))
-            while not stop.is_set():
+            while True:
                 for keeper in keepers:
                     keeper.catch_up(self._log.head, stop)
                     keeper.commit()

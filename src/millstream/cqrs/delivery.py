@@ -22,6 +22,8 @@ from .errors import in_words
 from .outbox import POSTED, Message, Outbox, stream_of
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from ..log import Log, Recorded
     from ..storage.base import Receipt
     from ..storage.database import Database
@@ -79,6 +81,43 @@ def unsent(log: Log, outbox: str | None = None) -> list[Unsent]:
     return [Unsent(**row) for row in rows]
 
 
+class Backlog(msgspec.Struct, frozen=True):
+    """What is still to be sent of an outbox, by whoever runs it.
+
+    Attributes:
+        outbox: The outbox's name.
+        messages: How many messages have not been sent.
+        since: When the first of them was posted (UTC); None when there is none.
+        aside: How many of them wait aside: see `unsent`.
+    """
+
+    outbox: str
+    messages: int
+    since: datetime | None
+    aside: int
+
+
+def backlog(log: Log, outbox: str) -> Backlog:
+    """What is still to be sent of an outbox."""
+    stream = stream_of(outbox)
+    with log.connect() as db:
+        sent = reached(db, _consumer(outbox))
+    aside = unsent(log, outbox)
+    ahead = next(log.read(stream, types=[POSTED], after=sent), None)
+    messages = len(aside) + (0 if ahead is None else log.version(stream) - ahead.version + 1)
+    held = (
+        next(log.read(since_position=aside[0].position, until_position=aside[0].position + 1), None) if aside else None
+    )
+    since = min((each.time for each in (ahead, held) if each is not None), default=None)
+    return Backlog(outbox, messages, since, len(aside))
+
+
+def backlogs(log: Log) -> list[Backlog]:
+    """The same of each outbox that was ever posted to, also of one that no app has."""
+    prefix = stream_of("")
+    return [backlog(log, each.name.removeprefix(prefix)) for each in log.streams(f"{prefix}*")]
+
+
 def retry(log: Log, outbox: str, position: int | None = None) -> int:
     """Have parked messages tried again: one, by its position, or all of an outbox.
 
@@ -123,6 +162,10 @@ def _settle(log: Log, outbox: str, position: int | None, sql: str) -> int:
     return done[-1]
 
 
+def _consumer(outbox: str) -> str:
+    return f"outbox:{outbox}"
+
+
 class Delivery:
     """Sends an outbox's messages, in the thread that calls `run`."""
 
@@ -137,7 +180,7 @@ class Delivery:
     @property
     def consumer(self) -> str:
         """The name of its checkpoint."""
-        return f"outbox:{self.name}"
+        return _consumer(self.name)
 
     def prepare(self) -> None:
         """Make its table, so that who looks finds it."""
@@ -150,6 +193,10 @@ class Delivery:
         """How far it has come; whichever process keeps it."""
         with self._log.connect() as db:
             return reached(db, self.consumer)
+
+    def backlog(self) -> Backlog:
+        """What is still to be sent; whichever process sends it."""
+        return backlog(self._log, self.name)
 
     def run(self, stop: threading.Event) -> None:
         """Send until ``stop`` is set.

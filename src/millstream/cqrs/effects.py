@@ -110,7 +110,7 @@ class Effects:
         Args:
             body: What ``perform`` is to know: JSON-like values, structs, Decimals, times.
         """
-        db, name, text = self._db, self._name, msgspec.json.encode(body, enc_hook=plain_text).decode()
+        db, name, text = self._db.unwatched(), self._name, msgspec.json.encode(body, enc_hook=plain_text).decode()
         # Numbered by what is noted: a position may have several events, as upcasters read it, of several handlers.
         db.execute(
             f"insert into {db.own(TABLE)} (name, position, n, body) select name, ?,"

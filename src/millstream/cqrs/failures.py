@@ -98,22 +98,31 @@ def stopped_at(db: Database, name: str) -> Failure | None:
     return next((each for each in all_of(db, name) if each.state is FailureState.STOPPED), None)
 
 
-def blocked_streams(db: Database, name: str) -> set[str]:
-    """The streams whose later events wait."""
-    return {each.stream for each in all_of(db, name) if each.state in WAITING}
+def blocked_streams(db: Database, name: str) -> dict[str, int]:
+    """The streams whose later events wait, each with the position of the last one that does."""
+    return {each.stream: each.position for each in all_of(db, name) if each.state in WAITING}
 
 
-def is_blocked(db: Database, name: str, stream: str) -> bool:
-    """Whether the events of a stream wait."""
-    return any(each.state in WAITING for each in all_of(db, name, stream=stream))
+def waits_at(db: Database, name: str, position: int) -> bool:
+    """Whether the event at a position waits: by the key of the table."""
+    row = db.one(f"select state from {db.own(TABLE)} where name = ? and position = ?", (name, position))
+    return row is not None and row["state"] in WAITING
+
+
+def last_waiting(db: Database, name: str, stream: str) -> int | None:
+    """The position of the last event of a stream that waits; None when none does."""
+    row = db.one(
+        f"select max(position) as last from {db.own(TABLE)} where name = ? and stream = ? and state in ({_STATES})",
+        (name, stream),
+    )
+    return None if row is None else row["last"]
 
 
 def count_waiting(db: Database, name: str) -> int:
     """How many events wait."""
     if not db.has_table(TABLE):
         return 0
-    states = ", ".join(f"'{state}'" for state in WAITING)
-    found = db.one(f"select count(*) as n from {db.own(TABLE)} where name = ? and state in ({states})", (name,))
+    found = db.one(f"select count(*) as n from {db.own(TABLE)} where name = ? and state in ({_STATES})", (name,))
     return int(found["n"]) if found is not None else 0
 
 
@@ -124,3 +133,4 @@ def settle(db: Database, name: str, position: int) -> None:
 
 
 WAITING = (FailureState.PARKED, FailureState.BEHIND)
+_STATES = ", ".join(f"'{state}'" for state in WAITING)

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from enum import StrEnum
 from functools import partial
 
 from ..errors import ConsumerFenced, MillstreamError, ReadOnlyLog, StorageError, Trimmed, UsageError
@@ -18,6 +17,7 @@ from . import effects, failures, versions
 from .building import NEVER, Build, Progress, roll_back
 from .errors import ForeignReadModel, ProjectionFailed, ReadModelChanged
 from .failures import FailureState
+from .holding import CHECK, Mode, Until
 from .homes import Home, Spot
 from .keeping import Keeper
 from .lease import Lease, Leases, Stop
@@ -35,18 +35,6 @@ _FRESH = 0.05
 
 _LONGEST = 3600.0
 """The longest wait, in seconds, before another look: what a thread can wait for is limited."""
-
-_CHECK = 0.5
-"""How often, in seconds, a worker looks whether it keeps the version that answers."""
-
-
-class Mode(StrEnum):
-    """What a worker does."""
-
-    RUNNING = "running"
-    STANDBY = "standby"
-    PAUSED = "paused"
-    BUILDING = "building"
 
 
 class Follower:
@@ -308,6 +296,7 @@ class Follower:
         self._running = self.is_outside = False
         self._performer = self.building = None
         self.mode = Mode.RUNNING
+        self.home.fork()
 
     def fill(self) -> None:
         """Bring it level with the log, in this thread, and let go of it."""
@@ -390,7 +379,7 @@ class Follower:
             stuck = self.failure is None or isinstance(self.failure, ProjectionFailed)
             if stuck and self.stopped() is None:
                 return True
-            stop.wait(_CHECK)
+            stop.wait(CHECK)
         return False
 
     def stopped(self) -> Target | None:
@@ -506,29 +495,3 @@ class Follower:
             if of in (0, self._live.number):
                 self._seen = position
             self._moved.notify_all()
-
-
-class Until:
-    """Says that a worker is to let go of what it keeps: for good, or because something has changed."""
-
-    def __init__(self, stop: Stop, lease: Lease, again: threading.Event, follower: Follower, number: int = 0) -> None:
-        self._stop = stop
-        self._lease = lease
-        self._again = again
-        self._follower = follower
-        self._number = number or follower._live.number
-        self._looked = time.monotonic()
-
-    def is_set(self) -> bool:
-        """Whether it is time."""
-        if self._stop.is_set() or self._lease.lost.is_set() or self._again.is_set():
-            return True
-        now = time.monotonic()
-        if now - self._looked >= _CHECK:
-            self._looked = now
-            return self._follower.look().number != self._number
-        return False
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait for it, a while."""
-        return self._stop.wait(timeout) or self.is_set()

@@ -228,13 +228,19 @@ class Home:
             self._held[path] = open_duck(home, beside=[path]) if home else open_duck(path)
         return InDuck(path, home)
 
+    def fork(self) -> None:
+        """Before a fork: have no DuckDB file open that nobody uses just now, which the child could not open then."""
+        if self.kind is Kind.DUCKDB:
+            self.let_go()
+
     def let_go(self) -> None:
         """Close connections that are only kept to be quick, or to keep others out."""
         if self._server is not None:
             self._server.close()
         if self.kind is Kind.DUCKDB:
             while self._held:
-                self._held.popitem()[1].close()
+                with suppress(KeyError):
+                    self._held.popitem()[1].close()
 
 
 def _server(place: Any) -> Any:

@@ -15,6 +15,7 @@ from ..storage.base import Receipt
 from ..storage.database import Database
 from ..storage.inline import TABLES as COMMITS
 from .errors import ProjectionFailed, in_words
+from .lockstep import watched
 from .pieces import Batch, Piece
 from .projection import Placement
 
@@ -155,9 +156,10 @@ class InlineProjection:
 
     def _handle(self, db: Database, runs: list[Run]) -> None:
         last = runs[-1].last
+        seen = watched(db, self.placement)
         if self._moved(db, runs[0].position - 1, last):
             for piece in self.placement.pieces([runs]):
-                piece.to(db)
+                piece.to(seen)
             return
         checkpoint = self._checkpoint(db)
         if checkpoint.position < runs[0].position - 1:
@@ -174,7 +176,7 @@ class InlineProjection:
             self.failure = None
         if last > checkpoint.position:
             for piece in self.placement.pieces([runs]):
-                piece.to(db)
+                piece.to(seen)
             self._known = advance(db, checkpoint, last)
 
     def _moved(self, db: Database, position: int, last: int) -> bool:
@@ -191,7 +193,7 @@ class InlineProjection:
     def _make_up(self, piece: Piece | Batch, db: Database) -> None:
         """Apply an event that is in the log already: whoever appends now has no part in a fault of its handler."""
         try:
-            piece.to(db)
+            piece.to(watched(db, self.placement))
         except Exception as error:
             # A full disk or a lock is no fault of the handler's.
             if isinstance(error, StorageError) and not isinstance(error, DatabaseError):
@@ -203,4 +205,10 @@ class InlineProjection:
         row = db.execute(
             f"select position, epoch from {db.own(TABLE)} where name = ?", (self.placement.consumer,)
         ).fetchone()
+        if row is None:
+            raise DatabaseError(
+                f"the checkpoint of inline projection {self.placement.name!r} is gone from {TABLE}",
+                hint="Somebody has deleted it: restore the log from a backup; or drop the projection's tables, and its"
+                " row in millstream_projections, and the next start makes them anew",
+            )
         return Checkpoint(self.placement.consumer, *row)

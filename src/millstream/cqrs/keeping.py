@@ -65,7 +65,11 @@ class Keeper:
         self._told = told
         self._written = time.monotonic()
         self._blocked: set[str] = set()
+        self._known: dict[str, int] = {}
+        """Of streams whose events wait, the position of one that does: to look for that alone is quick."""
         self._types = frozenset(placement.types)
+        self._is_new = False
+        """Whether nothing was applied since it was taken."""
         self.seen = 0
 
     def take(self) -> int:
@@ -77,7 +81,8 @@ class Keeper:
             taken.append(take(db, self._placement.consumer))
             if self._placement.notes:
                 effects.prepare(db, self._placement, self._held, building=self._building)
-            self._blocked = failures.blocked_streams(db, self._placement.kept_as)
+            self._known = failures.blocked_streams(db, self._placement.kept_as)
+            self._blocked = set(self._known)
             stopped = failures.stopped_at(db, self._placement.kept_as)
             if stopped is not None:
                 failures.settle(db, self._placement.kept_as, stopped.position)  # it is tried again now
@@ -85,14 +90,15 @@ class Keeper:
         self._target.transact(work)
         self._checkpoint = taken[-1]
         self.seen = self._checkpoint.position
+        self._is_new = True
         return self.seen
 
     def follow(self, stop: Stop, watch: Watch) -> None:
         """Follow the log until it is time to stop."""
-        while not stop.is_set():
+        while True:
             # The head first: what is appended after it is for the next round.
             head = self._log.head
-            if head > self.seen and not self._from_tail():
+            if head > self.seen and not self._from_tail(stop):
                 self.catch_up(head, stop)
             if self.seen > self._checkpoint.position and time.monotonic() - self._written >= _QUIET:
                 self.commit()
@@ -109,11 +115,14 @@ class Keeper:
             self._commit([], self.seen)
 
     def catch_up(self, head: int, stop: Stop) -> None:
-        """Apply what the log has up to a position."""
-        while self.seen < head and not stop.is_set():
+        """Apply what the log has up to a position, as far as there is time; but never nothing of it.
+
+        To take a read model over may last longer than some programs run: they would never get on.
+        """
+        while self.seen < head and (self._is_new or not stop.is_set()):
             self._stretch(head, stop)
 
-    def _from_tail(self) -> bool:
+    def _from_tail(self, stop: Stop) -> bool:
         """Apply what has just come, of which one read serves all workers; False when it is to be read by itself."""
         found = None if self._blocked else self._log.tail.after(self.seen)
         if found is None:
@@ -127,7 +136,7 @@ class Keeper:
         while pieces:
             blocked = self._blocked
             del pieces[: self._commit(pieces, head)]
-            if self._blocked is not blocked:
+            if self._blocked is not blocked or stop.is_set():
                 break
         return True
 
@@ -137,7 +146,7 @@ class Keeper:
         blocked = self._blocked
         pieces = self._placement.pieces(pages, rows=self._target.rows, apart=blocked)
         ahead: list[Piece | Batch] = []
-        while not stop.is_set() and self._blocked is blocked:
+        while (self._is_new or not stop.is_set()) and self._blocked is blocked:
             count = sum(piece.count for piece in ahead)
             last = False
             while count < self._target.pieces and not last:
@@ -163,7 +172,7 @@ class Keeper:
         Returns:
             How many were applied.
         """
-        step = _Step(self._placement, self._checkpoint, pieces, end, self._target.hold, self._blocked)
+        step = _Step(self._placement, self._checkpoint, pieces, end, self._target.hold, self._blocked, self._known)
         try:
             self._target.transact(step.work)
         except Exception as error:
@@ -212,10 +221,12 @@ class Keeper:
             raise ProjectionFailed(self._placement.kept_as, piece.position, piece.type, reason) from error
         self._checkpoint = moved[-1]
         if policy == "park":
+            self._known[piece.stream] = piece.position
             self._blocked = self._blocked | {piece.stream}
         self._moved(self._checkpoint.position)
 
     def _moved(self, position: int) -> None:
+        self._is_new = False
         self.seen = position
         self._tell(position)
 
@@ -231,6 +242,7 @@ class _Step:
         end: int,
         hold: float,
         blocked: set[str],
+        known: dict[str, int],
     ) -> None:
         self._placement = placement
         self._before = checkpoint
@@ -238,6 +250,7 @@ class _Step:
         self._end = end
         self._hold = hold
         self._blocked = blocked
+        self._known = known
         self.checkpoint = checkpoint
         self.done = 0
         self.failed: BaseException | None = None
@@ -255,6 +268,7 @@ class _Step:
         for piece in self._pieces:
             try:
                 self._apply(piece, db, seen)
+                seen.check_whole()
             except StorageError as error:
                 # A full disk or a lock is no fault of the handler's: the supervisor tries again.
                 if isinstance(error, DatabaseError):
@@ -275,12 +289,25 @@ class _Step:
     def _apply(self, piece: Piece | Batch, db: Database, seen: Database) -> None:
         if self._blocked and piece.count == 1 and piece.stream in self._blocked and piece.stream not in self.freed:
             name = self._placement.kept_as
-            if failures.is_blocked(db, name, piece.stream):
+            if self._waits(db, name, piece.stream):
                 reason = "an earlier event of its stream is parked"
                 now: Any = piece.recorded_at
                 failures.note(
                     db, Failure(name, piece.position, piece.type, piece.stream, FailureState.BEHIND, reason, now)
                 )
+                self._known[piece.stream] = piece.position
                 return
             self.freed.add(piece.stream)  # somebody has settled it meanwhile
         piece.to(seen)
+
+    def _waits(self, db: Database, name: str, stream: str) -> bool:
+        """Whether events of a stream wait. What is known of it may have been rolled back, or settled by others."""
+        known = self._known.get(stream)
+        if known is not None and failures.waits_at(db, name, known):
+            return True
+        last = failures.last_waiting(db, name, stream)
+        if last is None:
+            self._known.pop(stream, None)
+            return False
+        self._known[stream] = last
+        return True

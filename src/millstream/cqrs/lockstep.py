@@ -260,6 +260,6 @@ def keep_apart(placements: Iterable[Placement]) -> None:
                     )
         tables = {table.lower(): each for each in beside for table in tables_in(each.schema)}
         for each in beside:
-            if not each.inline:
-                others = {table: other.name for table, other in tables.items() if other is not each}
-                each.watch = _watch(each.name, others)
+            # What is kept in the appending commits has one pace, and may look into each other's tables.
+            others = {} if each.inline else {table: other.name for table, other in tables.items() if other is not each}
+            each.watch = _watch(each.name, others)

@@ -18,7 +18,8 @@ from ..log import Log
 from ..log.checkpoints import is_part
 from ..log.handlers import InvalidHandler
 from .building import NEVER
-from .follower import Follower, Mode, Until
+from .follower import Follower
+from .holding import Mode, Until
 from .homes import Kind, kind_of
 from .lease import Lease, Leases, Stop
 from .places import Target

@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import Any, Generic, Literal, TypeVar, dataclass_transform
 
 import msgspec
-import polars as pl
 
 from ..errors import DatabaseError, InvalidPosition, ReadOnlyLog, StorageError, TimedOut, UsageError
 from ..log import Log
@@ -36,6 +36,7 @@ from .lockstep import Together, carried
 from .past import Images, folder_of, position_of
 from .places import OnServer
 from .projection import Placement, Projection
+from .subscribing import answers
 from .views import DuckView, FilesView, ServerView, View, Views
 
 Result = TypeVar("Result", covariant=True)
@@ -43,13 +44,8 @@ Result = TypeVar("Result", covariant=True)
 Behind = Literal["answer", "raise"]
 """What to do when a read model is behind for more than a moment."""
 
-_NOTHING: Any = object()
 _TRIES = 3
 """How often a query of the past is asked at most, when images are deleted beside it."""
-_LOOK = 0.5
-"""How often, in seconds, a subscription looks up that waits to be told."""
-_POLL = 0.01
-"""How often, in seconds, it looks at read models that another process keeps."""
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
@@ -287,34 +283,8 @@ class Queries:
         followers = handler.followers
         # What is kept in the commits of the log, or written by others, moves with its head.
         by_head = len(followers) < len(self._wanted(handler)) or not followers or bool(handler.lives)
-
-        def mark() -> list[Any]:
-            return [*(follower.mark() for follower in followers), self._log.head if by_head else 0]
-
-        last: Any = _NOTHING
-        seen: list[Any] | None = None
-        quiet_since = time.monotonic()
-        while not self._log.closed:
-            now = mark()
-            if now != seen:
-                seen = now
-                result = self.answer(query)
-                if last is _NOTHING or not _same(result, last):
-                    last = result
-                    yield result
-                    quiet_since = time.monotonic()
-                    continue
-            if timeout is not None and time.monotonic() - quiet_since >= timeout:
-                return
-            pause = _LOOK if timeout is None else min(_LOOK, timeout)
-            if by_head:
-                self._log.wait(self._log.head if seen is None else seen[-1], pause)
-            elif all(follower.is_kept_here for follower in followers):
-                with self._moved:
-                    if mark() == seen:
-                        self._moved.wait(pause)
-            else:
-                time.sleep(min(_POLL, pause))
+        answer = partial(self.answer, query)
+        return answers(self._log, followers, self._moved, answer, by_head=by_head, timeout=timeout)
 
     def _handler(self, query: Query[Any]) -> _Handler:
         handler = self.handlers.get(type(query))
@@ -534,9 +504,3 @@ def _writes(query: Query[Any]) -> UsageError:
         f"the handler of {type(query).__name__} writes, and queries only read",
         hint="Write in a command's aggregates, or in the handlers of a projection",
     )
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, pl.DataFrame) and isinstance(other, pl.DataFrame):
-        return one.equals(other)
-    return type(one) is type(other) and bool(one == other)

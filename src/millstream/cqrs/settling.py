@@ -112,6 +112,7 @@ def _retry_stream(log: Log, placement: Placement, target: Target, stream: str) -
             for piece in pieces:
                 at[:] = [piece]
                 piece.to(watched(db, placement))
+                db.check_whole()
             at.clear()
             for failure in waiting:
                 failures.settle(db, placement.kept_as, failure.position)

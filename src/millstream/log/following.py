@@ -100,7 +100,15 @@ class Tail:
                 return None
             if not self._low <= position:
                 return None
-            return self._seen[bisect_right(self._lasts, position) :], self._high
+            found = self._seen[bisect_right(self._lasts, position) :]
+            for index, seen in enumerate(found):
+                if seen.run.position > position:
+                    break
+                # Who asks is in the middle of this run: its first events are done with.
+                part = seen.run.cut(position, self._high + 1)
+                assert part is not None
+                found[index] = Seen(part)
+            return found, self._high
 
     def _read_on(self, position: int, head: int) -> bool:
         """Read up to the head, if the tail reaches or may begin here."""

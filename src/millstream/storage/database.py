@@ -22,6 +22,28 @@ def no_statement(sql: object) -> DatabaseError:
     return DatabaseError(f"{sql!r:.60} is no SQL", hint="Give the statement as text, and its values as parameters")
 
 
+def no_params(params: object) -> DatabaseError:
+    """The error that stands for what was given in the place of a statement's values."""
+    return DatabaseError(
+        f"{params!r:.60} is no list of parameters", hint="Give one value for each ? in a list, or a dict for :name"
+    )
+
+
+def no_rows(rows: object) -> DatabaseError:
+    """The error that stands for what was given in the place of many rows."""
+    return DatabaseError(
+        f"{rows!r:.60} is no list of rows", hint="Give a list with the parameters of each row: [(1, 'a'), (2, 'b')]"
+    )
+
+
+def spoiled(dialect: str) -> DatabaseError:
+    """The error that stands for one that was caught, and should not have been."""
+    return DatabaseError(
+        f"a statement has failed, and its error was caught; {dialect} keeps nothing of a transaction after that",
+        hint="Have the statement not fail: insert … on conflict do nothing; or let its error leave the handler",
+    )
+
+
 class Cursor(Protocol):
     """What a statement has brought."""
 
@@ -95,6 +117,17 @@ class Database(ABC):
     @abstractmethod
     def watched(self, watch: Watch) -> Database:
         """The same connection for one who is not to use some of the tables: statements on them raise what it says."""
+
+    def check_whole(self) -> None:  # noqa: B027 - in most databases a statement that fails spoils nothing
+        """See that no statement has failed that takes the transaction with it, though its error was caught.
+
+        Raises:
+            DatabaseError: One has: nothing more can be done in the transaction, and nothing of it will be kept.
+        """
+
+    def unwatched(self) -> Database:
+        """The same connection for the library itself, which keeps tables of its own beside those of its users."""
+        return self
 
     @abstractmethod
     def _faults(self) -> AbstractContextManager[None]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import os
 import re
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,7 @@ from ...errors import (
     StorageError,
     UsageError,
 )
-from ..database import Cursor, Database, Params, no_statement
+from ..database import Cursor, Database, Params, no_params, no_rows, no_statement, spoiled
 from ..frames import check_upsert, on_conflict, quoted, quoted_column, upsert_sql
 
 if TYPE_CHECKING:
@@ -39,6 +41,9 @@ _writing: dict[str, threading.RLock] = {}
 _mutex = threading.Lock()
 _doors = threading.Lock()
 """Who opens or closes a file: what is opened while the last one closes it would be another database, and in the way."""
+_open: weakref.WeakSet[DuckDatabase] = weakref.WeakSet()
+_inherited: set[str] = set()
+"""The files that the process which this one was forked from had open then: what is open of them is its, not ours."""
 
 
 class DuckDatabase(Database):
@@ -50,13 +55,28 @@ class DuckDatabase(Database):
     def __init__(self, connection: Any, path: str) -> None:
         self.connection = connection
         self.path = path
+        self.files: Sequence[str] = (path,)
         self._watch: Watch | None = None
+        self._opened_by = os.getpid()
+        self._failed: list[str] = []
+        """The statements of the transaction that have failed: shared with those who use it under a watch."""
         with _mutex:
             self._writing = _writing.setdefault(path, threading.RLock())
 
     def watched(self, watch: Watch) -> DuckDatabase:
         found = copy.copy(self)
         found._watch = watch
+        return found
+
+    def check_whole(self) -> None:
+        if self._failed:
+            raise spoiled("DuckDB")
+
+    def unwatched(self) -> DuckDatabase:
+        if self._watch is None:
+            return self
+        found = copy.copy(self)
+        found._watch = None
         return found
 
     def execute(self, sql: str, params: Params = ()) -> Cursor:
@@ -69,11 +89,18 @@ class DuckDatabase(Database):
                 "this statement is not for a transaction that belongs to somebody else",
                 hint="Leave BEGIN, COMMIT and ROLLBACK to whoever handed the connection out",
             )
-        with translated(self.path):
-            found = self.connection.execute(_dollars(sql) if isinstance(params, Mapping) else sql, _values(params))
-            return _Rows(found)
+        try:
+            with translated(self.path):
+                found = self.connection.execute(_dollars(sql) if isinstance(params, Mapping) else sql, _values(params))
+                return _Rows(found)
+        except MillstreamError as error:
+            if error.__cause__ is not None:  # the driver's
+                self._failed.append(sql)
+            raise
 
     def executemany(self, sql: str, rows: Iterable[Params]) -> None:
+        if not isinstance(rows, Iterable):
+            raise no_rows(rows)
         for row in rows:
             self.execute(sql, row)
 
@@ -143,6 +170,7 @@ class DuckDatabase(Database):
         yield from self._between("begin transaction read only", "rollback")
 
     def _between(self, begin: str, end: str) -> Iterator[None]:
+        self._failed.clear()
         with translated(self.path):
             self.connection.execute(begin)
         try:
@@ -161,6 +189,8 @@ class DuckDatabase(Database):
             pass  # it was over already
 
     def close(self) -> None:
+        if self._opened_by != os.getpid():
+            return  # to close it would write to a file that is the parent's
         with _doors:
             self.connection.close()
 
@@ -201,13 +231,18 @@ def open_database(path: str, *, beside: Sequence[str] = ()) -> DuckDatabase:
 
     Raises:
         MissingExtra: DuckDB is not installed.
-        StorageError: Another process has it open, or its folder is not there.
+        StorageError: Another process has it open, the one that this was forked from above all; or its folder is not
+            there.
         UsageError: It is no DuckDB file.
     """
     duckdb = _driver()
+    _check_ours((path, *beside))
     try:
         with _doors:
             connection = duckdb.connect(path)
+            found = DuckDatabase(connection, beside[0] if beside else path)
+            found.files = (path, *beside)
+            _open.add(found)
         connection.execute("set timezone = 'UTC'")
         if beside:
             names = [_attached(connection, each) for each in beside]
@@ -227,13 +262,40 @@ def open_database(path: str, *, beside: Sequence[str] = ()) -> DuckDatabase:
                 hint="Give the path of a read model, or of a new file",
             ) from error
         raise StorageError(f"{path} cannot be opened: {said}", hint="See that its folder is there") from error
-    return DuckDatabase(connection, beside[0] if beside else path)
+    return found
 
 
 def forget_database(path: str, of: str) -> None:
     """Let go of a file that was opened beside another one, so that it can be deleted."""
     with closing(open_database(of)) as db:
         db.execute(f"detach database if exists {quoted_column(_name(path))}")
+
+
+def _check_ours(paths: Sequence[str]) -> None:
+    for path in paths if _inherited else ():
+        if os.path.realpath(path) in _inherited:
+            raise StorageError(
+                f"{path} was open in the process that this one was forked from",
+                hint="DuckDB lets one process at a time have a file: ask it there; or stop the app before the fork, or"
+                " make it after",
+            )
+
+
+def _forked() -> None:
+    """In a forked child: the parent goes on with what it has open, whose threads are not here."""
+    global _mutex
+    _mutex = threading.Lock()
+    _doors.release()
+    _writing.clear()
+    for database in list(_open):
+        _inherited.update(os.path.realpath(path) for path in database.files)
+        # Not even at the end of the process is it to be closed: that would write to the file.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(database.connection))
+    _open.clear()
+
+
+# Who is just opening a file has it noted before the process is forked.
+os.register_at_fork(before=_doors.acquire, after_in_parent=_doors.release, after_in_child=_forked)
 
 
 def _attached(connection: Any, path: str) -> str:
@@ -285,7 +347,11 @@ def _dollars(sql: str) -> str:
 
 
 def _values(params: Params) -> Any:
-    return dict(params) if isinstance(params, Mapping) else list(params)
+    if isinstance(params, Mapping):
+        return dict(params)
+    if not isinstance(params, Iterable):
+        raise no_params(params)
+    return list(params)
 
 
 __all__ = ["DuckDatabase", "forget_database", "open_database"]

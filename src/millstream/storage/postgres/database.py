@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from ..database import Database, Params
+from ..database import Database, Params, no_rows, spoiled
 from ..frames import check_upsert, insert_sql, on_conflict, quoted, quoted_column, upsert_sql
 from .faults import translated
 from .place import quote_name
@@ -44,6 +44,17 @@ class PostgresDatabase(Database):
         found._watch = watch
         return found
 
+    def check_whole(self) -> None:
+        if self.connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.INERROR:
+            raise spoiled("PostgreSQL")
+
+    def unwatched(self) -> PostgresDatabase:
+        if self._watch is None:
+            return self
+        found = copy.copy(self)
+        found._watch = None
+        return found
+
     def execute(self, sql: str, params: Params = ()) -> Any:
         if self._watch is not None:
             self._watch.check(sql)
@@ -56,6 +67,8 @@ class PostgresDatabase(Database):
         if self._watch is not None:
             self._watch.check(sql)
         statement = parse(sql)
+        if not isinstance(rows, Iterable):
+            raise no_rows(rows)
         with translated(self.location), self.connection.cursor() as cursor:
             cursor.executemany(statement.text, [bind(statement, row) for row in rows])
 

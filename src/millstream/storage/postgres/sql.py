@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ...errors import UsageError
-from ..database import no_statement
+from ..database import no_params, no_statement
 
 _TOKEN = re.compile(
     r"""
@@ -90,6 +90,7 @@ def bind(statement: Statement, params: Sequence[Any] | Mapping[str, Any]) -> Seq
 
     Raises:
         UsageError: There are too many or too few.
+        DatabaseError: They are no parameters at all.
     """
     if isinstance(params, Mapping):
         missing = [name for name in statement.names if name not in params]
@@ -99,6 +100,8 @@ def bind(statement: Statement, params: Sequence[Any] | Mapping[str, Any]) -> Seq
                 hint="Write :name for each key of the dict, or give a list for ?",
             )
         return [params[name] for name in statement.names]
+    if not isinstance(params, Sequence):
+        raise no_params(params)
     if len(params) != statement.marks or statement.names:
         wanted = len(statement.names) or statement.marks
         raise UsageError(

@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ..database import Database, Params, no_statement
+from ...errors import DatabaseError
+from ..database import Database, Params, no_rows, no_statement
 from .authorizer import Authorizer
 from .faults import MISFITS, misfit, translate, translated
 
@@ -78,9 +79,9 @@ class SQLiteDatabase(Database):
         except MISFITS as error:
             raise misfit(error) from error
         except TypeError as error:
-            if isinstance(sql, str):
+            if (wrong := misshapen(sql, rows)) is None:
                 raise
-            raise no_statement(sql) from error
+            raise wrong from error
 
     def executescript(self, sql: str) -> None:
         if not isinstance(sql, str):
@@ -149,6 +150,13 @@ class SQLiteDatabase(Database):
 
     def close(self) -> None:
         self.connection.close()
+
+
+def misshapen(sql: object, rows: object) -> DatabaseError | None:
+    """What is wrong with the arguments of `executemany`, if it is they that are not of the right types."""
+    if not isinstance(sql, str):
+        return no_statement(sql)
+    return None if isinstance(rows, Iterable) else no_rows(rows)
 
 
 def close_cursors(connection: sqlite3.Connection) -> bool:

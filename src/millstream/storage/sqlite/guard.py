@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ...errors import UsageError
-from ..database import Params, no_statement
+from ..database import Database, Params, no_rows, no_statement
 from ..watching import Watch
-from .database import SQLiteDatabase, control
+from .database import SQLiteDatabase, control, misshapen
 from .faults import MISFITS, misfit, translate
 
 OWN_TABLES = frozenset(
@@ -77,9 +77,9 @@ class GuardedDatabase(SQLiteDatabase):
         try:
             super().executemany(_MARK + sql, rows)
         except TypeError as error:
-            if isinstance(sql, str):
+            if (wrong := misshapen(sql, rows)) is None:
                 raise
-            raise no_statement(sql) from error
+            raise wrong from error
         finally:
             self._asked.rule = None
 
@@ -128,7 +128,10 @@ class WatchedDatabase(SQLiteDatabase):
             self._asked.rule = None
 
     def executemany(self, sql: str, rows: Iterable[Params]) -> None:
-        rows = list(rows)  # what makes them may use the connection
+        if not isinstance(rows, list | tuple):
+            if not isinstance(rows, Iterable):
+                raise no_rows(rows)
+            rows = list(rows)  # what makes them may use the connection
         self._asked.rule = self._rule
         try:
             self.connection.executemany(self._mark + sql, rows)
@@ -137,9 +140,9 @@ class WatchedDatabase(SQLiteDatabase):
         except MISFITS as error:
             raise misfit(error) from error
         except TypeError as error:
-            if isinstance(sql, str):
+            if (wrong := misshapen(sql, rows)) is None:
                 raise
-            raise no_statement(sql) from error
+            raise wrong from error
         finally:
             self._asked.rule = None
 
@@ -147,14 +150,13 @@ class WatchedDatabase(SQLiteDatabase):
         if action in _REFUSED or (action == sqlite3.SQLITE_PRAGMA and not (second is None or first in _PRAGMAS)):
             return False
         table = second if action in _BY_SECOND else first if action in _BY_FIRST else None
-        if (
-            table is not None
-            and (database != "temp" or action == _TEMP_TRIGGER)
-            and table.lower() in self._watch.tables
-        ):
+        if table is not None and (database != "temp" or action == _TEMP_TRIGGER) and self._watch.keeps(table.lower()):
             self._met = table.lower()
             return False
         return self._of.allows(action, first, second, database)
+
+    def unwatched(self) -> Database:
+        return self._of
 
     def _refused(self, error: sqlite3.Error) -> Exception:
         met, self._met = self._met, ""
