@@ -55,6 +55,8 @@ from .writer import Writer, read_head
 
 FORMAT = 1
 APPLICATION_ID = 0x4D494C4C  # "MILL"
+_LAST_LOOK = 0.1
+"""The longest wait, in seconds, for what looks at a file of a log that is closed."""
 
 
 class SQLiteStore:
@@ -663,12 +665,13 @@ class SQLiteStore:
         # What is under way ends first.
         self.committer.close()
         self.closed = True
-        self.signal.close()
+        # The writer last: the last connection to be closed puts the -wal into the file, which a reader may not do.
+        self.signal.close(patience=_LAST_LOOK)
+        self._readers.close()
         if self._writer is not None and not self.memory:
             self._writer.connection.close()
             if self._lock is not None:
                 self._lock.close()
-        self._readers.close()
 
     def _renew(self) -> None:
         """In a forked child, open everything anew: SQLite connections and flocks must not be shared."""
