@@ -46,7 +46,7 @@ from ..signal import Signal
 from . import ahead, packed, placing, raw, reader
 from .database import SQLiteDatabase, close_cursors, connect, statements
 from .faults import translated
-from .guard import GuardedDatabase
+from .guard import GuardedDatabase, MemoryReadingDatabase, ReadingDatabase
 from .lock import WriterLock, network_filesystem
 from .names import Names
 from .pool import ReaderPool, SharedReader, abandon
@@ -318,7 +318,8 @@ class SQLiteStore:
     def connect(self) -> Iterator[SQLiteDatabase]:
         """The same as a `Database`; cursors of it that are kept beyond the block are closed at its end."""
         with self.reader() as connection:
-            db = SQLiteDatabase(connection, self.path)
+            kind = SQLiteDatabase if self.readonly else MemoryReadingDatabase if self.memory else ReadingDatabase
+            db = kind(connection, self.path)
             usual = sys.getrefcount(connection)
             try:
                 yield db
