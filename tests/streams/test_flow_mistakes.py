@@ -83,6 +83,19 @@ def test_keys_that_are_given_as_a_list_are_told_how_to_be_given(clicks: Flow) ->
     assert raised.value.hint == "Write group_by('user'), or group_by('user', 'page')"
 
 
+def test_what_a_pattern_is_made_of_is_told_as_it_is_written(clicks: Flow) -> None:
+    grouped, first = clicks.group_by("user"), {"a": pl.col("page") == "/"}
+    with pytest.raises(ms.UsageError, match=r"define=\['a'\] is no dict"):
+        grouped.match("a", within="1m", define=["a"])  # type: ignore[arg-type]
+    with pytest.raises(ms.UsageError, match="define= takes Polars' expressions, and got '/' for 'a'"):
+        grouped.match("a", within="1m", define={"a": "/"})  # type: ignore[dict-item]
+    with pytest.raises(ms.UnsupportedPattern, match=r"a second quantifier.*\(a\{2\}\)\{3\}"):
+        grouped.match("a{2}{3}", within="1m", define=first)
+    assert grouped.match("(a{2}){3}", within="1m", define=first).over(ROWS).height == 0
+    with pytest.raises(ms.UnsupportedPattern, match=r"no such sign.*\(c \| d\)"):
+        grouped.match("a & a", within="1m", define=first)
+
+
 def test_a_report_of_lateness_is_told_in_a_line() -> None:
     log = ms.open()
     log.append("clicks", ROWS.sort("ts", descending=True), type="Click")
