@@ -127,12 +127,17 @@ class _Told(logging.Handler):
 def status(app: AppName, output: OutputFormat = None) -> None:
     """Show an app's workers, and how far each has come in the log.
 
+    Whichever process runs them: whether one does, `millstream projection ls`
+    says of read models.
+
     \bExamples:
       $ millstream app status shop:app
       $ millstream app status shop:app --output json
     """
-    rows = load(app).status()
-    write_rows(rows, ("kind", "name", "position", "behind", "error"), chosen(output))
+    # Their states are those of this process, which runs none.
+    names = ("kind", "name", "position", "behind", "error")
+    rows = [{name: getattr(worker, name) for name in names} for worker in load(app).status()]
+    write_rows(rows, names, chosen(output))
 
 
 def send(
@@ -165,6 +170,11 @@ def send(
     """
     loaded = load(app)
     text = sys.stdin.read() if data is None else data
+    if not text.lstrip().startswith("{"):
+        raise UsageError(
+            f"{text.strip()!r:.60} is no JSON object",
+            hint='Write the command\'s fields as one, such as \'{"order": "order-1"}\'',
+        )
     command = loaded.parse(name, text)
     _check_known(command, text)
     receipt = loaded.execute(command, id=id, correlation=correlation)
