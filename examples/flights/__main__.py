@@ -26,8 +26,13 @@ def main() -> None:
     parser.add_argument("--log", help="keep the log in this file")
     parser.add_argument("--picture", type=Path, help="draw what was found into this file")
     asked = parser.parse_args()
-    flights = timetable(asked.file)
-    with ms.open(asked.log or ":memory:") as log:
+    if asked.picture is not None and not asked.picture.absolute().parent.is_dir():
+        parser.error(f"there is no folder {asked.picture.parent}")
+    try:
+        flights, log = timetable(asked.file), ms.open(asked.log)
+    except ms.MillstreamError as error:
+        parser.error(str(error))
+    with log:
         play(log, flights)
         ms.run(log, *ALL, until="head")
         tell(log, flights)

@@ -34,7 +34,9 @@ class Axis:
         """Some days, named below."""
         shown = [self.first + timedelta(days=n) for n in range(self.days)]
         for day in shown:
-            if (day.day - 1) % 7 == 0 and day.day < 29 if self.days <= 62 else day.day == 1:
+            # Where months are narrow, a 29th would stand in the way of the next 1st.
+            weekly = (day.day - 1) % 7 == 0 and (day.day < 29 or self.days <= 35)
+            if weekly if self.days <= 62 else day.day == 1:
                 x = self.at((day - self.first).days)
                 if x > WIDTH - RIGHT - 40:
                     continue

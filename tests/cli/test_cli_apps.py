@@ -90,6 +90,8 @@ def test_a_command_that_is_refused_says_why(run):
     misspelt = run("command", "send", "clishop:make", "AddUser", '{"user": "user-1", "email": "a", "vp": true}')
     assert misspelt.returncode == 2
     assert misspelt.stderr == "error: AddUser has no field 'vp'\nhint: Its fields: user, email, vip\n"
+    fields = run("command", "send", "clishop:make", "AddUser", '["user-1"]')
+    assert (fields.returncode, "JSON object" in fields.stderr) == (2, True)
     unknown = run("command", "send", "clishop:make", "DropUser", "{}")
     assert (unknown.returncode, "AddUser" in unknown.stderr) == (2, True)
 
@@ -141,6 +143,13 @@ def test_what_is_no_app_is_told(run, place, said):
     done = run("app", "status", place)
     assert done.returncode == 2
     assert said in done.stderr
+
+
+def test_the_status_of_an_app_says_nothing_of_a_process_that_is_not_asked(run):
+    told = [json.loads(line) for line in run("app", "status", "clishop:make").stdout.splitlines()]
+    assert [list(each) for each in told] == [["kind", "name", "position", "behind", "waiting", "since", "error"]] * len(
+        told
+    )
 
 
 def test_an_app_runs_until_it_is_asked_to_end(start, run, tmp_path):

@@ -118,6 +118,15 @@ def test_a_table_shows_nothing_that_steers_the_terminal(invoke, tmp_path):
         assert "[red]" in shown
 
 
+@pytest.mark.parametrize(
+    ("command", "place", "option"), [("read", "1:2", "--range"), ("read", "@-1h", "--range"), ("tail", "2", "--from")]
+)
+def test_a_place_that_stands_where_the_stream_does_is_told_its_option(invoke, shop, command, place, option):
+    done = invoke(command, shop, place)
+    assert done.exit_code == 3
+    assert f"hint: For a place in the log, write {option} {place}\n" in done.stderr
+
+
 def test_the_streams_are_listed_by_name(invoke, shop):
     rows = ndjson(invoke("streams", shop))
     assert [(r["stream"], r["events"], r["first"], r["last"]) for r in rows] == [

@@ -73,6 +73,7 @@ ODD: dict[str, Callable[[Any], object]] = {
     "a time limit that is no number": lambda app: app.query(Count(), fresh=True, timeout=math.nan),
     "half a surrogate pair in JSON": lambda app: app.parse("Add", '{"heap":"\ud800","n":1}'),
     "a command of a number": lambda app: app.parse("Add", 3),
+    "a query's class for a query": lambda app: app.query(Count),
     "a subscription for no time": lambda app: app.subscribe(Count(), timeout=math.nan),
     "a stop in words": lambda app: app.stop(timeout="soon"),
     "a place of a number": lambda app: Heaps.into(3),  # type: ignore[arg-type]

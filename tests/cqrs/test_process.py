@@ -221,6 +221,25 @@ def test_what_cannot_be_a_process_is_refused(log):
         ms.App(log, processes=[Fulfilment, Fulfilment])
 
 
+def test_class_options_of_a_process_that_it_has_not_or_that_do_not_fit_are_told(log):
+    with pytest.raises(ms.UsageError, match="Misspelt: a process has no class option start="):
+
+        class Misspelt(ms.Process, start=[Placed]):
+            pass
+
+    with pytest.raises(ms.UsageError, match="Alone: starts=FulfilPlaced is no list"):
+
+        class Alone(ms.Process, starts=Placed):
+            pass
+
+    class Deaf(ms.Process, starts=[Paid]):
+        @ms.on
+        def placed(self, event: Placed) -> None: ...
+
+    with pytest.raises(ms.InvalidHandler, match="'FulfilPaid' starts it, and none of its handlers takes that"):
+        ms.App(log, processes=[Deaf])
+
+
 ORDERS = 60
 
 

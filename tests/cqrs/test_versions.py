@@ -168,6 +168,16 @@ def test_a_rollback_brings_the_version_before_back_and_it_goes_on(log: ms.Log, p
             make(log, type("Other", (Scores,), {"schema": "create table other (n)"}), path).rollback("Other")
 
 
+def test_it_is_told_at_once_how_far_the_version_is_that_answers_from_now_on(log: ms.Log, path: str | None) -> None:
+    with make(log, Scores, path) as app:
+        app.query(GetScores(), after=log.head)
+        for change in (app.rebuild, app.rollback):
+            change(Scores)
+            answer = app.answer(GetScores())
+            assert (answer.position, answer.behind, sum(answer.result.values())) == (30, 0, 30)
+            assert app.read_models()[0].behind == 0
+
+
 def test_what_was_rolled_back_is_not_built_again_by_itself(log: ms.Log, path: str | None) -> None:
     with make(log, Scores, path) as app:
         app.query(GetScores(), after=log.head)

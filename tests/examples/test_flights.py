@@ -117,3 +117,16 @@ def test_flights_that_never_left_are_those_without_a_departure(played: tuple[Pat
     assert agree(played[0], "never-left", query) == 521
     with ms.open(str(played[0] / "f.db"), readonly=True) as log:
         assert log.scan("never-left").collect().select(pl.col("id").n_unique()).item() == 521
+
+
+@pytest.mark.parametrize("words", [["nothing.parquet"], ["--log", "nowhere/f.db"], ["--picture", "nowhere/f.svg"]])
+def test_a_path_that_leads_nowhere_is_told_in_a_line(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setattr(sys, "argv", ["flights", *words])
+    from flights.__main__ import main
+
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "flights: error: there is no " in capsys.readouterr().err

@@ -112,3 +112,12 @@ def test_the_files_of_q10_hold_what_sql_gives(log: ms.Log, tmp_path: Path) -> No
     assert (tmp_path / "dt=2015-07-15" / "hm=00%3A01").is_dir()
     written = pl.read_parquet(tmp_path / "**/*.parquet", hive_partitioning=False)
     assert [frame.height for frame in differences(log, "q10", written)] == [0, 0]
+
+
+@pytest.mark.parametrize("words", [["q5"], ["1000", "q99"], ["0"]], ids=" ".join)
+def test_what_nobody_can_be_asked_is_told_in_a_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    from nexmark.__main__ import main
+
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert "nexmark: error: " in capsys.readouterr().err

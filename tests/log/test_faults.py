@@ -100,6 +100,18 @@ def test_a_log_opened_read_only_reads_and_refuses_to_write(path):
                 tx.db.execute("create table t (a)")
 
 
+def test_a_log_that_was_read_and_followed_is_one_whole_file_once_it_is_closed(path, tmp_path):
+    with ms.open(path) as log:
+        log.append("s", ms.Plain("T", {}))
+        assert [e.position for e in log.follow(timeout=0.01)] == [1]
+        log.append("s", [ms.Plain("T", {"n": n}) for n in range(100)])
+        assert len(list(log.read())) == 101
+    assert not os.path.exists(f"{path}-wal")
+    copied = shutil.copy(path, tmp_path / "copied.db")
+    with ms.open(copied) as log:
+        assert log.verify().position == 101
+
+
 def test_a_log_in_a_folder_that_takes_no_files_can_be_read(path):
     filled(path)
     connection = sqlite3.connect(path)

@@ -183,3 +183,10 @@ def test_what_is_no_event_cannot_be_recorded():
     for wrong in ("added", ItemAdded, ms.Draft(ItemAdded(item="tea"))):
         with pytest.raises(ms.InvalidEvent, match="is not an event"):
             Basket("basket-1").record(wrong)  # type: ignore[arg-type]
+
+
+def test_a_class_option_that_an_aggregate_has_not_is_told():
+    with pytest.raises(ms.UsageError, match=r"Misspelt: an aggregate has no class option ignored=\. There are ignore="):
+
+        class Misspelt(ms.Aggregate, ignored="*"):
+            pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import polars as pl
 import pytest
@@ -81,6 +82,29 @@ def test_keys_that_are_given_as_a_list_are_told_how_to_be_given(clicks: Flow) ->
     with pytest.raises(ms.UsageError) as raised:
         clicks.group_by(["user", "page"])  # type: ignore[arg-type]
     assert raised.value.hint == "Write group_by('user'), or group_by('user', 'page')"
+
+
+def test_what_a_pattern_is_made_of_is_told_as_it_is_written(clicks: Flow) -> None:
+    grouped, first = clicks.group_by("user"), {"a": pl.col("page") == "/"}
+    with pytest.raises(ms.UsageError, match=r"define=\['a'\] is no dict"):
+        grouped.match("a", within="1m", define=["a"])  # type: ignore[arg-type]
+    with pytest.raises(ms.UsageError, match="define= takes Polars' expressions, and got '/' for 'a'"):
+        grouped.match("a", within="1m", define={"a": "/"})  # type: ignore[dict-item]
+    with pytest.raises(ms.UnsupportedPattern, match=r"a second quantifier.*\(a\{2\}\)\{3\}"):
+        grouped.match("a{2}{3}", within="1m", define=first)
+    assert grouped.match("(a{2}){3}", within="1m", define=first).over(ROWS).height == 0
+    with pytest.raises(ms.UnsupportedPattern, match=r"no such sign.*\(c \| d\)"):
+        grouped.match("a & a", within="1m", define=first)
+
+
+def test_what_is_asked_of_a_flow_without_its_log_says_that_the_log_is_missing(clicks: Flow) -> None:
+    flow: Any = clicks.to("kept", type="Kept")
+    for ask in (flow.at, flow.schema, flow.lateness, flow.check, flow.pause, flow.resume, flow.savepoints, flow.fork):
+        with pytest.raises(ms.UsageError, match=r"'2024-01-15T12:00:00Z' is no log"):
+            ask("2024-01-15T12:00:00Z")
+    for ask in (flow.explain, flow.savepoint):
+        with pytest.raises(ms.UsageError, match="is no log"):
+            ask({"user": 1}, "first")
 
 
 def test_a_report_of_lateness_is_told_in_a_line() -> None:

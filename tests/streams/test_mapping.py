@@ -58,6 +58,9 @@ def test_a_row_that_fails_goes_on_with_its_traceback_and_can_be_put_aside() -> N
         (lambda frame: {"y": [1] * frame.height}, "'x'"),
         (lambda frame: {"x": ["text"] * frame.height}, "not as schema= says"),
         (lambda frame: frame.nothing(), "AttributeError"),
+        (lambda frame: 5, "gave 5, which is no frame"),
+        (lambda frame: frame.lazy(), "which is no frame"),
+        (lambda frame: {"x": [1], "y": [1, 2]}, "which is no frame"),
     ],
 )
 def test_a_function_that_gives_something_else_is_an_error_that_says_what(function: Any, message: str) -> None:

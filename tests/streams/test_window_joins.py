@@ -138,7 +138,7 @@ def test_without_a_key_the_nearest_of_all_counts() -> None:
     ("join", "says"),
     [
         (lambda: left.join(right, on="user", window=tumbling("1m"), back="1s"), "by window= or by back="),
-        (lambda: left.join(right, on="user", window=session("1m")), "no window to join in"),
+        (lambda: left.join(right, on="user", window=session("1m")), "a session window is none to join in"),
         (lambda: left.join_asof(right, on="user", strategy="nearest"), "wait for ever"),
         (lambda: left.join_asof(right, on="user", strategy="sideways", within="1s"), "not known"),
         (

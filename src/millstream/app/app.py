@@ -256,6 +256,8 @@ class App(WriteSide, ReadSide):
             if after is None and not fresh and behind == "answer" and at is None:
                 return self._queries.answer(given)
             return self._queries.answer(given, _asked(after, fresh, timeout, behind, at))
+        if isinstance(given, type) and issubclass(given, Query):
+            raise UsageError(f"{given.__name__} is a class", hint=f"Give a query: app.query({given.__name__}(…))")
         if given is not None and not callable(given):
             hint = "Give a query, of a class derived from millstream.Query; or put the decorator on a def"
             raise InvalidHandler(f"{given!r:.60}", "it is neither a query nor a function", hint=hint)

@@ -127,14 +127,18 @@ class _Told(logging.Handler):
 def status(app: AppName, output: OutputFormat = None) -> None:
     """Show an app's workers, and how far each has come in the log.
 
-    Of an outbox it is shown how many messages wait to be sent, and since when.
+    Whichever process runs them: whether one does, `millstream projection ls`
+    says of read models. Of an outbox it is shown how many messages wait to be
+    sent, and since when.
 
     \bExamples:
       $ millstream app status shop:app
       $ millstream app status shop:app --output json
     """
-    rows = load(app).status()
-    write_rows(rows, ("kind", "name", "position", "behind", "waiting", "since", "error"), chosen(output))
+    # Their states are those of this process, which runs none.
+    names = ("kind", "name", "position", "behind", "waiting", "since", "error")
+    rows = [{name: getattr(worker, name) for name in names} for worker in load(app).status()]
+    write_rows(rows, names, chosen(output))
 
 
 def send(

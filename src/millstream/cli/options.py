@@ -167,13 +167,20 @@ def open_target(place: str) -> Iterator[Log | Segments]:
         yield log
 
 
-def check_stream(log: Log, stream: str | None) -> None:
+def check_stream(log: Log, stream: str | None, places: str = "") -> None:
     """See that a stream that is named is there; a category may have none.
 
+    Args:
+        places: The option for places in the log, for those who write one where the stream stands.
+
     Raises:
-        StreamNotFound: It is not.
+        NotFound: It is not.
     """
     if stream is not None and not stream.endswith("*") and not log.version(stream):
+        from ..log.positions import is_range
+
+        if places and is_range(stream):
+            raise NotFound(f"there is no stream {stream!r}", hint=f"For a place in the log, write {places} {stream}")
         raise StreamNotFound(stream)
 
 

@@ -56,7 +56,7 @@ def read(
     if versions is not None and (stream is None or stream.endswith("*")):
         raise InvalidPosition("versions are within one stream", hint="Name the stream, or use --range")
     with open_to_read(log, keys=keys) as source:
-        check_stream(source, stream)
+        check_stream(source, stream, "--range")
         since, until = wanted.resolve(source)
         events = source.read(
             stream,

@@ -74,7 +74,7 @@ def tail(
     place = parse_place(start) if start is not None else None
     with open_to_read(log, keys=keys) as source:
         if not follow:
-            check_stream(source, stream)
+            check_stream(source, stream, "--from")
         head = source.head
         if place is not None:
             since = place.resolve(source)

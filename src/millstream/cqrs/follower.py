@@ -178,7 +178,8 @@ class Follower:
 
     def position(self) -> int:
         """The position up to which the read model shows the log; of other workers' too."""
-        return self._seen if self._running else max(self._seen, self._stored())
+        # Of a version that answers now, the worker says nothing before it has taken it: its checkpoint knows.
+        return self._seen if self._running and self._seen else max(self._seen, self._stored())
 
     def run(self, stop: Stop) -> None:
         """Keep the projection until ``stop`` is set, whenever nobody else does.

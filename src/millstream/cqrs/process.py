@@ -152,7 +152,15 @@ class Process:
         history: bool = False,
         **options: Any,
     ) -> None:
-        super().__init_subclass__(**options)
+        try:
+            super().__init_subclass__(**options)
+        except TypeError as error:
+            if not options:
+                raise
+            raise UsageError(
+                f"{cls.__qualname__}: a process has no class option {next(iter(options))}=",
+                hint="There are key=, starts= and history=",
+            ) from error
         for name in _OWN:
             if name in vars(cls) and name != "key_of":
                 raise UsageError(
@@ -170,6 +178,10 @@ class Process:
         if key is not None:
             cls.key = key
         if starts is not None:
+            if isinstance(starts, str | type):
+                raise UsageError(
+                    f"{cls.__qualname__}: starts={type_name(starts)} is no list", hint="Write starts=[OrderPlaced]"
+                )
             cls.starts = frozenset(type_name(each) for each in starts)
         cls.history = history or cls.history
         around = sys._getframe(1)
@@ -338,6 +350,12 @@ class Process:
                             f"it asks for {parameter.name!r}, which a process cannot give",
                             hint="Ask for the event and recorded: ms.Recorded",
                         )
+            if cls.starts is not None and (unmet := sorted(cls.starts - table.keys())):
+                raise InvalidHandler(
+                    cls.__qualname__,
+                    f"{unmet[0]!r} starts it, and none of its handlers takes that",
+                    hint="Give it a handler for each event in starts=, even if it does nothing",
+                )
             cls.__table = table
         return cls.__table
 

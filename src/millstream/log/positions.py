@@ -32,6 +32,15 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 _HINT = "Write 120:200, 120:, :200, @2013-01-15T12:00Z, @-1h: or end"
 
 
+def is_range(text: str) -> bool:
+    """Whether a text is written like a place, or a range of places."""
+    try:
+        parse_range(text)
+    except (InvalidPosition, InvalidTime):
+        return False
+    return True
+
+
 class Position(int):
     """A position of the log, for arguments in which a plain int is a version: ``at=ms.Position(120)``."""
 

@@ -63,7 +63,15 @@ class Aggregate(Root):
     def __init_subclass__(
         cls, *, ignore: Iterable[str | type[Event]] | str = (), version: object = None, **options: Any
     ) -> None:
-        super().__init_subclass__(**options)
+        try:
+            super().__init_subclass__(**options)
+        except TypeError as error:
+            if not options:
+                raise
+            raise UsageError(
+                f"{cls.__qualname__}: an aggregate has no class option {next(iter(options))}=",
+                hint="There are ignore= and version=",
+            ) from error
         for name in ("id", "version", "record", "pending"):
             if name in vars(cls):
                 raise UsageError(

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .watching import Watch
 
 Params = Sequence[Any] | Mapping[str, Any]
+ONLY_READS = "log.connect() only reads: write in `with log.transaction() as tx:`, by tx.db.execute(…)"
+"""What to tell those who write where they can only read."""
 
 
 def no_statement(sql: object) -> DatabaseError:

@@ -99,11 +99,18 @@ class Signal:
             finally:
                 self._waiters -= 1
 
-    def close(self) -> None:
-        """Wake everyone for good."""
+    def close(self, *, patience: float = 0.0) -> None:
+        """Wake everyone for good.
+
+        Args:
+            patience: The longest wait, in seconds, for what looks at the log to be closed.
+        """
         with self._condition:
             self._closed = True
             self._condition.notify_all()
+            poller = self._poller
+        if patience and poller is not None and poller is not threading.current_thread():
+            poller.join(patience)
 
     def _poll(self) -> None:
         assert self._probe is not None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..log.log import check_log
 
 if TYPE_CHECKING:
     import polars as pl
@@ -92,6 +93,7 @@ class Asking:
             MissingColumn: The flow asks for a column that no event has.
             StreamNotFound, FlowError: The log has no event for the flow yet.
         """
+        check_log(log)
         from .replay import schema
 
         return schema(self._flow, log)
@@ -114,6 +116,7 @@ class Asking:
             >>> clicks.rows, clicks.late, clicks.worst, clicks.keeps(0.75)
             (4, 1, datetime.timedelta(seconds=60), datetime.timedelta(0))
         """
+        check_log(log)
         from .lateness import lateness
 
         return lateness(self._flow, log, since, until)
@@ -147,6 +150,7 @@ class Asking:
             >>> counts.check(log).equal
             True
         """
+        check_log(log)
         from .referee import check
 
         return check(self._flow, log, tolerance=tolerance)
@@ -182,6 +186,7 @@ class Asking:
             >>> busy.alert(pl.col("n") > 1).explain(log, {"user": 1}).positions
             [1, 3]
         """
+        check_log(log)
         from .explaining import explain
 
         return explain(self._flow, log, row)

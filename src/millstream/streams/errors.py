@@ -89,7 +89,8 @@ class FlowChanged(Conflict):
     def __init__(self, name: str, stored: str, given: str) -> None:
         super().__init__(
             f"flow {name!r} keeps state as [{stored}] and cannot go on as [{given}]",
-            hint="Give the changed flow another name: .to(stream, type=..., name='...'); or fork it: flow.fork(log)",
+            hint="flow.compatible(log) says what has changed. Give the changed flow another name: .to(stream, type=...,"
+            " name='...'); or fork it: flow.fork(log)",
         )
         self.name = name
         self.stored = stored

@@ -241,6 +241,16 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
         """
         if contiguity not in ("strict", "relaxed"):
             raise UsageError(f"contiguity={contiguity!r} is not known", hint="Use 'strict' or 'relaxed'")
+        if not isinstance(define, Mapping):
+            raise UsageError(
+                f"define={define!r:.60} is no dict", hint="Write define={'click': pl.col('kind') == 'click'}"
+            )
+        for name, condition in define.items():
+            if not isinstance(condition, pl.Expr):
+                raise UsageError(
+                    f"define= takes Polars' expressions, and got {condition!r:.60} for {name!r}",
+                    hint=f"Write {{{name!r}: pl.col('kind') == 'click'}}, for example",
+                )
         check_rowwise(define.values(), "match")
         check_names(self.keys, ("match_start", "match_end", "events", *(measures or {})))
         return self.flow._with(

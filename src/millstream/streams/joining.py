@@ -17,7 +17,7 @@ from .overtaking import check_after
 from .revising import refuse_revised
 from .tree import order_of
 from .windowjoin import WindowJoin
-from .windows import Hopping
+from .windows import Hopping, Window
 
 if TYPE_CHECKING:
     from .captured import Table
@@ -79,7 +79,8 @@ class Joining:
             if back is not None or ahead is not None:
                 raise UsageError("a join is by window= or by back= and ahead=", hint="Give one of them")
             if not isinstance(window, Hopping):
-                raise UsageError(f"{window!r:.80} is no window to join in", hint="Use tumbling or hopping")
+                given = f"a {type(window).__name__.lower()} window" if isinstance(window, Window) else f"{window!r:.80}"
+                raise UsageError(f"{given} is none to join in", hint="Use tumbling or hopping")
             return flows[0].__class__(WindowJoin(flows, keys, how, prefix, window), keys=keys)
         reach = span_micros("back=", back or "0s"), span_micros("ahead=", ahead or "0s")
         return flows[0].__class__(IntervalJoin(flows, keys, how, prefix, *reach), keys=keys)

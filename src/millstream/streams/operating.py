@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..log.log import check_log
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -30,6 +32,7 @@ class Operating:
         It commits what it has taken in, within a quarter of a second or a batch, and takes in no more. A run until the
         head returns without it. Restarts change nothing about that.
         """
+        check_log(log)
         from .pausing import set_paused
         from .savepoints import name_of
 
@@ -37,6 +40,7 @@ class Operating:
 
     def resume(self, log: Log) -> None:
         """Have the flow go on where it was."""
+        check_log(log)
         from .pausing import set_paused
         from .savepoints import name_of
 
@@ -52,12 +56,14 @@ class Operating:
             FlowError: The flow has not been run.
             UsageError: There is a savepoint of that label.
         """
+        check_log(log)
         from .savepoints import savepoint
 
         return savepoint(self._flow, log, label)
 
     def savepoints(self, log: Log) -> list[Savepoint]:
         """The savepoints of the flow, by position."""
+        check_log(log)
         from .savepoints import savepoints
 
         return savepoints(self._flow, log)
@@ -68,6 +74,7 @@ class Operating:
         Raises:
             NotFound: There is none of that label.
         """
+        check_log(log)
         from .savepoints import drop_savepoint
 
         drop_savepoint(self._flow, log, label)
@@ -79,6 +86,7 @@ class Operating:
             FlowChanged: The savepoint is of a flow of another shape.
             FlowError: This flow has been run already.
         """
+        check_log(log)
         from .savepoints import start_from
 
         start_from(self._flow, log, saved)
@@ -104,6 +112,7 @@ class Operating:
             >>> counts.at(log).select("user", "n").rows()
             [(1, 2), (2, 1)]
         """
+        check_log(log)
         from .savepoints import at
 
         return at(self._flow, log, moment)
@@ -115,6 +124,7 @@ class Operating:
         conditions and columns are named; they apply from where it goes on. Of Python functions the compiled code is
         compared, with its constants, defaults and what it closes over; what they call is not.
         """
+        check_log(log)
         from .compatible import compatible
 
         return compatible(self._flow, log)
@@ -129,6 +139,7 @@ class Operating:
         Raises:
             FlowError: No flow of its name has been run.
         """
+        check_log(log)
         from .fork import Fork
 
         return Fork(log, self._flow, stream)

@@ -48,16 +48,16 @@ def parse(pattern: str, defined: Iterable[str]) -> tuple[Element, ...]:
             raise UnsupportedPattern(
                 pattern,
                 repr(part),
-                "only variables in sequence, with + * ? {n} {n,} {n,m}, are supported",
-                hint="Write it as a sequence such as 'click{3,} purchase'",
+                "a pattern has no such sign",
+                hint="Write it like 'a b+ (c | d){2,3} e*?', and !x for what must not be",
             )
         at = found.end()
         if text[at : at + 1] in ("?", "+", "*", "{"):
             raise UnsupportedPattern(
                 pattern,
                 repr(found.group().strip() + text[at]),
-                "reluctant and repeated quantifiers are not supported",
-                hint="Quantifiers are greedy; give each variable one",
+                "a second quantifier follows the first",
+                hint="Give each variable one, and groups one of their own: (a{2}){3}",
             )
         elements.append(_element(pattern, found))
     if not elements:

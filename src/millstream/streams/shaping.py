@@ -120,7 +120,13 @@ class Mapped(msgspec.Struct, frozen=True, eq=False):
                 f"the function of map_batches fails ({type(error).__name__}: {error})",
                 hint="Make it take every row, nulls too; or use map_rows(errors=...), which tells the rows apart",
             ) from error
-        made = pl.DataFrame(given)
+        try:
+            made = pl.DataFrame(given)
+        except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+            raise FlowError(
+                f"the function of map_batches gave {given!r:.60}, which is no frame",
+                hint="Have it give a pl.DataFrame with the columns that schema= names",
+            ) from error
         if made.height != shown.height:
             raise FlowError(
                 f"the function of map_batches made {made.height} rows of {shown.height}",

@@ -262,6 +262,24 @@ class LogContract:
             assert db.find_table("mine") is None
         log.verify()
 
+    def test_a_connection_to_read_with_writes_nothing(self, log: Log) -> None:
+        with log.transaction() as tx:
+            tx.db.execute("create table t (n integer)")
+            tx.append("a", Plain("T", {}))
+        with log.connect() as db:
+            runs = db.own("runs")
+        for statement in (f"delete from {runs}", "insert into t values (1)", "create table u (n integer)"):
+            with pytest.raises(errors.MillstreamError):
+                with log.connect() as db:
+                    db.execute(statement)
+        with pytest.raises(errors.MillstreamError):
+            with log.connect() as db:
+                db.executemany("insert into t values (?)", [(1,), (2,)])
+        with log.connect() as db:
+            assert db.query("select * from t") == []
+            log.append("a", Plain("T", {}))
+        assert log.verify().position == 2
+
     def test_a_transaction_with_an_id_takes_effect_once_with_its_rows(self, log: Log) -> None:
         receipts = []
         for _ in range(2):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from ..database import Database, Params, no_rows, spoiled
+from ...errors import ReadOnlyLog
+from ..database import ONLY_READS, Database, Params, no_rows, spoiled
 from ..frames import check_upsert, insert_sql, on_conflict, quoted, quoted_column, upsert_sql
 from .faults import translated
 from .place import quote_name
@@ -215,4 +216,21 @@ class GuardedDatabase(PostgresDatabase):
         super().executemany(sql, rows)
 
 
-__all__ = ["Connection", "GuardedDatabase", "PostgresDatabase"]
+class ReadingDatabase(PostgresDatabase):
+    """A connection of a log for reading alone. It keeps from accidents: what a role may do is the server's to say."""
+
+    def _may(self, sql: str) -> None:
+        super()._may(sql)
+        if not parse(sql).only_reads:
+            raise ReadOnlyLog(self.location, hint=ONLY_READS)
+
+    def execute(self, sql: str, params: Params = ()) -> Any:
+        self._may(sql)
+        return super().execute(sql, params)
+
+    def executemany(self, sql: str, rows: Iterable[Params]) -> None:
+        self._may(sql)
+        super().executemany(sql, rows)
+
+
+__all__ = ["Connection", "GuardedDatabase", "PostgresDatabase", "ReadingDatabase"]

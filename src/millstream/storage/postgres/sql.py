@@ -50,6 +50,11 @@ class Statement(NamedTuple):
     first_words: tuple[str, ...]
     """The first word of each of the statements in the text, in lower case."""
 
+    @property
+    def only_reads(self) -> bool:
+        """Whether all of its statements begin like those that read."""
+        return all(word in _READS or word == "with" for word in self.first_words)
+
 
 @lru_cache(maxsize=2_048)
 def parse(sql: str) -> Statement:

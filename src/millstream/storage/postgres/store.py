@@ -33,7 +33,7 @@ from ..inline import KEY, Attached, Handlers, Register, Registered
 from ..raw import PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role, State
 from ..signal import Signal
 from .connections import Readers, connect
-from .database import Connection, PostgresDatabase
+from .database import Connection, PostgresDatabase, ReadingDatabase
 from .faults import translated
 from .kinds import Kinds
 from .listener import Listener
@@ -295,7 +295,7 @@ class PostgresStore:
     def connect(self) -> Iterator[PostgresDatabase]:
         self._renew()
         with self._readers.reader() as connection:
-            yield PostgresDatabase(connection, self.place.schema, self.location)
+            yield ReadingDatabase(connection, self.place.schema, self.location)
 
     @property
     def log_id(self) -> str:

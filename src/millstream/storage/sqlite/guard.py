@@ -12,8 +12,8 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ...errors import UsageError
-from ..database import Database, Params, no_rows, no_statement
+from ...errors import ReadOnlyLog, UsageError
+from ..database import ONLY_READS, Database, Params, no_rows, no_statement
 from ..watching import Watch
 from .database import SQLiteDatabase, control, misshapen
 from .faults import MISFITS, misfit, translate
@@ -95,6 +95,44 @@ class GuardedDatabase(SQLiteDatabase):
             control(self.connection, sql)
         except sqlite3.Error as error:
             raise translate(error, self.path) from error
+
+
+class ReadingDatabase(SQLiteDatabase):
+    """A connection of a log that others write, for reading alone."""
+
+    def execute(self, sql: str, params: Params = ()) -> sqlite3.Cursor:
+        try:
+            return super().execute(sql, params)
+        except ReadOnlyLog as error:
+            raise self._refused() from error
+
+    def executemany(self, sql: str, rows: Iterable[Params]) -> None:
+        try:
+            super().executemany(sql, rows)
+        except ReadOnlyLog as error:
+            raise self._refused() from error
+
+    def _refused(self) -> ReadOnlyLog:
+        return ReadOnlyLog(self.path, hint=ONLY_READS)
+
+
+class MemoryReadingDatabase(ReadingDatabase):
+    """The same of a log in memory, whose one connection can write: each statement is kept from it."""
+
+    def execute(self, sql: str, params: Params = ()) -> sqlite3.Cursor:
+        self.connection.execute("pragma query_only = on")
+        try:
+            return super().execute(sql, params)
+        finally:
+            self.connection.execute("pragma query_only = off")
+
+    def executemany(self, sql: str, rows: Iterable[Params]) -> None:
+        rows = list(rows)  # what makes them may write
+        self.connection.execute("pragma query_only = on")
+        try:
+            super().executemany(sql, rows)
+        finally:
+            self.connection.execute("pragma query_only = off")
 
 
 class WatchedDatabase(SQLiteDatabase):

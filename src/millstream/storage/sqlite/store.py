@@ -46,7 +46,7 @@ from ..signal import Signal
 from . import ahead, packed, placing, raw, reader
 from .database import SQLiteDatabase, close_cursors, connect, statements
 from .faults import translated
-from .guard import GuardedDatabase
+from .guard import GuardedDatabase, MemoryReadingDatabase, ReadingDatabase
 from .lock import WriterLock, network_filesystem
 from .names import Names
 from .pool import ReaderPool, SharedReader, abandon
@@ -55,6 +55,8 @@ from .writer import Writer, read_head
 
 FORMAT = 1
 APPLICATION_ID = 0x4D494C4C  # "MILL"
+_LAST_LOOK = 0.1
+"""The longest wait, in seconds, for what looks at a file of a log that is closed."""
 
 
 class SQLiteStore:
@@ -316,7 +318,8 @@ class SQLiteStore:
     def connect(self) -> Iterator[SQLiteDatabase]:
         """The same as a `Database`; cursors of it that are kept beyond the block are closed at its end."""
         with self.reader() as connection:
-            db = SQLiteDatabase(connection, self.path)
+            kind = SQLiteDatabase if self.readonly else MemoryReadingDatabase if self.memory else ReadingDatabase
+            db = kind(connection, self.path)
             usual = sys.getrefcount(connection)
             try:
                 yield db
@@ -663,12 +666,13 @@ class SQLiteStore:
         # What is under way ends first.
         self.committer.close()
         self.closed = True
-        self.signal.close()
+        # The writer last: the last connection to be closed puts the -wal into the file, which a reader may not do.
+        self.signal.close(patience=_LAST_LOOK)
+        self._readers.close()
         if self._writer is not None and not self.memory:
             self._writer.connection.close()
             if self._lock is not None:
                 self._lock.close()
-        self._readers.close()
 
     def _renew(self) -> None:
         """In a forked child, open everything anew: SQLite connections and flocks must not be shared."""
