@@ -230,6 +230,24 @@ def test_status_tells_how_far_each_flow_is(log):
         eventually(lambda: app.status()[0].position == 4 and app.status()[0].behind == 0)
 
 
+def test_an_app_that_several_threads_start_at_once_is_stopped_whole(log, tmp_path):
+    app = ms.App(log, projections=[Numbers.into(tmp_path / "read.db")])
+    for _ in range(20):
+        begin = threading.Barrier(8)
+
+        def start(begin=begin):
+            begin.wait()
+            app.start()
+
+        threads = [threading.Thread(target=start) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        app.stop()
+        assert [each.name for each in threading.enumerate() if "millstream-projection" in each.name] == []
+
+
 def test_start_and_stop_may_be_repeated(log, tmp_path):
     app = ms.App(log, projections=[Numbers.into(tmp_path / "read.db")])
     for _ in range(2):

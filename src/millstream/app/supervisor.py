@@ -143,9 +143,14 @@ class Worker:
         self._outside = outside
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
 
     def start(self) -> None:
         """Begin, unless it is under way; once it has ended, if it was told to and has not yet."""
+        with self._starting:  # of two threads that nobody knows of both, one could not be told to stop
+            self._start()
+
+    def _start(self) -> None:
         ending = self._thread if self._thread is not None and self._thread.is_alive() else None
         if ending is not None and not self._stop.is_set():
             return
@@ -164,6 +169,7 @@ class Worker:
     def forked(self) -> None:
         """In a forked child: its thread is in the parent."""
         self._thread = None
+        self._starting = threading.Lock()
         self._stop = threading.Event()
         self.state, self.error, self.restarts = State.STOPPED, None, 0
 
