@@ -66,6 +66,7 @@ class App(WriteSide, ReadSide):
         DuplicateHandler: Two projections have one name.
         UsageError: Two flows or two captures have one name, something given is none of them, ``memory`` is no size,
             or ``flow_processes`` no number.
+        FlowError: A flow has no end.
         ReadModelChanged: An inline projection's tables were made by another version of its schema.
         ProjectionFailed: An inline projection's handler raised for an event that is in the log already.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..log import Log
 from ..log.checkpoints import peek
+from ..streams.errors import FlowError
 from ..streams.flow import Flow
 from ..streams.running import Running, number_of
 from ..streams.spilling import size
@@ -13,11 +14,13 @@ class LiveFlow:
     """A flow as background work: `supervisor.Background`, filled in."""
 
     def __init__(self, flow: Flow, memory: str | int | None = None, processes: int = 1) -> None:
+        if flow.sink is None:
+            raise FlowError("a flow that runs needs an end", hint="End it with .to(stream, type=...), or to_files(...)")
         self._flow = flow
         self._memory = None if memory is None else size(memory)
         self._processes = number_of(processes)
         self._running: Running | None = None
-        self.name = flow.sink.name if flow.sink is not None else ""
+        self.name = flow.sink.name
 
     def start(self, log: Log) -> None:
         """Take the flow up where it was."""
