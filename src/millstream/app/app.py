@@ -328,6 +328,8 @@ class App(WriteSide, ReadSide):
         """
         limit = limit_of(timeout)
         self._ended.set()
+        # Before the workers: the last to close a file of SQLite's puts its -wal into it, which who reads may not do.
+        self._queries.close()
         for worker in self._workers:
             worker.ask_to_stop()
         until = time.monotonic() + limit
