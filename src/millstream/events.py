@@ -8,9 +8,10 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from functools import cache, lru_cache, partial
 from itertools import repeat
-from typing import Any, ClassVar, Self, dataclass_transform
+from typing import Any, ClassVar, Self, dataclass_transform, get_args
 
 import msgspec
 
@@ -394,6 +395,7 @@ def encode(event: AnyEvent) -> bytes:
             back = decoder(type(event)).decode(body)
             if back != event:
                 _check_same(event, back)
+            _check_exact(event)
         if len(body) > MAX_BODY:
             raise InvalidEvent(
                 f"an event of type {type_name(event)!r} has {len(body):,} bytes, more than {MAX_BODY:,}",
@@ -433,6 +435,32 @@ def _check_same(event: Event, back: Any) -> None:
         )
 
 
+@cache
+def _exact_fields(cls: type[Event]) -> tuple[str, ...]:
+    """The fields that hold Decimals, and no floats."""
+    held = [(field.name, (field.type, *get_args(field.type))) for field in msgspec.structs.fields(cls)]
+    return tuple(name for name, types in held if Decimal in types and float not in types)
+
+
+def _inexact(event: AnyEvent) -> str | None:
+    """The first of these fields that has a float: 0.5 equals the Decimal that is read back, and is another thing."""
+    for name in _exact_fields(type(event)):
+        if type(getattr(event, name)) is float:
+            return name
+    return None
+
+
+def _check_exact(event: Event) -> None:
+    name = _inexact(event)
+    if name is not None:
+        value = getattr(event, name)
+        raise InvalidEvent(
+            f"an event of type {type_name(event)!r} does not fit its class: {value!r:.60} would be read back as"
+            f" {Decimal(str(value))!r} - at `$.{name}`",
+            hint=_FIT,
+        )
+
+
 def _as_it_is(value: object) -> bool:
     return isinstance(value, msgspec.Raw | ErasedText) or (isinstance(value, float) and not math.isfinite(value))
 
@@ -455,7 +483,7 @@ def encode_many(events: Sequence[AnyEvent], cls: type[Any]) -> bytes:
         else:
             body = _encoder.encode_lines(events)
             back = decoder(cls).decode_lines(body)  # type: ignore[arg-type]
-            read = len(back) if back == list(events) else -1
+            read = len(back) if back == list(events) and not any(map(_inexact, events)) else -1
         # All at once where nothing is special; what is, is told or put right one by one.
         if read == len(events) == body.count(b"\n") and b"null" not in body and len(body) <= MAX_BODY:
             return body[:-1]

@@ -137,6 +137,11 @@ def test_what_an_app_cannot_take_is_refused_with_an_example(log, given):
         ms.App(log, **given)
 
 
+def test_a_flow_without_an_end_is_refused_before_anything_runs(log):
+    with pytest.raises(ms.FlowError, match=r"needs an end.*\.to\(stream"):
+        ms.App(log, flows=[ms.stream("clicks")])
+
+
 def test_start_returns_when_captures_have_begun_or_failed_to(log):
     class Slow(Ticker):
         def start(self, log: ms.Log) -> None:

@@ -108,6 +108,13 @@ def test_changed_code_is_built_beside_and_takes_over(log: ms.Log, path: str | No
         assert len(app.read_models()[0].versions) == 2
 
 
+def test_a_read_models_file_is_all_of_it_once_the_app_has_stopped(log: ms.Log, tmp_path: Any) -> None:
+    path = str(tmp_path / "read.db")
+    with make(log, Scores, path) as app:
+        assert app.query(GetScores(), after=log.head)["p0"] == 10
+    assert not os.path.exists(f"{path}-wal")
+
+
 def test_the_old_version_answers_until_the_new_one_is_level(log: ms.Log, path: str | None) -> None:
     with make(log, Scores, path) as app:
         app.query(GetScores(), after=log.head)

@@ -37,6 +37,8 @@ class Place:
 class Readback(ms.Event):
     id: UUID = ONE
     amount: Decimal = Decimal(1)
+    perhaps: Decimal | None = None
+    either: Decimal | float = 0.5
     colour: Colour = Colour.RED
     at: datetime = datetime(2024, 1, 1, tzinfo=UTC)
     body: bytes = b""
@@ -53,6 +55,8 @@ class Readback(ms.Event):
         ("id", str(ONE)),
         ("amount", "1.50"),
         ("amount", 0.1),
+        ("amount", 0.5),
+        ("perhaps", 2.0),
         ("colour", "red"),
         ("at", "2024-01-01T00:00:00Z"),
         ("body", "YQ=="),

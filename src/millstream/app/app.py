@@ -67,6 +67,7 @@ class App(WriteSide, ReadSide):
         FlowError: A flow has no end.
         UsageError: Two flows or two captures have one name, something given is none of them, ``memory`` is no size,
             or ``flow_processes`` no number.
+        FlowError: A flow has no end.
         ReadModelChanged: An inline projection's tables were made by another version of its schema.
         ProjectionFailed: An inline projection's handler raised for an event that is in the log already.
 
@@ -333,6 +334,8 @@ class App(WriteSide, ReadSide):
         """
         limit = limit_of(timeout)
         self._ended.set()
+        # Before the workers: the last to close a file of SQLite's puts its -wal into it, which who reads may not do.
+        self._queries.close()
         for worker in self._workers:
             worker.ask_to_stop()
         until = time.monotonic() + limit
