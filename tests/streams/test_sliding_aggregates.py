@@ -183,3 +183,10 @@ def test_a_column_that_becomes_wider_is_answered_as_if_it_had_always_been() -> N
             assert replay(flow, log, rows=rows).equals(whole)
         assert whole["n"].to_list() == [1, 2, 3, 4, 5, 6]
         assert whole["least"].to_list()[-1] == "1"
+
+
+def test_a_literal_alone_is_the_answer_to_each_row() -> None:
+    rows = clicks(1, 50)
+    for flow in (source.group_by("user"), source):
+        result = play(flow.window(ms.sliding("1m")).agg(one=pl.lit(1)), rows, 1)
+        assert result["one"].to_list() == [1] * 50

@@ -161,7 +161,8 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
     ) -> tuple[Balances, Ints, list[Ints]]:
         inclusive = self.window.closed == "both"
         values: list[Ints | None] = [*self._values(rows, how)]
-        counted = not all(answer.tracks for answer in how)
+        # Of literals alone nothing is asked, and there are still as many answers as rows.
+        counted = not how or not all(answer.tracks for answer in how)
         balances, found = balances.step(
             rows, rows[AT].to_numpy(), [None, *values] if counted else values, self.window.size, inclusive=inclusive
         )
