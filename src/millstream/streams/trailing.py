@@ -134,8 +134,9 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
             self._values(rows, how)
             nothing = self._finish(rows, pl.DataFrame(schema={each.name: each.dtype for each in how}))
         parts = state.parts.reshaped(rows, lambda held: held)
-        if parts is state.parts:
+        if parts.items and parts is state.parts:
             return Step(state, nothing)
+        # Also where nothing is held: what answers may still have rows that have run out, of the types before.
         return Step(self.restore(parts, batch.before), nothing)
 
     # --- answers --------------------------------------------------------------------------------------
