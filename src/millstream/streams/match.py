@@ -125,8 +125,9 @@ class Match(msgspec.Struct, frozen=True, eq=False):
         rows = self._masked(batch.frame)
         nothing = self._described(rows.select(self.keys), [])
         parts = state.parts.reshaped(rows, lambda held: held)
-        if parts is state.parts:
+        if parts.items and parts is state.parts:
             return Step(state, numbered(nothing))
+        # Also where nothing is held, for the sake of the keys: what is a time and what is text may look alike there.
         return Step(self.restore(parts, batch.before), numbered(nothing))
 
     # --- rows in --------------------------------------------------------------------------------------
