@@ -35,6 +35,8 @@ KEYS = {
     "text": pl.Series(["é", "e\u0301", "", "\0", None, "日本", "é", "\U0001f600", "a:b", ""]),
     "truth": pl.Series([True, False, None, True, None] * 2),
     "day": pl.Series([date(2024, 1, 1), None] * 5),
+    "far day": pl.Series([2**31 - 1, None, 1 - 2**31, 2**31 - 1, 5] * 2, dtype=pl.Int32).cast(pl.Date),
+    "far time": pl.Series([2**63 - 1, None, 1 - 2**63, 2**63 - 1, 5] * 2, dtype=pl.Int64).cast(pl.Datetime("us")),
     "span": pl.Series([timedelta(1), None, timedelta(0), timedelta(1), None] * 2),
     "decimal": pl.Series(["1.50", "1.5", None, "2", "0"] * 2).cast(pl.Decimal(10, 2)),
     "unsigned": pl.Series([2**64 - 1, 0, None, 5, 1] * 2, dtype=pl.UInt64),

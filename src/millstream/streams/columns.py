@@ -169,9 +169,19 @@ def dicts(frame: pl.DataFrame) -> Iterator[dict[str, Any]]:
     Raises:
         FlowError: A value is none that Python has, such as a time after the year 9999.
     """
+    names = frame.columns
+    return (dict(zip(names, row, strict=True)) for row in tuples(frame))
+
+
+def tuples(frame: pl.DataFrame) -> Iterator[tuple[Any, ...]]:
+    """The rows as tuples.
+
+    Raises:
+        FlowError: A value is none that Python has, such as a time after the year 9999.
+    """
     try:
-        yield from frame.iter_rows(named=True)
-    except (OverflowError, ValueError) as error:
+        yield from frame.iter_rows()
+    except (OverflowError, ValueError, pl.exceptions.PanicException) as error:
         raise FlowError(
             f"a row holds a value that Python does not have: {error}",
             hint="Filter such rows out before, or leave the column out with select(...)",

@@ -119,6 +119,7 @@ def _plain(dtype: pl.DataType, column: str) -> pl.Expr:
         return pl.when(pl.col(column) == 0).then(pl.lit(0, dtype)).otherwise(pl.col(column)).cast(pl.String)
     if dtype == pl.Binary:
         return pl.col(column).bin.encode("hex")
-    if dtype == pl.Duration:
+    if dtype.is_temporal():
+        # As text there are some that Polars does not have.
         return pl.col(column).to_physical().cast(pl.String)
     return pl.col(column) if dtype == pl.String else pl.col(column).cast(pl.String)

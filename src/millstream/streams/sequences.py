@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import msgspec
 import polars as pl
 
-from .columns import AT, LATE, SEQUENCE, key_column, names_of, need, utc
+from .columns import AT, LATE, SEQUENCE, key_column, names_of, need, tuples, utc
 from .conditions import Columns, Trail, Value, reference, split_condition, value_of
 from .errors import FlowError, UnsupportedExpression
 from .expressions import apply
@@ -239,7 +239,7 @@ class Sequences:
         width = len(self.keys)
         floats = any(frame.schema[key_column(i)].is_float() for i in range(width))
         found: dict[Key, KeyRows] = {}
-        for row in frame.iter_rows():
+        for row in tuples(frame):
             key = row[:width]
             if floats:
                 key = tuple(_NAN if value != value else value for value in key)
