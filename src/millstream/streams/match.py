@@ -15,7 +15,7 @@ import polars as pl
 from .columns import AT, LATE, SEQUENCE, key_column, names_of, need, utc
 from .expressions import apply
 from .history import Index, Pending, Sorted, stretches
-from .keys import KeyIds
+from .keys import KeyIds, unsigned
 from .pattern import Automaton
 from .search import BARRIER, Barriers, Found, Search, sorted_run
 from .state import Batch, OperatorState, Order, Parts, Step, concat
@@ -142,6 +142,7 @@ class Match(msgspec.Struct, frozen=True, eq=False):
             rows.columns,
             lambda: rows.select(*self.keys, AT, SEQUENCE, mask.cast(pl.UInt8).alias(_MASK)),
         )
+        frame = unsigned(frame, self.keys)
         return frame.filter(pl.col(_MASK) > 0) if self.relaxed else frame
 
     def _enter(self, index: Index, rows: pl.DataFrame, waiting: dict[int, int]) -> tuple[Index, Sorted]:

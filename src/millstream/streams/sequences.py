@@ -19,6 +19,7 @@ from .errors import FlowError, UnsupportedExpression
 from .expressions import apply
 from .grammar import Program
 from .history import Pending
+from .keys import unsigned
 from .matched import reference_of, references_in
 from .seek import KeyRows, Seeker
 from .state import Batch, OperatorState, Order, Parts, Step, concat
@@ -231,6 +232,7 @@ class Sequences:
                 *(each.alias(f"__value{i}") for i, each in enumerate(self.columns.expressions)),
             ),
         )
+        frame = unsigned(frame, [key_column(i) for i in range(len(self.keys))])
         return frame.filter(pl.col(_MASK) > 0) if self.relaxed else frame
 
     def _by_key(self, frame: pl.DataFrame, held: Mapping[Key, KeyRows]) -> dict[Key, KeyRows]:
