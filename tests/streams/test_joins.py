@@ -252,3 +252,21 @@ def test_what_follows_a_join_may_ask_for_columns_of_either_side_before_there_was
             assert result[f"{prefix}most"].to_list() == [2, 2]
             for rows in (1, 2):
                 assert replay(flow, log, rows=rows).equals(result)
+
+
+@pytest.mark.parametrize("how", ["left", "full"])
+def test_what_found_no_partner_has_the_columns_of_the_other_side_in_whatever_batches(
+    how: Literal["left", "full"],
+) -> None:
+    events = [("a", 0, {"x": 1}), ("b", 1, {}), ("a", 20, {"x": 1}), ("b", 30, {}), ("a", 100, {"x": 3, "v": 1})]
+    with ms.open() as log:
+        for number, (name, second, fields) in enumerate([*events, ("b", 31, {"w": 3})]):
+            at = (START + timedelta(seconds=second)).isoformat()
+            log.append(name, ms.Plain("JoinedLate", {"k": number, "ts": at, **fields}))
+        a, b = stream("a", time="ts"), stream("b", time="ts").select("k", "w")
+        for flow in (a.join(b, on="k", back="5s", how=how), a.join_asof(b, on="k"), a.filter(pl.col("x") < 3)):
+            whole = replay(flow, log, final=False)
+            assert whole.schema["v"] == whole.schema.get("w", pl.Int64()) == pl.Int64
+            for rows in (1, 2, 3):
+                assert replay(flow, log, final=False, rows=rows).equals(whole)
+                assert replay(flow, log, final=False, rows=rows).schema == whole.schema

@@ -216,8 +216,9 @@ def played(
 
 
 def _together(results: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    some = [result for result in results if result.height] or [r for r in results if r.width][-1:]
-    return widened(some) if some else pl.DataFrame()
+    shown = [result for result in results if result.width]
+    # The last one, be it without a row, says which columns there are by then and of what types, as one batch would.
+    return widened([shown[-1].clear(), *(result for result in shown if result.height)]) if shown else pl.DataFrame()
 
 
 def schema(flow: Flow, log: Log) -> pl.Schema:
