@@ -114,7 +114,7 @@ def hot_items() -> ms.Flow:
     counts = BID.group_by("auction").window(ms.hopping("10s", every="2s")).agg(num=pl.len())
     # The results of all windows that end at a time fall into the two seconds that end there.
     most = counts.window(ms.tumbling("2s")).agg(most=pl.col("num").max()).select("window_end", "most")
-    both = counts.join(most, on="window_end").filter(pl.col("num") >= pl.col("most"))
+    both = counts.join(most, on="window_end", back="0s").filter(pl.col("num") >= pl.col("most"))
     return both.select("auction", "num", "window_start", "window_end")
 
 

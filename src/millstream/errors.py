@@ -340,8 +340,9 @@ class StreamNotFound(NotFound):
 
     code = "stream-not-found"
 
-    def __init__(self, stream: str) -> None:
-        super().__init__(f"there is no stream {stream!r}", hint="List the streams with log.streams()")
+    def __init__(self, stream: str, meant: str | None = None) -> None:
+        hint = f"Write {meant!r}, if that is meant" if meant else "List the streams with log.streams()"
+        super().__init__(f"there is no stream {stream!r}", hint=hint)
         self.stream = stream
 
 

@@ -226,3 +226,16 @@ def test_rows_that_are_objects_since_a_type_has_drifted_are_read_back_in_one_for
         times = log.scan("out").collect()["window_start"]
         assert times.dtype == pl.Datetime("us", "UTC")
         assert [event.event.window_start for event in log.read("out")] == times.to_list()
+
+
+@pytest.mark.parametrize("window", [tumbling("1h"), sliding("1h")], ids=["tumbling", "sliding"])
+@pytest.mark.parametrize("value", [2, 2.5])
+def test_what_had_no_value_yet_adds_up_to_nothing_in_whatever_batches(window: Any, value: float) -> None:
+    flow = stream("s", time="ts").group_by("k").window(window).agg(total=pl.col("v").sum())
+    with ms.open() as log:
+        for hour, field in [(0, {}), (2, {"v": None}), (4, {"v": value}), (6, {}), (8, {})]:
+            log.append("s", ms.Plain("DriftAdded", {"k": "a", "ts": HOURS[hour], **field}))
+        for rows in (1, 2, 100):
+            found = replay(flow, log, rows=rows)["total"]
+            assert found.to_list() == [0, 0, value, 0, 0]
+            assert found.dtype == (pl.Int64 if value == 2 else pl.Float64)

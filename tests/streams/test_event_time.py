@@ -233,3 +233,24 @@ def test_many_texts_of_one_day_and_of_several_are_read_alike() -> None:
     # One that is odd, after many that are not.
     assert usual_instants(text.set(pl.Series(range(40_000)) == 39_999, "2024-02-30T00:00:00.000000Z")) is None
     assert usual_instants(text.str.replace("T", " ")) is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "day", "most"),
+    [
+        (pl.Date, 1, 2**31 - 1),
+        (pl.Datetime("ms"), 86_400_000, 2**63 - 1),
+        (pl.Datetime("us", "UTC"), 86_400_000_000, 2**63 - 1),
+    ],
+    ids=str,
+)
+def test_a_time_near_the_end_of_its_type_is_none_and_closes_nothing(dtype: Any, day: int, most: int) -> None:
+    far = [most, -most - 1, most - 1, 30_000_000 * day, -30_000_000 * day]
+    near = [day, 20_000_000 * day, 2 * day]
+    times = pl.Series(far[:3] + near + far[3:], dtype=pl.Int32 if dtype == pl.Date else pl.Int64).cast(dtype)
+    source = stream("rows", time="ts")
+    for window in (ms.tumbling("1h"), ms.sliding("1h"), ms.session("1h"), ms.calendar("1d", time_zone="UTC")):
+        flow = source.window(window).agg(n=pl.len())
+        assert flow.over(pl.DataFrame({"ts": times}))["n"].to_list() == [1, 1]
+        # The last of those that are near comes late, as any would.
+        assert flow.late_over(pl.DataFrame({"ts": times})).height == len(far) + 1

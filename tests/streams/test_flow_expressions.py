@@ -170,6 +170,33 @@ def test_a_time_that_python_does_not_have_is_told_where_rows_become_dicts() -> N
             play(flow, rows)
 
 
+@pytest.mark.parametrize(
+    "far",
+    [
+        pl.Series([2**31 - 1], dtype=pl.Int32).cast(pl.Date),
+        pl.Series([2**63 - 1]).cast(pl.Datetime("us", "UTC")),
+        pl.Series([2**63 - 1]).cast(pl.Datetime("ms")),
+    ],
+    ids=lambda far: str(far.dtype),
+)
+def test_a_time_that_nobody_has_is_told_wherever_a_row_meets_python_or_a_verb(far: pl.Series) -> None:
+    rows = pl.DataFrame({"ts": [START], "far": far})
+    grouped, ones = source.group_by("far"), {"n": pl.Int64}
+    for flow in (
+        source.map_rows(lambda row: {"n": 1}, schema=ones),
+        source.with_columns(text=pl.col("far").cast(pl.String)),
+        grouped.match("a", within="1m", define={"a": pl.lit(True)}, measures={"n": ms.matched.count("a")}),
+        grouped.process(lambda key, row: None, start={"n": 0}, schema=ones, gives=ones, reads=["ts"]),
+    ):
+        with pytest.raises(FlowError):
+            play(flow, rows)
+    with ms.open() as log:
+        log.append("clicks", rows, type="FarAway")
+        log.append("clicks", ms.Plain("FarAway", {"ts": START.isoformat(), "far": "away"}))
+        with pytest.raises(ms.MillstreamError, match="a value that Python does not have"):
+            source.over(log)
+
+
 def test_select_keeps_time_and_order_though_their_columns_are_gone() -> None:
     rows = pl.DataFrame({"ts": [START] * 3, "x": [3, 1, 2]})
     flow = source.select("x").group_by("x").window(tumbling("1m")).agg(n=pl.len()).select("n", double=x * 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,7 +10,8 @@ import polars as pl
 import pytest
 
 import millstream as ms
-from millstream.streams import Flow
+from millstream.errors import StreamNotFound
+from millstream.streams import Flow, stream
 
 NOON = datetime(2024, 1, 15, 12, tzinfo=UTC)
 ROWS = pl.DataFrame(
@@ -144,3 +146,22 @@ def test_a_flow_is_shown_on_one_line(clicks: Flow) -> None:
     assert repr(counts.to("alerts", type="A")) == "<Flow clicks → tumbling 5m → alert → to alerts: A>"
     both = clicks.merge(ms.stream("web")).select("user")
     assert repr(both.join(clicks, on="user", back="1m")) == "<Flow join inner (merge (clicks; web) → select; clicks)>"
+
+
+def test_a_stream_that_is_misspelt_is_missed_by_name_and_one_without_an_event_yet_is_not() -> None:
+    with ms.open() as log:
+        nobody = stream("nobody").select("x")
+        assert nobody.over(log).is_empty()
+        for name in ("clicks", "orders-1"):
+            log.append(name, ms.Plain("MistakenRow", {"x": 1}))
+        for name, meant in (("click", "'clicks'"), ("order-*", "'orders-*'"), ("order-1", "'orders-*'"), ("x", "List")):
+            with pytest.raises(StreamNotFound, match=re.escape(f"{name!r}")) as caught:
+                stream(name).over(log)
+            assert meant in (caught.value.hint or "")
+        clicks = stream("clicks")
+        for other in ("nobody", "orders-2", "orders-2*"):
+            assert clicks.merge(stream(other)).over(log).height == 1
+        with pytest.raises(StreamNotFound, match="'order-1'"):
+            clicks.merge(stream("order-1")).over(log)
+        with pytest.raises(StreamNotFound, match="'click'"):
+            stream("click").late_over(log)

@@ -144,7 +144,7 @@ def test_a_join_goes_on_after_a_restart_and_late_rows_go_aside(home: str | None)
 def test_late_rows_of_both_sides_come_in_the_order_of_the_log(seed: int) -> None:
     a, b = clicks(seed, 200, late=60).with_row_index("n"), clicks(seed + 1, 200, late=60).with_row_index("m")
     rows = in_time(seed, "ts", a=a, b=b)
-    flow = stream("a", time="ts").join(stream("b", time="ts"), on="user", prefix="b_").late_to("late")
+    flow = stream("a", time="ts").join(stream("b", time="ts"), on="user", back="0s", prefix="b_").late_to("late")
     rows = {name: frame.with_columns(place=pl.col("_position")) for name, frame in rows.items()}
     late = played(flow, rows)[1]
     assert late["place"].is_sorted()
@@ -224,11 +224,13 @@ def test_joins_that_make_no_sense_are_refused() -> None:
     with pytest.raises(UsageError, match="how='outer'"):
         left.join(right, on="user", how="outer")  # type: ignore[arg-type]
     with pytest.raises(FlowError, match="ended"):
-        left.join(right.to("x", type="X"), on="user")
+        left.join(right.to("x", type="X"), on="user", back="1s")
     with pytest.raises(FlowError, match="'ts'"):
-        play_tree(left.join(right, on="user"), two(1))
+        play_tree(left.join(right, on="user", back="1s"), two(1))
     with pytest.raises(ms.MissingColumn, match="'nobody'"):
-        play_tree(left.join(right, on="nobody"), two(1))
+        play_tree(left.join(right, on="nobody", ahead="1s"), two(1))
+    with pytest.raises(UsageError, match="how far apart"):
+        left.join(right, on="user")
 
 
 @pytest.mark.parametrize("prefix", ["", "plan_"])
@@ -250,3 +252,21 @@ def test_what_follows_a_join_may_ask_for_columns_of_either_side_before_there_was
             assert result[f"{prefix}most"].to_list() == [2, 2]
             for rows in (1, 2):
                 assert replay(flow, log, rows=rows).equals(result)
+
+
+@pytest.mark.parametrize("how", ["left", "full"])
+def test_what_found_no_partner_has_the_columns_of_the_other_side_in_whatever_batches(
+    how: Literal["left", "full"],
+) -> None:
+    events = [("a", 0, {"x": 1}), ("b", 1, {}), ("a", 20, {"x": 1}), ("b", 30, {}), ("a", 100, {"x": 3, "v": 1})]
+    with ms.open() as log:
+        for number, (name, second, fields) in enumerate([*events, ("b", 31, {"w": 3})]):
+            at = (START + timedelta(seconds=second)).isoformat()
+            log.append(name, ms.Plain("JoinedLate", {"k": number, "ts": at, **fields}))
+        a, b = stream("a", time="ts"), stream("b", time="ts").select("k", "w")
+        for flow in (a.join(b, on="k", back="5s", how=how), a.join_asof(b, on="k"), a.filter(pl.col("x") < 3)):
+            whole = replay(flow, log, final=False)
+            assert whole.schema["v"] == whole.schema.get("w", pl.Int64()) == pl.Int64
+            for rows in (1, 2, 3):
+                assert replay(flow, log, final=False, rows=rows).equals(whole)
+                assert replay(flow, log, final=False, rows=rows).schema == whole.schema

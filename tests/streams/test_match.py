@@ -12,6 +12,7 @@ from referee import START, clicks, play
 
 from millstream.streams import Flow, UnsupportedExpression, UnsupportedPattern, sliding, stream
 from millstream.streams.pattern import Element, parse
+from millstream.streams.pipeline import Pipeline
 
 source = stream("clicks", time="ts", lateness="2s")
 
@@ -269,3 +270,17 @@ def test_keys_keep_their_type_whatever_they_are(keys: pl.Series) -> None:
     assert play(flow, rows, 3).equals(whole)
     sums = play(source.group_by("user").window(sliding("1m")).agg(n=pl.len()), rows)
     assert sums["n"].to_list() == [*range(1, 11)] * 4
+
+
+def test_text_that_looks_like_a_key_of_another_type_before_is_no_such_key() -> None:
+    clicked = stream("clicks", time="ts").filter(pl.col("kind") == "click")
+    pipeline = Pipeline(clicked.group_by("key").match("a{2}", within="10s", define={"a": pl.lit(True)}))
+    state, found = pipeline.start(), []
+    span = timedelta(microseconds=7)
+    for seconds, kind, key in (([0, 5], "click", span), ([100], "view", span), ([101, 102], "click", "7")):
+        times = [START + timedelta(seconds=second) for second in seconds]
+        rows = pl.DataFrame({"key": key, "ts": times, "kind": kind, "_position": seconds})
+        state, result, _ = pipeline.step(state, rows)
+        found += result["key"].to_list() if result.height else []
+    found += pipeline.finish(state)[1]["key"].to_list()
+    assert found == [span, "7"]

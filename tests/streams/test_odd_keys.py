@@ -35,6 +35,8 @@ KEYS = {
     "text": pl.Series(["é", "e\u0301", "", "\0", None, "日本", "é", "\U0001f600", "a:b", ""]),
     "truth": pl.Series([True, False, None, True, None] * 2),
     "day": pl.Series([date(2024, 1, 1), None] * 5),
+    "far day": pl.Series([2**31 - 1, None, 1 - 2**31, 2**31 - 1, 5] * 2, dtype=pl.Int32).cast(pl.Date),
+    "far time": pl.Series([2**63 - 1, None, 1 - 2**63, 2**63 - 1, 5] * 2, dtype=pl.Int64).cast(pl.Datetime("us")),
     "span": pl.Series([timedelta(1), None, timedelta(0), timedelta(1), None] * 2),
     "decimal": pl.Series(["1.50", "1.5", None, "2", "0"] * 2).cast(pl.Decimal(10, 2)),
     "unsigned": pl.Series([2**64 - 1, 0, None, 5, 1] * 2, dtype=pl.UInt64),
@@ -135,3 +137,21 @@ def test_what_is_no_number_is_one_key_also_where_one_row_meets_one_that_is_held(
         assert flow.explain(log, whole.row(0, named=True)).positions
         if name not in ("fold", "process"):
             assert flow.check(log).equal
+
+
+@pytest.mark.parametrize("name", ["match", "measures", "process"])
+def test_zero_has_no_sign_where_a_row_is_made_of_several(name: str) -> None:
+    a = {"a": some}
+    flow = {
+        "match": source.match("a{2}", within="20s", define=a),
+        "measures": source.match("a{2}", within="20s", define=a, measures={"sum": ms.matched.sum("a.v")}),
+        "process": source.process(
+            given, start={"sum": 0}, schema={"sum": pl.Int64}, gives={"sum": pl.Int64}, reads=["v"]
+        ),
+    }[name]
+    ts = [START + timedelta(seconds=second // 2) for second in range(12)]
+    rows = pl.DataFrame({"k": [-0.0, 0.0, 0.0, -0.0, -0.0, -0.0] * 2, "v": range(12), "ts": ts})
+    whole = play(flow, rows)
+    assert {str(key) for key in whole["k"]} == {"0.0"}
+    for seed in range(4):
+        assert str(play(flow, rows, seed).rows()) == str(whole.rows())

@@ -23,6 +23,7 @@ from millstream.streams import Flow, FlowChanged, FlowError, Running, run, slidi
 from millstream.streams.compatible import _comparable
 from millstream.streams.describing import coded
 from millstream.streams.runner import Worker
+from millstream.streams.savepoints import flows_of
 from millstream.testing import FakeClock
 
 source = stream("a", time="ts", lateness="5s")
@@ -418,3 +419,22 @@ def test_what_was_never_run_or_would_write_to_its_own_stream_is_not_forked() -> 
             counts(5).fork(log, stream="counts")
         with pytest.raises(FlowError, match="has no name"):
             source.fork(log)
+
+
+def test_a_flow_is_behind_by_nothing_that_it_has_written_itself(home: str | None) -> None:
+    with ms.open(home) as log:
+        flow = counts().late_to("late")
+        for part in (0, 1, 0):
+            read = append(log, part)
+        run(log, flow, until="head")
+        assert 0 < log.version("late") < log.head - read
+        [found] = flows_of(log)
+        assert (found.position, found.behind) == (read, 0)
+        log.append("b", pl.DataFrame({"x": [1, 2]}), type="OperatedOther")
+        read = append(log, 2)
+        assert flows_of(log)[0].behind == 122
+        run(log, counts(name="other").late_to("other-late"), until="head")
+        found, other = flows_of(log)
+        # The one writes to a stream of the other, who does not read it either; its late rows are other ones.
+        assert (found.name, found.behind) == ("counts/OperatedCount", 122 + log.version("other-late"))
+        assert (other.position, other.behind) == (read, 0)

@@ -15,6 +15,7 @@ from referee import START, agree, clicks, play
 
 import millstream as ms
 from millstream.streams import FlowError, MissingColumn, stream, tumbling
+from millstream.streams.pipeline import Pipeline
 from millstream.streams.replay import replay
 from millstream.streams.spans import Track
 
@@ -183,3 +184,29 @@ def test_a_column_that_becomes_wider_is_answered_as_if_it_had_always_been() -> N
             assert replay(flow, log, rows=rows).equals(whole)
         assert whole["n"].to_list() == [1, 2, 3, 4, 5, 6]
         assert whole["least"].to_list()[-1] == "1"
+
+
+def test_a_literal_alone_is_the_answer_to_each_row() -> None:
+    rows = clicks(1, 50)
+    for flow in (source.group_by("user"), source):
+        result = play(flow.window(ms.sliding("1m")).agg(one=pl.lit(1)), rows, 1)
+        assert result["one"].to_list() == [1] * 50
+
+
+@pytest.mark.parametrize("more", [{}, {"least": pl.col("amount").min()}])
+def test_totals_become_fractions_while_rows_that_have_run_out_are_still_there(more: dict[str, pl.Expr]) -> None:
+    clicked = stream("clicks", time="ts").filter(pl.col("kind") == "click")
+    flow = clicked.group_by("user").window(ms.sliding("10s"))
+    pipeline = Pipeline(flow.agg(total=pl.col("amount").sum(), **more))
+    state, totals = pipeline.start(), []
+    for seconds, kind, amounts in (
+        ([0, 5], "click", [3, 4]),
+        ([100], "view", [0]),
+        ([101, 102], "click", [0.5, 0.75]),
+        ([200], "view", [0.5]),
+    ):
+        times = [START + timedelta(seconds=second) for second in seconds]
+        rows = pl.DataFrame({"user": 1, "ts": times, "kind": kind, "amount": amounts})
+        state, result, _ = pipeline.step(state, rows.with_columns(_position=pl.lit(seconds[0], pl.Int64)))
+        totals += result["total"].to_list() if result.height else []
+    assert totals == [3, 7, 0.5, 1.25]

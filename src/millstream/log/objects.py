@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from ..errors import DamagedLog
+from ..errors import DamagedLog, InvalidEvent
 from ..events import Event, decoder
 from ..frames import Columns, conform, widen
 from ..personal import Erased, plain_text, shape_of
@@ -141,10 +141,20 @@ def fitted(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:
         elif frame.schema[name] == dtype:
             series.append(frame[name])
         elif isinstance(dtype, pl.String | pl.Struct | pl.List):
-            series.append(pl.Series(name, [_fit(value, dtype) for value in frame[name].to_list()], dtype=dtype))
+            series.append(pl.Series(name, [_fit(value, dtype) for value in _listed(frame[name])], dtype=dtype))
         else:
             series.append(frame[name].cast(dtype))
     return pl.DataFrame(series) if series else frame
+
+
+def _listed(column: pl.Series) -> list[Any]:
+    try:
+        return column.to_list()
+    except (OverflowError, ValueError, pl.exceptions.PanicException) as error:
+        raise InvalidEvent(
+            f"column {column.name!r} holds a value that Python does not have: {error}",
+            hint="Leave such rows out, or cast the column to a number or to text before it meets values of other types",
+        ) from error
 
 
 def shaped(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:

@@ -51,6 +51,10 @@ class Asking:
 
         Returns:
             The rows, in the order in which a run gives them. Without any, the frame may lack columns.
+
+        Raises:
+            StreamNotFound: The log has none of the flow's streams; or lacks one, and has one of another category whose
+                name is nearly the same.
         """
         from .replay import replay
 

@@ -44,6 +44,12 @@ NO_TIME = -(2**62)
 END_OF_TIME = 2**62
 """A time after all times: the watermark that closes everything."""
 
+_FARTHEST = 2**61
+"""A time that is farther from 1970 (some 73,000 years) is none: all others, and those a span later, are before the end
+of time."""
+
+_DAY = 86_400_000_000
+
 
 def key_column(index: int) -> str:
     """The name under which a key column travels, so that ``select`` cannot lose the output's order."""
@@ -172,9 +178,19 @@ def dicts(frame: pl.DataFrame) -> Iterator[dict[str, Any]]:
     Raises:
         FlowError: A value is none that Python has, such as a time after the year 9999.
     """
+    names = frame.columns
+    return (dict(zip(names, row, strict=True)) for row in tuples(frame))
+
+
+def tuples(frame: pl.DataFrame) -> Iterator[tuple[Any, ...]]:
+    """The rows as tuples.
+
+    Raises:
+        FlowError: A value is none that Python has, such as a time after the year 9999.
+    """
     try:
-        yield from frame.iter_rows(named=True)
-    except (OverflowError, ValueError) as error:
+        yield from frame.iter_rows()
+    except (OverflowError, ValueError, pl.exceptions.PanicException) as error:
         raise FlowError(
             f"a row holds a value that Python does not have: {error}",
             hint="Filter such rows out before, or leave the column out with select(...)",
@@ -203,17 +219,34 @@ def utc(micros: pl.Expr) -> pl.Expr:
 def micros(column: str, dtype: pl.DataType) -> pl.Expr | None:
     """A column's event time as integer microseconds, or None where the type holds no time.
 
-    A datetime without a zone is taken as UTC. Text is read as ISO 8601; what is not a time becomes null.
+    A datetime without a zone is taken as UTC. Text is read as ISO 8601; what is not a time becomes null, and so does
+    what is too far from 1970 to be one.
     """
     if isinstance(dtype, pl.Datetime):
-        return pl.col(column).dt.epoch("us")
+        if dtype.time_unit == "ms":
+            return _near(pl.col(column).to_physical(), 1_000)
+        return _near(pl.col(column).dt.epoch("us"))
     if isinstance(dtype, pl.Date):
-        return pl.col(column).cast(pl.Datetime("us")).dt.epoch("us")
+        return _near(pl.col(column).to_physical().cast(pl.Int64), _DAY)
     if isinstance(dtype, pl.String):
-        return pl.col(column).map_batches(_parsed, return_dtype=pl.Int64())
+        return _near(pl.col(column).map_batches(_parsed, return_dtype=pl.Int64()))
     if isinstance(dtype, pl.Null):
         return pl.lit(None, pl.Int64)
     return None
+
+
+def _near(number: pl.Expr, micros: int = 1) -> pl.Expr:
+    """So many times that many microseconds; null where that is too far."""
+    farthest = _FARTHEST // micros
+
+    def near(values: pl.Series) -> pl.Series:
+        low, high = values.min(), values.max()
+        if isinstance(low, int) and isinstance(high, int) and (low < -farthest or high > farthest):
+            # Before they are multiplied, which may be more than a number holds.
+            values = values.set(~values.is_between(-farthest, farthest), None)
+        return values if micros == 1 else values * micros
+
+    return number.map_batches(near, return_dtype=pl.Int64())
 
 
 def _parsed(text: pl.Series) -> pl.Series:

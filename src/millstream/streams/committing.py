@@ -16,6 +16,7 @@ from ..events import Plain
 from ..log.checkpoints import Checkpoint, advance, take
 from ..storage.base import StagedAppend
 from .aside import Aside
+from .columns import dicts
 from .delivering import delivery
 from .errors import FlowError
 from .flow import Flow
@@ -183,7 +184,7 @@ class Committer:
 
     def _staged(self, stream: str, type: str, frame: pl.DataFrame, odd: set[tuple[str, str, str]]) -> StagedAppend:
         if any((stream, name, str(dtype)) in odd for name, dtype in frame.schema.items()):
-            return self.log.stage(stream, [Plain(type, row) for row in frame.iter_rows(named=True)])
+            return self.log.stage(stream, [Plain(type, row) for row in dicts(frame)])
         return self.log.stage(stream, frame, type=type)
 
 

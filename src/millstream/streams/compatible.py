@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 _HOLDS, _ALL = "holds rows with ", "all columns"
+_LATE, _TO = "late rows to ", "to "
 _CODE = re.compile(r"; code (\d+\.\d+)-[0-9a-f]{12}$")
 
 
@@ -121,6 +122,16 @@ def told(database: Database, name: str) -> list[str]:
     return row["declared"].split("\n") if row is not None and row["declared"] else []
 
 
+def writes(database: Database, name: str) -> set[str]:
+    """The streams that the flow of a name wrote to when it was run last, as far as that is known; it reads none of
+    them."""
+    lines = told(database, name)
+    said = [line.removeprefix(_LATE) for line in lines if line.startswith(_LATE)]
+    said += [line.removeprefix(_TO) for line in lines[-1:] if line.startswith(_TO)]
+    # What goes to files, or to a function, goes to no stream.
+    return {each.partition(": ")[0] for each in said} - {"files", "function"}
+
+
 def declared(flow: Flow) -> list[str]:
     """A flow's parts in words, a line each, from its sources on."""
     return [line.replace("\n", " ") for line in _lines(flow, "", Pipeline(flow))]
@@ -134,6 +145,8 @@ def _lines(flow: Flow, indent: str, pipeline: Pipeline) -> Iterator[str]:
         said = exactly(part)
         yield indent + ": ".join(each for each in (said.title, "; ".join(said.lines)) if each)
         yield from (indent + "  " + _holds(held) for held in pipeline.held(part))
+    if flow.late is not None:
+        yield f"{_LATE}{flow.late[0]}: {flow.late[1]}"
     if flow.sink is not None:
         code = f"; {coded(flow.sink.function)}" if isinstance(flow.sink, FunctionSink) else ""
         yield end(flow.sink) + code

@@ -81,7 +81,7 @@ def apply(where: str, columns: list[str], compute: Callable[[], T]) -> T:
     except pl.exceptions.ColumnNotFoundError as error:
         name = str(error).split('"')[1] if '"' in str(error) else str(error).split("\n", 1)[0]
         raise MissingColumn(name, where, [each for each in columns if each[:2] != "__"]) from error
-    except PolarsError as error:
+    except (PolarsError, pl.exceptions.PanicException) as error:
         raise UnsupportedExpression(
             where, "the flow", str(error).split("\n", 1)[0], hint="Check the types of the columns"
         ) from error

@@ -16,6 +16,7 @@ from .columns import AT, SEQUENCE, key_column, need, ordered, shown, visible
 from .distinct import settle
 from .errors import FlowError
 from .keyed import beside, held_of, marked, newest, put
+from .keys import unsigned
 from .state import Batch, OperatorState, Order, Parts, Step
 from .windows import split_late
 
@@ -86,7 +87,7 @@ class Remembering(msgspec.Struct, frozen=True, eq=False):
     def _every(self, *frames: pl.DataFrame) -> pl.DataFrame:
         """Each key of some rows once, with its number."""
         found = pl.concat([frame.select(self._keys) for frame in frames], how="vertical_relaxed")
-        return found.unique(maintain_order=True).with_row_index(GROUP)
+        return unsigned(found, self._keys).unique(maintain_order=True).with_row_index(GROUP)
 
     def _numbers(self, rows: pl.DataFrame, every: pl.DataFrame) -> list[int]:
         """The number of each row's key."""

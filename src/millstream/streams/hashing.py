@@ -17,6 +17,7 @@ Hashes = np.ndarray[Any, np.dtype[np.uint64]]
 
 _NULL, _TRUE_TEXT, _NOT_A_NUMBER = np.uint64(0x9E3779B97F4A7C15), np.uint64(0x7465787400000000), np.uint64(0x7FF8 << 48)
 _LOW = (1 << 64) - 1
+_DAY = 86_400_000_000
 _EXACT = float(1 << 53)
 """Whole numbers beyond this have no float of their own."""
 
@@ -41,7 +42,11 @@ def hashed(values: pl.Series) -> Hashes:
         found = _of_long(values.fill_null(0).to_list())
     elif dtype.is_integer() or dtype == pl.Boolean:
         found = mixed(values.cast(pl.Int64).fill_null(0).to_numpy().view(np.uint64))
-    elif isinstance(dtype, pl.Datetime | pl.Date):
+    elif isinstance(dtype, pl.Date) or (isinstance(dtype, pl.Datetime) and dtype.time_unit == "ms"):
+        # As microseconds, which for the farthest are more than 64 bits hold, and more than Polars has.
+        number = values.to_physical().cast(pl.Int64).fill_null(0).to_numpy()
+        found = mixed((number * (_DAY if isinstance(dtype, pl.Date) else 1_000)).view(np.uint64))
+    elif isinstance(dtype, pl.Datetime):
         found = mixed(values.cast(pl.Datetime("us")).to_physical().fill_null(0).to_numpy().view(np.uint64))
     elif isinstance(dtype, pl.Duration):
         found = mixed(values.cast(pl.Duration("us")).to_physical().fill_null(0).to_numpy().view(np.uint64))

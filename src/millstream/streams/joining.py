@@ -58,8 +58,10 @@ class Joining:
         Args:
             other: The other flow.
             on: The key columns.
-            back: A partner is at most this much earlier than a row of this flow; by default not at all,
-            ahead: and at most this much later; by default not at all.
+            back: A partner is at most this much earlier than a row of this flow; where ``ahead`` is given, by default
+                not at all,
+            ahead: and at most this much later; where ``back`` is given, by default not at all. So with ``back="0s"``
+                partners have the same time, as results of one window do.
             window: `tumbling` or `hopping`, in place of ``back`` and ``ahead``.
             how: ``"inner"``, ``"left"``, ``"full"``; ``"semi"``: this flow's rows with a partner; ``"anti"``: those
                 without.
@@ -82,7 +84,14 @@ class Joining:
                 given = f"a {type(window).__name__.lower()} window" if isinstance(window, Window) else f"{window!r:.80}"
                 raise UsageError(f"{given} is none to join in", hint="Use tumbling or hopping")
             return flows[0].__class__(WindowJoin(flows, keys, how, prefix, window), keys=keys)
-        reach = span_micros("back=", back or "0s"), span_micros("ahead=", ahead or "0s")
+        if back is None and ahead is None:
+            # It would pair equal times alone: of most streams none, and without a word.
+            raise UsageError(
+                "a join does not say how far apart the times of two partners may be",
+                hint="Say it: back='10m', ahead='10m' or both (back='0s' for equal times), or window=; for what the"
+                " other flow said last, use join_asof or join_latest",
+            )
+        reach = (span_micros(f"{name}=", span or "0s") for name, span in (("back", back), ("ahead", ahead)))
         return flows[0].__class__(IntervalJoin(flows, keys, how, prefix, *reach), keys=keys)
 
     def join_asof(

@@ -95,6 +95,16 @@ class KeyIds:
         return self._known[0][self._numbers[0].searchsorted(ids)]
 
 
+def unsigned(frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """With zeros as keys without their sign: of two that are one key, which comes first depends on the batch."""
+    floats = [_unsigned(frame.schema[key], key).alias(key) for key in keys if frame.schema[key].is_float()]
+    return frame.with_columns(floats) if floats else frame
+
+
+def _unsigned(dtype: pl.DataType, column: str) -> pl.Expr:
+    return pl.when(pl.col(column) == 0).then(pl.lit(0, dtype)).otherwise(pl.col(column))
+
+
 def _text(dtypes: Sequence[pl.DataType], columns: Sequence[str]) -> pl.Expr:
     """One text for a key, different for different keys: of several columns each value with its length before it.
 
@@ -116,9 +126,10 @@ def _plain(dtype: pl.DataType, column: str) -> pl.Expr:
         )
     if dtype.is_float():
         # Zero has two signs and is one key.
-        return pl.when(pl.col(column) == 0).then(pl.lit(0, dtype)).otherwise(pl.col(column)).cast(pl.String)
+        return _unsigned(dtype, column).cast(pl.String)
     if dtype == pl.Binary:
         return pl.col(column).bin.encode("hex")
-    if dtype == pl.Duration:
+    if dtype.is_temporal():
+        # As text there are some that Polars does not have.
         return pl.col(column).to_physical().cast(pl.String)
     return pl.col(column) if dtype == pl.String else pl.col(column).cast(pl.String)

@@ -15,7 +15,7 @@ import polars as pl
 from .columns import AT, LATE, SEQUENCE, key_column, names_of, need, times_of, utc
 from .expressions import apply
 from .history import Index, Pending, Sorted, stretches
-from .keys import KeyIds
+from .keys import KeyIds, unsigned
 from .pattern import Automaton
 from .search import BARRIER, Barriers, Found, Search, sorted_run
 from .state import Batch, OperatorState, Order, Parts, Step, concat
@@ -125,8 +125,9 @@ class Match(msgspec.Struct, frozen=True, eq=False):
         rows = self._masked(batch.frame)
         nothing = self._described(rows.select(self.keys), [])
         parts = state.parts.reshaped(rows, lambda held: held)
-        if parts is state.parts:
+        if parts.items and parts is state.parts:
             return Step(state, numbered(nothing))
+        # Also where nothing is held, for the sake of the keys: what is a time and what is text may look alike there.
         return Step(self.restore(parts, batch.before), numbered(nothing))
 
     # --- rows in --------------------------------------------------------------------------------------
@@ -141,6 +142,7 @@ class Match(msgspec.Struct, frozen=True, eq=False):
             rows.columns,
             lambda: rows.select(*self.keys, AT, SEQUENCE, mask.cast(pl.UInt8).alias(_MASK)),
         )
+        frame = unsigned(frame, self.keys)
         return frame.filter(pl.col(_MASK) > 0) if self.relaxed else frame
 
     def _enter(self, index: Index, rows: pl.DataFrame, waiting: dict[int, int]) -> tuple[Index, Sorted]:

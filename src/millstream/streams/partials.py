@@ -112,7 +112,10 @@ class Partial(msgspec.Struct, frozen=True, eq=False):
             return pl.Decimal(38, dtype.scale)
         if dtype.is_float():
             return pl.Float64()
-        if isinstance(dtype, pl.Duration | pl.Null):
+        if dtype == pl.Null:
+            # A column that had no value yet adds up to what it will add up to when its type is known: to nothing.
+            return pl.Int64()
+        if isinstance(dtype, pl.Duration):
             return dtype
         raise UnsupportedExpression(
             f"{self.value}.sum()", "agg", f"values of type {dtype} have no sum", hint="Cast the column first"

@@ -16,7 +16,7 @@ import polars as pl
 
 from ..errors import MillstreamError
 from ..time import Duration, Moment, duration_micros, from_micros, to_micros
-from .columns import AT, END_OF_TIME, LATE, SEQUENCE, shown, utc
+from .columns import AT, END_OF_TIME, LATE, SEQUENCE, shown, tuples, utc
 from .errors import FlowError
 from .fold import GROUP, TOUCHED, Remembering, columns_of, plain_value
 from .keyed import newest
@@ -176,7 +176,7 @@ class Processed(Remembering, frozen=True, eq=False):
         every = self._every(*(frame for frame in (rows, ringing) if frame is not None))
         known = self._known(held, every)
         calls = _Calls(self, until)
-        named = [dict(zip(self.keys, values, strict=True)) for values in every.select(keys).iter_rows()]
+        named = [dict(zip(self.keys, values, strict=True)) for values in tuples(every.select(keys))]
         for group, rows_of_key in enumerate(self._coming(rows, every)):
             known[group] = calls.of_key(named[group], known[group], rows_of_key, group)
         kept = self._kept(known, every)

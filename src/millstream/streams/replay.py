@@ -20,7 +20,7 @@ from .errors import FlowError
 from .filesource import Files
 from .flow import Flow
 from .idle import TYPE, marks_of, silences, with_marks
-from .naming import named
+from .naming import check_there, named
 from .pipeline import FlowState, Pipeline
 from .rows import frames_of
 from .state import widened
@@ -159,6 +159,7 @@ def replay(
         )
     pipeline = pipeline or Pipeline(flow)
     if isinstance(past, Reader):
+        check_there(past, pipeline.sources)
         after = past.position_at(since) if since is not None else 0
         end = (past.position_at(until) if until is not None else past.head) + 1
         return played(pipeline, past, after, end, final=final, rows=rows)[0]
@@ -215,8 +216,9 @@ def played(
 
 
 def _together(results: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    some = [result for result in results if result.height] or [r for r in results if r.width][-1:]
-    return widened(some) if some else pl.DataFrame()
+    shown = [result for result in results if result.width]
+    # The last one, be it without a row, says which columns there are by then and of what types, as one batch would.
+    return widened([shown[-1].clear(), *(result for result in shown if result.height)]) if shown else pl.DataFrame()
 
 
 def schema(flow: Flow, log: Log) -> pl.Schema:

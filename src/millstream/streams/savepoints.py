@@ -176,13 +176,19 @@ def kept(pipeline: Pipeline, log: Log, name: str, until: int) -> Iterator[tuple[
                 yield read(database, pipeline, name, row, row["label"])[0], row["position"]
 
 
+def _beyond(log: Log, stream: str, position: int) -> int:
+    """How many events of a stream stand beyond a position."""
+    first = next(log.runs(stream, after=position), None)
+    return log.version(stream) - first.version + 1 if first is not None else 0
+
+
 class FlowRecord(msgspec.Struct, frozen=True):
     """What a log knows of a flow that has been run on it.
 
     Attributes:
         name: The flow's name.
         position: Up to which position it has worked.
-        behind: How many positions are beyond that.
+        behind: How many positions are beyond that, without what stands in the streams that it writes to.
         late: How many rows have come late, or had no time.
         paused: Whether it is to wait.
         savepoints: How many savepoints there are of it.
@@ -198,6 +204,8 @@ class FlowRecord(msgspec.Struct, frozen=True):
 
 def flows_of(log: Log) -> list[FlowRecord]:
     """The flows that have been run on a log, by name."""
+    from .compatible import writes
+
     found = []
     with log.connect() as database:
         if not database.has_table(INFO):
@@ -206,6 +214,7 @@ def flows_of(log: Log) -> list[FlowRecord]:
         for row in database.query(f"select flow, late from {database.own(INFO)} order by flow"):
             name = row["flow"]
             position = checkpoints.reached(database, f"flow:{name}")
-            behind = max(log.head - position, 0)
+            own = sum(_beyond(log, stream, position) for stream in writes(database, name))
+            behind = max(log.head - position - own, 0)
             found.append(FlowRecord(name, position, behind, row["late"], name in waiting, len(_rows(database, name))))
     return found

@@ -13,12 +13,13 @@ from typing import Any, ClassVar
 import msgspec
 import polars as pl
 
-from .columns import AT, LATE, SEQUENCE, key_column, names_of, need, utc
+from .columns import AT, LATE, SEQUENCE, key_column, names_of, need, tuples, utc
 from .conditions import Columns, Trail, Value, reference, split_condition, value_of
 from .errors import FlowError, UnsupportedExpression
 from .expressions import apply
 from .grammar import Program
 from .history import Pending
+from .keys import unsigned
 from .matched import reference_of, references_in
 from .seek import KeyRows, Seeker
 from .state import Batch, OperatorState, Order, Parts, Step, concat
@@ -231,6 +232,7 @@ class Sequences:
                 *(each.alias(f"__value{i}") for i, each in enumerate(self.columns.expressions)),
             ),
         )
+        frame = unsigned(frame, [key_column(i) for i in range(len(self.keys))])
         return frame.filter(pl.col(_MASK) > 0) if self.relaxed else frame
 
     def _by_key(self, frame: pl.DataFrame, held: Mapping[Key, KeyRows]) -> dict[Key, KeyRows]:
@@ -239,7 +241,7 @@ class Sequences:
         width = len(self.keys)
         floats = any(frame.schema[key_column(i)].is_float() for i in range(width))
         found: dict[Key, KeyRows] = {}
-        for row in frame.iter_rows():
+        for row in tuples(frame):
             key = row[:width]
             if floats:
                 key = tuple(_NAN if value != value else value for value in key)

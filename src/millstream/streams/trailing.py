@@ -134,8 +134,9 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
             self._values(rows, how)
             nothing = self._finish(rows, pl.DataFrame(schema={each.name: each.dtype for each in how}))
         parts = state.parts.reshaped(rows, lambda held: held)
-        if parts is state.parts:
+        if parts.items and parts is state.parts:
             return Step(state, nothing)
+        # Also where nothing is held: what answers may still have rows that have run out, of the types before.
         return Step(self.restore(parts, batch.before), nothing)
 
     # --- answers --------------------------------------------------------------------------------------
@@ -161,7 +162,8 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
     ) -> tuple[Balances, Ints, list[Ints]]:
         inclusive = self.window.closed == "both"
         values: list[Ints | None] = [*self._values(rows, how)]
-        counted = not all(answer.tracks for answer in how)
+        # Of literals alone nothing is asked, and there are still as many answers as rows.
+        counted = not how or not all(answer.tracks for answer in how)
         balances, found = balances.step(
             rows, rows[AT].to_numpy(), [None, *values] if counted else values, self.window.size, inclusive=inclusive
         )

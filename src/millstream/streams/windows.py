@@ -28,9 +28,6 @@ from .state import Batch, Kept, OperatorState, Order, Parts, Step, concat
 PANE = "__pane"
 WINDOW = "__window"
 
-
-"""Microseconds: some 36,000 years."""
-
 _MOST = 100_000
 """In so many windows a row may be."""
 
