@@ -437,26 +437,48 @@ def _check_same(event: Event, back: Any) -> None:
 
 @cache
 def _exact_fields(cls: type[Event]) -> tuple[str, ...]:
-    """The fields that hold Decimals, and no floats."""
-    held = [(field.name, (field.type, *get_args(field.type))) for field in msgspec.structs.fields(cls)]
+    """The fields that hold Decimals, alone or in lists and dicts, and no floats."""
+    held = [(field.name, set(_types_in(field.type))) for field in msgspec.structs.fields(cls)]
     return tuple(name for name, types in held if Decimal in types and float not in types)
 
 
-def _inexact(event: AnyEvent) -> str | None:
-    """The first of these fields that has a float: 0.5 equals the Decimal that is read back, and is another thing."""
+def _types_in(declared: Any) -> Iterator[Any]:
+    yield declared
+    for each in get_args(declared):
+        yield from _types_in(each)
+
+
+def _inexact(event: AnyEvent) -> tuple[str, float] | None:
+    """The first float in one of these fields, and where: 0.5 equals the Decimal that is read back, and is another
+    thing."""
     for name in _exact_fields(type(event)):
-        if type(getattr(event, name)) is float:
-            return name
+        held = getattr(event, name)
+        if type(held) is Decimal:
+            continue
+        for path, value in _leaves(held, f"$.{name}"):
+            if type(value) is float:
+                return path, value
     return None
 
 
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _leaves(each, f"{path}[{key!r}]")
+    elif isinstance(value, list | tuple | set | frozenset):
+        for number, each in enumerate(value):
+            yield from _leaves(each, f"{path}[{number}]")
+    else:
+        yield path, value
+
+
 def _check_exact(event: Event) -> None:
-    name = _inexact(event)
-    if name is not None:
-        value = getattr(event, name)
+    found = _inexact(event)
+    if found is not None:
+        path, value = found
         raise InvalidEvent(
             f"an event of type {type_name(event)!r} does not fit its class: {value!r:.60} would be read back as"
-            f" {Decimal(str(value))!r} - at `$.{name}`",
+            f" {Decimal(str(value))!r} - at `{path}`",
             hint=_FIT,
         )
 

@@ -82,7 +82,14 @@ def shape_of(cls: Any) -> PersonalShape | None:
     found: PersonalShape | bool | None = getattr(cls, "__event_personal__", None)
     if found is False:
         # A name in its annotations was not there yet; whoever encodes or decodes the class needs all of them.
-        found = inspect(cls, typing.get_type_hints(cls, include_extras=True))
+        try:
+            hints = typing.get_type_hints(cls, include_extras=True)
+        except NameError as error:
+            raise InvalidEvent(
+                f"{cls.__name__} declares a field of a type that is not there: {error}",
+                hint="Import it, or define it in the module, before the first event is appended or read",
+            ) from error
+        found = inspect(cls, hints)
         cls.__event_personal__ = found
     assert not isinstance(found, bool)
     return found

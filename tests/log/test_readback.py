@@ -45,6 +45,8 @@ class Readback(ms.Event):
     rows: list[Inner] = []
     places: tuple[Place, ...] = ()
     names: dict[int, str] = {}
+    many: list[Decimal] = []
+    by_name: dict[str, tuple[Decimal, ...]] | None = None
     more: dict = {}
     anything: Any = None
 
@@ -57,6 +59,8 @@ class Readback(ms.Event):
         ("amount", 0.1),
         ("amount", 0.5),
         ("perhaps", 2.0),
+        ("many", [Decimal(1), 0.5]),
+        ("by_name", {"a": (0.5,)}),
         ("colour", "red"),
         ("at", "2024-01-01T00:00:00Z"),
         ("body", "YQ=="),
@@ -174,3 +178,11 @@ def test_a_decimal_that_may_not_even_be_compared_is_refused(count):
     with pytest.raises(ms.InvalidEvent, match="cannot be encoded"):
         log.append("s", [Weighed(kilos=Decimal("sNaN"))] * count)
     assert log.head == 0
+
+
+def test_a_field_of_a_type_that_is_not_there_is_told():
+    class Unreadable(ms.Event):
+        x: NowhereToBeFound  # noqa: F821
+
+    with ms.open() as log, pytest.raises(ms.InvalidEvent, match=r"Unreadable declares .* 'NowhereToBeFound'"):
+        log.append("s", Unreadable(x=1))
