@@ -282,13 +282,13 @@ def test_a_python_function_that_has_changed_is_told_and_one_that_was_loaded_anew
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_flow_that_asks_for_more_than_the_rows_it_holds_have_does_not_go_on(shared_home: str, processes: int) -> None:
+def test_a_flow_that_asks_for_more_than_the_rows_it_holds_have_does_not_go_on(tmp_path: Path, processes: int) -> None:
     rows = source.filter(amount > 0).with_columns(twice=amount * 2).group_by("user").window(sliding("1m"))
 
     def flow(*columns: str) -> Flow:
         return rows.agg(n=pl.len()).select("user", "ts", "n", *columns).to("spans", type="OperatedSpan")
 
-    with ms.open(shared_home) as log:
+    with ms.open(tmp_path / "log.db") as log:
         append(log, 0)
         run(log, flow("amount"), until="head", processes=processes)
         assert flow().compatible(log).goes_on

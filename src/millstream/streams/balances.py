@@ -77,44 +77,6 @@ class Totals(msgspec.Struct, frozen=True, eq=False):
         return self if some.all() else Totals(self.keys[some], tuple(each[some] for each in self.sums))
 
 
-class Moves(msgspec.Struct, frozen=True, eq=False):
-    """Rows that come and rows that go, in the order of key and time."""
-
-    order: Ints
-    """The places of all in that order."""
-    came: slice
-    gone: slice
-    """Which of the places are of rows that come, and which of rows that go."""
-    ends: Ints
-    """Where the last of each key stands."""
-    keys: Ints
-    """The numbers of these keys."""
-    same: Ints
-    """Those behind which another of their kind, key and time stands,"""
-    lasts: Ints
-    """and the last of these."""
-
-    def reached(self, more: Ints | int, less: Ints, before: Ints) -> tuple[Ints, Ints]:
-        """What the key of each row that comes has come to there, and what each key comes to in the end.
-
-        Args:
-            more: What each row that comes adds.
-            less: What each that goes takes away, below zero.
-            before: What each key has come to before.
-        """
-        changes = np.empty(len(self.order), np.int64)
-        changes[self.came] = more
-        changes[self.gone] = less
-        reached = changes[self.order].cumsum()
-        at_ends = reached[self.ends]
-        after = before + np.diff(at_ends, prepend=0)
-        reached += np.repeat(after - at_ends, np.diff(self.ends, prepend=-1))
-        reached[self.same] = reached[self.lasts]
-        out = np.empty_like(reached)
-        out[self.order] = reached
-        return out[self.came], after
-
-
 class Balances(msgspec.Struct, frozen=True, eq=False):
     """The settled rows of the last span, and what each key comes to."""
 
@@ -156,16 +118,39 @@ class Balances(msgspec.Struct, frozen=True, eq=False):
         numbers = tuple(each for each in values if each is not None)
         came = Chunk(fit.ids.encode(rows), at, numbers, int(at.min()), int(at.max()))
         gone = _parted(fit._gone(came, came.newest - size), len(numbers))
-        moves = _moves(came, gone, size, inclusive)
-        finds = [totals.find(moves.keys) for totals in fit.totals]
-        changes = iter(zip(came.values, gone.values, strict=True))
+        # What is equal stays in its order: where a row of exactly the span's length ago counts, it goes last.
+        left = gone.ids, gone.at + size
+        pairs = [(came.ids, left[0]), (came.at, left[1])]
+        pairs += [(each, -other) for each, other in zip(came.values, gone.values, strict=True)]
+        # To write into new arrays part by part would take a third more.
+        ids, when, *changes = (np.concatenate(pair if inclusive else pair[::-1]) for pair in pairs)
+        split = len(at) if inclusive else len(gone.at)
+        order, keys, heads = _in_order(ids, when)
+        ends = np.flatnonzero(np.append(keys[1:] != keys[:-1], True))
+        known, counts = keys[ends], np.diff(ends, prepend=-1)
+        is_second = order >= split
+        is_same = heads[1:] == heads[:-1]
+        is_same &= is_second[1:] == is_second[:-1]
+        same = np.flatnonzero(is_same)
+        if len(same):
+            lasts = np.flatnonzero(np.append(~is_same, True))
+            lasts = lasts[lasts.searchsorted(same)]
         found, sums = [], []
+        finds = [totals.find(known) for totals in fit.totals]
+        waiting = iter(changes)
         for track, value in enumerate(values):
-            more, less = (1, np.full(len(gone.at), 1)) if value is None else next(changes)
-            out, after = moves.reached(more, -less, fit._held(finds, track, len(moves.keys)))
-            found.append(out)
+            change = next(waiting)[order] if value is not None else _ones(is_second, inclusive)
+            reached = change.cumsum()
+            at_ends = reached[ends]
+            after = fit._held(finds, track, len(known)) + np.diff(at_ends, prepend=0)
+            reached += np.repeat(after - at_ends, counts)
             sums.append(after)
-        return fit._with(came, Totals(moves.keys, tuple(sums)), finds, size), found
+            if len(same):
+                reached[same] = reached[lasts]
+            out = np.empty_like(reached)
+            out[order] = reached
+            found.append(out[:split] if inclusive else out[split:])
+        return fit._with(came, Totals(known, tuple(sums)), finds, size), found
 
     def _fit(self, rows: pl.DataFrame) -> Balances:
         """With numbers that these keys fit."""
@@ -241,24 +226,9 @@ def _parted(chunks: Sequence[Chunk], values: int) -> Chunk:
     return Chunk(np.concatenate(ids), np.concatenate(at), beside, 0, 0)
 
 
-def _moves(came: Chunk, gone: Chunk, size: int, inclusive: bool) -> Moves:
-    count, all = len(came.at), len(came.at) + len(gone.at)
-    # What is equal stays in its order: where a row of exactly the span's length ago counts, it goes last.
-    split = count if inclusive else len(gone.at)
-    parts = slice(0, split), slice(split, all)
-    comes, goes = parts if inclusive else parts[::-1]
-    ids, when = np.empty(all, np.int64), np.empty(all, np.int64)
-    ids[comes], ids[goes] = came.ids, gone.ids
-    when[comes], when[goes] = came.at, gone.at + size
-    order, keys, heads = _in_order(ids, when)
-    ends = np.flatnonzero(np.append(keys[1:] != keys[:-1], True))
-    is_second = order >= split
-    is_same = (heads[1:] == heads[:-1]) & (is_second[1:] == is_second[:-1])
-    same = lasts = np.flatnonzero(is_same)
-    if len(same):
-        lasts = np.flatnonzero(np.append(~is_same, True))
-        lasts = lasts[lasts.searchsorted(same)]
-    return Moves(order, comes, goes, ends, keys[ends], same, lasts)
+def _ones(is_second: Ints, inclusive: bool) -> Ints:
+    """One for each row that has come, and less for each that is gone."""
+    return 1 - 2 * is_second if inclusive else 2 * is_second - 1
 
 
 def _in_order(ids: Ints, when: Ints) -> tuple[Ints, Ints, Ints]:

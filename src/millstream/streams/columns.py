@@ -151,8 +151,11 @@ def packed_order(
     # With its place as its last bits each number is one of a kind: to sort them takes half of what places take.
     packed = (numbers[0] - lows[0]).view(np.uint64)
     for each, low, width in zip(numbers[1:], lows[1:], widths[1:], strict=True):
-        packed = (packed << np.uint64(width)) | (each - low).view(np.uint64)
-    packed = (packed << np.uint64(beside)) | np.arange(rows, dtype=np.uint64)
+        # In place: memory that is new costs more than what is done in it.
+        packed <<= np.uint64(width)
+        packed |= (each - low).view(np.uint64)
+    packed <<= np.uint64(beside)
+    packed |= np.arange(rows, dtype=np.uint64)
     packed = pl.Series(packed).sort().to_numpy()
     return (packed & np.uint64((1 << beside) - 1)).view(np.int64), packed >> np.uint64(beside), widths
 
