@@ -316,7 +316,6 @@ TestConvergence = Machine.TestCase
 TestConvergence.settings = settings(
     max_examples=EXAMPLES,
     stateful_step_count=10,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     print_blob=True,
 )

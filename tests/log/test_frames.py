@@ -60,7 +60,7 @@ SUPPORTED = [
 ]  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(frame=dataframes(min_cols=1, max_cols=4, max_size=12, allowed_dtypes=SUPPORTED, allow_null=True), data=st.data())
 def test_any_frame_comes_back_and_its_hash_knows_content_alone(frame, data):
     log = ms.open()

@@ -225,7 +225,7 @@ a_history = {
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(**a_history)
 def test_a_log_answers_as_a_plain_list_of_events_would(kind, actions, questions):
     with tempfile.TemporaryDirectory() as folder:
@@ -235,7 +235,7 @@ def test_a_log_answers_as_a_plain_list_of_events_would(kind, actions, questions)
 _schemas = count(1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(**a_history)
 def test_a_log_in_postgresql_does_too(postgres_server, actions, questions):
     answers_alike(postgres_server.url(schema=f"model_{next(_schemas)}"), actions, questions)

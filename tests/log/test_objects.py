@@ -94,7 +94,7 @@ value = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(rows=st.lists(st.dictionaries(st.sampled_from("abc"), value, max_size=3), min_size=1, max_size=6))
 def test_any_objects_can_be_scanned(rows):
     frame = scanned(*rows)

@@ -311,7 +311,7 @@ def test_an_event_that_does_not_fit_its_class_is_named_with_its_position(log, ac
         accounts.get("account-1")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.tuples(st.booleans(), st.lists(st.integers(1, 9), min_size=1, max_size=5)), max_size=8),
     st.integers(0, 40),

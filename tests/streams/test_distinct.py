@@ -12,7 +12,7 @@ from millstream.streams import FlowError, stream, tumbling
 source = stream("clicks", time="ts", lateness="2s")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.sampled_from([1, 5, 40, 600]), st.booleans())
 def test_distinct_rows_are_those_of_which_sql_finds_none_shortly_before(seed: int, within: int, both: bool) -> None:
     rows = clicks(seed, 300, minutes=20).with_row_index("n")

@@ -179,7 +179,7 @@ def test_rows_are_the_events_of_the_chosen_types_and_never_the_end_of_a_stream()
     assert [event.data for event in log.read("odd")] == [{"user": 7}]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from([0, 1, 3, 6]),
     st.lists(st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31)), min_size=1, max_size=20),

@@ -61,7 +61,7 @@ def by_hand(rows: dict[str, pl.DataFrame]) -> list[int]:
     return late
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000))
 def test_a_row_is_late_by_the_least_watermark_of_all_sources_at_its_position(seed: int) -> None:
     rows = in_time(seed, "ts", web=clicks(seed, 200, late=30), app=clicks(seed + 1, 100, late=30))

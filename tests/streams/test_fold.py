@@ -31,7 +31,7 @@ def folded(*keys: str, **options: Any) -> Flow:
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.booleans(), st.booleans())
 def test_a_fold_of_counts_sums_and_maxima_is_what_sql_says(seed: int, both: bool, texts: bool) -> None:
     rows = clicks(seed, 300, minutes=20, texts=texts).with_row_index("n")
@@ -48,7 +48,7 @@ def test_a_fold_of_counts_sums_and_maxima_is_what_sql_says(seed: int, both: bool
     assert result["ts"].is_sorted()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000), st.sampled_from([5, 30, 90]))
 def test_a_key_that_is_forgotten_begins_anew(seed: int, seconds: int) -> None:
     rows = clicks(seed, 300, minutes=60).with_row_index("n")

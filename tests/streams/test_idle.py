@@ -139,7 +139,7 @@ def test_a_join_that_was_put_away_can_be_asked_whether_a_result_waits() -> None:
         assert len(list(log.read("$idle"))) == 6
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.tuples(st.sampled_from(["row", "wait", "restart"]), st.integers(0, 100)), max_size=25),
     st.sampled_from(["0s", "20s"]),

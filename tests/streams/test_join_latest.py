@@ -65,7 +65,7 @@ def cut(log: Log, flow: Flow, seed: int) -> pl.DataFrame:
     return widened([result for result in results if result.height])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000), st.booleans(), st.sampled_from(["left", "inner"]))
 def test_a_row_in_the_order_of_the_log_gets_what_was_said_last_before_it(seed: int, keyed: bool, how: Any) -> None:
     with filled(seed) as log:

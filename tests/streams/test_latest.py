@@ -20,7 +20,7 @@ CHANGES = """
 """
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 2.0, 600.0]), st.booleans())
 def test_a_row_comes_out_when_no_row_of_its_key_before_it_is_newer(seed: int, late: float, both: bool) -> None:
     rows = clicks(seed, 300, minutes=20, late=late).with_row_index("n")

@@ -109,7 +109,7 @@ def test_matches_are_those_of_the_definition(pattern: str, seconds: int, contigu
 QUANTIFIERS = ["", "+", "*", "?", "{2}", "{2,}", "{1,3}", "{0,2}", "{,2}"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.sampled_from(list(DEFINE)), st.sampled_from(QUANTIFIERS)), min_size=1, max_size=4),
     st.sampled_from([5, 60, 600]),

@@ -38,7 +38,7 @@ SESSIONS = f"""
 """
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.sampled_from([1, 3, 10, 45, 300]))
 def test_sessions_hold_what_sql_says_in_batches_of_any_size(seed: int, gap: int) -> None:
     rows = clicks(seed, 300, minutes=20).filter(pl.int_range(pl.len()) % 40 < 30)
@@ -63,7 +63,7 @@ def test_a_session_closes_a_gap_after_its_last_row_and_not_before() -> None:
     assert given(0, 10, 30) == [1, 1]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.sampled_from([1, 2, 3, 7, 50]))
 def test_count_windows_hold_what_sql_says_in_batches_of_any_size(seed: int, size: int) -> None:
     rows = clicks(seed, 300).with_row_index("place")

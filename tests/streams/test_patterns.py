@@ -228,7 +228,7 @@ ITEMS = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ITEMS, st.sampled_from([5, 120]), st.sampled_from(["strict", "relaxed"]), st.integers(0, 10_000))
 def test_matches_of_any_pattern_are_those_of_the_definition(
     item: str, seconds: int, contiguity: str, seed: int

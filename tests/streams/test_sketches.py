@@ -88,7 +88,7 @@ def test_the_values_of_a_group_are_those_that_its_rows_give() -> None:
     assert seen > 50
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.one_of(st.none(), st.floats(width=64, allow_subnormal=False)), min_size=1, max_size=60),
     st.floats(0, 1),
@@ -164,7 +164,7 @@ def test_texts_with_one_byte_between_them_have_hashes_of_their_own() -> None:
     assert len(set(hashed(pl.Series(texts)).tolist())) == len(texts)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000))
 def test_the_best_are_those_of_sql(seed: int) -> None:
     rows = clicks(seed, 400)

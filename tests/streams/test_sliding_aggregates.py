@@ -26,7 +26,7 @@ def window(size: str, *keys: str, closed: Any = "both", **aggregates: pl.Expr) -
     return source.group_by(*(keys or ("user",))).window(ms.sliding(size, closed=closed)).agg(**aggregates)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.sampled_from([1, 30, 600]), st.booleans(), st.booleans())
 def test_minima_maxima_and_means_are_those_of_sql(seed: int, seconds: int, right: bool, texts: bool) -> None:
     rows = clicks(seed, 300, minutes=20, texts=texts).with_columns(
@@ -60,7 +60,7 @@ def test_minima_maxima_and_means_are_those_of_sql(seed: int, seconds: int, right
     assert result.equals(play(flow, rows))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.sampled_from([1, 30, 600]), st.booleans())
 def test_any_other_aggregate_goes_over_the_rows_and_is_that_of_sql(seed: int, seconds: int, both: bool) -> None:
     rows = clicks(seed, 250, minutes=20).with_row_index("n")

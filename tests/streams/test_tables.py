@@ -93,7 +93,7 @@ class Model:
         return next((rows for place, _, rows in reversed(self.said) if place < position), {})
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.integers(0, 10_000))
 def test_a_row_meets_the_table_as_it_stood_at_its_time(seed: int) -> None:
     model = Model(seed)
@@ -108,7 +108,7 @@ def test_a_row_meets_the_table_as_it_stood_at_its_time(seed: int) -> None:
         assert {n: tuple(rest) for n, *rest in found.rows()} == expected
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.integers(0, 10_000))
 def test_a_row_meets_the_table_as_the_log_had_it_and_what_the_filter_keeps_of_it(seed: int) -> None:
     model = Model(seed)

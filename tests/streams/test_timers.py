@@ -43,7 +43,7 @@ def sessions(*keys: str, of: Flow = source, **options: Any) -> Flow:
     )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(0, 10_000), st.booleans(), st.booleans())
 def test_sessions_by_a_timer_are_those_of_session_windows(seed: int, both: bool, texts: bool) -> None:
     rows = clicks(seed, 300, minutes=20, texts=texts)

@@ -41,7 +41,7 @@ QUERIES = {
 }
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.integers(0, 10_000), st.sampled_from([(10, 10), (60, 60), (30, 10), (25, 10)]), st.sampled_from(list(QUERIES))
 )
@@ -102,7 +102,7 @@ STRATEGIES: dict[Strategy, str] = {
 }
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000), st.sampled_from([0, 3, 20, 300]), st.sampled_from(list(STRATEGIES)), st.booleans())
 def test_a_row_meets_the_nearest_one_as_in_sql(seed: int, within: int, strategy: Strategy, inner: bool) -> None:
     rows = two(seed)
