@@ -25,6 +25,9 @@ Clock = Callable[[], datetime]
 HOUR = 3_600_000_000
 """An hour in microseconds."""
 
+DAY = 24 * HOUR
+"""A day in microseconds."""
+
 # The boot-time clock goes on while the machine sleeps; the monotonic one would call waking up a jump.
 _STEADY = getattr(_time, "CLOCK_BOOTTIME", _time.CLOCK_MONOTONIC)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

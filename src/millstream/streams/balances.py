@@ -117,7 +117,7 @@ class Balances(msgspec.Struct, frozen=True, eq=False):
         fit = self._fit(rows)
         numbers = tuple(each for each in values if each is not None)
         came = Chunk(fit.ids.encode(rows), at, numbers, int(at.min()), int(at.max()))
-        gone = _parted(fit._gone(came, came.newest - size), len(numbers))
+        gone = _together(fit._gone(came, came.newest - size), len(numbers))
         # What is equal stays in its order: where a row of exactly the span's length ago counts, it goes last.
         left = gone.ids, gone.at + size
         pairs = [(came.ids, left[0]), (came.at, left[1])]
@@ -198,8 +198,7 @@ class Balances(msgspec.Struct, frozen=True, eq=False):
         chunks = [chunk for chunk in self.chunks if chunk.newest > came.newest - size]
         chunks.append(came)
         while len(chunks) > 1 and len(chunks[-2].at) <= min(2 * len(chunks[-1].at), _CHUNK - len(chunks[-1].at)):
-            newer, older = chunks.pop(), chunks.pop()
-            chunks.append(_together(older, newer))
+            chunks[-2:] = [_together(chunks[-2:], len(came.values))]
         totals = [*self.totals, now]
         known = finds[-1] if finds else None
         while len(totals) > 1 and len(totals[-2].keys) <= _RATIO * len(totals[-1].keys):
@@ -210,20 +209,20 @@ class Balances(msgspec.Struct, frozen=True, eq=False):
         return Balances(self.ids, tuple(chunks), tuple(totals), came.newest)
 
 
-def _together(older: Chunk, newer: Chunk) -> Chunk:
-    values = tuple(np.concatenate(both) for both in zip(older.values, newer.values, strict=True))
-    ids, at = np.concatenate([older.ids, newer.ids]), np.concatenate([older.at, newer.at])
-    return Chunk(ids, at, values, min(older.oldest, newer.oldest), max(older.newest, newer.newest))
-
-
-def _parted(chunks: Sequence[Chunk], values: int) -> Chunk:
-    """Several as one; only their rows count."""
+def _together(chunks: Sequence[Chunk], values: int) -> Chunk:
+    """Several as one, oldest first; each has so many values."""
     if len(chunks) == 1:
         return chunks[0]
-    none = np.zeros(0, np.int64)
-    beside = tuple(np.concatenate([none, *(each.values[i] for each in chunks)]) for i in range(values))
-    ids, at = ([none, *(each.ids for each in chunks)], [none, *(each.at for each in chunks)])
-    return Chunk(np.concatenate(ids), np.concatenate(at), beside, 0, 0)
+    if not chunks:
+        nothing = np.zeros(0, np.int64)
+        return Chunk(nothing, nothing, (nothing,) * values, NO_TIME, NO_TIME)
+    return Chunk(
+        np.concatenate([each.ids for each in chunks]),
+        np.concatenate([each.at for each in chunks]),
+        tuple(np.concatenate([each.values[i] for each in chunks]) for i in range(values)),
+        min(each.oldest for each in chunks),
+        max(each.newest for each in chunks),
+    )
 
 
 def _ones(is_second: Ints, inclusive: bool) -> Ints:

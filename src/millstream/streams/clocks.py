@@ -14,12 +14,12 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import polars as pl
 
+from ..time import HOUR
 from .errors import FlowError
 from .keys import Ints
 
 _EPOCH = datetime(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
-_HOUR = 3_600_000_000
 _FARTHEST = 8_200_000_000_000_000_000
 """About so far from 1970 Polars knows days: some 260,000 years."""
 
@@ -57,7 +57,7 @@ def _bounds(at: pl.Series, every: str, zone: str) -> tuple[Ints, Ints]:
     near = at
     if every == "1h":
         # Clocks that went back by hours strike others next than those that come after the last.
-        near = pl.concat([at + hours * _HOUR for hours in (-1, 0, 1, 2)])
+        near = pl.concat([at + hours * HOUR for hours in (-1, 0, 1, 2)])
     shown = pl.select(
         near.cast(pl.Datetime("us", "UTC")).dt.convert_time_zone(zone).dt.replace_time_zone(None)
     ).to_series()

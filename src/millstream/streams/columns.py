@@ -14,6 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ..errors import UsageError
+from ..time import DAY
 from .errors import FlowError, MissingColumn
 from .instants import usual_instants
 
@@ -47,8 +48,6 @@ END_OF_TIME = 2**62
 _FARTHEST = 2**61
 """A time that is farther from 1970 (some 73,000 years) is none: all others, and those a span later, are before the end
 of time."""
-
-_DAY = 86_400_000_000
 
 
 def key_column(index: int) -> str:
@@ -98,10 +97,9 @@ def followed(frame: pl.DataFrame) -> list[str]:
     return [ID] if ID in frame.columns else []
 
 
-def times_of(frame: pl.DataFrame) -> tuple[int, int]:
+def times_of(frame: pl.DataFrame, column: str = AT) -> tuple[int, int]:
     """The least and the greatest time of rows, of which there is one at least."""
-    at = frame[AT]
-    low, high = at.min(), at.max()
+    low, high = frame[column].min(), frame[column].max()
     assert isinstance(low, int)
     assert isinstance(high, int)
     return low, high
@@ -230,7 +228,7 @@ def micros(column: str, dtype: pl.DataType) -> pl.Expr | None:
             return _near(pl.col(column).to_physical(), 1_000)
         return _near(pl.col(column).dt.epoch("us"))
     if isinstance(dtype, pl.Date):
-        return _near(pl.col(column).to_physical().cast(pl.Int64), _DAY)
+        return _near(pl.col(column).to_physical().cast(pl.Int64), DAY)
     if isinstance(dtype, pl.String):
         return _near(pl.col(column).map_batches(_parsed, return_dtype=pl.Int64()))
     if isinstance(dtype, pl.Null):

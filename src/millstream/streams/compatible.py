@@ -61,7 +61,9 @@ def compatible(flow: Flow, log: Log) -> Compatibility:
         before = told(database, name)
         pipeline = Pipeline(flow)
         goes_on = info["shape"] == pipeline.shape and _lacking(database, pipeline, name) is None
-    changes = tuple(line for line in ndiff(*_comparable(before, declared(flow))) if line[0] in "-+") if before else ()
+    changes = (
+        tuple(line for line in ndiff(*_comparable(before, declared(pipeline))) if line[0] in "-+") if before else ()
+    )
     return Compatibility(name, True, goes_on, changes)
 
 
@@ -104,13 +106,13 @@ def _holds(columns: frozenset[str] | None) -> str:
     return _HOLDS + (_ALL if columns is None else msgspec.json.encode(sorted(columns)).decode())
 
 
-def tell(database: Database, flow: Flow, name: str) -> None:
+def tell(database: Database, pipeline: Pipeline, name: str) -> None:
     """Note what a flow is, in the transaction in which it is taken over."""
     database.ensure_table(TOLD, TABLES[TOLD])
     database.execute(
         f"insert into {database.own(TOLD)} as held (flow, declared, paused) values (?, ?, 0)"
         " on conflict (flow) do update set declared = excluded.declared",
-        (name, "\n".join(declared(flow))),
+        (name, "\n".join(declared(pipeline))),
     )
 
 
@@ -132,9 +134,9 @@ def writes(database: Database, name: str) -> set[str]:
     return {each.partition(": ")[0] for each in said} - {"files", "function"}
 
 
-def declared(flow: Flow) -> list[str]:
+def declared(pipeline: Pipeline) -> list[str]:
     """A flow's parts in words, a line each, from its sources on."""
-    return [line.replace("\n", " ") for line in _lines(flow, "", Pipeline(flow))]
+    return [line.replace("\n", " ") for line in _lines(pipeline.flow, "", pipeline)]
 
 
 def _lines(flow: Flow, indent: str, pipeline: Pipeline) -> Iterator[str]:

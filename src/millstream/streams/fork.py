@@ -15,6 +15,7 @@ from .describing import end
 from .ends import Sink
 from .errors import FlowError
 from .flow import Flow
+from .pipeline import Pipeline
 from .referee.check import differences
 from .runner import Worker
 from .savepoints import name_of
@@ -162,7 +163,7 @@ class Fork:
             for table in ("flow_state", "flow_info"):
                 tx.db.execute(f"delete from {tx.db.own(table)} where flow = ?", (self._name,))
                 tx.db.execute(f"update {tx.db.own(table)} set flow = ? where flow = ?", (self._name, fork))
-            tell(tx.db, self._changed, self._name)
+            tell(tx.db, Pipeline(self._changed), self._name)
             begin(tx.db, self._name, held.position, self._log.head)
             self._forget(tx.db, fork)
         return held.position

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from ..time import DAY
 from .errors import UnsupportedExpression
 
 Hashes = np.ndarray[Any, np.dtype[np.uint64]]
 
 _NULL, _TRUE_TEXT, _NOT_A_NUMBER = np.uint64(0x9E3779B97F4A7C15), np.uint64(0x7465787400000000), np.uint64(0x7FF8 << 48)
 _LOW = (1 << 64) - 1
-_DAY = 86_400_000_000
 _EXACT = float(1 << 53)
 """Whole numbers beyond this have no float of their own."""
 
@@ -45,7 +45,7 @@ def hashed(values: pl.Series) -> Hashes:
     elif isinstance(dtype, pl.Date) or (isinstance(dtype, pl.Datetime) and dtype.time_unit == "ms"):
         # As microseconds, which for the farthest are more than 64 bits hold, and more than Polars has.
         number = values.to_physical().cast(pl.Int64).fill_null(0).to_numpy()
-        found = mixed((number * (_DAY if isinstance(dtype, pl.Date) else 1_000)).view(np.uint64))
+        found = mixed((number * (DAY if isinstance(dtype, pl.Date) else 1_000)).view(np.uint64))
     elif isinstance(dtype, pl.Datetime):
         found = mixed(values.cast(pl.Datetime("us")).to_physical().fill_null(0).to_numpy().view(np.uint64))
     elif isinstance(dtype, pl.Duration):

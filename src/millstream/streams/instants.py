@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from ..time import DAY
+
 _AT_ONCE = 16_384
 """So many texts are read at a time, which keeps them in the processor's cache."""
 
 _DATE = len("2024-01-15T")
-_DAY = 86_400_000_000
 _EPOCH = date(1970, 1, 1).toordinal()
 _SHORTEST, _LONGEST = len("2024-01-15T12:00:00Z"), len("2024-01-15T12:00:00.123456Z")
 
@@ -35,7 +36,7 @@ def usual_instants(text: pl.Series) -> pl.Series | None:
         clock = _clock(joined, size)
         if days is None or clock is None:
             return None
-        clock += days * np.int64(_DAY)
+        clock += days * np.int64(DAY)
         found.append(clock)
     return pl.Series(text.name, found[0] if len(found) == 1 else np.concatenate(found))
 

@@ -96,7 +96,7 @@ class Worker(Committer):
             self._take(tx.db)
             self.state, self._stored = load(tx.db, self.name, self.pipeline, spill)
             check_held(tx.db, self.pipeline, self.name)
-            tell(tx.db, flow, self.name)
+            tell(tx.db, self.pipeline, self.name)
         self._recover()
         self._listener = Listener(log, self.pipeline)
         self._meter = Meter([*(source.stream for source in self.pipeline.sources), ""])

@@ -19,6 +19,7 @@ import polars as pl
 from ..frames import Columns
 from ..log.objects import fitted, union
 from .bodies import HASH, Body
+from .columns import times_of
 from .keys import Ints
 from .lanes import FRESH, Asked, by_lane, cut, hashes_of, lane_of, ordered_by, plain
 
@@ -122,10 +123,7 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
 
     def add_by(self, frame: pl.DataFrame, column: str) -> Parts:
         """With one more part, whose rows run out by a column."""
-        low, high = frame[column].min(), frame[column].max()
-        assert isinstance(low, int)
-        assert isinstance(high, int)
-        return self.add(frame, low, high)
+        return self.add(frame, *times_of(frame, column))
 
     def expire(self, limit: int, column: str | None = None) -> Parts:
         """Without the parts that are all below a limit; and, given the column, without the rows below it."""

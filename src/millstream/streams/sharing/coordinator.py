@@ -138,7 +138,7 @@ class SharedWorker(Committer):
             if info_of(tx.db, self.name) is None:
                 load(tx.db, self.name, self.pipeline)
             check_held(tx.db, self.pipeline, self.name)
-            tell(tx.db, self.flow, self.name)
+            tell(tx.db, self.pipeline, self.name)
         self._seen = self.checkpoint.position
         self._learn()
 
