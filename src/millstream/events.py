@@ -427,12 +427,15 @@ def _check_same(event: Event, back: Any) -> None:
     """Refuse an event that would be another one when it is read: a state made of it would not be the same again."""
     found = changed(event, back, _as_it_is)
     if found is not None:
-        path, given, read = found
-        raise InvalidEvent(
-            f"an event of type {type_name(event)!r} does not fit its class: {given!r:.60} would be read back as"
-            f" {read!r:.60} - at `{path}`",
-            hint=_FIT,
-        )
+        raise _misfit(event, *found)
+
+
+def _misfit(event: Event, path: str, given: object, read: object) -> InvalidEvent:
+    return InvalidEvent(
+        f"an event of type {type_name(event)!r} does not fit its class: {given!r:.60} would be read back as"
+        f" {read!r:.60} - at `{path}`",
+        hint=_FIT,
+    )
 
 
 @cache
@@ -476,11 +479,7 @@ def _check_exact(event: Event) -> None:
     found = _inexact(event)
     if found is not None:
         path, value = found
-        raise InvalidEvent(
-            f"an event of type {type_name(event)!r} does not fit its class: {value!r:.60} would be read back as"
-            f" {Decimal(str(value))!r} - at `{path}`",
-            hint=_FIT,
-        )
+        raise _misfit(event, path, value, Decimal(str(value)))
 
 
 def _as_it_is(value: object) -> bool:

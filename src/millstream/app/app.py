@@ -64,7 +64,6 @@ class App(WriteSide, ReadSide):
 
     Raises:
         DuplicateHandler: Two projections have one name.
-        FlowError: A flow has no end.
         UsageError: Two flows or two captures have one name, something given is none of them, ``memory`` is no size,
             or ``flow_processes`` no number.
         FlowError: A flow has no end.
@@ -143,9 +142,7 @@ class App(WriteSide, ReadSide):
             if not p.inline
         }
         self._keeping = {
-            each.placement.kept_as: each
-            for follower in self._followers.values()
-            for each in dict.fromkeys([follower, *follower.parts])
+            each.placement.kept_as: each for follower in self._followers.values() for each in follower.all_parts
         }
         """Whoever keeps read models, or partitions of them, by the names of their workers."""
         self._queries = Queries(log, self._placements, self._followers, moved)
@@ -172,7 +169,7 @@ class App(WriteSide, ReadSide):
 
     def _before_fork(self) -> None:
         for follower in self._followers.values():
-            for part in dict.fromkeys([follower, *follower.parts]):
+            for part in follower.all_parts:
                 part.home.fork()
 
     def _forked(self) -> None:
@@ -184,7 +181,7 @@ class App(WriteSide, ReadSide):
         self._watch.begin()
         self._queries.forked()
         for follower in self._followers.values():
-            for each in dict.fromkeys([follower, *follower.parts]):
+            for each in follower.all_parts:
                 each.forked()
         for worker in self._workers:
             worker.forked()
@@ -345,7 +342,7 @@ class App(WriteSide, ReadSide):
         for follower in self._followers.values():
             if isinstance(follower, LiveModel):
                 follower.close()
-            for part in dict.fromkeys([follower, *follower.parts]):
+            for part in follower.all_parts:
                 part.home.let_go()
 
     def run(self, *, on_failure: Callable[[str, str], object] | None = None) -> None:

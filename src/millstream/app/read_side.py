@@ -244,7 +244,7 @@ class ReadSide:
                 " paused for all of them",
                 hint="Keep it where all processes see it, such as into('read.db'); or stop the app: app.stop()",
             )
-        names = [part.placement.kept_as for part in dict.fromkeys([follower, *follower.parts])]
+        names = [part.placement.kept_as for part in follower.all_parts]
         if not paused:
             # Those of another number of partitions, from when it was paused, would stay so until that is back.
             begins = f"{follower.placement.name}/"

@@ -98,7 +98,12 @@ class Follower:
     @property
     def turns(self) -> int:
         """How often another version has come to answer, or the same one again, as far as this process knows."""
-        return sum(part._turns for part in dict.fromkeys([self, *self.parts]))
+        return sum(part._turns for part in self.all_parts)
+
+    @property
+    def all_parts(self) -> list[Follower]:
+        """Itself and its parts, each once."""
+        return list(dict.fromkeys([self, *self.parts]))
 
     def path(self) -> str | None:
         """The file of the version that answers; None for the log's own database."""

@@ -12,7 +12,7 @@ from ..conversion import ready
 from ..errors import UsageError
 from ..events import Event, Plain, type_name
 from ..log import Recorded
-from ..log.handlers import Handler, InvalidHandler, handler_table, resolve
+from ..log.handlers import Handler, InvalidHandler, class_options, handler_table, resolve
 from ..time import Duration, Moment, duration_micros, to_micros
 from .binding import named
 from .command import Command
@@ -152,15 +152,8 @@ class Process:
         history: bool = False,
         **options: Any,
     ) -> None:
-        try:
+        with class_options(cls, "a process", "key=, starts= and history=", options):
             super().__init_subclass__(**options)
-        except TypeError as error:
-            if not options:
-                raise
-            raise UsageError(
-                f"{cls.__qualname__}: a process has no class option {next(iter(options))}=",
-                hint="There are key=, starts= and history=",
-            ) from error
         for name in _OWN:
             if name in vars(cls) and name != "key_of":
                 raise UsageError(

@@ -9,7 +9,8 @@ from __future__ import annotations
 import inspect
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar, Union, get_args, get_origin, overload
 
 import msgspec
@@ -194,6 +195,28 @@ def is_suspended(function: object) -> bool:
     function = getattr(function, "__func__", function)
     code = getattr(function, "__code__", None)
     return code is not None and bool(code.co_flags & _SUSPENDED)
+
+
+@contextmanager
+def class_options(cls: type, what: str, known: str, options: Mapping[str, object]) -> Iterator[None]:
+    """Names an option of a class that no class it is derived from takes; while these are given what is not its own.
+
+    Args:
+        what: What such classes are, for the error.
+        known: The options that there are.
+        options: Those that are passed on.
+
+    Raises:
+        UsageError: There is one.
+    """
+    try:
+        yield
+    except TypeError as error:
+        if not options:
+            raise
+        raise UsageError(
+            f"{cls.__qualname__}: {what} has no class option {next(iter(options))}=", hint=f"There are {known}"
+        ) from error
 
 
 def check_plain(function: object) -> None:

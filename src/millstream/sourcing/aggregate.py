@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from ..errors import UsageError
 from ..events import Event
-from ..log.handlers import Handler, InvalidHandler, handler_table, resolve
+from ..log.handlers import Handler, InvalidHandler, class_options, handler_table, resolve
 from ..log.reading import type_names
 from .errors import HandlerMissing
 from .root import Root, copied, fresh
@@ -63,15 +63,8 @@ class Aggregate(Root):
     def __init_subclass__(
         cls, *, ignore: Iterable[str | type[Event]] | str = (), version: object = None, **options: Any
     ) -> None:
-        try:
+        with class_options(cls, "an aggregate", "ignore= and version=", options):
             super().__init_subclass__(**options)
-        except TypeError as error:
-            if not options:
-                raise
-            raise UsageError(
-                f"{cls.__qualname__}: an aggregate has no class option {next(iter(options))}=",
-                hint="There are ignore= and version=",
-            ) from error
         for name in ("id", "version", "record", "pending"):
             if name in vars(cls):
                 raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -66,6 +67,7 @@ class Database(ABC):
     the connection out: statements such as COMMIT are not for its users.
     """
 
+    _watch: Watch | None = None
     dialect: ClassVar[str]
     """``"sqlite"``, ``"postgresql"`` or ``"duckdb"``."""
     blob: ClassVar[str]
@@ -116,9 +118,9 @@ class Database(ABC):
     def close(self) -> None:
         """Close the connection."""
 
-    @abstractmethod
     def watched(self, watch: Watch) -> Database:
         """The same connection for one who is not to use some of the tables: statements on them raise what it says."""
+        return self._under(watch)
 
     def check_whole(self) -> None:  # noqa: B027 - in most databases a statement that fails spoils nothing
         """See that no statement has failed that takes the transaction with it, though its error was caught.
@@ -129,7 +131,12 @@ class Database(ABC):
 
     def unwatched(self) -> Database:
         """The same connection for the library itself, which keeps tables of its own beside those of its users."""
-        return self
+        return self if self._watch is None else self._under(None)
+
+    def _under(self, watch: Watch | None) -> Database:
+        found = copy.copy(self)
+        found._watch = watch
+        return found
 
     @abstractmethod
     def _faults(self) -> AbstractContextManager[None]:

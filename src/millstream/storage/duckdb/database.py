@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import os
 import re
@@ -28,7 +27,6 @@ from ..frames import check_upsert, on_conflict, quoted, quoted_column, upsert_sq
 if TYPE_CHECKING:
     import polars as pl
 
-    from ..watching import Watch
 
 _FEW = 20
 """Fewer rows than these are changed one by one: a table for them would take longer."""
@@ -56,28 +54,15 @@ class DuckDatabase(Database):
         self.connection = connection
         self.path = path
         self.files: Sequence[str] = (path,)
-        self._watch: Watch | None = None
         self._opened_by = os.getpid()
         self._failed: list[str] = []
         """The statements of the transaction that have failed: shared with those who use it under a watch."""
         with _mutex:
             self._writing = _writing.setdefault(path, threading.RLock())
 
-    def watched(self, watch: Watch) -> DuckDatabase:
-        found = copy.copy(self)
-        found._watch = watch
-        return found
-
     def check_whole(self) -> None:
         if self._failed:
             raise spoiled("DuckDB")
-
-    def unwatched(self) -> DuckDatabase:
-        if self._watch is None:
-            return self
-        found = copy.copy(self)
-        found._watch = None
-        return found
 
     def execute(self, sql: str, params: Params = ()) -> Cursor:
         if not isinstance(sql, str):

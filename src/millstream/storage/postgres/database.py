@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,6 @@ from .sql import Guard, bind, parse
 if TYPE_CHECKING:
     import polars as pl
 
-    from ..watching import Watch
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -38,23 +36,10 @@ class PostgresDatabase(Database):
         self.connection = connection
         self.schema = schema
         self.location = location
-        self._watch: Watch | None = None
-
-    def watched(self, watch: Watch) -> PostgresDatabase:
-        found = copy.copy(self)
-        found._watch = watch
-        return found
 
     def check_whole(self) -> None:
         if self.connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.INERROR:
             raise spoiled("PostgreSQL")
-
-    def unwatched(self) -> PostgresDatabase:
-        if self._watch is None:
-            return self
-        found = copy.copy(self)
-        found._watch = None
-        return found
 
     def execute(self, sql: str, params: Params = ()) -> Any:
         if self._watch is not None:

@@ -141,6 +141,8 @@ class WatchedDatabase(SQLiteDatabase):
     They have no transactions of their own here, and attach nothing: by another name, a table would be another one.
     """
 
+    _watch: Watch
+
     def __init__(self, of: SQLiteDatabase, watch: Watch) -> None:
         super().__init__(of.connection, of.path)
         self._of = of

@@ -26,11 +26,10 @@ class Loan:
     Most reads take a few microseconds, of which generators as context managers would be a good part.
     """
 
-    __slots__ = ("_connection", "_path", "_pool")
+    __slots__ = ("_connection", "_pool")
 
-    def __init__(self, pool: ReaderPool, path: str) -> None:
+    def __init__(self, pool: ReaderPool) -> None:
         self._pool = pool
-        self._path = path
 
     def __enter__(self) -> sqlite3.Connection:
         self._connection = self._pool.take()
@@ -39,14 +38,14 @@ class Loan:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._pool.give_back(self._connection)
         if isinstance(error, sqlite3.Error):
-            raise translate(error, self._path) from error
+            raise translate(error, self._pool.path) from error
 
 
 class ReaderPool:
     """Connections to a file for readers. No read transaction outlives a loan."""
 
     def __init__(self, path: str, *, immutable: bool = False) -> None:
-        self._path = path
+        self.path = path
         self._immutable = immutable
         self._idle: list[sqlite3.Connection] = []
         self._mutex = threading.Lock()
@@ -54,16 +53,16 @@ class ReaderPool:
 
     def reader(self) -> Loan:
         """A connection, for as long as the block lasts."""
-        return Loan(self, self._path)
+        return Loan(self)
 
     def take(self) -> sqlite3.Connection:
         """A connection; give it back."""
         with self._mutex:
             if self._closed:
-                raise LogClosed(self._path)
+                raise LogClosed(self.path)
             if self._idle:
                 return self._idle.pop()
-        connection = connect(self._path, readonly=True, immutable=self._immutable)
+        connection = connect(self.path, readonly=True, immutable=self._immutable)
         connection.execute("pragma cache_size = -16000")
         return connection
 
