@@ -75,3 +75,22 @@ def test_a_version_that_another_app_has_removed_meanwhile_is_no_error_of_who_wai
         other.rebuild(Pile)
         other.rebuild(Pile)
         assert asked.query(Height(), after=log.append("s", Stacked(n=1))) == 2
+
+
+def test_a_query_is_asked_until_no_version_comes_meanwhile(tmp_path: Path, log: ms.Log) -> None:
+    path, met = str(tmp_path / "read.db"), 0
+    log.append("s", Stacked(n=1))
+    other = make(log, path)
+    other.rebuild(Pile)
+    app = ms.App(log, projections=[Pile.into(path)])
+
+    @app.query
+    def height(query: Height, db: ms.Database) -> int:
+        nonlocal met
+        if met < 4:
+            met += 1
+            other.rebuild(Pile)
+            raise ms.StorageError("the file that was asked is gone", hint="-")
+        return int(db.query("select count(*) as n from pile")[0]["n"])
+
+    assert (app.query(Height()), met) == (1, 4)

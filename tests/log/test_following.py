@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +67,16 @@ def test_who_is_ahead_of_what_this_process_was_told_of_is_not_sent_back(tmp_path
         with log.tail.joined():
             found = log.tail.after(8)
             assert found is None or (found[1] >= 8 and all(seen.run.last > 8 for seen in found[0]))
+
+
+def test_a_log_closes_though_ctrl_c_came_while_its_watch_started(tmp_path: Path, monkeypatch):
+    log = ms.open(tmp_path / "shop.db")
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            next(iter(log.follow(timeout=5)))
+    log.close()

@@ -46,6 +46,8 @@ Behind = Literal["answer", "raise"]
 
 _TRIES = 3
 """How often a query of the past is asked at most, when images are deleted beside it."""
+_MOVES = 16
+"""How often a query is asked at most, when each time another version comes to answer meanwhile."""
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
@@ -236,27 +238,33 @@ class Queries:
     def _answer_now(self, handler: _Handler, query: Query[Result]) -> Result:
         if not handler.database:
             return handler.function(**{handler.query: query})  # type: ignore[no-any-return]
-        before = [follower.current() for follower in handler.followers]
-        shown = self._shown.get(handler.query_type)
-        try:
-            if shown is None or shown[0] != before:
-                return self._ask(handler, query)
-            # The way of most queries: all that is needed is at hand.
-            view = shown[1]
-            db = view.take()
+        tries = _MOVES
+        while True:
+            tries -= 1
+            before = [follower.current() for follower in handler.followers]
             try:
-                return handler.answered(query, db)  # type: ignore[no-any-return]
-            finally:
-                view.give_back(db)
-        except ReadOnlyLog as error:
-            raise _writes(query) from error
-        except StorageError:
-            # Another version may have taken the place of the one that was asked, in that very moment.
-            for follower in handler.followers:
-                follower.look()
-            if self._versions(handler) == before and not self._apart(self._placements):
+                shown = self._shown.get(handler.query_type)
+                if shown is None or shown[0] != before:
+                    with self._database(handler) as db:
+                        return handler.answered(query, db)  # type: ignore[no-any-return]
+                # The way of most queries: all that is needed is at hand.
+                view = shown[1]
+                db = view.take()
+                try:
+                    return handler.answered(query, db)  # type: ignore[no-any-return]
+                finally:
+                    view.give_back(db)
+            except ReadOnlyLog as error:
+                raise _writes(query) from error
+            except StorageError as error:
+                # Another version may have taken the place of the one that was asked, in that very moment.
+                for follower in handler.followers:
+                    follower.look()
+                if tries and self._versions(handler) != before:
+                    continue
+                if "no such table" in error.message and self._apart(self._placements):
+                    raise _shown_in_part(query, error) from error
                 raise
-            return self._ask(handler, query)
 
     def told(self, query: Query[Result], asked: Asked) -> Answer[Result]:
         """Answer a query, and say how far its read models have come; see ``App.answer``."""
@@ -397,21 +405,6 @@ class Queries:
         """What changes whenever the version does that is shown of a read model which is kept."""
         return [follower.turns for follower in handler.followers if not isinstance(follower, LiveModel)]
 
-    def _ask(self, handler: _Handler, query: Query[Result]) -> Result:
-        try:
-            with self._database(handler) as db:
-                return handler.answered(query, db)  # type: ignore[no-any-return]
-        except ReadOnlyLog as error:
-            raise _writes(query) from error
-        except DatabaseError as error:
-            if "no such table" not in error.message or not self._apart(self._placements):
-                raise
-            raise DatabaseError(
-                f"{error.message}; the handler of {type(query).__name__} is shown the read models in SQLite alone,"
-                " and others are kept elsewhere",
-                hint="Say which read models it reads: @app.query(reads=[…])",
-            ) from error
-
     def _position(self, after: object) -> int:
         position = after.position if isinstance(after, Receipt) else after
         if not isinstance(position, int) or isinstance(position, bool) or position < 0:
@@ -503,4 +496,12 @@ def _writes(query: Query[Any]) -> UsageError:
     return UsageError(
         f"the handler of {type(query).__name__} writes, and queries only read",
         hint="Write in a command's aggregates, or in the handlers of a projection",
+    )
+
+
+def _shown_in_part(query: Query[Any], error: StorageError) -> DatabaseError:
+    return DatabaseError(
+        f"{error.message}; the handler of {type(query).__name__} is shown the read models in SQLite alone,"
+        " and others are kept elsewhere",
+        hint="Say which read models it reads: @app.query(reads=[…])",
     )

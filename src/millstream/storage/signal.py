@@ -69,8 +69,9 @@ class Signal:
         with self._condition:
             self._news.set()
             if self._waker is None:
-                self._waker = threading.Thread(target=self._wake, name="millstream-wake", daemon=True)
-                self._waker.start()
+                waker = threading.Thread(target=self._wake, name="millstream-wake", daemon=True)
+                waker.start()
+                self._waker = waker
 
     def _wake(self) -> None:
         while True:
@@ -92,8 +93,9 @@ class Signal:
             self._waiters += 1
             try:
                 if self._probe is not None and self._poller is None:
-                    self._poller = threading.Thread(target=self._poll, name="millstream-poll", daemon=True)
-                    self._poller.start()
+                    poller = threading.Thread(target=self._poll, name="millstream-poll", daemon=True)
+                    poller.start()  # Ctrl-C may end this very call: only what has started is there to be joined
+                    self._poller = poller
                 self._condition.wait_for(lambda: self._head > after or self._closed, timeout)
                 return self._head > after
             finally:
