@@ -68,7 +68,9 @@ class InlineProjection:
         while self._catch_up():
             pass
         fingerprint = hashlib.sha256(self.placement.schema.encode()).hexdigest()
-        self._log.inline(self.placement.consumer, self.placement.types, self._handle, fingerprint=fingerprint)
+        self._log.inline(
+            self.placement.consumer, self.placement.types, self._handle, fingerprint=fingerprint, across=True
+        )
 
     def _prepare(self, db: Database, receipt: Receipt) -> None:
         self.placement.prepare(db, self._log)

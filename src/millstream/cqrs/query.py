@@ -260,7 +260,8 @@ class Queries:
                 # Another version may have taken the place of the one that was asked, in that very moment.
                 for follower in handler.followers:
                     follower.look()
-                if tries and self._versions(handler) != before:
+                # It may be the same one that answers again: so what fails is tried thrice in any case.
+                if tries > _MOVES - 3 or (tries and self._versions(handler) != before):
                     continue
                 if "no such table" in error.message and self._apart(self._placements):
                     raise _shown_in_part(query, error) from error

@@ -9,7 +9,7 @@ import polars as pl
 
 from ..events import sealed_fields
 from ..frames import decode_frame
-from ..storage.base import StagedAppend
+from ..storage.base import Placed
 from ..storage.database import Database
 from .present import is_wanted, present_staged
 from .records import Run
@@ -19,16 +19,21 @@ if TYPE_CHECKING:
 
 
 def staged_runs(
-    log: Log, database: Database, append: StagedAppend, position: int, types: frozenset[str] | None
-) -> list[Run]:
-    """The runs of an append that was placed from a position on, those of some types (None: all)."""
-    rows = log.store.placed(database, position, position + append.count)
-    runs = [UncommittedRun(log, *row) for row in rows]
-    for run, staged in zip(runs, append.runs, strict=True):
-        run.staged, run.stream_name, run.database = staged, append.stream, database
-    return [
-        run for run in present_staged(_readable(log, run) for run in runs) if types is None or is_wanted(run, types)
-    ]
+    log: Log, database: Database, appends: Sequence[Placed], types: frozenset[str] | None
+) -> list[list[Run]]:
+    """The runs of appends that were placed in a commit, those of some types (None: all); of each append by itself."""
+    last, at = appends[-1]
+    rows = {row[0]: row for row in log.store.placed(database, appends[0][1], at + last.count)}
+    found = []
+    for append, position in appends:
+        runs = []
+        for staged in append.runs:
+            run = UncommittedRun(log, *rows[position])
+            run.staged, run.stream_name, run.database = staged, append.stream, database
+            runs.append(_readable(log, run))
+            position += staged.count
+        found.append([run for run in present_staged(runs) if types is None or is_wanted(run, types)])
+    return found
 
 
 def _readable(log: Log, run: Run) -> Run:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import MillstreamError, MissingExtra, NotFound, StreamNotFound, UsageError
 from ..events import Event
 from ..evolution import stored_names
-from ..storage.base import Matching, Receipt, Request, StagedAppend
+from ..storage.base import Matching, Placed, Receipt, Request, StagedAppend
 from ..storage.contract import Store
 from ..storage.database import Database
 from ..storage.inline import Registered
@@ -303,7 +304,15 @@ class Log(Reader, CapturedTables):
         staged = stage(stream, StreamClosedEvent(reason=reason), expect=expect, close=True)
         return self.store.commit(Request([staged]))
 
-    def inline(self, name: str, types: Types, handler: InlineHandler, *, fingerprint: str | None = None) -> None:
+    def inline(
+        self,
+        name: str,
+        types: Types,
+        handler: InlineHandler,
+        *,
+        fingerprint: str | None = None,
+        across: bool = False,
+    ) -> None:
         """Run a handler inside every commit of this process that appends one of these types.
 
         What it does to the database and the append happen together or not at all; an error that it raises
@@ -315,13 +324,16 @@ class Log(Reader, CapturedTables):
             handler: Called with the database and the runs of one stream.
             fingerprint: Have everyone who appends these types need the handler, from now on, and of this fingerprint:
                 a process that lacks it is refused. `retire_inline` ends that.
+            across: Have it called with the runs of several streams at once, in the order of their positions, where a
+                commit has them.
         """
         wanted = type_names(types)
 
-        def handle(database: Database, append: StagedAppend, position: int) -> None:
-            runs = staged_runs(self, database, append, position, wanted)
-            if runs:
-                handler(database, runs)
+        def handle(database: Database, appends: Sequence[Placed]) -> None:
+            found = staged_runs(self, database, appends, wanted)
+            for runs in [list(chain.from_iterable(found))] if across else found:
+                if runs:
+                    handler(database, runs)
 
         stored = None if wanted is None else frozenset(stored_names(wanted))
         self.store.inline(name, stored, handle, fingerprint)

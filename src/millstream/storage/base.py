@@ -329,8 +329,11 @@ class AppendRow(NamedTuple):
     last: int
 
 
-InlineHandler = Callable[[Database, StagedAppend, int], None]
-"""Called with the database, an append and its first position, inside the commit."""
+Placed = tuple[StagedAppend, int]
+"""An append and its first position."""
+
+InlineHandler = Callable[[Database, Sequence[Placed]], None]
+"""Called with the database and appends of one commit, inside of it."""
 
 
 __all__ = [
@@ -346,6 +349,7 @@ __all__ = [
     "InlineHandler",
     "Kind",
     "Matching",
+    "Placed",
     "Receipt",
     "Request",
     "Scope",

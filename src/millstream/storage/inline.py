@@ -7,14 +7,14 @@ the handler is called for. The register is one value among the facts about the l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from ..conversion import ready
 from ..errors import InlineMissing
-from .base import InlineHandler, Receipt, Request, StagedAppend
+from .base import InlineHandler, Placed, Receipt, Request, StagedAppend
 from .database import Database
 
 KEY = "inline"
@@ -128,29 +128,60 @@ class Register:
         return msgspec.json.encode(_Value(self.counter + 1, handlers)).decode()
 
 
-def wanted(handlers: Handlers, appends: Iterable[StagedAppend]) -> bool:
-    """Whether any handler wants any of the types that are appended."""
-    return any(
-        own.types is None or any(_wants(own.types, append) for append in appends) for own in handlers.values()
-    )  # fmt: skip
+def wanted(handlers: Handlers, appends: Sequence[StagedAppend]) -> list[str]:
+    """The names of the handlers that want any of the types that are appended."""
+    return [
+        name
+        for name, own in handlers.items()
+        if own.types is None or any(_wants(own.types, append) for append in appends)
+    ]
 
 
-def call(handlers: Handlers, database: Database, appends: Sequence[StagedAppend], receipt: Receipt) -> None:
-    """Call each handler for the appends, placed as the receipt says, that have any of its types."""
-    if not receipt.count:
-        return
-    called: set[str] = set()
-    for name, own in list(handlers.items()):
+class Waiting:
+    """Requests of a transaction for which handlers are still to be called.
+
+    A single handler is called for many of them at once. But what one handler has done for a request, the next is to see
+    before either comes to the request after it.
+
+    Args:
+        ready: Called before handlers are: sees that what was appended can be read.
+    """
+
+    def __init__(self, handlers: Handlers, database: Database, ready: Callable[[], None] = lambda: None) -> None:
+        self._handlers = handlers
+        self._database = database
+        self._ready = ready
+        self._names: list[str] = []
+        self._appends: list[Placed] = []
+
+    def add(self, names: list[str], appends: Sequence[StagedAppend], receipt: Receipt) -> None:
+        """Have the handlers of these names called, now or later, for a request that was placed as its receipt says."""
+        if names != self._names:
+            self.call()
+            self._names = names
         position = receipt.first
         for append in appends:
-            if _wants(own.types, append):
-                own.call(database, append, position)
-                if own.fingerprint is not None:
-                    called.add(name)
+            self._appends.append((append, position))
             position += append.count
-    if len(called) > 1 and receipt.count > 1 and database.has_table(TABLE):
-        # One had all of the events before the next had any: to show that again, it has to be known which they were.
-        database.execute(f"insert into {database.own(TABLE)} values (?, ?)", (receipt.first, receipt.position))
+        if len(names) > 1:
+            self.call()
+
+    def call(self) -> None:
+        """Call them for all that wait."""
+        appends, self._appends = self._appends, []
+        if not appends:
+            return
+        self._ready()
+        called: set[str] = set()
+        for name in self._names:
+            own = self._handlers[name]
+            own.call(self._database, [each for each in appends if _wants(own.types, each[0])])
+            if own.fingerprint is not None:
+                called.add(name)
+        first, last = appends[0][1], appends[-1][1] + appends[-1][0].count - 1
+        if len(called) > 1 and last > first and self._database.has_table(TABLE):
+            # One had all of the events before the next had any: to show that again, it has to be known which they were.
+            self._database.execute(f"insert into {self._database.own(TABLE)} values (?, ?)", (first, last))
 
 
 def _wants(types: frozenset[str] | None, append: StagedAppend) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import psycopg
 from psycopg.generators import execute
+from psycopg.pq import TransactionStatus
 
 from ...errors import ClockJumped, ConnectionFailed, MillstreamError, StreamClosed, VersionConflict
 from ...time import HOUR, Clock, clock_micros, iso, steady_micros
@@ -22,6 +23,10 @@ from .place import Place
 from .session import Session
 from .shapes import Shapes
 from .wire import Answer, Batch, decode_answers, is_plain, many, one, travels
+
+_APART = 32
+"""For so many transactions after one in which a request has failed, each request has a savepoint of its own, which
+costs two round trips."""
 
 _FORMATS = [0] * 7 + [1] + [0] * 7
 """How the parameters of `append_one` are written: the hash as bytes, all else as text."""
@@ -55,6 +60,8 @@ class Writer:
         self._mark: tuple[int, int] | None = None
         """The server's clock and this machine's steady one at the last append (microseconds)."""
         self._looked = self._confirmed = False
+        self._apart = 0
+        """In so many transactions to come, each request is undone by itself."""
         self._head = 0
         """The head after the last commit that this process knows of: a lost one can only lie beyond it."""
         self._append = f"select {place.quoted}.append($1::json, $2, $3::bigint, $4::bigint, $5)::text"
@@ -148,7 +155,7 @@ class Writer:
         assert request is not None
         if request.work is not None:
             return True
-        return bool(self._inline) and inline.wanted(self._inline, request.appends)
+        return bool(self._inline and inline.wanted(self._inline, request.appends))
 
     def _at_once(self, jobs: list[Job], origins: dict[int, int]) -> None:
         """Requests without code of their own: one call, one round trip, one commit."""
@@ -229,26 +236,22 @@ class Writer:
             self._on_commit(position - 1)
 
     def _by_turns(self, jobs: list[Job], origins: dict[int, int]) -> None:
-        """Requests with inline handlers or work: one transaction, a savepoint for each."""
-        connection = self.session.connection
+        """Requests with inline handlers or work: one transaction."""
+        self._apart = max(self._apart - 1, 0)
+        apart = self._apart > 0 or len(jobs) == 1 or any(job.request and job.request.work for job in jobs)
         self.session.begin()
-        done: list[tuple[Job, Receipt]] = []
         self.session.check_role()
-        if self._register.refused:
-            jobs = self._permitted(jobs)
+        permitted = self._permitted(jobs) if self._register.refused else jobs
         try:
-            for job, shapes in self._checked(jobs):
-                assert job.request is not None
-                try:
-                    done.append((job, self._isolated(job, shapes, origins)))
-                except psycopg.Error:
-                    raise
-                except _NotOurs as error:
-                    job.error = error.error
-                except Exception as error:
-                    if connection.info.transaction_status is not psycopg.pq.TransactionStatus.INTRANS:
-                        raise
-                    job.error = error
+            checked = self._checked(permitted)
+            done = self._one_by_one(checked, origins) if apart else self._together(checked, origins)
+        except _Undone:
+            self.session.undo()
+            for job in jobs:
+                job.error = None
+            self._apart = _APART
+            self._by_turns(jobs, origins)
+            return
         except BaseException:
             self.session.undo()
             raise
@@ -257,6 +260,61 @@ class Writer:
             job.receipt = receipt
             assert job.request is not None
             self._learn(job.request, receipt)
+
+    def _one_by_one(
+        self, checked: list[tuple[Job, dict[str, int]]], origins: dict[int, int]
+    ) -> list[tuple[Job, Receipt]]:
+        """Requests under a savepoint each, and their receipts; one that fails is undone by itself."""
+        done: list[tuple[Job, Receipt]] = []
+        for job, shapes in checked:
+            try:
+                done.append((job, self._isolated(job, shapes, origins)))
+            except psycopg.Error:
+                raise
+            except _NotOurs as error:
+                job.error = error.error
+            except Exception as error:
+                if self._status() is not TransactionStatus.INTRANS:
+                    raise
+                job.error = error
+        return done
+
+    def _together(
+        self, checked: list[tuple[Job, dict[str, int]]], origins: dict[int, int]
+    ) -> list[tuple[Job, Receipt]]:
+        """Requests that are placed by one call, and then their inline handlers.
+
+        Raises:
+            _Undone: A handler has failed, or the columns of a stream have changed: whose fault it is shows one by one.
+        """
+        if not checked:
+            return []
+        requests = [job.request for job, _ in checked if job.request is not None]
+        answers = self._call(self.session.connection, checked, origins, self._batch(requests))
+        done: list[tuple[Job, Receipt]] = []
+        waiting = inline.Waiting(self._inline, self.session.database)
+        try:
+            for (job, _), request, answer in zip(checked, requests, answers, strict=True):
+                if answer.shapes is not None:
+                    self._shapes.forget(answer.shapes)
+                    raise _Undone
+                job.error = answer.error(request)
+                if job.error is not None:
+                    continue
+                done.append((job, answer.receipt()))
+                if answer.done is None:
+                    waiting.add(inline.wanted(self._inline, request.appends), request.appends, answer.receipt())
+            waiting.call()
+        except Exception as error:
+            if self._status() in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+                raise _Undone from error
+            raise
+        if self._status() is not TransactionStatus.INTRANS:
+            raise _Undone  # a handler has passed over the error of a statement of its own
+        return done
+
+    def _status(self) -> TransactionStatus:
+        return self.session.connection.info.transaction_status
 
     def _isolated(self, job: Job, shapes: dict[str, int], origins: dict[int, int]) -> Receipt:
         request = job.request
@@ -274,7 +332,9 @@ class Writer:
             receipt = answer.receipt()
             if answer.done is None:
                 try:
-                    inline.call(self._inline, self.session.database, request.appends, receipt)
+                    waiting = inline.Waiting(self._inline, self.session.database)
+                    waiting.add(inline.wanted(self._inline, request.appends), request.appends, receipt)
+                    waiting.call()
                     if request.work is not None:
                         request.work(self.session.database, receipt)
                 except psycopg.Error as fault:
@@ -416,6 +476,10 @@ class Writer:
 
 _UNSEEN = "MS005"
 """The register of inline handlers has changed since this session looked at it."""
+
+
+class _Undone(Exception):
+    """One of several requests failed: all are undone, to be done anew one by one."""
 
 
 class _NotOurs(Exception):

@@ -151,11 +151,12 @@ class Writer:
         self.begin()
         try:
             rows = Rows()
+            waiting = self._waiting(rows)
             for job in jobs:
                 assert job.request is not None
                 self._unguarded = False
                 try:
-                    job.receipt = self._perform(job.request, rows, apart=apart)
+                    job.receipt = self._perform(job.request, rows, waiting, apart=apart)
                 except (sqlite3.Error, Spoilt):
                     raise
                 except Exception as error:
@@ -166,6 +167,15 @@ class Writer:
                         raise
                     if self._unguarded:
                         raise _Undone from error
+            try:
+                waiting.call()
+            except (sqlite3.Error, Spoilt):
+                raise
+            except Exception as error:
+                jobs[0].error = error
+                if len(jobs) == 1:
+                    raise
+                raise _Undone from error
             rows.insert(self.connection)
         except BaseException:
             self.rollback()
@@ -184,6 +194,7 @@ class Writer:
         if self._lock is not None:
             self._lock.acquire(self._lock_timeout)
         self._now = None
+        self.database.placed = ()
         if len(self._streams) > _CACHED_STREAMS:
             # Not later: versions that are not inserted yet are known here alone.
             self._streams.clear()
@@ -242,32 +253,33 @@ class Writer:
 
     # --- one request ----------------------------------------------------------------------------------
 
-    def _perform(self, request: Request, rows: Rows, *, apart: bool) -> Receipt:
+    def _perform(self, request: Request, rows: Rows, waiting: inline.Waiting, *, apart: bool) -> Receipt:
         if request.id is not None:
             rows.insert(self.connection)
             done = self.done_before(request)
             if done is not None:
                 return done
-        if request.work is None and not (self.inline and inline.wanted(self.inline, request.appends)):
+        names = inline.wanted(self.inline, request.appends) if self.inline else []
+        if request.work is None and not names:
             return self.append(request, rows)
-        rows.insert(self.connection)
         if apart:
+            rows.insert(self.connection)
             return self.isolated(request)
         receipt = self.append(request, rows)
         self._unguarded = True
-        self._finish(request, rows, receipt)
+        waiting.add(names, request.appends, receipt)
+        if request.work is not None:
+            waiting.call()
+            rows.insert(self.connection)
+            request.work(self.database, receipt)
         return receipt
 
-    def _finish(self, request: Request, rows: Rows, receipt: Receipt) -> None:
-        """Insert what was placed, and run what is to run in the commit."""
-        self.database.placed = rows.runs
-        try:
+    def _waiting(self, rows: Rows) -> inline.Waiting:
+        def ready() -> None:
+            self.database.placed = rows.runs
             rows.insert(self.connection)
-            inline.call(self.inline, self.database, request.appends, receipt)
-            if request.work is not None:
-                request.work(self.database, receipt)
-        finally:
-            self.database.placed = ()
+
+        return inline.Waiting(self.inline, self.database, ready)
 
     def isolated(self, request: Request) -> Receipt:
         """A request under a savepoint of its own: its appends, inline handlers and work, or nothing of it."""
@@ -276,7 +288,12 @@ class Writer:
             with self.database.savepoint():
                 rows = Rows()
                 receipt = self.append(request, rows)
-                self._finish(request, rows, receipt)
+                waiting = self._waiting(rows)
+                waiting.add(inline.wanted(self.inline, request.appends), request.appends, receipt)
+                waiting.call()
+                rows.insert(self.connection)
+                if request.work is not None:
+                    request.work(self.database, receipt)
             return receipt
         except BaseException:
             self._streams.clear()
