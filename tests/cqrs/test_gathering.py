@@ -8,7 +8,7 @@ import time
 import pytest
 
 import millstream as ms
-from millstream.cqrs import gathering
+from millstream.cqrs import deciding
 
 WHO = contextvars.ContextVar("WHO", default="nobody")
 
@@ -62,7 +62,7 @@ class Seen:
 
 @pytest.fixture
 def always_quick(monkeypatch):
-    monkeypatch.setattr(gathering, "_QUICK", 1e9)
+    monkeypatch.setattr(deciding, "_QUICK", 1e9)
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ import msgspec
 
 from ..cqrs.command import Command
 from ..cqrs.context import Context
+from ..cqrs.crowd import Crowd
+from ..cqrs.deciding import Deciding
 from ..cqrs.delivery import Backlog, Delivery
 from ..cqrs.errors import DuplicateHandler
 from ..cqrs.execution import Execution, Middleware, Outcome
@@ -71,7 +73,9 @@ class WriteSide:
 
     def _begin(self) -> None:
         """Have no threads yet: also in a forked child, where those of the parent are not."""
-        self._gathering = Gathering(self._execution, lambda work: self._beside().submit(work))
+        self._deciding = Deciding(self._execution)
+        self._gathering = Gathering(self._deciding, lambda work: self._beside().submit(work))
+        self._crowd = Crowd(self._deciding)
         self._threads: ThreadPoolExecutor | None = None
         self._making = threading.Lock()
 
@@ -87,6 +91,9 @@ class WriteSide:
         ``ms.Ref`` field of the same name (or the only one of that class) holds; ``now: datetime`` by the log's clock;
         ``context: ms.Context``; ``log: ms.Log``; and services of the app. What aggregates, decisions and outboxes
         record is appended in one commit. The function may run again after a conflict: no other effects in it.
+
+        Commands that several threads execute at once may be decided on one of them, each with the context variables of
+        its caller: the function must not lean on thread-locals, nor wait for what its caller holds.
 
         With ``db: ms.Database`` it runs inside the transaction that commits it, and changes rows of the log's
         database in it; all other writers wait for it then.
@@ -166,7 +173,7 @@ class WriteSide:
         handler, context = self._execution.begin(
             command, id=id, correlation=correlation, causation=causation, metadata=metadata
         )
-        return self._execution.run(handler, context)
+        return self._crowd.run(handler, context)
 
     async def aexecute(
         self,
@@ -186,9 +193,9 @@ class WriteSide:
         handler, context = self._execution.begin(
             command, id=id, correlation=correlation, causation=causation, metadata=metadata
         )
-        if self._gathering.takes(handler):
+        if self._deciding.takes(handler):
             return await self._gathering.submit(handler, context)
-        handler = self._gathering.measured(handler)
+        handler = self._deciding.timed(handler)
         run = partial(contextvars.copy_context().run, self._execution.run, handler, context, loop)
         return await loop.run_in_executor(self._beside(), run)
 

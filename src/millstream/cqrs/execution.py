@@ -32,7 +32,7 @@ class Execution:
     """Executes commands on a log; see `App.execute`."""
 
     def __init__(self, log: Log, aggregates: Aggregates, handlers: Handlers) -> None:
-        self._log = log
+        self.log = log
         self._aggregates = aggregates
         self._handlers = handlers
         self.middleware: list[Middleware] = []
@@ -73,7 +73,7 @@ class Execution:
             return retrying(lambda: self._attempt(handler, context, b"", loop))
         digest = digest_of(context.command)
         return once(
-            self._log, context.id, digest, lambda: retrying(lambda: self._attempt(handler, context, digest, loop))
+            self.log, context.id, digest, lambda: retrying(lambda: self._attempt(handler, context, digest, loop))
         )
 
     def _attempt(
@@ -85,11 +85,11 @@ class Execution:
         handler(attempt, loop)
         appends = attempt.staged(handler.name)
         context.check_time()
-        return self._log.commit(appends, id=context.id, digest=digest)
+        return self.log.commit(appends, id=context.id, digest=digest)
 
     def _in_commit(self, handler: Handler, context: Context, digest: bytes) -> Receipt:
         """Decide inside the transaction that commits it: all other writers wait until it is done."""
-        with self._log.transaction(id=context.id, digest=digest) as tx:
+        with self.log.transaction(id=context.id, digest=digest) as tx:
             attempt = Attempt(context, self._aggregates, db=tx.db)
             handler(attempt, None)
             for staged in attempt.staged(handler.name):
@@ -175,7 +175,7 @@ class Batch:
 
     def _commit(self, numbers: list[int]) -> None:
         """Decide commands, each on what those before it have changed, and commit them together."""
-        execution, log = self._execution, self._execution._log
+        execution, log = self._execution, self._execution.log
         before = Earlier(execution._aggregates)
         waiting: dict[int, Request] = {}
         ids: set[str | None] = set()
@@ -250,7 +250,7 @@ class Batch:
         if context.id is None:
             return None
         try:
-            return receipt_of(self._execution._log, context.id, digest_of(context.command))
+            return receipt_of(self._execution.log, context.id, digest_of(context.command))
         except MillstreamError as error:
             return error
 

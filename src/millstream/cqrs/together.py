@@ -93,13 +93,13 @@ class Together:
 
     def _commit(self) -> Receipt:
         if self._id is None:
-            return retrying(partial(self._attempt, b""), rivals=self._execution._log.id)
+            return retrying(partial(self._attempt, b""), rivals=self._execution.log.id)
         digest = digest_of([(type(c.command).__name__, c.command) for _, c in self._begun])
         return once(
-            self._execution._log,
+            self._execution.log,
             self._id,
             digest,
-            lambda: retrying(partial(self._attempt, digest), rivals=self._execution._log.id),
+            lambda: retrying(partial(self._attempt, digest), rivals=self._execution.log.id),
         )
 
     def _attempt(self, digest: bytes) -> Receipt:
@@ -112,7 +112,7 @@ class Together:
             appends += staged
         for handler, context in self._begun:
             self._blamed(handler.name, context.check_time)
-        return self._execution._log.commit(appends, id=self._id, digest=digest)
+        return self._execution.log.commit(appends, id=self._id, digest=digest)
 
     def _decided(self, handler: Handler, attempt: Attempt) -> list[StagedAppend]:
         """What a command would append, decided on no less than all that those before it would."""

@@ -30,6 +30,11 @@ def check_outside(log: Log) -> None:
         )
 
 
+def is_inside(log: Log) -> bool:
+    """Whether this thread is in a transaction of the log, or in a commit, as inline handlers are."""
+    return threading.get_ident() in log.inside or log.store.committer.is_led_here
+
+
 class Transaction:
     """Made by `Log.transaction`; use it in a ``with`` block. Everything in it is committed at its end, or nothing.
 

@@ -17,11 +17,10 @@ from itertools import islice
 from queue import SimpleQueue
 
 from ..errors import LogClosed, LogLocked, MillstreamError, UsageError
+from .arrivals import Arrivals
 from .base import Receipt, Request
 
 MAX_BATCH = 4_096
-_PAUSE = 0.0002
-"""Seconds without a newcomer after which a leader waits no longer."""
 
 
 class Job:
@@ -75,10 +74,7 @@ class Committer:
         self._leader = 0
         self._last = 1
         """How many shared the last commit."""
-        self._awaited = 0
-        """How many must be in the queue for the leader to end its pause; 0 when it does not pause."""
-        self._arrived = threading.Lock()
-        self._arrived.acquire()
+        self._arrivals = Arrivals(self._mutex, self._queue)
         self._helper: SimpleQueue[bool] | None = None
 
     def submit(self, request: Request) -> Receipt:
@@ -162,6 +158,11 @@ class Committer:
         if self._helper is not None:
             self._helper.put(False)
 
+    @property
+    def is_led_here(self) -> bool:
+        """Whether this thread has the writer now."""
+        return self._leader == threading.get_ident()
+
     # --- who leads -----------------------------------------------------------------------------------
 
     def _check(self) -> None:
@@ -201,9 +202,7 @@ class Committer:
     def _join(self, job: Job) -> None:
         """Into the queue, with the mutex held."""
         self._queue.append(job)
-        if self._awaited and len(self._queue) >= self._awaited:
-            self._awaited = 0
-            self._arrived.release()
+        self._arrivals.came()
 
     def _abandon(self, job: Job) -> None:
         """The caller goes, thrown out by a Ctrl-C perhaps: it must not take the lead away with it."""
@@ -236,34 +235,12 @@ class Committer:
                 self._queue.popleft()
             return batch
 
-    def _gather(self, batch: list[Job]) -> None:
-        """Let those that shared the last commit come back and share this one.
-
-        They were all woken at once, and the first of them leads: without a pause it would commit alone, and
-        every second commit would be of one. It pauses until as many are there, or none came for a moment; a
-        caller that was alone the last time does not pause.
-        """
-        wanted = self._last - len(batch)
-        with self._mutex:
-            self._awaited = wanted
-            seen = len(self._queue)
-        while seen < wanted:
-            if not self._arrived.acquire(timeout=_PAUSE):
-                grown = len(self._queue)
-                if grown == seen:
-                    break
-                seen = grown
-            else:
-                break
-        with self._mutex:
-            self._awaited = 0
-        self._arrived.acquire(blocking=False)
-        self._take(batch)
-
     def _lead(self, batch: list[Job]) -> None:
         try:
             if self._last > 1:
-                self._gather(batch)
+                # Only here: a caller that was alone the last time does not pause.
+                self._arrivals.wait(self._last - len(batch))
+                self._take(batch)
             self._last = len(batch)
             self._leader = threading.get_ident()
             self._write(batch)

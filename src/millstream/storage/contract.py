@@ -20,6 +20,7 @@ from .base import (
     StagedRun,
     StreamInfo,
 )
+from .committer import Committer
 from .database import Database
 from .inline import Registered
 from .raw import RawSource, RawTarget, Role
@@ -49,6 +50,8 @@ class Store(RawSource, RawTarget, Protocol):
     closed: bool
     """Whether this process has closed it."""
     signal: Signal
+    committer: Committer
+    """Has the changes of all threads share commits."""
     on_stale: list[Callable[[], None]]
     """Called when nothing that was read is to be trusted: it may be of a transaction that was undone, or is trimmed."""
 
