@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import groupby
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import polars as pl
 
@@ -43,6 +43,9 @@ class Difference(Protocol):
 
     def apply(self, database: Database) -> None:
         """Write it, once or again."""
+
+
+Changed = TypeVar("Changed", bound=Difference)
 
 
 class Committer:
@@ -141,19 +144,24 @@ class Committer:
             self._delivery.finish()
 
     def _write_beside(
-        self, position: int, outputs: Outputs, late: list[pl.DataFrame], difference: Difference
-    ) -> Future[Receipt] | None:
-        """Commit beside the work that follows; None where the rows have to be committed as objects, or are too many.
+        self, position: int, outputs: Outputs, late: list[pl.DataFrame], difference: Callable[[], Changed]
+    ) -> Future[Changed] | None:
+        """Commit beside the work that follows, and say what became of the state; None where the rows are too many.
 
-        Frames are encoded here: of two threads that look at one frame, Polars may let neither go on.
+        All that has to be encoded is encoded beside it, too.
         """
         if sum(output.height for output in outputs) > PIECE:
             return None
-        try:
-            staged = [self._staged(*each, set()) for each in self._given(outputs, late)]
-        except SchemaConflict:
-            return None
-        return self._committer.submit(self.log.commit, staged, work=self._move(position, difference))
+        # Of two threads that look at one frame, Polars may let neither go on: so these are nobody else's.
+        given = [(stream, type, frame.clone()) for stream, type, frame in self._given(outputs, late)]
+        move = self._move
+
+        def commit() -> Changed:
+            change = difference()
+            self.log.commit([self._staged(*each, set()) for each in given], work=move(position, change))
+            return change
+
+        return self._committer.submit(commit)
 
     def _moved(self, position: int) -> None:
         self.checkpoint = Checkpoint(self.checkpoint.name, position, self.checkpoint.epoch)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -32,7 +33,6 @@ from .store import Change, change, load
 
 if TYPE_CHECKING:
     from ..log.log import Log
-    from ..storage.base import Receipt
 
 COMMIT_EVERY = 1.0
 """Seconds of work in a commit when there is much to catch up with: state that comes and goes within is not written."""
@@ -105,7 +105,7 @@ class Worker(Committer):
         self._reading: Generator[list[Labelled]] | None = None
         self._read = self._reading_to = 0
         """Up to where what is read ahead was taken in, and to where it goes."""
-        self._under_way: tuple[Future[Receipt], _Ahead, Change] | None = None
+        self._under_way: tuple[Future[Change], _Ahead] | None = None
 
     @property
     def position(self) -> int:
@@ -164,20 +164,20 @@ class Worker(Committer):
 
     def _begin(self, ahead: _Ahead) -> None:
         """Commit beside the work that follows."""
-        difference = change(self.name, ahead.state, self._stored)
+        difference = partial(change, self.name, ahead.state, self._stored)
         under_way = self._write_beside(ahead.position, ahead.outputs, ahead.late, difference)
         if under_way is None:
             self._commit(ahead.state, ahead.position, ahead.outputs, ahead.late)
             return
-        self._under_way = under_way, ahead, difference
+        self._under_way = under_way, ahead
 
     def _settle(self) -> None:
         """Wait for the commit that is under way."""
         if self._under_way is None:
             return
-        (under_way, ahead, difference), self._under_way = self._under_way, None
+        (under_way, ahead), self._under_way = self._under_way, None
         try:
-            under_way.result()
+            difference = under_way.result()
         except SchemaConflict:
             self._commit(ahead.state, ahead.position, ahead.outputs, ahead.late)
         else:

@@ -37,7 +37,6 @@ from .wire import Failed, Ready, Start, Work, packed_flow
 
 if TYPE_CHECKING:
     from ...log.log import Log
-    from ...storage.base import Receipt
 
 _TRIES = 3
 """So often processes that end by themselves are started again without a commit in between."""
@@ -120,7 +119,7 @@ class SharedWorker(Committer):
         self._processes: list[Working] = []
         self._failures = 0
         self._meter = Meter([*(source.stream for source in self.pipeline.sources), ""])
-        self._under_way: tuple[Future[Receipt], _Done] | None = None
+        self._under_way: tuple[Future[SplitChange], _Done] | None = None
         self._stretch = 4 * rows
         """About so many rows are taken in between two changes of the state that are told."""
         self._since = 0.0
@@ -334,7 +333,7 @@ class SharedWorker(Committer):
         if self._delivery is not None:
             self._commit()
             return
-        under_way = self._write_beside(done.position, done.outputs, done.late, done.change)
+        under_way = self._write_beside(done.position, done.outputs, done.late, lambda: done.change)
         if under_way is None:
             self._commit()
             return
