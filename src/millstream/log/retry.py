@@ -17,6 +17,8 @@ ATTEMPTS = 20
 
 _FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.1
+_PATIENT = 10
+"""Whoever waits for its turn does so for this many times as long as its last decision took."""
 _turns = [threading.Lock() for _ in range(64)]
 
 
@@ -63,21 +65,24 @@ def retrying(decide: Callable[[], Result], *, attempts: int = ATTEMPTS, rivals: 
     if type(attempts) is not int or attempts < 1:
         raise UsageError(f"attempts={attempts!r:.40} is not a whole number from 1 on", hint="Give an int as attempts")
     conflict: VersionConflict | ConditionFailed
+    began = time.monotonic()
     try:
         return decide()
     except (VersionConflict, ConditionFailed) as first:
-        conflict = first
+        conflict, took = first, time.monotonic() - began
     bound = _FIRST_PAUSE
     if rivals is None and isinstance(conflict, VersionConflict):
         rivals = conflict.stream
     turn = _turns[hash(rivals) % len(_turns)]
     for _ in range(attempts - 1):
-        # With a limit, and going on without it: two decisions that nest must not wait for each other for ever.
-        mine = turn.acquire(timeout=_LONGEST_PAUSE)
+        # With a limit, and going on without it: two decisions that nest must not wait for each other for ever. But where
+        # all are slow, those who have waited in vain would be rivals again.
+        mine = turn.acquire(timeout=max(_LONGEST_PAUSE, _PATIENT * took))
+        began = time.monotonic()
         try:
             return decide()
         except (VersionConflict, ConditionFailed) as again:
-            conflict = again
+            conflict, took = again, time.monotonic() - began
         finally:
             if mine:
                 turn.release()
