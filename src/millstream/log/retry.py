@@ -18,7 +18,9 @@ ATTEMPTS = 20
 _FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.1
 _PATIENT = 10
-"""Whoever waits for its turn does so for this many times as long as its last decision took."""
+_LONGEST_TURN = 2.0
+"""Whoever waits for its turn does so for this many times as long as its last decision took; and no longer than so many
+seconds."""
 _turns = [threading.Lock() for _ in range(64)]
 
 
@@ -75,9 +77,9 @@ def retrying(decide: Callable[[], Result], *, attempts: int = ATTEMPTS, rivals: 
         rivals = conflict.stream
     turn = _turns[hash(rivals) % len(_turns)]
     for _ in range(attempts - 1):
-        # With a limit, and going on without it: two decisions that nest must not wait for each other for ever. But where
-        # all are slow, those who have waited in vain would be rivals again.
-        mine = turn.acquire(timeout=max(_LONGEST_PAUSE, _PATIENT * took))
+        # With a limit, and going on without it: two decisions that nest must not wait for each other for ever. But
+        # where all are slow, those who have waited in vain would be rivals again.
+        mine = turn.acquire(timeout=max(_LONGEST_PAUSE, min(_PATIENT * took, _LONGEST_TURN)))
         began = time.monotonic()
         try:
             return decide()
