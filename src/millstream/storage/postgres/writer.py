@@ -238,9 +238,15 @@ class Writer:
     def _by_turns(self, jobs: list[Job], origins: dict[int, int]) -> None:
         """Requests with inline handlers or work: one transaction."""
         self._apart = max(self._apart - 1, 0)
-        apart = self._apart > 0 or len(jobs) == 1 or any(job.request and job.request.work for job in jobs)
         self.session.begin()
         self.session.check_role()
+        apart = (
+            self._apart > 0
+            or len(jobs) == 1
+            or self.session.defers
+            or any(job.request and job.request.work for job in jobs)
+            or not inline.takes_many(self._inline, list(self._inline))
+        )
         permitted = self._permitted(jobs) if self._register.refused else jobs
         try:
             checked = self._checked(permitted)
