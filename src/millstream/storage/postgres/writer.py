@@ -251,17 +251,16 @@ class Writer:
         try:
             checked = self._checked(permitted)
             done = self._one_by_one(checked, origins) if apart else self._together(checked, origins)
-        except _Undone:
+            self.session.commit()
+        except BaseException as error:
             self.session.undo()
             for job in jobs:
-                job.error = None
+                job.error = None  # it may have been a conflict with what is undone
+            if not isinstance(error, _Undone):
+                raise
             self._apart = _APART
             self._by_turns(jobs, origins)
             return
-        except BaseException:
-            self.session.undo()
-            raise
-        self.session.commit()
         for job, receipt in done:
             job.receipt = receipt
             assert job.request is not None
