@@ -12,7 +12,16 @@ from typing import Any
 import msgspec
 
 from ..conversion import ready
-from ..errors import ConstraintViolated, IdReused, MillstreamError, NotFound, Rejected, StorageError, StreamClosed
+from ..errors import (
+    ConstraintViolated,
+    DatabaseError,
+    IdReused,
+    MillstreamError,
+    NotFound,
+    Rejected,
+    StorageError,
+    StreamClosed,
+)
 from ..events import Plain
 from ..log import Log, Recorded
 from ..log.checkpoints import Checkpoint, advance, peek, reached, take
@@ -129,8 +138,8 @@ class Reactor:
                     self._one(recorded, appends, works)
                     done = recorded.position
             except MillstreamError as error:
-                if isinstance(error, StorageError):
-                    raise
+                if isinstance(error, StorageError) and not isinstance(error, DatabaseError):
+                    raise  # a full disk or a lock is no fault of the handler's
                 self._failed(recorded, error, appends, works, done)
             except Exception as error:
                 self._failed(recorded, error, appends, works, done)
@@ -264,8 +273,10 @@ class Reactor:
             except IdReused:
                 return True  # another worker had it executed meanwhile
             return False
-        except MillstreamError:
-            raise
+        except MillstreamError as error:
+            if not isinstance(error, DatabaseError):
+                raise
+            raise ProcessFailed(self.name, recorded.position, sent.type, str(error)) from error
         except Exception as error:
             said = in_words(error)
             raise ProcessFailed(self.name, recorded.position, sent.type, said) from error
