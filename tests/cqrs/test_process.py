@@ -241,6 +241,38 @@ def test_a_command_that_met_a_deadlock_is_sent_again(log):
     assert len(met) == 2
 
 
+def test_a_timer_of_a_process_whose_stream_was_closed_is_set_aside_and_the_others_go_on(log, clock):
+    with fulfilling(log) as app:
+        app.execute(Place("order-1"))
+        app.execute(Place("order-2"))
+        eventually(lambda: types(log, "article-1") == ["Reserved", "Reserved"])
+        at_rest(app)
+        log.close_stream("Fulfilment-order-1")
+        clock.advance("15m")
+        eventually(lambda: types(log, "order-2") == ["Placed", "Cancelled"])
+        assert types(log, "order-1") == ["Placed"]
+        assert [status.restarts for status in app.status()] == [0] * len(app.status())
+        with log.connect() as db:
+            assert db.query(f"select * from {db.own('millstream_timers')}") == []
+            (aside,) = db.query(f"select name, position, stream, error from {db.own('millstream_failures')}")
+    assert aside["name"] == "timer:Fulfilment-order-1:1.t0"
+    assert (aside["position"], aside["stream"]) == (1, "Fulfilment-order-1")
+    assert "is closed" in aside["error"]
+
+
+def test_a_process_whose_stream_was_closed_has_ended_and_the_others_go_on(log):
+    with fulfilling(log) as app:
+        app.execute(Place("order-1"))
+        eventually(lambda: types(log, "article-1") == ["Reserved"])
+        log.close_stream("Fulfilment-order-1")
+        log.append("payments", Paid(order="order-1"))
+        app.execute(Place("order-2"))
+        log.append("payments", Paid(order="order-2"))
+        eventually(lambda: types(log, "order-2") == ["Placed", "Shipped"])
+        assert types(log, "order-1") == ["Placed"]
+        assert all(status.state is ms.State.RUNNING for status in app.status())
+
+
 def test_what_cannot_be_a_process_is_refused(log):
     with pytest.raises(ms.UsageError, match="hides what every process has"):
 
