@@ -94,3 +94,22 @@ def test_a_query_is_asked_until_no_version_comes_meanwhile(tmp_path: Path, log: 
         return int(db.query("select count(*) as n from pile")[0]["n"])
 
     assert (app.query(Height()), met) == (1, 4)
+
+
+@pytest.mark.parametrize("by", ["this app", "another one"])
+def test_a_worker_takes_a_version_that_has_come_to_answer_without_a_pause(
+    tmp_path: Path, log: ms.Log, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    monkeypatch.setattr("millstream.cqrs.keeping._LOOK", 60.0)
+    monkeypatch.setattr("millstream.cqrs.holding.CHECK", 60.0)
+    other = make(log, str(tmp_path / "read.db"))
+    with make(log, str(tmp_path / "read.db")) as app:
+        receipt = log.append("s", [Stacked(n=1), Stacked(n=2)])
+        assert app.query(Height(), after=receipt) == 2
+        for _ in range(3):
+            (app if by == "this app" else other).rebuild(Pile)
+            assert app.query(Height(), after=receipt) == receipt.position
+            receipt = log.append("s", Stacked(n=3))
+            assert app.query(Height(), after=receipt) == receipt.position
+        monkeypatch.undo()
+        log.append("s", Stacked(n=4))  # wakes the worker, which would else be waited for
