@@ -158,6 +158,7 @@ from .errors import NetworkFilesystem as NetworkFilesystem
 from .errors import ClockJumped as ClockJumped
 from .errors import ConnectionFailed as ConnectionFailed
 from .errors import PermissionDenied as PermissionDenied
+from .errors import Deadlocked as Deadlocked
 from .errors import DatabaseError as DatabaseError
 from .errors import ConstraintViolated as ConstraintViolated
 from .errors import InvalidQuery as InvalidQuery

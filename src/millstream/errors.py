@@ -683,6 +683,17 @@ class PermissionDenied(StorageError):
         self.reason = reason
 
 
+class Deadlocked(StorageError):
+    """A database has ended a transaction that others stood in the way of, and it in theirs. Nothing of it was kept."""
+
+    code = "deadlocked"
+    http_status = 503
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, hint="Try again; have all who change several rows do so in one order")
+        self.reason = reason
+
+
 class DatabaseError(StorageError):
     """A database refused a statement."""
 

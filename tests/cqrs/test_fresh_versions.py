@@ -94,3 +94,61 @@ def test_a_query_is_asked_until_no_version_comes_meanwhile(tmp_path: Path, log: 
         return int(db.query("select count(*) as n from pile")[0]["n"])
 
     assert (app.query(Height()), met) == (1, 4)
+
+
+@pytest.mark.parametrize("by", ["this app", "another one"])
+def test_a_worker_takes_a_version_that_has_come_to_answer_without_a_pause(
+    tmp_path: Path, log: ms.Log, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    monkeypatch.setattr("millstream.cqrs.keeping._LOOK", 60.0)
+    monkeypatch.setattr("millstream.cqrs.holding.CHECK", 60.0)
+    other = make(log, str(tmp_path / "read.db"))
+    with make(log, str(tmp_path / "read.db")) as app:
+        receipt = log.append("s", [Stacked(n=1), Stacked(n=2)])
+        assert app.query(Height(), after=receipt) == 2
+        for _ in range(3):
+            (app if by == "this app" else other).rebuild(Pile)
+            assert app.query(Height(), after=receipt) == receipt.position
+            receipt = log.append("s", Stacked(n=3))
+            assert app.query(Height(), after=receipt) == receipt.position
+        monkeypatch.undo()
+        log.append("s", Stacked(n=4))  # wakes the worker, which would else be waited for
+
+
+@pytest.mark.parametrize("place", ["file", "log"])
+def test_a_rebuild_beside_which_another_began_later_gives_up(tmp_path: Path, log: ms.Log, place: str) -> None:
+    log.append("s", [Stacked(n=1), Stacked(n=2)])
+    with make(log, str(tmp_path / "read.db") if place == "file" else None) as app:
+        later: list[int] = []
+
+        def told(progress: ms.Progress) -> None:
+            if not later:
+                later.append(0)
+                later[0] = app.rebuild(Pile).number
+
+        with pytest.raises(ms.ConsumerFenced, match="Pile"):
+            app.rebuild(Pile, progress=told)
+        assert later[0] > 1
+        assert app.rollback(Pile).number < later[0]  # it was the later one that answered
+        assert app.query(Height(), fresh=True) == 2
+
+
+def test_of_many_that_rebuild_at_once_the_last_to_begin_has_its_way(tmp_path: Path, log: ms.Log) -> None:
+    log.append("s", [Stacked(n=1), Stacked(n=2)])
+    failures: list[BaseException] = []
+    with make(log, None) as app:
+
+        def rebuild() -> None:
+            for _ in range(3):
+                try:
+                    app.rebuild(Pile)
+                except Exception as error:
+                    failures.append(error)
+
+        threads = [threading.Thread(target=rebuild) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert {type(error) for error in failures} <= {ms.ConsumerFenced}
+        assert app.query(Height(), fresh=True) == 2

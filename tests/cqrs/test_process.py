@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from fulfilment import Article, Fulfilment, Order, Overdue, Paid, Place, Placed, fulfilling
+from fulfilment import Article, Fulfilment, Order, Overdue, Paid, Place, Placed, Shipped, fulfilling
 
 import millstream as ms
 from millstream.testing import FakeClock
@@ -197,6 +197,80 @@ def test_a_command_without_a_handler_stops_it(log):
         log.append("order-1", Placed())
         eventually(lambda: app.status()[0].state is ms.State.FAILED)
         assert "no handler for the command Nobody" in app.status()[0].error
+
+
+class Note(ms.Command):
+    order: ms.Ref[Order]
+
+
+class Noting(ms.Process):
+    @ms.on
+    def placed(self, event: Placed) -> None:
+        self.send(Note("order-1"))
+
+
+def test_a_command_whose_sql_is_wrong_stops_it_with_the_reason(log):
+    app = ms.App(log, processes=[Noting])
+
+    @app.command
+    def note(command: Note, db: ms.Database) -> None:
+        db.execute("insert into nowhere values (?)", (command.order,))
+
+    with app:
+        log.append("order-1", Placed())
+        eventually(lambda: app.status()[0].state is ms.State.FAILED)
+        assert "process 'Noting' stopped at position" in app.status()[0].error
+        assert "nowhere" in app.status()[0].error
+        assert app.status()[0].restarts == 0
+
+
+def test_a_command_that_met_a_deadlock_is_sent_again(log):
+    app = ms.App(log, processes=[Noting])
+    met = []
+
+    @app.command
+    def note(command: Note, order: Order) -> None:
+        met.append(command.order)
+        if len(met) == 1:
+            raise ms.Deadlocked("deadlock detected")
+        order.record(Shipped())
+
+    with app:
+        log.append("order-1", Placed())
+        eventually(lambda: types(log, "order-1") == ["Placed", "Shipped"])
+    assert len(met) == 2
+
+
+def test_a_timer_of_a_process_whose_stream_was_closed_is_set_aside_and_the_others_go_on(log, clock):
+    with fulfilling(log) as app:
+        app.execute(Place("order-1"))
+        app.execute(Place("order-2"))
+        eventually(lambda: types(log, "article-1") == ["Reserved", "Reserved"])
+        at_rest(app)
+        log.close_stream("Fulfilment-order-1")
+        clock.advance("15m")
+        eventually(lambda: types(log, "order-2") == ["Placed", "Cancelled"])
+        assert types(log, "order-1") == ["Placed"]
+        assert [status.restarts for status in app.status()] == [0] * len(app.status())
+        with log.connect() as db:
+            assert db.query(f"select * from {db.own('millstream_timers')}") == []
+            (aside,) = db.query(f"select name, position, stream, error from {db.own('millstream_failures')}")
+    assert aside["name"] == "timer:Fulfilment-order-1:1.t0"
+    assert (aside["position"], aside["stream"]) == (1, "Fulfilment-order-1")
+    assert "is closed" in aside["error"]
+
+
+def test_a_process_whose_stream_was_closed_has_ended_and_the_others_go_on(log):
+    with fulfilling(log) as app:
+        app.execute(Place("order-1"))
+        eventually(lambda: types(log, "article-1") == ["Reserved"])
+        log.close_stream("Fulfilment-order-1")
+        log.append("payments", Paid(order="order-1"))
+        app.execute(Place("order-2"))
+        log.append("payments", Paid(order="order-2"))
+        eventually(lambda: types(log, "order-2") == ["Placed", "Shipped"])
+        assert types(log, "order-1") == ["Placed"]
+        assert all(status.state is ms.State.RUNNING for status in app.status())
 
 
 def test_what_cannot_be_a_process_is_refused(log):

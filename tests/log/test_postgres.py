@@ -631,3 +631,35 @@ def test_a_forked_child_appends_and_its_parent_goes_on(postgres):
         assert child.exitcode == 0
         assert log.append("a", Noted(n=3)).position == 3
         assert [e.event.n for e in log.read()] == [1, 2, 3]
+
+
+def test_a_deadlock_is_told_apart_from_a_wrong_statement_and_undoes_its_own_request_alone(postgres):
+    with ms.open(postgres) as log, psycopg.connect(postgres) as other:
+        log.commit(
+            work=lambda db, receipt: db.executescript("create table stock (id int); insert into stock values (1), (2)")
+        )
+        change = "update stock set id = id where id = %s"
+        other.execute("set deadlock_timeout = '1min'")  # it is the log's to find
+        other.execute(change, (2,))
+        first = threading.Event()
+
+        def work(db: ms.Database, receipt: ms.Receipt) -> None:
+            db.execute("update stock set id = id where id = 1")
+            first.set()
+            db.execute("update stock set id = id where id = 2")
+
+        failures: list[BaseException] = []
+
+        def commit() -> None:
+            try:
+                log.commit([log.stage("a", Noted(n=1))], work=work)
+            except ms.MillstreamError as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=commit)
+        thread.start()
+        first.wait(30)
+        other.execute(change, (1,))
+        thread.join(30)
+        assert [type(error) for error in failures] == [ms.Deadlocked]
+        assert log.head == 0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from ..errors import UsageError
+from ..errors import ConsumerFenced, StorageError, UsageError
 from ..log import Log
 from ..log.checkpoints import parts_of, take
 from ..log.paging import IfTrimmed
@@ -108,23 +108,33 @@ class Build:
             if self._told is not None:
                 self._told(self.progress)
 
-        with self._home.at(new.place).kept_open() as target:
-            held = self._passed(old)
-            for part in self._parts:
-                keepers.append(Keeper(self._log, part, target, moved, trimmed, held=held, building=True))
-            moved(min(keeper.take() for keeper in keepers))
-            while True:
-                for keeper in keepers:
-                    keeper.catch_up(self._log.head, stop)
-                    keeper.commit()
-                if stop.is_set():
-                    break
-                swapped = self._swap(old, new, min(keeper.seen for keeper in keepers))
-                if swapped is not None:
-                    return swapped
-                with self._home.target.reading() as db:
-                    old = versions.live_of(db, self._placement.name) or old
+        try:
+            with self._home.at(new.place).kept_open() as target:
+                held = self._passed(old)
+                for part in self._parts:
+                    keepers.append(Keeper(self._log, part, target, moved, trimmed, held=held, building=True))
+                moved(min(keeper.take() for keeper in keepers))
+                while True:
+                    for keeper in keepers:
+                        keeper.catch_up(self._log.head, stop)
+                        keeper.commit()
+                    if stop.is_set():
+                        break
+                    swapped = self._swap(old, new, min(keeper.seen for keeper in keepers))
+                    if swapped is not None:
+                        return swapped
+                    with self._home.target.reading() as db:
+                        old = versions.live_of(db, self._placement.name) or old
+        except StorageError as error:
+            if self._is_gone(new):
+                raise ConsumerFenced(self._placement.consumer) from error
+            raise
         return None
+
+    def _is_gone(self, version: Version) -> bool:
+        """Whether a version is not to be built any more: another has begun the same anew, and removed it."""
+        with self._home.target.reading() as db:
+            return all(each.number != version.number for each in versions.all_of(db, version.name))
 
     def _begin(self, afresh: bool) -> tuple[Version, Version]:
         """The version that answers, and the one to build: one that was begun by the same code, or a new one."""
@@ -135,6 +145,7 @@ class Build:
             found.clear()
             stale.clear()
             live = versions.ensure(db, self._placement, self._made_by)
+            db.make_alone()  # of two that begin at once, one forgets what the other has begun
             known = versions.all_of(db, live.name)
             building = None
             for each in known:
@@ -177,7 +188,10 @@ class Build:
             if not old.place and _taken(db, self._placement) > seen:
                 done.append(False)
                 return
-            for each in versions.all_of(db, old.name):
+            there = versions.all_of(db, old.name)
+            if new.number not in [each.number for each in there]:
+                raise ConsumerFenced(self._placement.consumer)  # another has begun the same anew
+            for each in there:
                 if each.state is VersionState.PREVIOUS:
                     known.append(each)
                 if each.number not in (old.number, new.number, *kept):

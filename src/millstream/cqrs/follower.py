@@ -68,6 +68,8 @@ class Follower:
         self._watch = watch
         self._seen = 0
         self._running = False
+        self._heard = False
+        """Whether the worker has said how far the version has come that answers."""
         self._live = Version(placement.name, 1, self.made_by, "", VersionState.LIVE)
         self._turns = 0
         self._looked = self._counted = float("-inf")
@@ -138,7 +140,9 @@ class Follower:
             with self._moved:
                 self._live = version
                 self._seen = 0
+                self._heard = False
                 self._moved.notify_all()
+            self._watch.wake(self.placement.types)  # the worker is to take it at once
         self._live = version
         self._turns += 1
 
@@ -452,7 +456,7 @@ class Follower:
             if self.failure is not None:
                 raise self.failure
             left = deadline - time.monotonic()
-            if self._running:
+            if self._running and self._heard:
                 if self._watch.passed(self.placement.types, self._seen) >= position:
                     return True  # nothing of its types lies between
                 with self._moved:
@@ -460,14 +464,14 @@ class Follower:
             elif self._level(position):
                 return True
             elif left > 0:
-                # Whoever else keeps it cannot wake this process: look at its checkpoint now and then.
+                # Whoever else keeps it, or is about to, cannot wake this thread: look at its checkpoint now and then.
                 time.sleep(min(_POLL, left))
             if left <= 0:
                 return self._seen >= position
         return True
 
     def _reached(self, position: int) -> bool:
-        if self._seen >= position or not self._running:
+        if self._seen >= position or not (self._running and self._heard):
             return True
         return self._watch.passed(self.placement.types, self._seen) >= position
 
@@ -500,4 +504,5 @@ class Follower:
         with self._moved:
             if of in (0, self._live.number):
                 self._seen = position
+                self._heard = True
             self._moved.notify_all()

@@ -40,6 +40,8 @@ class Until:
         """Whether it is time."""
         if self._stop.is_set() or self._lease.lost.is_set() or self._again.is_set():
             return True
+        if self._follower.number != self._number:
+            return True
         now = time.monotonic()
         if now - self._looked >= CHECK:
             self._looked = now

@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import Callable
 
-from ..errors import LogLocked, MillstreamError, Rejected, UsageError
+from ..errors import Deadlocked, LogLocked, MillstreamError, Rejected, UsageError
 from ..log.retry import Contended
 from ..storage.base import Receipt
 from ..time import Duration, seconds
@@ -76,7 +76,7 @@ def time_limit(limit: Duration | float) -> Middleware:
     return limiting
 
 
-def retry(attempts: int = 3, on: tuple[type[MillstreamError], ...] = (Contended, LogLocked)) -> Middleware:
+def retry(attempts: int = 3, on: tuple[type[MillstreamError], ...] = (Contended, LogLocked, Deadlocked)) -> Middleware:
     """Have a command executed again when it failed for want of luck, after pauses that grow from 10 ms.
 
     Args:

@@ -12,7 +12,16 @@ from typing import Any
 import msgspec
 
 from ..conversion import ready
-from ..errors import ConstraintViolated, IdReused, MillstreamError, NotFound, Rejected, StorageError, StreamClosed
+from ..errors import (
+    ConstraintViolated,
+    DatabaseError,
+    IdReused,
+    MillstreamError,
+    NotFound,
+    Rejected,
+    StorageError,
+    StreamClosed,
+)
 from ..events import Plain
 from ..log import Log, Recorded
 from ..log.checkpoints import Checkpoint, advance, peek, reached, take
@@ -49,6 +58,8 @@ class Reactor:
         self._log = log
         self._execute = execute
         self._known: dict[str, Process] = {}
+        self._closed: set[str] = set()
+        """Streams of processes that were closed: they react to nothing more."""
         self._prefix = process._stream_of("")
 
     @property
@@ -129,13 +140,20 @@ class Reactor:
                     self._one(recorded, appends, works)
                     done = recorded.position
             except MillstreamError as error:
-                if isinstance(error, StorageError):
-                    raise
+                if isinstance(error, StorageError) and not isinstance(error, DatabaseError):
+                    raise  # a full disk or a lock is no fault of the handler's
                 self._failed(recorded, error, appends, works, done)
             except Exception as error:
                 self._failed(recorded, error, appends, works, done)
-            self._commit(appends, works, done)
             any_done = True
+            try:
+                self._commit(appends, works, done)
+            except StreamClosed as error:
+                if not error.stream.startswith(self._prefix):
+                    raise
+                # Whoever has closed it wants no more of this process: it has ended. The others go on.
+                self._closed.add(error.stream)
+                break
         return any_done
 
     def _failed(self, recorded: Recorded, error: Exception, appends: Any, works: Any, done: int) -> None:
@@ -146,7 +164,7 @@ class Reactor:
 
     def _one(self, recorded: Recorded, appends: list[StagedAppend], works: list[Callable[[Database], None]]) -> None:
         key = self._key(recorded)
-        if key is None:
+        if key is None or (self._closed and self.process._stream_of(key) in self._closed):
             return
         process = self._find(key)
         if process is None:
@@ -260,12 +278,17 @@ class Reactor:
             causes = {"correlation": correlation, "causation": id}
             staged = self._log.stage(recorded.stream, refused, metadata=causes)
             try:
-                self._log.commit([staged], id=id, digest=REFUSED)
+                try:
+                    self._log.commit([staged], id=id, digest=REFUSED)
+                except StreamClosed:
+                    self._log.commit(id=id, digest=REFUSED)  # there is nobody to be told
             except IdReused:
                 return True  # another worker had it executed meanwhile
             return False
-        except MillstreamError:
-            raise
+        except MillstreamError as error:
+            if not isinstance(error, DatabaseError):
+                raise
+            raise ProcessFailed(self.name, recorded.position, sent.type, str(error)) from error
         except Exception as error:
             said = in_words(error)
             raise ProcessFailed(self.name, recorded.position, sent.type, said) from error

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
-from ..errors import ConsumerFenced
+from ..errors import ConstraintViolated, ConsumerFenced, Rejected, StreamClosed
 from ..events import Plain
 from ..log import Log
 from ..storage.base import Receipt
 from ..storage.database import Database
+from . import failures
+from .failures import Failure, FailureState
 from .process import Timer
+
+_LOG = logging.getLogger("millstream.workers")
 
 TABLE = "millstream_timers"
 TABLES = {
@@ -45,6 +51,9 @@ def drop(db: Database, process: str, timers: Iterable[tuple[str, int]]) -> None:
 def fire(log: Log, process: str) -> int:
     """Append the events of timers that are due, in the order of their times; each in the commit that ends its timer.
 
+    One whose event is refused (its stream was closed, an inline projection rejects it) is set aside with the reason:
+    among the failures, under `aside` of its id. The next one fires.
+
     Returns:
         How many.
     """
@@ -67,11 +76,27 @@ def fire(log: Log, process: str) -> int:
             log.commit([staged], work=_ended(row))
         except ConsumerFenced:
             continue  # another process was quicker, or it was cancelled
+        except (StreamClosed, Rejected, ConstraintViolated) as error:
+            _set_aside(log, row, str(error), now)
         fired += 1
     return fired
 
 
-def _ended(row: dict[str, Any]) -> Any:
+def aside(id: str) -> str:
+    """The name under which the failures tell of a timer that was set aside."""
+    return f"timer:{id}"
+
+
+def _set_aside(log: Log, row: dict[str, Any], reason: str, now: int) -> None:
+    # Its id tells which reaction has set it: "stream:position.t0".
+    position = int(row["id"].rpartition(":")[2].partition(".")[0])
+    failure = Failure(aside(row["id"]), position, row["type"], row["stream"], FailureState.SKIPPED, reason, now)
+    with suppress(ConsumerFenced):
+        log.commit(work=_ended(row, lambda db: failures.note(db, failure)))
+        _LOG.warning("timer %s (%s) of process %s was set aside: %s", row["id"], row["type"], row["process"], reason)
+
+
+def _ended(row: dict[str, Any], more: Callable[[Database], None] = lambda db: None) -> Any:
     def work(db: Database, receipt: Receipt) -> None:
         done = db.execute(
             f"delete from {db.own(TABLE)} where process = ? and due = ? and id = ?",
@@ -79,5 +104,6 @@ def _ended(row: dict[str, Any]) -> Any:
         ).rowcount
         if done != 1:
             raise ConsumerFenced(row["id"])
+        more(db)
 
     return work

@@ -119,6 +119,11 @@ class Watch:
         with self._moved:
             self._moved.notify_all()
 
+    def wake(self, types: Iterable[str]) -> None:
+        """Have those that wait for events of some types look around now."""
+        with self._mutex:
+            self._wake(types)
+
     def _wake(self, names: Iterable[str]) -> None:
         for name in names:
             for event in self._waiting.get(name, ()):

@@ -325,7 +325,7 @@ class Log(Reader, CapturedTables):
             fingerprint: Have everyone who appends these types need the handler, from now on, and of this fingerprint:
                 a process that lacks it is refused. `retire_inline` ends that.
             across: Have it called with the runs of several streams at once, in the order of their positions, where a
-                commit has them.
+                commit has them: after all of them were appended, which it would see if it looked into the log.
         """
         wanted = type_names(types)
 
@@ -336,7 +336,7 @@ class Log(Reader, CapturedTables):
                     handler(database, runs)
 
         stored = None if wanted is None else frozenset(stored_names(wanted))
-        self.store.inline(name, stored, handle, fingerprint)
+        self.store.inline(name, stored, handle, fingerprint, across)
         if fingerprint is not None and not self.store.readonly:
             registered = Registered(fingerprint, None if stored is None else tuple(sorted(stored)))
             if self.store.registered_inline().get(name) != registered:

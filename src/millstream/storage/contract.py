@@ -78,12 +78,18 @@ class Store(RawSource, RawTarget, Protocol):
         """The writer inside a transaction of the caller's own, on the caller's thread."""
 
     def inline(
-        self, name: str, types: frozenset[str] | None, handler: InlineHandler, fingerprint: str | None = None
+        self,
+        name: str,
+        types: frozenset[str] | None,
+        handler: InlineHandler,
+        fingerprint: str | None = None,
+        across: bool = False,
     ) -> None:
         """Run a handler inside every commit that appends one of these types (None: any).
 
         Args:
             fingerprint: What it may be registered by.
+            across: It is called once for several requests, when all of them were placed; else for each before the next.
         """
 
     def remove_inline(self, name: str) -> None:

@@ -7,7 +7,7 @@ the handler is called for. The register is one value among the facts about the l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -34,6 +34,8 @@ class Attached(NamedTuple):
     call: InlineHandler
     fingerprint: str | None
     """What it is registered by, if it is."""
+    across: bool
+    """Whether it is called once for several requests, when all of them were placed."""
 
 
 Handlers = dict[str, Attached]
@@ -132,16 +134,21 @@ def wanted(handlers: Handlers, appends: Sequence[StagedAppend]) -> list[str]:
     """The names of the handlers that want any of the types that are appended."""
     return [
         name
-        for name, own in handlers.items()
+        for name, own in list(handlers.items())
         if own.types is None or any(_wants(own.types, append) for append in appends)
     ]
+
+
+def takes_many(handlers: Handlers, names: Iterable[str]) -> bool:
+    """Whether each of the handlers of these names is called once for several requests."""
+    return all(own.across for name in names if (own := handlers.get(name)) is not None)
 
 
 class Waiting:
     """Requests of a transaction for which handlers are still to be called.
 
-    A single handler is called for many of them at once. But what one handler has done for a request, the next is to see
-    before either comes to the request after it.
+    A single handler that takes many of them at once is called so. But what one handler has done for a request, the next
+    is to see before either comes to the request after it.
 
     Args:
         ready: Called before handlers are: sees that what was appended can be read.
@@ -163,7 +170,7 @@ class Waiting:
         for append in appends:
             self._appends.append((append, position))
             position += append.count
-        if len(names) > 1:
+        if len(names) > 1 or not takes_many(self._handlers, names):
             self.call()
 
     def call(self) -> None:
@@ -174,7 +181,9 @@ class Waiting:
         self._ready()
         called: set[str] = set()
         for name in self._names:
-            own = self._handlers[name]
+            own = self._handlers.get(name)
+            if own is None:
+                continue  # another thread has taken it out meanwhile
             own.call(self._database, [each for each in appends if _wants(own.types, each[0])])
             if own.fingerprint is not None:
                 called.add(name)

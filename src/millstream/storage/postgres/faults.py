@@ -15,6 +15,7 @@ from ...errors import (
     ConnectionFailed,
     ConstraintViolated,
     DatabaseError,
+    Deadlocked,
     DiskFull,
     LogLocked,
     MillstreamError,
@@ -61,6 +62,8 @@ def translate(error: psycopg.Error, location: str, *, lock_timeout: float = 0.0)
         return LogLocked(location, lock_timeout)
     if state in {"53100", "53200"}:
         return DiskFull(location)
+    if state in {"40001", "40P01"}:
+        return Deadlocked(said)
     if state == "25006":
         return ReadOnlyLog(location, hint="Write outside of what only reads, and at the primary server")
     if state == "42501":

@@ -42,6 +42,8 @@ class Session:
         self._database: GuardedDatabase | None = None
         self._within = False
         """A transaction was begun, and has not ended."""
+        self.defers = False
+        """There were constraints that may be deferred when the transaction began: what breaks one shows later."""
         self.wait = f"{max(1, int(patience * 1000))}ms"
         """The patience as PostgreSQL has it."""
         # A client that hangs in the middle must not keep the lock for ever.
@@ -138,6 +140,8 @@ class Session:
     def check_role(self) -> None:
         """Refuse what appends nothing, too: an append itself is refused by a trigger. And look at the register.
 
+        And at whether there are constraints that may be deferred.
+
         Raises:
             ReplicaLog, LogMoved: See `begin_locked`. The transaction is undone.
         """
@@ -145,11 +149,13 @@ class Session:
             self.connection.execute(
                 f"select key, value from {self._place.quoted}.meta where key in ('role', 'inline')"
                 " union all select 'seen', current_setting('millstream.inline', true)"
+                " union all select 'defers', '' where exists (select from pg_constraint where condeferrable)"
             )
         )
         if "role" in facts:
             self.undo()
             raise msgspec.json.decode(str(facts["role"]), type=ready(Role)).refusal(self._place.location)
+        self.defers = "defers" in facts
         self._register.load(facts.get("inline"))
         if self._register.counter and facts["seen"] != str(self._register.counter):
             self._say_seen()

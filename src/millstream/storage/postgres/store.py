@@ -164,9 +164,14 @@ class PostgresStore:
                 writer.finished(*opened.finished)
 
     def inline(
-        self, name: str, types: frozenset[str] | None, handler: InlineHandler, fingerprint: str | None = None
+        self,
+        name: str,
+        types: frozenset[str] | None,
+        handler: InlineHandler,
+        fingerprint: str | None = None,
+        across: bool = False,
     ) -> None:
-        self._inline[name] = Attached(types, handler, fingerprint)
+        self._inline[name] = Attached(types, handler, fingerprint, across)
         self._register.compare()
 
     def remove_inline(self, name: str) -> None:

@@ -238,24 +238,29 @@ class Writer:
     def _by_turns(self, jobs: list[Job], origins: dict[int, int]) -> None:
         """Requests with inline handlers or work: one transaction."""
         self._apart = max(self._apart - 1, 0)
-        apart = self._apart > 0 or len(jobs) == 1 or any(job.request and job.request.work for job in jobs)
         self.session.begin()
         self.session.check_role()
+        apart = (
+            self._apart > 0
+            or len(jobs) == 1
+            or self.session.defers
+            or any(job.request and job.request.work for job in jobs)
+            or not inline.takes_many(self._inline, list(self._inline))
+        )
         permitted = self._permitted(jobs) if self._register.refused else jobs
         try:
             checked = self._checked(permitted)
             done = self._one_by_one(checked, origins) if apart else self._together(checked, origins)
-        except _Undone:
+            self.session.commit()
+        except BaseException as error:
             self.session.undo()
             for job in jobs:
-                job.error = None
+                job.error = None  # it may have been a conflict with what is undone
+            if not isinstance(error, _Undone):
+                raise
             self._apart = _APART
             self._by_turns(jobs, origins)
             return
-        except BaseException:
-            self.session.undo()
-            raise
-        self.session.commit()
         for job, receipt in done:
             job.receipt = receipt
             assert job.request is not None

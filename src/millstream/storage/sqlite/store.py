@@ -261,10 +261,15 @@ class SQLiteStore:
                 writer.commit()
 
     def inline(
-        self, name: str, types: frozenset[str] | None, handler: InlineHandler, fingerprint: str | None = None
+        self,
+        name: str,
+        types: frozenset[str] | None,
+        handler: InlineHandler,
+        fingerprint: str | None = None,
+        across: bool = False,
     ) -> None:
         """Run a handler inside every commit that appends one of these types (None: any); see `Store.inline`."""
-        self._inline[name] = Attached(types, handler, fingerprint)
+        self._inline[name] = Attached(types, handler, fingerprint, across)
         self._register.compare()
 
     def remove_inline(self, name: str) -> None:

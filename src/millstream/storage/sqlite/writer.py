@@ -45,7 +45,7 @@ takes a sixth of what a commit of many takes."""
 
 
 class Spoilt(Exception):
-    """An append failed when some of it was placed already: nothing of the transaction can be kept."""
+    """A request failed, and nothing of the transaction can be kept: some of it was placed, or SQLite gave it up."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))
@@ -108,9 +108,9 @@ class Writer:
         except (sqlite3.Error, Spoilt) as error:
             if len(jobs) > 1:
                 # What fails at COMMIT does not say whose fault it was: each request gets a commit of its own.
+                _unsay(jobs)
                 for job in jobs:
-                    if job.error is None:
-                        self.write([job])
+                    self.write([job])
                 return
             if isinstance(error, Spoilt):
                 jobs[0].error = error.cause
@@ -122,8 +122,7 @@ class Writer:
         except BaseException as error:
             # An interrupt of the thread that leads, whose own job is the first. The others know nothing of it.
             if not self._durable:
-                for job in jobs:
-                    job.receipt = None
+                _unsay(jobs)
                 if len(jobs) > 1:
                     self.write(jobs[1:])
             jobs[0].error = error
@@ -134,8 +133,7 @@ class Writer:
         with suppress(_Undone):
             self._together(jobs, apart)
             return
-        for job in jobs:
-            job.receipt = job.error = None
+        _unsay(jobs)
         self._apart = _APART
         self._together(jobs, True)
 
@@ -161,10 +159,11 @@ class Writer:
                     raise
                 except Exception as error:
                     job.error = error
-                    if not self.connection.in_transaction or (self._unguarded and len(jobs) == 1):
-                        # SQLite gave up the whole transaction (a full disk): nothing may follow outside it. Or what
-                        # it did is undone with it.
-                        raise
+                    if not self.connection.in_transaction:
+                        # SQLite gave up the whole transaction (a full disk): nothing may follow outside it.
+                        raise Spoilt(error) from error
+                    if self._unguarded and len(jobs) == 1:
+                        raise  # what it did is undone with it
                     if self._unguarded:
                         raise _Undone from error
             try:
@@ -522,6 +521,12 @@ class Writer:
         """Accept what the wall clock says now."""
         self._clock_mark = None
         self._clock_confirmed = True
+
+
+def _unsay(jobs: list[Job]) -> None:
+    """Take back the answers of a transaction that is undone: one may be a conflict with what is undone, too."""
+    for job in jobs:
+        job.receipt = job.error = None
 
 
 def read_head(connection: sqlite3.Connection) -> Head:
