@@ -45,8 +45,7 @@ class Aggregation(msgspec.Struct, frozen=True, eq=False):
     @property
     def reads(self) -> set[str]:
         """The columns that it reads."""
-        values = names_of(p.value for p in self.partials if p.value is not None)
-        return values | {name for partial in self.partials for name in partial.columns}
+        return {name for partial in self.partials for name in partial.reads}
 
     def finished(self, merged: pl.DataFrame) -> pl.DataFrame:
         """The partials of whole groups, a row each, with the aggregates that are computed from kept rows."""

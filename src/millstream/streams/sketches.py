@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from ..errors import UsageError
-from .columns import AT, SEQUENCE
+from .columns import AT, SEQUENCE, names_of
 from .errors import UnsupportedExpression
 from .hashing import hashed
 from .keys import Ints
@@ -230,6 +230,10 @@ class Best(Partial, frozen=True, eq=False):
     rows: int = 1
     by: pl.Expr | None = None
     descending: bool = True
+
+    @property
+    def reads(self) -> set[str]:
+        return super().reads | names_of([self.by] if self.by is not None else ())
 
     def of_rows(self, schema: Schema) -> pl.Expr:
         assert self.value is not None

@@ -283,7 +283,9 @@ def test_an_idle_table_does_not_hold_the_servers_log_back(users: Database) -> No
     told = "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots where database = current_database()"
     assert users.db.execute(told, (written,)).fetchone() == (False,)
     assert capture.catch_up(users.log) == 0
-    until(lambda: users.db.execute(told, (written,)).fetchone() == (True,))  # the server looks at it when it comes to it
+    until(
+        lambda: users.db.execute(told, (written,)).fetchone() == (True,)
+    )  # the server looks at it when it comes to it
     assert users.log.head == users.log.version("users")
 
 
