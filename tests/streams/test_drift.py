@@ -153,6 +153,20 @@ def test_a_column_that_no_row_has_had_is_missed_before_anything_is_written() -> 
     assert [event.data["k"] for event in log.read("o")] == [None]
 
 
+def test_what_is_missed_is_the_column_also_where_no_verb_can_do_without_its_type() -> None:
+    log = ms.open()
+    log.append("s", [ms.Plain("E", {"ts": HOURS[0]}), ms.Plain("E", {"ts": HOURS[5]})])
+    length = pl.col("k").str.len_chars()
+    windows = source.window(tumbling("1h"))
+    flows = [source.filter(length > 1), *(windows.agg(n=each) for each in (length.sum(), length.median()))]
+    for number, flow in enumerate(flows):
+        with pytest.raises(MissingColumn, match="needs column 'k'"):
+            run(log, flow.to("o", type="O", name=str(number)), until="head")
+    log.append("s", ms.Plain("E", {"ts": HOURS[5], "k": "seven"}))
+    for number, flow in enumerate(flows):
+        run(log, flow.to("o", type="O", name=str(number)), until="head")
+
+
 OBJECTS: list[list[Any]] = [
     [{"a": 1, "b": "x"}, {"a": 2, "b": None}, None, {"a": 3}],
     [{"a": 1}, {}, {"a": 2}],
