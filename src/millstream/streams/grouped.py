@@ -226,7 +226,8 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
                 ``"start fall+? (rise | jump){2,5}"``. ``!paid`` at the end: no row of that kind comes within the
                 time, which time alone decides; between two, no such row stands between them (both under
                 ``"relaxed"``).
-            within: The longest time from the first row of a match to its last.
+            within: The longest time from the first row of a match to its last. May be left out where the quantifiers
+                bound a match, and no absence is at its end: then rows that may begin one are held until it is decided.
             define: For each variable, the condition of a row that fits it. A row may fit several. A condition may
                 look back at the rows that the match has taken so far: see `millstream.streams.matched`.
             contiguity: ``"strict"``: the rows of a match follow one another without a gap. ``"relaxed"``: rows that
