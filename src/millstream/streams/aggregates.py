@@ -8,6 +8,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 import polars as pl
@@ -36,6 +37,10 @@ class Aggregation(msgspec.Struct, frozen=True, eq=False):
     """The aggregates as they were given."""
     tallies: dict[str, pl.Expr | None] | None = None
     """Where partials are nothing but counts and sums, what of each row is added up for each; None counts rows."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What finishes a sketch is a function of ours in an expression, which cannot go to another process.
+        return aggregation, (dict(zip(self.names, self.given, strict=True)),)
 
     @property
     def shape(self) -> str:
