@@ -403,6 +403,21 @@ def test_what_has_no_meaning_is_refused_by_name(options: dict[str, Any], error: 
         source.match(**{"pattern": "a b", "within": "1m", "define": define, **options})
 
 
+def test_a_measure_may_be_a_constant_and_is_of_one_match_alone() -> None:
+    rows = clicks(3, 300)
+    define = {"click": CLICK, "purchase": PURCHASE}
+    last = ms.matched.last("click.amount")
+
+    def flow(measure: pl.Expr) -> Flow:
+        return source.match("click purchase", within="1m", define=define, measures={"of": measure})
+
+    found = play(flow(pl.lit("ad")), rows)
+    assert found.height > 5
+    assert found["of"].unique().to_list() == ["ad"]
+    with pytest.raises(UnsupportedExpression, match="depends on other rows"):
+        flow(last.max())
+
+
 def test_a_verb_that_cannot_look_back_is_refused_by_name() -> None:
     define = {"a": pl.col("amount") > 0, "b": ms.matched.last("a.kind").str.contains("x")}
     with pytest.raises(UnsupportedExpression, match="not supported beside a value of a matched row"):

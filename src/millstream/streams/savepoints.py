@@ -111,6 +111,8 @@ def _saved(database: Database, name: str, label: str) -> dict[str, Any]:
 def start_from(flow: Flow, log: Log, saved: Savepoint) -> None:
     """See `Flow.start_from`."""
     name, pipeline = name_of(flow), Pipeline(flow)
+    if not isinstance(saved, Savepoint):
+        raise UsageError(f"{saved!r:.60} is no savepoint", hint="Give what savepoint(...) or savepoints(log) gave")
     with log.transaction() as tx:
         row = _saved(tx.db, saved.flow, saved.label)
         if row["shape"] != pipeline.shape:

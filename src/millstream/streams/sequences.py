@@ -307,9 +307,8 @@ class Sequences:
         types.update(dict.fromkeys(("match_start", "match_end", "events", AT), pl.Int64()))
         types.update({name: self._type_of(name, schema) for name in self._references})
         frame = pl.DataFrame(results, schema=types, orient="row")
-        told = apply(
-            "match", [], lambda: frame.select(each.alias(name) for name, each in self.measures.items())
-        ) if self.measures else pl.DataFrame()  # fmt: skip
+        measured = [measure.alias(name) for name, measure in self.measures.items()]
+        told = apply("match", [], lambda: frame.with_columns(measured).select(list(self.measures)))
         return frame.select(
             *(pl.col(key_column(i)).alias(key) for i, key in enumerate(self.keys)),
             utc(pl.col("match_start")),
