@@ -280,11 +280,16 @@ class Pipeline:
 
     @contextmanager
     def _missed(self, state: FlowState) -> Iterator[None]:
-        """A column that no row has had yet is of no type, which few verbs can take: then it is what is missed."""
+        """A column without a value so far is of no type, which few verbs can take: it is told then."""
         try:
             yield
-        except UnsupportedExpression:
+        except UnsupportedExpression as error:
             self.check(state)
+            asked = {name for needs in self.needs for name in needs.named}
+            typed = {name for held in state.sources for name, dtype in held.columns.items() if dtype != pl.Null}
+            if bare := sorted(asked - typed):
+                names = ", ".join(map(repr, bare))
+                error.hint = f"No row so far has a value in {names}: say its type, pl.col({bare[0]!r}).cast(pl.String)"
             raise
 
     def finish(self, state: FlowState, sources: Sequence[int] | None = None) -> tuple[FlowState, pl.DataFrame]:
