@@ -10,7 +10,7 @@ import pytest
 from referee import START
 
 import millstream as ms
-from millstream.streams import Flow, MissingColumn, hopping, run, sliding, stream, tumbling
+from millstream.streams import Flow, MissingColumn, UnsupportedExpression, hopping, run, sliding, stream, tumbling
 from millstream.streams.replay import replay
 from millstream.streams.runner import Worker
 
@@ -151,6 +151,33 @@ def test_a_column_that_no_row_has_had_is_missed_before_anything_is_written() -> 
     log.append("s", ms.Plain("E", {"ts": HOURS[5], "k": 7}))
     run(log, flow.to("o", type="O"), until="head")
     assert [event.data["k"] for event in log.read("o")] == [None]
+
+
+def test_what_is_missed_is_the_column_also_where_no_verb_can_do_without_its_type() -> None:
+    log = ms.open()
+    log.append("s", [ms.Plain("E", {"ts": HOURS[0]}), ms.Plain("E", {"ts": HOURS[5]})])
+    length = pl.col("k").str.len_chars()
+    windows = source.window(tumbling("1h"))
+    flows = [source.filter(length > 1), *(windows.agg(n=each) for each in (length.sum(), length.median()))]
+    for number, flow in enumerate(flows):
+        with pytest.raises(MissingColumn, match="needs column 'k'"):
+            run(log, flow.to("o", type="O", name=str(number)), until="head")
+    log.append("s", ms.Plain("E", {"ts": HOURS[5], "k": "seven"}))
+    for number, flow in enumerate(flows):
+        run(log, flow.to("o", type="O", name=str(number)), until="head")
+
+
+def test_a_field_without_a_value_so_far_is_named_where_a_verb_needs_its_type_and_a_cast_gives_it_one() -> None:
+    log = ms.open()
+    log.append("s", [ms.Plain("E", {"ts": HOURS[0], "k": None})])
+    flow = source.with_columns(n=pl.col("k").str.len_chars()).to("o", type="O")
+    with pytest.raises(UnsupportedExpression, match=r"No row so far has a value in 'k': say its type, pl.col\('k'\)"):
+        run(log, flow, until="head")
+    flow = source.with_columns(n=pl.col("k").cast(pl.String).str.len_chars()).to("o", type="O", name="typed")
+    run(log, flow, until="head")
+    log.append("s", ms.Plain("E", {"ts": HOURS[1], "k": "seven"}))
+    run(log, flow, until="head")
+    assert [event.data["n"] for event in log.read("o")] == [None, 5]
 
 
 OBJECTS: list[list[Any]] = [

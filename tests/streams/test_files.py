@@ -124,6 +124,20 @@ def test_columns_that_some_files_lack_are_null_and_types_widen_from_file_to_file
         assert [event.tags for event in log.read("s")] == [("backfill",)] * 2
 
 
+def test_a_column_of_text_files_that_has_no_value_in_one_keeps_the_type_it_has_in_others(tmp_path: Path) -> None:
+    (tmp_path / "1.csv").write_text("user,v,ts\n1,2,2024-01-15\n")
+    (tmp_path / "2.csv").write_text("user,v,ts\n")
+    (tmp_path / "3.csv").write_text("user,v,ts\n1,,2024-01-15\n2,,2024-01-15\n")
+    past = files(str(tmp_path / "*.csv"))
+    totals = stream("s", time="ts").group_by("user").window(tumbling("1d")).agg(total=pl.col("v").sum())
+    assert totals.over(past).select("user", "total").rows() == [(1, 2), (2, 0)]
+    with ms.open() as log:
+        assert past.load(log, "s", type="FiledTotal") == 3
+        assert log.scan("s").collect().schema["v"] == pl.Int64
+    typed = files(str(tmp_path / "3.csv"), schema={"v": pl.Float64})
+    assert stream("s", time="ts").select("v").over(typed).schema["v"] == pl.Float64
+
+
 def test_columns_that_schema_does_not_name_stay_whatever_the_format(tmp_path: Path) -> None:
     written(tmp_path, pl.DataFrame({"user": [1], "ts": ["2024-01-15"], "v": [3]}), "ndjson", 1)
     (tmp_path / "part.csv").write_text("user,ts,v\n1,2024-01-15,3\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -46,6 +47,50 @@ def test_a_misspelt_column_of_results_is_told_with_those_that_are_the_users(clic
         counts.alert(pl.col("m") > 1).over(ROWS)
     assert raised.value.columns == ["user", "window_start", "window_end", "n", "_position"]
     assert "__" not in str(raised.value)
+
+
+MISTAKES: dict[str, Callable[[Flow], object]] = {
+    "on= names 'user' twice": lambda clicks: clicks.join_latest(ms.stream("limits"), on=["user", "user"]),
+    "on= takes the names of columns, and got None": lambda clicks: clicks.join_latest(
+        ms.stream("limits"),
+        on=None,  # type: ignore[arg-type]
+    ),
+    "key= names 'id' twice": lambda _: ms.table("people", key=["id", "id"]),
+    "names no columns": lambda _: ms.table("people", key=""),
+    "key= takes the names of columns, and got None": lambda _: ms.table("people", key=None),  # type: ignore[arg-type]
+    "is no stream": lambda _: ms.table(["people"], key="id"),  # type: ignore[arg-type]
+    "by= takes the name of a column": lambda clicks: (
+        clicks.window(ms.tumbling("5m")).agg(n=pl.len()).top(1, by=pl.col("n"))
+    ),  # type: ignore[arg-type]
+    "per= takes the names of columns": lambda clicks: (
+        clicks.window(ms.tumbling("5m")).agg(n=pl.len()).top(1, by="n", per=pl.col("n"))
+    ),  # type: ignore[arg-type]
+    "reads= names 'user' twice": lambda clicks: clicks.map_rows(len, schema={"n": pl.Int64}, reads=["user", "user"]),
+    "reads= names no column": lambda clicks: clicks.map_rows(len, schema={"n": pl.Int64}, reads=[]),
+    "quantile of 5": lambda _: ms.quantile(5, 0.5),  # type: ignore[arg-type]
+    "a quantile of '0.5'": lambda _: ms.quantile("x", "0.5"),  # type: ignore[arg-type]
+    "is no time zone": lambda _: ms.calendar("1d", time_zone=None),  # type: ignore[arg-type]
+    "is no savepoint": lambda clicks: clicks.to("o", type="Mistaken").start_from(ms.open(), "label"),  # type: ignore[arg-type]
+    "not among those that run": lambda clicks: clicks.graph(ms.open()),  # type: ignore[arg-type]
+    "measures='low' is no dict": lambda clicks: clicks.match(
+        "a",
+        within="1m",
+        define={"a": pl.lit(True)},
+        measures="low",  # type: ignore[arg-type]
+    ),
+    "measures= takes expressions, and got 'a.user'": lambda clicks: clicks.match(
+        "a",
+        within="1m",
+        define={"a": pl.lit(True)},
+        measures={"who": "a.user"},  # type: ignore[dict-item]
+    ),
+}
+
+
+@pytest.mark.parametrize("message", MISTAKES)
+def test_an_argument_of_another_kind_is_refused_by_name(clicks: Flow, message: str) -> None:
+    with pytest.raises(ms.UsageError, match=message):
+        MISTAKES[message](clicks)
 
 
 def test_several_conditions_are_met_together(clicks: Flow) -> None:

@@ -312,6 +312,34 @@ def test_a_flow_that_asks_for_more_than_the_rows_it_holds_have_does_not_go_on(tm
         assert added["kind"].null_count() == 0
 
 
+def test_a_savepoint_whose_rows_lack_what_a_flow_asks_of_them_is_not_begun_with() -> None:
+    rows = source.filter(amount > 0).group_by("user").window(sliding("1m"))
+
+    def flow(*columns: str, name: str = "spans") -> Flow:
+        return rows.agg(n=pl.len()).select("user", "ts", "n", *columns).to(name, type="OperatedSpan", name=name)
+
+    with ms.open() as log:
+        append(log, 0)
+        run(log, flow("amount"), until="head")
+        saved = flow("amount").savepoint(log, "here")
+        # What the flow was when the savepoint was made counts, not what has become of it.
+        flow("amount", "kind").fork(log).switch()
+        with pytest.raises(FlowChanged, match="kind"):
+            flow("amount", "kind", name="more").start_from(log, saved)
+        flow("amount", name="same").start_from(log, saved)
+        with pytest.raises(FlowChanged, match="kind"):
+            run(log, flow("amount", "kind", name="same"), until="head")
+        append(log, 1)
+        run(log, flow("amount", name="same"), until="head")
+        assert rows_of(log, "same")["amount"].null_count() == 0
+        # Nor is the past played from there.
+        whole = flow("amount", "kind").at(log)
+        assert whole.height > 0
+        assert whole["kind"].null_count() == 0
+        flow("amount").drop_savepoint(log, "here")
+        assert flow("amount").savepoint(log, "here").label == "here"
+
+
 def test_rows_that_are_joined_have_what_is_asked_of_them() -> None:
     def flow(*columns: str) -> Flow:
         left, right = source.filter(amount > 0), stream("b", time="ts", lateness="5s")
@@ -419,6 +447,25 @@ def test_what_was_never_run_or_would_write_to_its_own_stream_is_not_forked() -> 
             counts(5).fork(log, stream="counts")
         with pytest.raises(FlowError, match="has no name"):
             source.fork(log)
+
+
+@pytest.mark.parametrize("stream", ["files", "function"])
+def test_a_flow_is_not_behind_by_what_it_wrote_to_a_stream_that_is_named_like_another_end(stream: str) -> None:
+    with ms.open() as log:
+        read = append(log, 0)
+        run(log, source.to(stream, type="OperatedCopyOf"), until="head")
+        [found] = flows_of(log)
+        assert (found.position, found.behind) == (read, 0)
+
+
+def test_a_flow_that_writes_to_files_is_behind_by_a_stream_of_that_name(tmp_path: Path) -> None:
+    with ms.open() as log:
+        append(log, 0)
+        run(log, source.to_files(tmp_path / "a: b", format="csv", name="f"), until="head")
+        run(log, source.to_function(len, name="g"), until="head")
+        log.append("files", pl.DataFrame({"x": [1, 2]}), type="OperatedOther")
+        log.append("function", pl.DataFrame({"x": [1, 2]}), type="OperatedOther")
+        assert [found.behind for found in flows_of(log)] == [4, 4]
 
 
 def test_a_flow_is_behind_by_nothing_that_it_has_written_itself(home: str | None) -> None:

@@ -10,12 +10,13 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from referee import START, clicks, play
+from referee import START, clicks, play, revived
 
 import millstream as ms
 from millstream.streams import Flow, UnsupportedExpression, UnsupportedPattern, stream
 from millstream.streams.grammar import Absent, Either, Node, Repeat, Sequence, Variable, _Parser
 from millstream.streams.match import Match
+from millstream.streams.pipeline import Pipeline
 
 source = stream("clicks", time="ts", lateness="2s")
 
@@ -131,7 +132,9 @@ def used(node: Node) -> set[str]:
     return used(node.part)
 
 
-def expected(pattern: str, seconds: int, contiguity: str, skip: str, rows: pl.DataFrame) -> list[tuple[Any, ...]]:
+def expected(
+    pattern: str, seconds: int | None, contiguity: str, skip: str, rows: pl.DataFrame
+) -> list[tuple[Any, ...]]:
     tree = _Parser(pattern).parse()
     names = used(tree)
     parts, absent = list(tree.parts) if isinstance(tree, Sequence) else [tree], []
@@ -142,7 +145,9 @@ def expected(pattern: str, seconds: int, contiguity: str, skip: str, rows: pl.Da
     ordered = rows.with_row_index("at").sort("ts", "at")
     for (user,), group in ordered.group_by("user", maintain_order=True):
         mine = [row for row in group.to_dicts() if contiguity == "strict" or any(alone(n, row) for n in names)]
-        for _, taken in Reading(mine, timedelta(seconds=seconds)).matches(Sequence(tuple(parts)), absent, skip):
+        for _, taken in Reading(mine, timedelta(seconds=seconds or 0, days=999 * (seconds is None))).matches(
+            Sequence(tuple(parts)), absent, skip
+        ):
             found.append((user, taken[0][1]["ts"], taken[-1][1]["ts"], len(taken), *told(taken)))
     return found
 
@@ -152,7 +157,7 @@ def told(taken: Taken) -> tuple[Any, ...]:
     return first[0], first[-1], max(first), len(first), sum(first) / len(first)
 
 
-def flow_of(pattern: str, seconds: int, contiguity: Any, skip: str) -> Flow:
+def flow_of(pattern: str, seconds: int | None, contiguity: Any, skip: str) -> Flow:
     define = {name: DEFINE[name] for name in DEFINE if name in used(_Parser(pattern).parse())}
     tree = _Parser(pattern).parse()
     begin = tree.parts[0] if isinstance(tree, Sequence) else tree
@@ -167,12 +172,13 @@ def flow_of(pattern: str, seconds: int, contiguity: Any, skip: str) -> Flow:
         "count": m.count(begin.name),
         "mean": m.mean(f"{begin.name}.amount"),
     }
+    within = None if seconds is None else f"{seconds}s"
     return source.group_by("user").match(
-        pattern, within=f"{seconds}s", contiguity=contiguity, define=define, measures=measures, skip=skip
+        pattern, within=within, contiguity=contiguity, define=define, measures=measures, skip=skip
     )
 
 
-def check(pattern: str, seconds: int, contiguity: str, skip: str, seed: int, count: int = 300) -> pl.DataFrame:
+def check(pattern: str, seconds: int | None, contiguity: str, skip: str, seed: int, count: int = 300) -> pl.DataFrame:
     rows = clicks(seed, count, users=5, minutes=15)
     flow = flow_of(pattern, seconds, contiguity, skip)
     result = play(flow, rows, seed)
@@ -213,6 +219,61 @@ def test_matches_are_those_of_the_definition(pattern: str, seconds: int) -> None
 @pytest.mark.parametrize("skip", ["to first click", "to last click", "to last view"])
 def test_the_next_match_begins_where_it_is_told_to(skip: str) -> None:
     assert check("click{2,} view+ purchase", 900, "relaxed", skip, 1).height
+
+
+@pytest.mark.parametrize("skip", ["past last row", "to next row", "to last click"])
+@pytest.mark.parametrize(
+    "pattern", ["click purchase", "click{1,3}? (purchase | view) big?", "click !purchase view low?"]
+)
+def test_a_match_of_bounded_length_may_take_any_time(pattern: str, skip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millstream.streams.sequences._SPARE", 0)
+    for seed, contiguity in enumerate(["relaxed"] if "!" in pattern else ["strict", "relaxed"]):
+        assert check(pattern, None, contiguity, skip, seed).height
+
+
+def test_of_rows_that_may_take_any_time_only_those_are_kept_that_may_have_a_part_in_a_match(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("millstream.streams.sequences._SPARE", 100)
+    flow = flow_of("click{2} purchase", None, "relaxed", "past last row")
+    rows = clicks(7, 4_000, users=5, minutes=300).with_row_index("_position")
+    rows = rows.with_columns(pl.lit(START).alias("_time"))
+    whole = flow.over(rows)
+    pipeline, given = Pipeline(flow), []
+    state = pipeline.start()
+    for start in range(0, rows.height, 40):
+        state, out, _ = pipeline.step(state, rows.slice(start, 40))
+        given.append(out)
+        assert state.operators[0].parts.rows < 400
+        if start % 400 == 0:
+            state = revived(pipeline, state)
+    _, out = pipeline.finish(state)
+    assert pl.concat(each for each in [*given, out] if each.width).equals(whole)
+    # What waits at the end is decided by the last row, and so is of a time that windows can be of.
+    pairs = flow_of("click purchase?", None, "relaxed", "past last row").window(ms.tumbling("1h")).agg(n=pl.len())
+    assert pairs.over(rows)["window_end"].max() < START + timedelta(hours=6)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "never"),
+    [
+        ("a b", {"b": pl.lit(False)}),
+        ("a b", {"a": pl.lit(None)}),
+        ("a (b | c)", {"b": pl.lit(1) > 2, "c": pl.lit(False) & (pl.col("amount") > 1)}),
+        ("a (b c?){2,3}", {"b": (pl.lit(False) | pl.lit(None)) & pl.lit(True)}),
+        ("(a b?)", {"a": pl.lit(False) & (ms.matched.count("b") > 1)}),
+    ],
+)
+def test_a_pattern_that_can_never_match_is_refused(pattern: str, never: dict[str, pl.Expr]) -> None:
+    define = {name: never.get(name, pl.col("amount") > 0) for name in "abc" if name in pattern}
+    with pytest.raises(UnsupportedPattern, match=f"'{min(never)}'.*no row ever fits it"):
+        source.match(pattern, within="1m", define=define, contiguity="relaxed")
+
+
+def test_a_pattern_may_have_a_part_that_no_row_fits() -> None:
+    define = {"a": pl.lit(True), "b": pl.lit(False), "c": pl.col("amount") > 0}
+    for pattern in ("a b? c", "a (b | c)", "a (b c)* c", "a !b c"):
+        assert source.match(pattern, within="1m", define=define, contiguity="relaxed").stages
 
 
 ITEMS = st.recursive(
@@ -331,13 +392,30 @@ def test_measures_keep_the_types_of_what_they_measure_also_when_there_are_none()
         ({"measures": {"events": ms.matched.last("a.amount")}}, ms.UsageError, "events"),
         ({"skip": "to last c"}, ms.UsageError, "skip='to last c'"),
         ({"skip": "nowhere"}, ms.UsageError, "skip='nowhere'"),
-        ({"within": None}, UnsupportedPattern, "no within="),
+        ({"within": None, "pattern": "a b+"}, UnsupportedPattern, "no within=: its quantifiers let"),
+        ({"within": None, "pattern": "a b{2, }"}, UnsupportedPattern, "no within=: its quantifiers let"),
+        ({"within": None, "pattern": "a !b", "contiguity": "relaxed"}, UnsupportedPattern, "no 'b' comes is never"),
     ],
 )
 def test_what_has_no_meaning_is_refused_by_name(options: dict[str, Any], error: type[Exception], message: str) -> None:
     define = {"a": pl.col("amount") > 0, "b": pl.col("amount") > ms.matched.last("a.amount")}
     with pytest.raises(error, match=message):
-        source.match("a b", **{"within": "1m", "define": define, **options})
+        source.match(**{"pattern": "a b", "within": "1m", "define": define, **options})
+
+
+def test_a_measure_may_be_a_constant_and_is_of_one_match_alone() -> None:
+    rows = clicks(3, 300)
+    define = {"click": CLICK, "purchase": PURCHASE}
+    last = ms.matched.last("click.amount")
+
+    def flow(measure: pl.Expr) -> Flow:
+        return source.match("click purchase", within="1m", define=define, measures={"of": measure})
+
+    found = play(flow(pl.lit("ad")), rows)
+    assert found.height > 5
+    assert found["of"].unique().to_list() == ["ad"]
+    with pytest.raises(UnsupportedExpression, match="depends on other rows"):
+        flow(last.max())
 
 
 def test_a_verb_that_cannot_look_back_is_refused_by_name() -> None:

@@ -54,6 +54,13 @@ MORE: dict[str, Flow] = {
     .group_by("kind")
     .window(tumbling("10m"))
     .agg(most=pl.col("n").max(), first=pl.col("user").first()),
+    "sketched": events.group_by("user")
+    .window(tumbling("1m"))
+    .agg(
+        half=ms.quantile("amount", 0.5),
+        kinds=pl.col("kind").approx_n_unique(),
+        best=pl.col("amount").top_k(2).implode(),
+    ),
     "calendar": events.group_by("kind", "user").window(calendar("1h", time_zone="Asia/Kathmandu")).agg(n=pl.len()),
     "fold": events.group_by("user")
     .fold(longer, schema={"seen": pl.Int64, "sum": pl.Int64}, start={"seen": 0, "sum": 0})

@@ -177,6 +177,17 @@ def test_the_best_are_those_of_sql(seed: int) -> None:
     agree(play(flow, rows, seed).select("user", "best"), query, rows=rows.with_row_index("n"))
 
 
+def test_the_column_that_the_best_are_chosen_by_is_read_though_nothing_else_asks_for_it() -> None:
+    rows = clicks(1, 100)
+    best = pl.col("kind").top_k_by("amount", 3).implode()
+    flow = source.group_by("user").window(tumbling("5m")).agg(best=best)
+    query = """
+        select "user", list(kind order by amount desc, ts, n)[:3] as best
+        from rows group by "user", time_bucket(interval '5 minutes', ts)
+    """
+    agree(play(flow, rows, 1).select("user", "best"), query, rows=rows.with_row_index("n"))
+
+
 def test_what_is_kept_is_small_and_quantiles_of_one_column_share_it() -> None:
     aggregates = {f"p{q}": quantile("amount", q / 100) for q in (1, 50, 99)}
     windows = source.window(tumbling("1h")).agg(**aggregates).stages[-1]

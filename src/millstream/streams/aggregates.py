@@ -8,6 +8,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 import polars as pl
@@ -37,6 +38,10 @@ class Aggregation(msgspec.Struct, frozen=True, eq=False):
     tallies: dict[str, pl.Expr | None] | None = None
     """Where partials are nothing but counts and sums, what of each row is added up for each; None counts rows."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What finishes a sketch is a function of ours in an expression, which cannot go to another process.
+        return aggregation, (dict(zip(self.names, self.given, strict=True)),)
+
     @property
     def shape(self) -> str:
         """What state depends on: the partials, in order."""
@@ -45,8 +50,7 @@ class Aggregation(msgspec.Struct, frozen=True, eq=False):
     @property
     def reads(self) -> set[str]:
         """The columns that it reads."""
-        values = names_of(p.value for p in self.partials if p.value is not None)
-        return values | {name for partial in self.partials for name in partial.columns}
+        return {name for partial in self.partials for name in partial.reads}
 
     def finished(self, merged: pl.DataFrame) -> pl.DataFrame:
         """The partials of whole groups, a row each, with the aggregates that are computed from kept rows."""

@@ -215,6 +215,6 @@ class Asking:
         if running is None:
             return graph(flow)
         name = flow.sink.name if flow.sink is not None else ""
-        if name not in running.flows:
+        if name not in getattr(running, "flows", ()):
             raise UsageError("the flow is not among those that run", hint="Give the ms.Running that runs it")
         return graph(flow, running.progress().get(name))

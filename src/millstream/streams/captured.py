@@ -14,7 +14,7 @@ import polars as pl
 
 from ..errors import UsageError
 from ..time import Duration, duration_micros
-from .columns import AT, GONE, LATE, SEQUENCE, is_hidden, key_column, need, visible
+from .columns import AT, GONE, LATE, SEQUENCE, columns_named, is_hidden, key_column, need, visible
 from .errors import FlowError
 from .expressions import all_of
 from .joining import no_flow
@@ -111,8 +111,10 @@ def table(stream: str, *, key: str | Sequence[str], idle: Duration | None = None
     """
     from .flow import Flow
 
-    keys = (key,) if isinstance(key, str) else tuple(key)
-    if not keys or not all(isinstance(each, str) and not is_hidden(each) for each in keys):
+    if not isinstance(stream, str):
+        raise UsageError(f"{stream!r:.60} is no stream", hint="Give its name: ms.table('users', key='id')")
+    keys = columns_named("key=", key)
+    if not all(keys) or not keys or any(map(is_hidden, keys)):
         raise UsageError(f"key={key!r} names no columns", hint="Write key='id', or key=['country', 'number']")
     silent = None if idle is None else duration_micros(idle)
     changes = Source(stream, TIME, 0, frozenset(["Change"]), None, silent)

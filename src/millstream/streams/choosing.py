@@ -10,6 +10,7 @@ import polars as pl
 from ..errors import UsageError
 from ..time import Duration, span_micros
 from .alerts import Alert
+from .columns import columns_named
 from .distinct import Distinct, Top
 from .entering import Entering
 from .errors import FlowError
@@ -124,4 +125,6 @@ class Choosing:
             raise UsageError(f"the top {rows!r}", hint="Give a number of rows, such as 3")
         if self._order != "time":
             raise FlowError("top goes over the results of a window", hint="Put tumbling(...) or the like before it")
-        return self._with(Top(rows, by, descending, (per,) if isinstance(per, str) else tuple(per)))
+        if not isinstance(by, str):
+            raise UsageError(f"by= takes the name of a column, and got {by!r:.60}", hint="Write by='n'")
+        return self._with(Top(rows, by, descending, columns_named("per=", per)))

@@ -82,6 +82,25 @@ def types_of(said: str, given: Mapping[str, Any]) -> dict[str, pl.DataType]:
     return found
 
 
+def columns_named(said: str, given: str | Iterable[str]) -> tuple[str, ...]:
+    """The names of columns that an argument gives: one, or several.
+
+    Raises:
+        UsageError: They are no names, or one of them is there twice.
+    """
+    if isinstance(given, str):
+        return (given,)
+    if isinstance(given, Mapping | pl.Expr | pl.Series | pl.DataFrame) or not isinstance(given, Iterable):
+        raise UsageError(f"{said} takes the names of columns, and got {given!r:.60}", hint=f"Write {said}'user'")
+    names = tuple(given)
+    for place, name in enumerate(names):
+        if not isinstance(name, str):
+            raise UsageError(f"{said} takes the names of columns, and got {name!r:.60}", hint=f"Write {said}'user'")
+        if name in names[:place]:
+            raise UsageError(f"{said} names {name!r} twice", hint="Name it once")
+    return names
+
+
 def visible(frame: pl.DataFrame) -> list[str]:
     """The names of the user's columns."""
     return [name for name in frame.columns if not is_hidden(name)]

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from .describing import PYTHON, coded, end, exactly
-from .ends import FunctionSink
+from .ends import FunctionSink, name_of
 from .errors import FlowChanged
 from .pipeline import Pipeline
-from .savepoints import name_of
-from .store import STATE, TABLES, TOLD, info_of
+from .store import SAVED, STATE, TABLES, TOLD, info_of
 from .tree import Source
 
 if TYPE_CHECKING:
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 _HOLDS, _ALL = "holds rows with ", "all columns"
 _LATE, _TO = "late rows to ", "to "
 _CODE = re.compile(r"; code (\d+\.\d+)-[0-9a-f]{12}$")
+_ELSEWHERE = re.compile(r"files: .*, (parquet|ndjson|csv)( by .*)?|function: .*; code \d+\.\d+-[0-9a-f]{12}")
+"""Said of rows that go to files, or to a function, and of no stream with a type: that has neither word behind it."""
 
 
 class Compatibility(msgspec.Struct, frozen=True):
@@ -60,7 +61,7 @@ def compatible(flow: Flow, log: Log) -> Compatibility:
             return Compatibility(name, False, True, ())
         before = told(database, name)
         pipeline = Pipeline(flow)
-        goes_on = info["shape"] == pipeline.shape and _lacking(database, pipeline, name) is None
+        goes_on = info["shape"] == pipeline.shape and lacking(database, pipeline, name) is None
     changes = (
         tuple(line for line in ndiff(*_comparable(before, declared(pipeline))) if line[0] in "-+") if before else ()
     )
@@ -80,24 +81,26 @@ def check_held(database: Database, pipeline: Pipeline, name: str) -> None:
     Raises:
         FlowChanged: They lack some, since it did not ask for them.
     """
-    lacking = _lacking(database, pipeline, name)
-    if lacking is not None:
-        raise FlowChanged(name, *lacking)
+    found = lacking(database, pipeline, name)
+    if found is not None:
+        raise FlowChanged(name, *found)
 
 
-def _lacking(database: Database, pipeline: Pipeline, name: str) -> tuple[str, str] | None:
-    """What rows that a flow holds have, and what is asked of them; None where they have it all, or nobody knows."""
-    lines = [line.strip() for line in told(database, name)]
+def lacking(database: Database, pipeline: Pipeline, name: str, label: str | None = None) -> tuple[str, str] | None:
+    """What rows that a flow holds, or held at a savepoint, have, and what is asked of them; None where they have it
+    all, or nobody knows."""
+    lines = [line.strip() for line in told(database, name if label is None else saved_as(name, label))]
     before = [line for line in lines if line.startswith(_HOLDS)]
     now = [(number, held) for number, part in enumerate(pipeline.operators) for held in pipeline.held(part)]
     if len(before) != len(now) or not database.has_table(STATE):
         return None
+    table, where = database.own(STATE if label is None else SAVED), "flow = ?" + " and label = ?" * (label is not None)
+    of = (name,) if label is None else (name, label)
     for line, (number, held) in zip(before, now, strict=True):
         had = line.removeprefix(_HOLDS)
         if had == _ALL or (held is not None and held <= {*msgspec.json.decode(had)}):
             continue
-        query = f"select 1 as found from {database.own(STATE)} where flow = ? and operator = ? limit 1"
-        if database.one(query, (name, number)) is not None:
+        if database.one(f"select 1 as found from {table} where {where} and operator = ? limit 1", (*of, number)):
             return line, _holds(held)
     return None
 
@@ -108,12 +111,32 @@ def _holds(columns: frozenset[str] | None) -> str:
 
 def tell(database: Database, pipeline: Pipeline, name: str) -> None:
     """Note what a flow is, in the transaction in which it is taken over."""
+    _note(database, name, declared(pipeline))
+
+
+def tell_again(database: Database, name: str, other: str) -> None:
+    """Note of another name what is noted of one."""
+    _note(database, other, told(database, name))
+
+
+def saved_as(name: str, label: str) -> str:
+    """Under which name it is noted what a flow was when a savepoint of it was made."""
+    return f"{name}~savepoint {label}"
+
+
+def _note(database: Database, name: str, lines: list[str]) -> None:
     database.ensure_table(TOLD, TABLES[TOLD])
     database.execute(
         f"insert into {database.own(TOLD)} as held (flow, declared, paused) values (?, ?, 0)"
         " on conflict (flow) do update set declared = excluded.declared",
-        (name, "\n".join(declared(pipeline))),
+        (name, "\n".join(lines)),
     )
+
+
+def forget_told(database: Database, name: str) -> None:
+    """Remove what is noted under a name."""
+    if database.has_table(TOLD):
+        database.execute(f"delete from {database.own(TOLD)} where flow = ?", (name,))
 
 
 def told(database: Database, name: str) -> list[str]:
@@ -129,9 +152,9 @@ def writes(database: Database, name: str) -> set[str]:
     them."""
     lines = told(database, name)
     said = [line.removeprefix(_LATE) for line in lines if line.startswith(_LATE)]
-    said += [line.removeprefix(_TO) for line in lines[-1:] if line.startswith(_TO)]
-    # What goes to files, or to a function, goes to no stream.
-    return {each.partition(": ")[0] for each in said} - {"files", "function"}
+    ends = [line.removeprefix(_TO) for line in lines[-1:] if line.startswith(_TO)]
+    said += [end for end in ends if not _ELSEWHERE.fullmatch(end)]
+    return {each.partition(": ")[0] for each in said}
 
 
 def declared(pipeline: Pipeline) -> list[str]:

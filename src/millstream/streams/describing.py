@@ -204,6 +204,10 @@ def end(sink: Sink) -> str:
     return f"to {sink.stream}: {sink.type}"
 
 
+def _within(micros: int | None) -> tuple[str, ...]:
+    return () if micros is None else (f"within {span(micros)}",)
+
+
 def _of_rows(part: object) -> Words:
     match part:
         case Match():
@@ -211,7 +215,7 @@ def _of_rows(part: object) -> Words:
             pattern = " ".join(e.variable + _quantifier(e.least, e.most) for e in elements)
             return Words("match", (pattern, *_by(part.keys), f"within {span(part.within)}"))
         case Sequences():
-            return Words("match", (part.program.text, *_by(part.keys), f"within {span(part.within)}"))
+            return Words("match", (part.program.text, *_by(part.keys), *_within(part.within)))
         case Alert():
             cooldown = (f"cooldown {span(part.cooldown)}",) if part.cooldown else ()
             return Words("alert", (text(part.condition), *cooldown))
@@ -240,7 +244,7 @@ def _of_rows(part: object) -> Words:
         case IntervalJoin():
             return Words(f"join {part.how}", (*_by(part.on), f"back {span(part.back)}, ahead {span(part.ahead)}"))
         case AsOfJoin():
-            within = (f"within {span(part.within)}",) if part.within is not None else ()
+            within = _within(part.within)
             strategy = "" if part.strategy == "backward" else f" {part.strategy},"
             return Words(f"join as of,{strategy} {part.how}", (*_by(part.on), *within))
         case WindowJoin():

@@ -45,6 +45,17 @@ class FunctionSink(Sink, frozen=True):
     function: Callable[[pl.DataFrame], Any]
 
 
+def name_of(flow: Flow) -> str:
+    """A flow's name.
+
+    Raises:
+        FlowError: It has no end, and so no name.
+    """
+    if flow.sink is None:
+        raise FlowError("a flow without an end is never run, and has no name", hint="End it with .to(stream, type=...)")
+    return flow.sink.name
+
+
 class Ending:
     """What `Flow` has of them."""
 

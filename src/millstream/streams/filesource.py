@@ -166,13 +166,15 @@ class Files(msgspec.Struct, frozen=True, eq=False):
             return pl.DataFrame()
 
     def _of_csv(self, name: str) -> pl.DataFrame:
+        types = dict(self.types or {})
         try:
-            if self.types is None:
-                return pl.read_csv(name, infer_schema_length=None, try_parse_dates=True)
             # By name, whatever the order of the columns.
-            return pl.read_csv(name, schema_overrides=dict(self.types), try_parse_dates=True, infer_schema_length=None)
+            frame = pl.read_csv(name, schema_overrides=types, try_parse_dates=True, infer_schema_length=None)
         except pl.exceptions.NoDataError:
             return pl.DataFrame()
+        # A column without a value has no type; to call it text would make text of what other files hold.
+        bare = [each.name for each in frame if each.null_count() == frame.height and each.name not in types]
+        return frame.cast(dict.fromkeys(bare, pl.Null()))
 
 
 def files(

@@ -12,13 +12,12 @@ from ..log import checkpoints
 from .beginnings import begin
 from .compatible import tell, told
 from .describing import end
-from .ends import Sink
+from .ends import Sink, name_of
 from .errors import FlowError
 from .flow import Flow
 from .pipeline import Pipeline
 from .referee.check import differences
 from .runner import Worker
-from .savepoints import name_of
 from .store import TABLES
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import polars as pl
 
 from ..errors import UsageError
 from ..time import Duration, duration_micros
-from .columns import types_of
+from .columns import columns_named, types_of
 from .enriching import Answers, Enriched
 from .overtaking import Overtaking
 from .shaping import Mapped
@@ -182,6 +182,9 @@ class Functions:
             raise UsageError("schema= names no column", hint="Write schema={'score': pl.Float64}")
         if isinstance(reads, str):
             raise UsageError("reads= is one string", hint=f"Give a list: reads=[{reads!r}]")
-        stage = Mapped(function, types_of("schema=", schema), None if reads is None else tuple(reads), by_row, errors)
+        shown = None if reads is None else columns_named("reads=", reads)
+        if shown == ():
+            raise UsageError("reads= names no column", hint="Name those that the function needs, or leave it out")
+        stage = Mapped(function, types_of("schema=", schema), shown, by_row, errors)
         check_names((), tuple(stage.outputs))
         return stage

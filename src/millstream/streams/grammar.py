@@ -16,7 +16,7 @@ place and comes back to another, ``NONE`` sees that no later row fits a variable
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import IntEnum
 from typing import NoReturn
 
@@ -88,12 +88,16 @@ class Program(msgspec.Struct, frozen=True):
         variables: Its variables; bit i of a row's mask says that it fits the i-th.
         steps: What to do.
         first: The mask of the variables that a match may begin with.
+        endless: Whether a quantifier lets a match grow without end.
+        awaits: The variables that are absent at the end, which time alone decides.
     """
 
     text: str
     variables: tuple[str, ...]
     steps: tuple[Instruction, ...]
     first: int
+    endless: bool = False
+    awaits: tuple[str, ...] = ()
 
 
 def compile_pattern(pattern: str, defined: Iterable[str], *, relaxed: bool) -> Program:
@@ -120,7 +124,34 @@ def compile_pattern(pattern: str, defined: Iterable[str], *, relaxed: bool) -> P
     _emit(pattern, tree, variables, steps)
     steps += [(Op.NONE, variables.index(name), 0) for name in absent]
     steps.append((Op.END, 0, 0))
-    return Program(pattern, variables, tuple(steps), _first(steps))
+    endless = any(isinstance(node, Repeat) and node.most is None for node in _nodes(tree))
+    return Program(pattern, variables, tuple(steps), _first(steps), endless, absent)
+
+
+def check_possible(pattern: str, never: Collection[str]) -> None:
+    """See that a pattern may match though no row ever fits some of its variables.
+
+    Raises:
+        UnsupportedPattern: It cannot.
+    """
+    if not _is_possible(_Parser(pattern).parse(), never):
+        names = ", ".join(map(repr, sorted(never)))
+        raise UnsupportedPattern(
+            pattern, names, "no row ever fits it, so the pattern never matches", hint="Give it a condition on a column"
+        )
+
+
+def _is_possible(node: Node, never: Collection[str]) -> bool:
+    match node:
+        case Variable():
+            return node.name not in never
+        case Sequence():
+            return all(_is_possible(part, never) for part in node.parts)
+        case Either():
+            return any(_is_possible(choice, never) for choice in node.choices)
+        case Repeat():
+            return node.least == 0 or _is_possible(node.part, never)
+    return True
 
 
 def is_simple(pattern: str) -> bool:

@@ -14,7 +14,7 @@ from ..log.handlers import check_plain
 from ..time import Duration, duration_micros, span_micros
 from .aggregates import aggregation
 from .calendars import CalendarWindows
-from .columns import types_of
+from .columns import columns_named, types_of
 from .counted import CountWindows
 from .errors import FlowError
 from .expressions import check_rowwise
@@ -226,7 +226,8 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
                 ``"start fall+? (rise | jump){2,5}"``. ``!paid`` at the end: no row of that kind comes within the
                 time, which time alone decides; between two, no such row stands between them (both under
                 ``"relaxed"``).
-            within: The longest time from the first row of a match to its last.
+            within: The longest time from the first row of a match to its last. May be left out where the quantifiers
+                bound a match, and no absence is at its end: then rows that may begin one are held until it is decided.
             define: For each variable, the condition of a row that fits it. A row may fit several. A condition may
                 look back at the rows that the match has taken so far: see `millstream.streams.matched`.
             contiguity: ``"strict"``: the rows of a match follow one another without a gap. ``"relaxed"``: rows that
@@ -251,7 +252,18 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
                     f"define= takes Polars' expressions, and got {condition!r:.60} for {name!r}",
                     hint=f"Write {{{name!r}: pl.col('kind') == 'click'}}, for example",
                 )
-        check_rowwise(define.values(), "match")
+        if not isinstance(measures, Mapping | None):
+            raise UsageError(
+                f"measures={measures!r:.60} is no dict",
+                hint="Write measures={'low': ms.matched.min('fall.price')}",
+            )
+        for name, measure in (measures or {}).items():
+            if not isinstance(measure, pl.Expr):
+                raise UsageError(
+                    f"measures= takes expressions, and got {measure!r:.60} for {name!r}",
+                    hint=f"Write {{{name!r}: ms.matched.last('click.amount')}}, for example",
+                )
+        check_rowwise([*define.values(), *(measures or {}).values()], "match")
         check_names(self.keys, ("match_start", "match_end", "events", *(measures or {})))
         return self.flow._with(
             matching(self.keys, pattern, within, define, contiguity == "relaxed", measures or {}, skip), keys=self.keys
@@ -345,4 +357,4 @@ def _kept(
     except (TypeError, KeyError) as error:
         raise FlowError(f"start= is not as schema= says: {error}", hint="Give values of these types") from error
     columns_of([tuple(first.values())], types, where)
-    return types, dict(start), None if reads is None else tuple(reads), micros
+    return types, dict(start), None if reads is None else columns_named("reads=", reads), micros

@@ -10,6 +10,7 @@ import polars as pl
 from ..errors import UsageError
 from ..time import Duration, span_micros
 from .broadcast import Broadcast
+from .columns import columns_named
 from .errors import FlowError
 from .expressions import check_rowwise
 from .joins import AsOfJoin, How, IntervalJoin, Strategy, check_join
@@ -231,9 +232,7 @@ def _keys(on: str | Sequence[str]) -> tuple[str, ...]:
             hint="Name them as this flow does: on='customer'. A table's key may be called otherwise; of a flow, rename"
             " it first: other.with_columns(customer=pl.col('id'))",
         )
-    if isinstance(on, pl.Expr):
-        raise UsageError(f"on= takes the names of columns, and got {on!r:.60}", hint="Write on='user'")
-    return (on,) if isinstance(on, str) else tuple(on)
+    return columns_named("on=", on)
 
 
 def _side(other: Flow | Table, on: str | Sequence[str]) -> tuple[Flow, tuple[str, ...]]:

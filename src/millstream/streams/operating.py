@@ -33,16 +33,16 @@ class Operating:
         head returns without it. Restarts change nothing about that.
         """
         check_log(log)
+        from .ends import name_of
         from .pausing import set_paused
-        from .savepoints import name_of
 
         set_paused(log, [name_of(self._flow)], True)
 
     def resume(self, log: Log) -> None:
         """Have the flow go on where it was."""
         check_log(log)
+        from .ends import name_of
         from .pausing import set_paused
-        from .savepoints import name_of
 
         set_paused(log, [name_of(self._flow)], False)
 
@@ -83,7 +83,7 @@ class Operating:
         """Have this flow, which has not been run, begin where a savepoint is, with what it holds.
 
         Raises:
-            FlowChanged: The savepoint is of a flow of another shape.
+            FlowChanged: The savepoint is of a flow of another shape, or of one whose rows lack what is asked of them.
             FlowError: This flow has been run already.
         """
         check_log(log)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 import polars as pl
 
-from .columns import AT, SEQUENCE
+from .columns import AT, SEQUENCE, names_of
 from .errors import UnsupportedExpression
 from .expressions import is_rowwise
 
@@ -60,6 +60,11 @@ class Partial(msgspec.Struct, frozen=True, eq=False):
                 hint="Take a part of it, or its length",
             )
         return (value.min() if self.kind == "min" else value.max()).alias(self.name)
+
+    @property
+    def reads(self) -> set[str]:
+        """The columns that it reads."""
+        return {*self.columns, *names_of([self.value] if self.value is not None else ())}
 
     @property
     def is_size(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import contextmanager
 
 import msgspec
 import polars as pl
@@ -15,7 +16,7 @@ from .bodies import Body
 from .captured import TableRows
 from .closing import Closes, in_order, takes_pieces
 from .columns import END_OF_TIME, ENVELOPE, IDLE, NO_TIME, SEQUENCE, is_hidden, ordered, visible
-from .errors import MissingColumn
+from .errors import MissingColumn, UnsupportedExpression
 from .flow import Flow
 from .needs import Demand
 from .shaping import Rowwise
@@ -199,16 +200,17 @@ class Pipeline:
             told = tuple(
                 msgspec.structs.replace(old, columns=new) for new, old in zip(columns, state.sources, strict=True)
             )
-            state, nothing = self._reshaped(
-                msgspec.structs.replace(state, sources=told), [frame.clear() for _, frame in fitting], fill
-            )
+            state = msgspec.structs.replace(state, sources=told)
+            with self._missed(state):
+                state, nothing = self._reshaped(state, [frame.clear() for _, frame in fitting], fill)
         batches, sources = [], []
         for number, (_, frame) in enumerate(fitting):
             batch, high = self._batch(number, frame, state.sources[number].high)
             batches.append(batch)
             sources.append(msgspec.structs.replace(state.sources[number], high=high))
         state = msgspec.structs.replace(state, sources=tuple(sources))
-        return (yield from self._run(state, batches, fill, nothing, put))
+        with self._missed(state):
+            return (yield from self._run(state, batches, fill, nothing, put))
 
     def _fitted(
         self, number: int, state: FlowState, rows: pl.DataFrame | None, fill: bool
@@ -275,6 +277,20 @@ class Pipeline:
         name, source = found
         columns = state.sources[self.sources.index(source)].columns
         raise MissingColumn(name, f"the flow over {source.stream!r}", list(columns), source)
+
+    @contextmanager
+    def _missed(self, state: FlowState) -> Iterator[None]:
+        """A column without a value so far is of no type, which few verbs can take: it is told then."""
+        try:
+            yield
+        except UnsupportedExpression as error:
+            self.check(state)
+            asked = {name for needs in self.needs for name in needs.named}
+            typed = {name for held in state.sources for name, dtype in held.columns.items() if dtype != pl.Null}
+            if bare := sorted(asked - typed):
+                names = ", ".join(map(repr, bare))
+                error.hint = f"No row so far has a value in {names}: say its type, pl.col({bare[0]!r}).cast(pl.String)"
+            raise
 
     def finish(self, state: FlowState, sources: Sequence[int] | None = None) -> tuple[FlowState, pl.DataFrame]:
         """Close all that is open, as if time had gone on for ever.

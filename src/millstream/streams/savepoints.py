@@ -13,6 +13,8 @@ from ..errors import NotFound, UsageError
 from ..log import checkpoints
 from ..time import Moment, from_micros, to_micros
 from .beginnings import begin
+from .compatible import forget_told, lacking, saved_as, tell_again, writes
+from .ends import name_of
 from .errors import FlowChanged, FlowError
 from .pausing import paused
 from .pipeline import FlowState, Pipeline
@@ -44,17 +46,6 @@ class Savepoint(msgspec.Struct, frozen=True):
     time: datetime
 
 
-def name_of(flow: Flow) -> str:
-    """A flow's name.
-
-    Raises:
-        FlowError: It has no end, and so no name.
-    """
-    if flow.sink is None:
-        raise FlowError("a flow without an end is never run, and has no name", hint="End it with .to(stream, type=...)")
-    return flow.sink.name
-
-
 def savepoint(flow: Flow, log: Log, label: str) -> Savepoint:
     """See `Flow.savepoint`."""
     name = name_of(flow)
@@ -79,6 +70,7 @@ def savepoint(flow: Flow, log: Log, label: str) -> Savepoint:
             " where flow = ?",
             (label, name),
         )
+        tell_again(tx.db, name, saved_as(name, label))
     return Savepoint(name, label, checkpoint.position, from_micros(made))
 
 
@@ -106,6 +98,7 @@ def drop_savepoint(flow: Flow, log: Log, label: str) -> None:
         _saved(tx.db, name, label)
         for table in (SAVEPOINTS, SAVED):
             tx.db.execute(f"delete from {tx.db.own(table)} where flow = ? and label = ?", (name, label))
+        forget_told(tx.db, saved_as(name, label))
 
 
 def _saved(database: Database, name: str, label: str) -> dict[str, Any]:
@@ -117,11 +110,15 @@ def _saved(database: Database, name: str, label: str) -> dict[str, Any]:
 
 def start_from(flow: Flow, log: Log, saved: Savepoint) -> None:
     """See `Flow.start_from`."""
-    name, shape = name_of(flow), Pipeline(flow).shape
+    name, pipeline = name_of(flow), Pipeline(flow)
+    if not isinstance(saved, Savepoint):
+        raise UsageError(f"{saved!r:.60} is no savepoint", hint="Give what savepoint(...) or savepoints(log) gave")
     with log.transaction() as tx:
         row = _saved(tx.db, saved.flow, saved.label)
-        if row["shape"] != shape:
-            raise FlowChanged(saved.flow, row["shape"], shape)
+        if row["shape"] != pipeline.shape:
+            raise FlowChanged(saved.flow, row["shape"], pipeline.shape)
+        if found := lacking(tx.db, pipeline, saved.flow, saved.label):
+            raise FlowChanged(saved.flow, *found)
         if info_of(tx.db, name) is not None:
             raise FlowError(f"flow {name!r} has been run already", hint="Give this one a name of its own: name='...'")
         tx.db.execute(
@@ -133,6 +130,7 @@ def start_from(flow: Flow, log: Log, saved: Savepoint) -> None:
             " where flow = ? and label = ?",
             (name, saved.flow, saved.label),
         )
+        tell_again(tx.db, saved_as(saved.flow, saved.label), name)
         checkpoints.take(tx.db, f"flow:{name}", start=row["position"])
         begin(tx.db, name, row["position"], log.head)
 
@@ -161,7 +159,7 @@ def _nearest(pipeline: Pipeline, log: Log, name: str, position: int | None) -> t
             kept.append((checkpoint.position, info, None))
         for place, about, label in sorted(kept, key=lambda each: each[0], reverse=True):
             fits = label is None if position is None else place <= position
-            if fits and about["shape"] == pipeline.shape:
+            if fits and about["shape"] == pipeline.shape and lacking(database, pipeline, name, label) is None:
                 return read(database, pipeline, name, about, label)[0], place
     return pipeline.start(), 0
 
@@ -172,7 +170,8 @@ def kept(pipeline: Pipeline, log: Log, name: str, until: int) -> Iterator[tuple[
         rows = [row for row in _rows(database, name) if row["position"] <= until and row["shape"] == pipeline.shape]
     for row in reversed(rows):
         with log.connect() as database, database.snapshot():
-            if any(row == each for each in _rows(database, name)):
+            there = any(row == each for each in _rows(database, name))
+            if there and lacking(database, pipeline, name, row["label"]) is None:
                 yield read(database, pipeline, name, row, row["label"])[0], row["position"]
 
 
@@ -204,8 +203,6 @@ class FlowRecord(msgspec.Struct, frozen=True):
 
 def flows_of(log: Log) -> list[FlowRecord]:
     """The flows that have been run on a log, by name."""
-    from .compatible import writes
-
     found = []
     with log.connect() as database:
         if not database.has_table(INFO):

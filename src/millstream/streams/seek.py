@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import msgspec
 
-from .columns import NO_TIME
+from .columns import END_OF_TIME, NO_TIME
 from .conditions import Trail, Value
 from .errors import FlowError
 from .grammar import Op, Program
+
+FOREVER = END_OF_TIME - 1
+"""The time by which a match is decided that may take any time: the past ends before."""
 
 MAX_TRIES = 1_000_000
 """So many ways are tried from one row before a pattern counts as one that cannot be decided."""
@@ -70,7 +73,7 @@ class Seeker:
     """Looks for a program.
 
     Args:
-        within: The longest time from the first row of a match to its last.
+        within: The longest time from the first row of a match to its last; None for any.
         conditions: For each variable, the part of its condition that looks back; None where there is none.
         skip: Where the next match may begin: ``"past"`` the last row, at the ``"next"`` one, or at the ``"first"`` or
             ``"last"`` row of a variable.
@@ -78,7 +81,12 @@ class Seeker:
     """
 
     def __init__(
-        self, program: Program, within: int, conditions: tuple[Value | None, ...], skip: str = "past", of: int = 0
+        self,
+        program: Program,
+        within: int | None,
+        conditions: tuple[Value | None, ...],
+        skip: str = "past",
+        of: int = 0,
     ) -> None:
         self.program = program
         self.within = within
@@ -100,7 +108,7 @@ class Seeker:
                 continue
             known = self._at(rows, start, watermark, trail)
             if known is None:
-                return Outcome(hits, start, rows.at[start] + self.within)
+                return Outcome(hits, start, self._limit(rows.at[start]))
             found, moment = known
             decided = max(decided, moment)
             if not found:
@@ -109,6 +117,10 @@ class Seeker:
             hits.append(Hit(start, list(trail.taken), decided))
             start = self._following(start, trail.taken)
         return Outcome(hits, start, None)
+
+    def _limit(self, start: int) -> int:
+        """The last time at which a row of a match may be that begins at a time."""
+        return FOREVER if self.within is None else start + self.within
 
     def _following(self, start: int, taken: list[int]) -> int:
         if self._skip == "next":
@@ -121,8 +133,10 @@ class Seeker:
     def _at(self, rows: KeyRows, start: int, watermark: int, trail: Trail) -> tuple[bool, int] | None:
         """Whether a match begins at a row, and when that is decided; None: not yet. The trail has its rows then."""
         at, masks, steps, conditions = rows.at, rows.mask, self.program.steps, self.conditions
-        count, limit = len(at), at[start] + self.within
+        count, limit = len(at), self._limit(at[start])
         open_ended = limit >= watermark
+        # Where the end of the past decides, it does with the last row.
+        last = limit if self.within is not None else at[-1]
         far, timed, tries = start, False, 0
         trail.start = start
         taken: list[int] = []
@@ -175,8 +189,8 @@ class Seeker:
                     timed = True
                     step += 1
                 else:
-                    return True, limit if timed else at[far]
-        return False, limit if timed else at[far]
+                    return True, last if timed else at[far]
+        return False, last if timed else at[far]
 
     def _fits(self, trail: Trail, masks: list[int], index: int, variable: int) -> bool:
         condition = self.conditions[variable]

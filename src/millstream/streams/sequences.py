@@ -25,8 +25,10 @@ from .seek import KeyRows, Seeker
 from .state import Batch, OperatorState, Order, Parts, Step, concat
 from .windows import numbered, split_late
 
-_MASK = "__mask"
+_MASK, _ALL, _END = "__mask", "__all", "__end"
 _BARRIER = -1
+_SPARE = 10_000
+"""So many rows may be kept that are done with, where none runs out by its time."""
 _NOTHING = KeyRows([], [], [], [])
 _NAN = float("nan")
 
@@ -42,6 +44,8 @@ class SequencesState(msgspec.Struct, frozen=True, eq=False):
     deadlines: dict[Key, int]
     schema: Mapping[str, pl.DataType]
     """The types of the columns that are kept."""
+    alive: int = 0
+    """How many rows had been kept when what is done with was last left out."""
 
 
 class Sequences:
@@ -51,7 +55,7 @@ class Sequences:
         keys: The columns that tell keys apart.
         program: The pattern.
         define: For each of its variables, the condition.
-        within: The longest time from the first row of a match to its last, in microseconds.
+        within: The longest time from the first row of a match to its last, in microseconds; None for any.
         relaxed: Rows that fit no variable are passed over.
         measures: What is told of each match.
         skip: Where the next match may begin; see `Seeker`.
@@ -64,7 +68,7 @@ class Sequences:
         keys: tuple[str, ...],
         program: Program,
         define: Mapping[str, pl.Expr],
-        within: int,
+        within: int | None,
         relaxed: bool,
         measures: Mapping[str, pl.Expr],
         skip: tuple[str, int],
@@ -120,7 +124,8 @@ class Sequences:
         return SequencesState(Parts(), Pending(), {}, {}, {})
 
     def restore(self, parts: Parts, watermark: int) -> SequencesState:
-        parts = parts.expire(watermark - self.within, AT)
+        if self.within is not None:
+            parts = parts.expire(watermark - self.within, AT)
         state = msgspec.structs.replace(self.start(), parts=parts)
         if not parts.items:
             return state
@@ -138,7 +143,8 @@ class Sequences:
                 if outcome.deadline is not None:
                     held[key] = left.since(outcome.start)
                     deadlines[key] = outcome.deadline
-        return msgspec.structs.replace(state, pending=pending, held=held, deadlines=deadlines)
+        alive = sum(len(rows.at) for rows in held.values()) + sum(piece.height for piece in pending.pieces)
+        return msgspec.structs.replace(state, pending=pending, held=held, deadlines=deadlines, alive=alive)
 
     def step(self, state: OperatorState, batch: Batch) -> Step:
         assert isinstance(state, SequencesState)
@@ -167,9 +173,14 @@ class Sequences:
             assert isinstance(low, int)
             assert isinstance(high, int)
             parts = parts.add(frame, low, high).gather()
-        parts = parts.expire(batch.after - self.within)
+        alive = state.alive
+        if self.within is not None:
+            parts = parts.expire(batch.after - self.within)
+        elif parts.rows > 2 * alive + _SPARE:
+            parts = self._thinned(parts, held, pending)
+            alive = parts.rows
         frame = numbered(self._described(results, schema)) if results else pl.DataFrame()
-        return Step(SequencesState(parts, pending, held, deadlines, schema), frame, late)
+        return Step(SequencesState(parts, pending, held, deadlines, schema, alive), frame, late)
 
     def _sought(
         self,
@@ -262,6 +273,32 @@ class Sequences:
         rest = [pl.lit(None, dtype).alias(name) for name, dtype in schema.items() if name not in (*names, _MASK)]
         return frame.with_columns(pl.lit(_BARRIER, pl.Int64).alias(_MASK), *rest).select(list(schema))
 
+    def _thinned(self, parts: Parts, held: Mapping[Key, KeyRows], pending: Pending) -> Parts:
+        """Only the rows that may yet have a part in a match: where no time says which."""
+        keys = [key_column(i) for i in range(len(self.keys))]
+        place = [AT, SEQUENCE]
+        frame = concat(part.frame for part in parts.items).with_columns(pl.lit(0).alias(_ALL))
+        barriers = frame.filter(pl.col(_MASK) == _BARRIER).sort(place)
+        ends = barriers.group_by(_ALL, *keys).agg(pl.struct(place).last().alias(_END))
+        at, sequence = (pl.col(_END).struct.field(name) for name in place)
+        after = (pl.col(AT) > at) | ((pl.col(AT) == at) & (pl.col(SEQUENCE) > sequence))
+        rest = (
+            frame.filter(pl.col(_MASK) != _BARRIER)
+            .join(ends, on=[_ALL, *keys], how="left", nulls_equal=True, maintain_order="left")
+            .filter(pl.col(_END).is_null() | after)
+            .drop(_ALL, _END)
+        )
+        waiting: dict[str, list[int]] = {
+            AT: [at for rows in held.values() for at in rows.at],
+            SEQUENCE: [number for rows in held.values() for number in rows.sequence],
+        }
+        schema = {name: rest.schema[name] for name in place}
+        places = [pl.DataFrame(waiting, schema=schema), *(piece.select(place) for piece in pending.pieces)]
+        # Rows behind a barrier that are not held are done with, too; that some of them stay would do no harm.
+        rest = rest.join(pl.concat(places), on=place, how="semi", maintain_order="left")
+        emptied = Parts((), parts.next)
+        return emptied.add_by(rest, AT) if rest.height else emptied
+
     # --- matches out ----------------------------------------------------------------------------------
 
     def _described(self, results: list[tuple[Any, ...]], schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
@@ -270,9 +307,8 @@ class Sequences:
         types.update(dict.fromkeys(("match_start", "match_end", "events", AT), pl.Int64()))
         types.update({name: self._type_of(name, schema) for name in self._references})
         frame = pl.DataFrame(results, schema=types, orient="row")
-        told = apply(
-            "match", [], lambda: frame.select(each.alias(name) for name, each in self.measures.items())
-        ) if self.measures else pl.DataFrame()  # fmt: skip
+        measured = [measure.alias(name) for name, measure in self.measures.items()]
+        told = apply("match", [], lambda: frame.with_columns(measured).select(list(self.measures)))
         return frame.select(
             *(pl.col(key_column(i)).alias(key) for i, key in enumerate(self.keys)),
             utc(pl.col("match_start")),

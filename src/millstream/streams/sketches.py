@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from ..errors import UsageError
-from .columns import AT, SEQUENCE
+from .columns import AT, SEQUENCE, names_of
 from .errors import UnsupportedExpression
 from .hashing import hashed
 from .keys import Ints
@@ -62,6 +62,10 @@ def quantile(value: pl.Expr | str, q: float, *, error: float = 0.01) -> Quantile
         >>> waits = ms.stream("calls", time="at").group_by("line").window(ms.tumbling("5m"))
         >>> slow = waits.agg(p50=ms.quantile("wait", 0.5), p99=ms.quantile("wait", 0.99))
     """
+    if not isinstance(value, str | pl.Expr):
+        raise UsageError(f"quantile of {value!r:.60}", hint="Give a column, or an expression: ms.quantile('wait', 0.5)")
+    if not all(isinstance(number, int | float) for number in (q, error)):
+        raise UsageError(f"a quantile of {q!r:.40}, error={error!r:.40}", hint="Give numbers, such as 0.99")
     if not 0 <= q <= 1:
         raise UsageError(f"a quantile of {q}", hint="Give a number between 0 and 1, such as 0.99")
     if not 1e-5 <= error < 0.5:
@@ -230,6 +234,10 @@ class Best(Partial, frozen=True, eq=False):
     rows: int = 1
     by: pl.Expr | None = None
     descending: bool = True
+
+    @property
+    def reads(self) -> set[str]:
+        return super().reads | names_of([self.by] if self.by is not None else ())
 
     def of_rows(self, schema: Schema) -> pl.Expr:
         assert self.value is not None

@@ -157,7 +157,7 @@ def calendar(every: str, *, time_zone: str) -> Calendar:
         raise UsageError(f"every={every!r} is no calendar window", hint="Use 1h, 1d, 1w, 1mo, 1q or 1y")
     try:
         ZoneInfo(time_zone)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+    except (ZoneInfoNotFoundError, ValueError, OSError, TypeError) as error:
         raise UsageError(f"{time_zone!r} is no time zone", hint="Use a name such as 'America/New_York'") from error
     return Calendar(every, time_zone)
 
