@@ -155,9 +155,9 @@ def follow(reader: Reader, scope: Scope, position: int, limit: float | None) -> 
         quiet_since = time.monotonic()
         while True:
             left = None if limit is None else limit - (time.monotonic() - quiet_since)
-            if not (reader.store.signal.wait(position, left) if tail.crowded() else reader.wait(position, left)):
-                return
             try:
+                if not (reader.store.signal.wait(position, left) if tail.crowded() else reader.wait(position, left)):
+                    return
                 shared = tail.after(position) if may_share and tail.crowded() else None
                 if shared is not None:
                     found, position = shared

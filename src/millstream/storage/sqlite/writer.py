@@ -20,7 +20,7 @@ from ...errors import (
 from ...frames import Columns, join_columns, schema_columns
 from ...time import HOUR, Clock, clock_micros, iso, now_micros, steady_micros
 from .. import inline
-from ..base import Encoding, Head, Matching, Receipt, Request, Scope, StagedAppend, StagedRun
+from ..base import Encoding, Head, Matching, Receipt, Request, Scope, StagedAppend
 from ..chain import FRAME_FORMAT, GENESIS, JSON_FORMAT, header_hash
 from ..committer import Job
 from ..raw import Role
@@ -28,14 +28,13 @@ from . import reader
 from .database import control
 from .faults import translate
 from .guard import GuardedDatabase
-from .held import Rows, Stream
+from .held import Rows, Streams
 from .lock import WriterLock
 from .names import Names
 from .raw import read_inline, read_role
 
 INLINE_LIMIT = 8_192
 """Bodies of one event up to so many bytes stand in the header's row."""
-_CACHED_STREAMS = 200_000
 _EVERYTHING = Scope()
 _NEVER = 1 << 62
 
@@ -81,7 +80,7 @@ class Writer:
         self._on_rollback = on_rollback
         self._head: Head | None = None
         self._data_version = -1
-        self._streams: dict[str, Stream] = {}
+        self._streams = Streams(connection, names)
         self._clock_mark: tuple[int, int] | None = None
         self._clock_confirmed = False
         self._durable = False
@@ -194,9 +193,7 @@ class Writer:
             self._lock.acquire(self._lock_timeout)
         self._now = None
         self.database.placed = ()
-        if len(self._streams) > _CACHED_STREAMS:
-            # Not later: versions that are not inserted yet are known here alone.
-            self._streams.clear()
+        self._streams.bound()
         try:
             control(self.connection, "begin immediate")
             if self._lock is not None:
@@ -230,7 +227,7 @@ class Writer:
 
     def moved(self, head: Head, role: Role | None) -> None:
         """A copy has written beside the caches, in the present transaction."""
-        self._streams.clear()
+        self._streams.known.clear()
         self._head = head
         self.role = role
 
@@ -246,7 +243,7 @@ class Writer:
 
     def _forget(self) -> None:
         self._head = None
-        self._streams.clear()
+        self._streams.known.clear()
         self._names.forget_new()
         self._on_rollback()
 
@@ -295,7 +292,7 @@ class Writer:
                     request.work(self.database, receipt)
             return receipt
         except BaseException:
-            self._streams.clear()
+            self._streams.known.clear()
             self._names.forget_new()
             self._on_rollback()
             self._head = head
@@ -358,7 +355,7 @@ class Writer:
         self, append: StagedAppend, seen: dict[str, tuple[int, list[Columns] | None]] | None, rows: Rows
     ) -> None:
         """Check the conditions of an append. ``seen``: what the request's appends before it do to its stream."""
-        stream = self._stream(append.stream)
+        stream = self._streams.find(append.stream)
         if stream is None:
             self._absent.add(append.stream)
         actual, shapes = (seen.get(append.stream) if seen else None) or (stream.version if stream else 0, None)
@@ -372,9 +369,9 @@ class Writer:
             if position is not None:
                 raise ConditionFailed(position)
         for run in append.runs:
-            if run.encoding is Encoding.ARROW and (stream is None or not self._knows(stream, run)):
+            if run.encoding is Encoding.ARROW and (stream is None or not self._streams.knows(stream, run)):
                 if shapes is None:
-                    shapes = list(self._shapes(stream)) if stream is not None else []
+                    shapes = list(self._streams.shapes(stream)) if stream is not None else []
                 shapes.append(schema_columns(run.schema))
                 join_columns(append.stream, shapes)
         if seen is not None:
@@ -392,9 +389,9 @@ class Writer:
             recorded = max(recorded, self._now)
         for append in appends:
             name = append.stream
-            stream = self._streams.get(name)
+            stream = self._streams.known.get(name)
             if stream is None:
-                stream = (None if name in self._absent else self._stream(name)) or self._create(name)
+                stream = (None if name in self._absent else self._streams.find(name)) or self._streams.create(name)
             version = stream.version
             numbers, stream_id = stream.numbers, stream.id
             for run in append.runs:
@@ -430,7 +427,7 @@ class Writer:
                     rows.add("ranges", (at, column, low, high))
                 if frame and (stream.kinds is None or kind not in stream.kinds):
                     rows.add("catalogue", (stream.id, kind))
-                    self._learn(stream, kind, run.schema)
+                    self._streams.learn(stream, kind, run.schema)
                 position += run.count
                 version += run.count
             stream.version = version
@@ -441,52 +438,6 @@ class Writer:
         if count:
             self._head = Head(position, recorded, digest)
         return Receipt(first if count else position, position, count, name, version, recorded)
-
-    # --- streams --------------------------------------------------------------------------------------
-
-    def _stream(self, name: str) -> Stream | None:
-        stream = self._streams.get(name)
-        if stream is None:
-            row = self.connection.execute("select id, closed from streams where name = ?", (name,)).fetchone()
-            if row is None:
-                return None
-            last = self.connection.execute(
-                "select version + count - 1 from runs where stream = ? order by version desc limit 1",
-                (row[0],),
-            ).fetchone()
-            stream = self._remember(name, Stream(row[0], name, last[0] if last else 0, bool(row[1])))
-        return stream
-
-    def _create(self, name: str) -> Stream:
-        cursor = self.connection.execute("insert into streams (name) values (?)", (name,))
-        assert cursor.lastrowid is not None
-        return self._remember(name, Stream(cursor.lastrowid, name, 0, False))
-
-    def _remember(self, name: str, stream: Stream) -> Stream:
-        self._streams[name] = stream
-        return stream
-
-    def _knows(self, stream: Stream, run: StagedRun) -> bool:
-        if stream.kinds is None:
-            self._shapes(stream)
-        assert stream.kinds is not None
-        return self._names.kind_id(self.connection, stream.category, run.type, run.schema) in stream.kinds
-
-    def _shapes(self, stream: Stream) -> list[Columns]:
-        """The columns of each kind of frame that the stream holds."""
-        if stream.shapes is None:
-            rows = self.connection.execute(
-                "select k.id, k.schema from catalogue c join kinds k on k.id = c.kind where c.stream = ? order by k.id",
-                (stream.id,),
-            ).fetchall()
-            stream.kinds = {row[0] for row in rows}
-            stream.shapes = [schema_columns(row[1]) for row in rows]
-        return stream.shapes
-
-    def _learn(self, stream: Stream, kind: int, schema: str) -> None:
-        self._shapes(stream).append(schema_columns(schema))
-        assert stream.kinds is not None
-        stream.kinds.add(kind)
 
     def _find(self, matching: Matching) -> int | None:
         """The position of an event that the query matches, if there is one."""
