@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 
@@ -20,6 +22,13 @@ _numbers = count(1)
 # How long an example takes says nothing about what is tested.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # The tests start hundreds of processes. Where Python is told to write no bytecode, each would compile the library.
+    package = find_spec("millstream")
+    if not hasattr(config, "workerinput") and package is not None and package.submodule_search_locations:
+        compileall.compile_dir(package.submodule_search_locations[0], quiet=2, workers=0)
 
 
 @pytest.fixture(scope="session")
