@@ -50,10 +50,11 @@ class PostgresServer:
         if self._user is not None:
             os.chown(self.folder, pwd.getpwnam(self._user).pw_uid, -1)
         if standby_of is None:
-            self._run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8")
+            settings = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"]
+            self._run("initdb", "--no-sync", "-D", self.data, *settings)
         else:
             source = f"host=127.0.0.1 port={standby_of.port} user=postgres"
-            self._run("pg_basebackup", "-D", self.data, "-d", source, "-R", "-c", "fast", "-X", "stream")
+            self._run("pg_basebackup", "-D", self.data, "-d", source, "-R", "-c", "fast", "-X", "stream", "--no-sync")
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
