@@ -41,8 +41,9 @@ def rows() -> pl.DataFrame:
 def test_a_flow_killed_again_and_again_gives_what_an_undisturbed_one_gives(
     shared_home: str, rows: pl.DataFrame
 ) -> None:
+    rows = rows.head(2_500)  # the kills come early
     with ms.open() as log:
-        fill(log, rows, 6_000)
+        fill(log, rows, 2_500)
         run(log, *FLOWS, until="head")
         whole = outputs(log)
     with ms.open(shared_home) as log:
