@@ -33,7 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    server = PostgresServer()
+    # Servers are killed here, machines are not: what the system has been given is as safe as what is on the disk.
+    server = PostgresServer("fsync=off", "full_page_writes=off")
     yield server
     server.close()
 
