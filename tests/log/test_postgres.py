@@ -11,6 +11,7 @@ import signal
 import subprocess
 import threading
 import time
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from types import SimpleNamespace
@@ -663,3 +664,16 @@ def test_a_deadlock_is_told_apart_from_a_wrong_statement_and_undoes_its_own_requ
         thread.join(30)
         assert [type(error) for error in failures] == [ms.Deadlocked]
         assert log.head == 0
+
+
+def test_what_is_lent_out_is_there_at_once_when_all_idle_connections_were_cut(postgres):
+    with ms.open(postgres, lock_timeout=5) as log, psycopg.connect(postgres, autocommit=True) as other:
+        with ExitStack() as stack:
+            for _ in range(8):
+                stack.enter_context(log.connect()).query("select 1 as one")
+        other.execute(
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+            " where pid <> pg_backend_pid() and datname = current_database()"
+        )
+        with log.connect() as db:
+            assert db.query("select 1 as one") == [{"one": 1}]

@@ -91,7 +91,7 @@ class Readers:
         self._patience = patience
         self._pool = self._new()
         # What is lent out is tried first: what its borrower does with it cannot be done again.
-        self._lent = self._new(check=ConnectionPool.check_connection)
+        self._lent = self._new(check=self._tried)
 
     def _new(self, **options: Any) -> ConnectionPool[Connection]:
         return ConnectionPool(
@@ -106,6 +106,14 @@ class Readers:
             num_workers=1,
             **options,
         )
+
+    def _tried(self, connection: Connection) -> None:
+        try:
+            ConnectionPool.check_connection(connection)
+        except psycopg.Error:
+            # What cut this one has cut the idle ones as well. The pool pauses longer after each that it finds.
+            self._lent.check()
+            raise
 
     @contextmanager
     def reader(self) -> Iterator[Connection]:
