@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import millstream as ms
+from millstream.cqrs.crowd import _Caller
 
 caller: contextvars.ContextVar[str] = contextvars.ContextVar("caller")
 
@@ -163,6 +164,49 @@ def test_who_waits_for_a_handler_that_waits_for_it_goes_alone(log: ms.Log) -> No
     assert together(*(lambda k=k: app.execute(Count(f"outer-{k}", 1)) for k in range(4))) == []  # type: ignore[misc]
     names = {name for k in range(4) for name in (f"outer-{k}", f"inner-outer-{k}", f"beside-outer-{k}")}
     assert {name for name in names if log.version(name) == 1} == names
+
+
+def test_a_thread_that_is_thrown_out_while_it_waits_takes_nothing_with_it(
+    log: ms.Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millstream.cqrs.deciding._QUICK", 1e9)
+    monkeypatch.setattr("millstream.cqrs.crowd._PATIENCE", 60.0)
+    entered, go = threading.Event(), threading.Event()
+
+    def hold(app: ms.App, command: Count) -> None:
+        if command.counter == "held":
+            entered.set()
+            assert go.wait(30)
+
+    class Gate:
+        """As a lock that is waited for until it is free; then the thread is thrown out."""
+
+        def __init__(self, lock: Any) -> None:
+            self.lock = lock
+
+        def acquire(self, timeout: float = -1) -> bool:
+            self.lock.acquire(timeout=timeout)
+            raise SystemExit
+
+        def release(self) -> None:
+            self.lock.release()
+
+    app = make(log, hold)
+    leader = threading.Thread(target=app.execute, args=(Count("held", 1),), daemon=True)
+    leader.start()
+    assert entered.wait(30)
+    crowd = app._crowd
+    heir = _Caller(*app._execution.begin(Count("heir", 1)))
+    heir.gate = Gate(heir.gate)  # type: ignore[assignment]
+    crowd._queue.append(heir)
+    monkeypatch.setattr("millstream.cqrs.crowd.MOST", 1)  # so that it is to lead, and is not taken along
+    go.set()
+    with pytest.raises(SystemExit):
+        crowd._leads(heir)
+    leader.join(30)
+    assert crowd._leader is None
+    assert together(lambda: app.execute(Count("after", 1))) == []
+    assert (log.version("heir"), log.version("after")) == (0, 1)
 
 
 def test_a_thread_inside_a_transaction_is_refused_and_nobody_else(tmp_path: Path) -> None:

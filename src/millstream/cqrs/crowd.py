@@ -84,16 +84,25 @@ class Crowd:
 
     def _leads(self, caller: _Caller) -> bool:
         """Wait until a command was decided, or its thread is to lead."""
-        if not caller.gate.acquire(timeout=_PATIENCE):
-            with self._mutex:
-                left = caller in self._queue
-                if left:
-                    self._queue.remove(caller)
-            if left:
-                self._alone(caller)
-                return False
-            caller.gate.acquire()
+        try:
+            if not caller.gate.acquire(timeout=_PATIENCE):
+                if self._leave(caller):
+                    self._alone(caller)
+                    return False
+                caller.gate.acquire()
+        except BaseException:  # thrown into the thread from outside: it must not take the lead away with it
+            if not self._leave(caller) and caller.leads:
+                self._pass_on()
+            raise
         return caller.leads
+
+    def _leave(self, caller: _Caller) -> bool:
+        """Out of the queue again, unless its command is being decided or its thread is to lead."""
+        with self._mutex:
+            if caller not in self._queue:
+                return False
+            self._queue.remove(caller)
+            return True
 
     def _lead(self, caller: _Caller) -> None:
         """Decide a command and those that wait."""
