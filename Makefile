@@ -15,7 +15,7 @@ demo: $(READY)  ## play January 2013 through all four patterns (DEMO="--follow -
 	@$(BIN)/millstream demo $(DEMO)
 
 test: $(READY)  ## run all tests
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: $(READY)  ## lint, format, types, layers
 	@$(BIN)/ruff check .

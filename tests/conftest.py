@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     # Servers are killed here, machines are not: what the system has been given is as safe as what is on the disk.
-    server = PostgresServer("fsync=off", "full_page_writes=off")
+    server = PostgresServer("fsync=off", "full_page_writes=off", "max_wal_size=128MB", in_memory=True)
     yield server
     server.close()
 
