@@ -13,6 +13,7 @@ import pytest
 
 import millstream as ms
 from millstream.cqrs.crowd import _Caller
+from millstream.cqrs.deciding import Waiting
 
 caller: contextvars.ContextVar[str] = contextvars.ContextVar("caller")
 
@@ -123,6 +124,7 @@ def test_each_thread_gets_the_receipt_or_the_error_of_its_own_command(log: ms.Lo
 
 def test_one_thread_decides_for_those_that_wait(log: ms.Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("millstream.cqrs.deciding._QUICK", 1e9)
+    monkeypatch.setattr("millstream.cqrs.deciding._WAITS", 1e9)
     monkeypatch.setattr("millstream.cqrs.crowd._PATIENCE", 60.0)
     entered, go = threading.Event(), threading.Event()
 
@@ -149,6 +151,26 @@ def test_one_thread_decides_for_those_that_wait(log: ms.Log, monkeypatch: pytest
     assert len({event.event.thread for event in events}) == 1
     assert len({event.recorded for event in events}) == 1  # one commit
     assert log.head == commits + 6
+
+
+def test_handlers_that_wait_are_not_gathered_until_they_are_tried_again(
+    log: ms.Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millstream.cqrs.deciding._QUICK", 1e9)
+    pause = 0.005
+
+    def wait(app: ms.App, command: Count) -> None:
+        time.sleep(pause)
+
+    app = make(log, wait)
+    handler, context = app._execution.begin(Count("one", 1))
+    assert app._deciding.takes(handler)
+    app._deciding.decided([Waiting(handler, context) for _ in range(5)])
+    assert not app._deciding.takes(handler)
+    assert together(*(lambda k=k: app.execute(Count(f"c-{k}", 1)) for k in range(4))) == []  # type: ignore[misc]
+    assert [log.version(f"c-{k}") for k in range(4)] == [1] * 4
+    monkeypatch.setattr("millstream.cqrs.deciding._AGAIN", -1.0)
+    assert app._deciding.takes(handler)
 
 
 def test_who_waits_for_a_handler_that_waits_for_it_goes_alone(log: ms.Log) -> None:

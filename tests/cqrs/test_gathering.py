@@ -63,6 +63,7 @@ class Seen:
 @pytest.fixture
 def always_quick(monkeypatch):
     monkeypatch.setattr(deciding, "_QUICK", 1e9)
+    monkeypatch.setattr(deciding, "_WAITS", 1e9)
 
 
 @pytest.fixture

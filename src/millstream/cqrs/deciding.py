@@ -2,7 +2,7 @@
 
 To be woken for its command costs a thread more than the command does, and of threads that decide at the same time each
 takes the interpreter from the other at every statement. But a handler that waits for something holds up those that
-share its thread: so only such as were quick until now are decided together.
+share its thread: so only such as were quick until now are decided together, and not those of a log that is far away.
 """
 
 from __future__ import annotations
@@ -28,6 +28,13 @@ _QUICK = 0.005
 """Seconds that a handler may take to be decided with others."""
 _FADES = 0.9
 """How much of its slowest time counts at its next call."""
+_WAITS = 0.0005
+"""Seconds that a handler may wait on an average, what is loaded for it included, to be decided with others: threads of
+their own wait at the same time."""
+_WEIGHT = 0.1
+"""How much of the average is the last call's."""
+_AGAIN = 10.0
+"""Seconds after which it is tried again whether a handler still waits."""
 
 
 class Waiting:
@@ -51,10 +58,10 @@ class _Waited(Handler, frozen=True):
     """The handler of a command that is decided with others."""
 
     waiting: Any
-    note: Callable[[float], None]
+    note: Callable[[float, float], None]
 
     def __call__(self, attempt: Attempt, loop: asyncio.AbstractEventLoop | None) -> None:
-        began = time.monotonic()
+        began, worked = time.monotonic(), time.thread_time()
         try:
             self.waiting.variables.run(Handler.__call__, self, attempt, loop)
         except MillstreamError:
@@ -63,7 +70,8 @@ class _Waited(Handler, frozen=True):
             self.waiting.error = error
             raise _Raised(type(error).__name__) from error  # its text may raise in its turn
         finally:
-            self.note(time.monotonic() - began)
+            took = time.monotonic() - began
+            self.note(took, took - (time.thread_time() - worked))
 
 
 class Deciding:
@@ -77,16 +85,21 @@ class Deciding:
         self.execution = execution
         self._times: dict[Callable[..., object], float] = {}
         """How long each handler took lately."""
+        self._waits: dict[Callable[..., object], tuple[float, float]] = {}
+        """How long each waited on an average, and when that was learned."""
         self._timed: dict[Callable[..., object], Handler] = {}
 
     def takes(self, handler: Handler) -> bool:
         """Whether the commands of a handler may be decided with others."""
-        return (
-            self._times.get(handler.function, _QUICK) < _QUICK
-            and not handler.is_async
-            and not handler.in_commit
-            and not self.execution.middleware
-        )
+        if (
+            self._times.get(handler.function, _QUICK) >= _QUICK
+            or handler.is_async
+            or handler.in_commit
+            or self.execution.middleware
+        ):
+            return False
+        waits, learned = self._waits.get(handler.function, (0.0, 0.0))
+        return waits < _WAITS or time.monotonic() - learned > _AGAIN
 
     def is_inside(self) -> bool:
         """Whether this thread is in a transaction or a commit of the log, where it cannot commit anything."""
@@ -112,11 +125,14 @@ class Deciding:
 
         return Handler(decide, handler.name, handler.command, handler.fillers, handler.in_commit, handler.is_async)
 
-    def _note_of(self, handler: Handler) -> Callable[[float], None]:
-        times, function = self._times, handler.function
+    def _note_of(self, handler: Handler) -> Callable[..., None]:
+        times, waits, function = self._times, self._waits, handler.function
 
-        def note(seconds: float) -> None:
+        def note(seconds: float, waited: float | None = None) -> None:
             times[function] = max(seconds, times.get(function, 0.0) * _FADES)
+            if waited is not None:
+                average = waits.get(function, (0.0, 0.0))[0]
+                waits[function] = average + _WEIGHT * (waited - average), time.monotonic()
 
         return note
 
