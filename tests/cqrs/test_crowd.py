@@ -122,7 +122,9 @@ def test_each_thread_gets_the_receipt_or_the_error_of_its_own_command(log: ms.Lo
     assert len({event.thread for event in events}) > 1
 
 
-def test_one_thread_decides_for_those_that_wait(log: ms.Log, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def held(log: ms.Log, monkeypatch: pytest.MonkeyPatch) -> tuple[ms.App, Callable[[], None]]:
+    """An app of which a thread leads, held up in the handler of its command; and what lets it come to its end."""
     monkeypatch.setattr("millstream.cqrs.deciding._QUICK", 1e9)
     monkeypatch.setattr("millstream.cqrs.deciding._WAITS", 1e9)
     monkeypatch.setattr("millstream.cqrs.crowd._PATIENCE", 60.0)
@@ -134,18 +136,28 @@ def test_one_thread_decides_for_those_that_wait(log: ms.Log, monkeypatch: pytest
             assert go.wait(30)
 
     app = make(log, hold)
-    commits = log.head
     leader = threading.Thread(target=app.execute, args=(Count("held", 1),), daemon=True)
     leader.start()
     assert entered.wait(30)
+
+    def go_on() -> None:
+        go.set()
+        leader.join(30)
+
+    return app, go_on
+
+
+def test_one_thread_decides_for_those_that_wait(log: ms.Log, held: tuple[ms.App, Callable[[], None]]) -> None:
+    app, go_on = held
+    commits = log.head
     others = [threading.Thread(target=app.execute, args=(Count(f"o-{k}", 1),), daemon=True) for k in range(5)]
     for thread in others:
         thread.start()
     until = time.monotonic() + 30
     while len(app._crowd._queue) < 5 and time.monotonic() < until:
         time.sleep(0.001)
-    go.set()
-    for thread in (leader, *others):
+    go_on()
+    for thread in others:
         thread.join(30)
     events = [next(iter(log.read(f"o-{k}"))) for k in range(5)]
     assert len({event.event.thread for event in events}) == 1
@@ -189,16 +201,9 @@ def test_who_waits_for_a_handler_that_waits_for_it_goes_alone(log: ms.Log) -> No
 
 
 def test_a_thread_that_is_thrown_out_while_it_waits_takes_nothing_with_it(
-    log: ms.Log, monkeypatch: pytest.MonkeyPatch
+    log: ms.Log, held: tuple[ms.App, Callable[[], None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("millstream.cqrs.deciding._QUICK", 1e9)
-    monkeypatch.setattr("millstream.cqrs.crowd._PATIENCE", 60.0)
-    entered, go = threading.Event(), threading.Event()
-
-    def hold(app: ms.App, command: Count) -> None:
-        if command.counter == "held":
-            entered.set()
-            assert go.wait(30)
+    app, go_on = held
 
     class Gate:
         """As a lock that is waited for until it is free; then the thread is thrown out."""
@@ -213,19 +218,14 @@ def test_a_thread_that_is_thrown_out_while_it_waits_takes_nothing_with_it(
         def release(self) -> None:
             self.lock.release()
 
-    app = make(log, hold)
-    leader = threading.Thread(target=app.execute, args=(Count("held", 1),), daemon=True)
-    leader.start()
-    assert entered.wait(30)
     crowd = app._crowd
     heir = _Caller(*app._execution.begin(Count("heir", 1)))
     heir.gate = Gate(heir.gate)  # type: ignore[assignment]
     crowd._queue.append(heir)
     monkeypatch.setattr("millstream.cqrs.crowd.MOST", 1)  # so that it is to lead, and is not taken along
-    go.set()
+    go_on()
     with pytest.raises(SystemExit):
         crowd._leads(heir)
-    leader.join(30)
     assert crowd._leader is None
     assert together(lambda: app.execute(Count("after", 1))) == []
     assert (log.version("heir"), log.version("after")) == (0, 1)

@@ -195,8 +195,7 @@ class WriteSide:
         )
         if self._deciding.takes(handler):
             return await self._gathering.submit(handler, context)
-        handler = self._deciding.timed(handler)
-        run = partial(contextvars.copy_context().run, self._execution.run, handler, context, loop)
+        run = partial(contextvars.copy_context().run, self._deciding.alone, handler, context, loop)
         return await loop.run_in_executor(self._beside(), run)
 
     def execute_all(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from itertools import islice
 
 from ..storage.arrivals import Arrivals
 from ..storage.base import Receipt
 from .context import Context
-from .deciding import MOST, Deciding, Waiting
+from .deciding import MOST, Deciding, Waiting, taken
 from .handling import Handler
 
 _PATIENCE = 0.1
@@ -66,7 +65,7 @@ class Crowd:
             or self._leader == threading.get_ident()
             or self._deciding.is_inside()
         ):
-            return self._deciding.execution.run(self._deciding.timed(handler), context)
+            return self._deciding.alone(handler, context)
         caller = _Caller(handler, context)
         with self._mutex:
             leads = self._leader is None
@@ -109,9 +108,7 @@ class Crowd:
         if self._last > 1:
             self._arrivals.wait(self._last - 1)
         with self._mutex:
-            others = list(islice(self._queue, MOST - 1))
-            for _ in others:
-                self._queue.popleft()
+            others = taken(self._queue, MOST - 1)
         self._last = 1 + len(others)
         if not others:
             self._alone(caller)
@@ -128,7 +125,7 @@ class Crowd:
 
     def _alone(self, caller: _Caller) -> None:
         try:
-            caller.outcome = self._deciding.execution.run(self._deciding.timed(caller.handler), caller.context)
+            caller.outcome = self._deciding.alone(caller.handler, caller.context)
         except BaseException as error:
             caller.outcome = error
 

@@ -10,8 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
+
+import msgspec
 
 from ..errors import MillstreamError
 from ..log.transaction import is_inside
@@ -50,6 +54,17 @@ class Waiting:
         """What its handler has raised, if that is not an error of this library."""
 
 
+Queued = TypeVar("Queued", bound=Waiting)
+
+
+def taken(queue: deque[Queued], most: int = MOST) -> list[Queued]:
+    """The first of a queue, taken out of it. Call with its mutex held."""
+    found = list(islice(queue, most))
+    for _ in found:
+        queue.popleft()
+    return found
+
+
 class _Raised(MillstreamError):
     """Stands for an error that is not of this library, in a batch that is to go on."""
 
@@ -58,7 +73,7 @@ class _Waited(Handler, frozen=True):
     """The handler of a command that is decided with others."""
 
     waiting: Any
-    note: Callable[[float, float], None]
+    note: Callable[[Callable[..., object], float, float], None]
 
     def __call__(self, attempt: Attempt, loop: asyncio.AbstractEventLoop | None) -> None:
         began, worked = time.monotonic(), time.thread_time()
@@ -71,7 +86,7 @@ class _Waited(Handler, frozen=True):
             raise _Raised(type(error).__name__) from error  # its text may raise in its turn
         finally:
             took = time.monotonic() - began
-            self.note(took, took - (time.thread_time() - worked))
+            self.note(self.function, took, took - (time.thread_time() - worked))
 
 
 class Deciding:
@@ -105,36 +120,33 @@ class Deciding:
         """Whether this thread is in a transaction or a commit of the log, where it cannot commit anything."""
         return is_inside(self.execution.log)
 
-    def timed(self, handler: Handler) -> Handler:
-        """The handler, of which is noted how long its function takes. What is loaded for it does not count: threads
-        that do so at once wait for each other."""
-        found = self._timed.get(handler.function)
-        if found is None:
-            found = self._timed[handler.function] = self._noting(handler)
-        return found
+    def alone(self, handler: Handler, context: Context, loop: asyncio.AbstractEventLoop | None = None) -> Receipt:
+        """Execute a command by itself, and note how long its handler's function takes.
+
+        What is loaded for it does not count: threads that do so at once wait for each other.
+        """
+        timed = self._timed.get(handler.function)
+        if timed is None:
+            timed = self._timed[handler.function] = self._noting(handler)
+        return self.execution.run(timed, context, loop)
 
     def _noting(self, handler: Handler) -> Handler:
-        function, note = handler.function, self._note_of(handler)
+        function = handler.function
 
         def decide(**arguments: object) -> object:
             began = time.monotonic()
             try:
                 return function(**arguments)
             finally:
-                note(time.monotonic() - began)
+                self._note(function, time.monotonic() - began)
 
-        return Handler(decide, handler.name, handler.command, handler.fillers, handler.in_commit, handler.is_async)
+        return msgspec.structs.replace(handler, function=decide)
 
-    def _note_of(self, handler: Handler) -> Callable[..., None]:
-        times, waits, function = self._times, self._waits, handler.function
-
-        def note(seconds: float, waited: float | None = None) -> None:
-            times[function] = max(seconds, times.get(function, 0.0) * _FADES)
-            if waited is not None:
-                average = waits.get(function, (0.0, 0.0))[0]
-                waits[function] = average + _WEIGHT * (waited - average), time.monotonic()
-
-        return note
+    def _note(self, function: Callable[..., object], took: float, waited: float | None = None) -> None:
+        self._times[function] = max(took, self._times.get(function, 0.0) * _FADES)
+        if waited is not None:
+            average = self._waits.get(function, (0.0, 0.0))[0]
+            self._waits[function] = average + _WEIGHT * (waited - average), time.monotonic()
 
     def decided(self, batch: Sequence[Waiting]) -> list[Receipt | BaseException]:
         """Decide commands and commit what they lead to; the receipt of each, or what it failed with."""
@@ -164,5 +176,5 @@ class Deciding:
             handler.in_commit,
             handler.is_async,
             waiting,
-            self._note_of(handler),
+            self._note,
         )

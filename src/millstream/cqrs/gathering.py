@@ -7,11 +7,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import islice
 
 from ..storage.base import Receipt
 from .context import Context
-from .deciding import MOST, Deciding, Waiting
+from .deciding import Deciding, Waiting, taken
 from .handling import Handler
 
 
@@ -80,9 +79,7 @@ class Gathering:
         """Execute what waits, until nothing does, or loops have been asked to begin anew."""
         while True:
             with self._mutex:
-                batch = list(islice(self._queue, MOST))
-                for _ in batch:
-                    self._queue.popleft()
+                batch = taken(self._queue)
             self._answer(batch, self._executed([each for each in batch if not each.future.cancelled()]))
             if self._is_over():
                 return

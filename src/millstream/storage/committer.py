@@ -22,6 +22,14 @@ from .base import Receipt, Request
 
 MAX_BATCH = 4_096
 
+APART = 32
+"""For so many commits after one in which a request has failed, each request has a savepoint of its own, by which it
+alone is undone: that costs a good part of what a commit of many takes."""
+
+
+class Undone(Exception):
+    """One of several requests failed after it had done something: all are undone, to be done anew one by one."""
+
 
 class Job:
     """A request in the queue, and what became of it."""
@@ -52,6 +60,12 @@ class Job:
         if isinstance(self.error, MillstreamError):
             return self.error
         return self.result()
+
+
+def unsay(jobs: Sequence[Job]) -> None:
+    """Take back the answers of a transaction that is undone: one may be a conflict with what is undone, too."""
+    for job in jobs:
+        job.receipt = job.error = None
 
 
 class Committer:
@@ -168,7 +182,7 @@ class Committer:
     def _check(self) -> None:
         if self._closed:
             raise LogClosed(self._path)
-        if self._leader == threading.get_ident():
+        if self.is_led_here:
             raise UsageError(
                 "this thread is inside a transaction of the same log",
                 hint="Append through the transaction (tx.append), or after it",

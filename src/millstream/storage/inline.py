@@ -161,8 +161,14 @@ class Waiting:
         self._names: list[str] = []
         self._appends: list[Placed] = []
 
-    def add(self, names: list[str], appends: Sequence[StagedAppend], receipt: Receipt) -> None:
-        """Have the handlers of these names called, now or later, for a request that was placed as its receipt says."""
+    def add(self, appends: Sequence[StagedAppend], receipt: Receipt, names: list[str] | None = None) -> None:
+        """Have handlers called, now or later, for a request that was placed as its receipt says.
+
+        Args:
+            names: Those that are `wanted`, where the caller knows.
+        """
+        if names is None:
+            names = wanted(self._handlers, appends)
         if names != self._names:
             self.call()
             self._names = names

@@ -154,11 +154,10 @@ class Committer:
             return None
         # Of two threads that look at one frame, Polars may let neither go on: so these are nobody else's.
         given = [(stream, type, frame.clone()) for stream, type, frame in self._given(outputs, late)]
-        move = self._move
 
         def commit() -> Changed:
             change = difference()
-            self.log.commit([self._staged(*each, set()) for each in given], work=move(position, change))
+            self.log.commit([self._staged(*each, set()) for each in given], work=self._move(position, change))
             return change
 
         return self._committer.submit(commit)

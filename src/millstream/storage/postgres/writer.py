@@ -15,7 +15,7 @@ from ...errors import ClockJumped, ConnectionFailed, MillstreamError, StreamClos
 from ...time import HOUR, Clock, clock_micros, iso, steady_micros
 from .. import inline
 from ..base import Receipt, Request, StagedRun
-from ..committer import Job
+from ..committer import APART, Job, Undone, unsay
 from .connections import LONGEST_PAUSE, PAUSE
 from .database import Connection
 from .faults import is_lost, translate
@@ -23,10 +23,6 @@ from .place import Place
 from .session import Session
 from .shapes import Shapes
 from .wire import Answer, Batch, decode_answers, is_plain, many, one, travels
-
-_APART = 32
-"""For so many transactions after one in which a request has failed, each request has a savepoint of its own, which
-costs two round trips."""
 
 _FORMATS = [0] * 7 + [1] + [0] * 7
 """How the parameters of `append_one` are written: the hash as bytes, all else as text."""
@@ -254,11 +250,10 @@ class Writer:
             self.session.commit()
         except BaseException as error:
             self.session.undo()
-            for job in jobs:
-                job.error = None  # it may have been a conflict with what is undone
-            if not isinstance(error, _Undone):
+            unsay(jobs)
+            if not isinstance(error, Undone):
                 raise
-            self._apart = _APART
+            self._apart = APART
             self._by_turns(jobs, origins)
             return
         for job, receipt in done:
@@ -290,7 +285,7 @@ class Writer:
         """Requests that are placed by one call, and then their inline handlers.
 
         Raises:
-            _Undone: A handler has failed, or the columns of a stream have changed: whose fault it is shows one by one.
+            Undone: A handler has failed, or the columns of a stream have changed: whose fault it is shows one by one.
         """
         if not checked:
             return []
@@ -302,20 +297,20 @@ class Writer:
             for (job, _), request, answer in zip(checked, requests, answers, strict=True):
                 if answer.shapes is not None:
                     self._shapes.forget(answer.shapes)
-                    raise _Undone
+                    raise Undone
                 job.error = answer.error(request)
                 if job.error is not None:
                     continue
                 done.append((job, answer.receipt()))
                 if answer.done is None:
-                    waiting.add(inline.wanted(self._inline, request.appends), request.appends, answer.receipt())
+                    waiting.add(request.appends, answer.receipt())
             waiting.call()
         except Exception as error:
             if self._status() in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
-                raise _Undone from error
+                raise Undone from error
             raise
         if self._status() is not TransactionStatus.INTRANS:
-            raise _Undone  # a handler has passed over the error of a statement of its own
+            raise Undone  # a handler has passed over the error of a statement of its own
         return done
 
     def _status(self) -> TransactionStatus:
@@ -338,7 +333,7 @@ class Writer:
             if answer.done is None:
                 try:
                     waiting = inline.Waiting(self._inline, self.session.database)
-                    waiting.add(inline.wanted(self._inline, request.appends), request.appends, receipt)
+                    waiting.add(request.appends, receipt)
                     waiting.call()
                     if request.work is not None:
                         request.work(self.session.database, receipt)
@@ -481,10 +476,6 @@ class Writer:
 
 _UNSEEN = "MS005"
 """The register of inline handlers has changed since this session looked at it."""
-
-
-class _Undone(Exception):
-    """One of several requests failed: all are undone, to be done anew one by one."""
 
 
 class _NotOurs(Exception):

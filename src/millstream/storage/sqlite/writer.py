@@ -22,7 +22,7 @@ from ...time import HOUR, Clock, clock_micros, iso, now_micros, steady_micros
 from .. import inline
 from ..base import Encoding, Head, Matching, Receipt, Request, Scope, StagedAppend
 from ..chain import FRAME_FORMAT, GENESIS, JSON_FORMAT, header_hash
-from ..committer import Job
+from ..committer import APART, Job, Undone, unsay
 from ..raw import Role
 from . import reader
 from .database import control
@@ -38,10 +38,6 @@ INLINE_LIMIT = 8_192
 _EVERYTHING = Scope()
 _NEVER = 1 << 62
 
-_APART = 32
-"""For so many commits after one in which a request has failed, each request is undone by itself: a savepoint for each
-takes a sixth of what a commit of many takes."""
-
 
 class Spoilt(Exception):
     """A request failed, and nothing of the transaction can be kept: some of it was placed, or SQLite gave it up."""
@@ -49,10 +45,6 @@ class Spoilt(Exception):
     def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))
         self.cause = cause
-
-
-class _Undone(Exception):
-    """One of several requests failed after it had done something: all are undone, to be done anew one by one."""
 
 
 class Writer:
@@ -107,7 +99,7 @@ class Writer:
         except (sqlite3.Error, Spoilt) as error:
             if len(jobs) > 1:
                 # What fails at COMMIT does not say whose fault it was: each request gets a commit of its own.
-                _unsay(jobs)
+                unsay(jobs)
                 for job in jobs:
                     self.write([job])
                 return
@@ -121,7 +113,7 @@ class Writer:
         except BaseException as error:
             # An interrupt of the thread that leads, whose own job is the first. The others know nothing of it.
             if not self._durable:
-                _unsay(jobs)
+                unsay(jobs)
                 if len(jobs) > 1:
                     self.write(jobs[1:])
             jobs[0].error = error
@@ -129,11 +121,11 @@ class Writer:
     def _commit(self, jobs: list[Job]) -> None:
         apart = len(jobs) > 1 and self._apart > 0
         self._apart = max(self._apart - 1, 0)
-        with suppress(_Undone):
+        with suppress(Undone):
             self._together(jobs, apart)
             return
-        _unsay(jobs)
-        self._apart = _APART
+        unsay(jobs)
+        self._apart = APART
         self._together(jobs, True)
 
     def _together(self, jobs: list[Job], apart: bool) -> None:
@@ -143,7 +135,7 @@ class Writer:
             apart: Each request is undone by itself where it fails, not all of them.
 
         Raises:
-            _Undone: One has failed, and all are undone.
+            Undone: One has failed, and all are undone.
         """
         self.begin()
         try:
@@ -164,16 +156,15 @@ class Writer:
                     if self._unguarded and len(jobs) == 1:
                         raise  # what it did is undone with it
                     if self._unguarded:
-                        raise _Undone from error
+                        raise Undone from error
             try:
                 waiting.call()
             except (sqlite3.Error, Spoilt):
                 raise
             except Exception as error:
-                jobs[0].error = error
                 if len(jobs) == 1:
                     raise
-                raise _Undone from error
+                raise Undone from error
             rows.insert(self.connection)
         except BaseException:
             self.rollback()
@@ -263,7 +254,7 @@ class Writer:
             return self.isolated(request)
         receipt = self.append(request, rows)
         self._unguarded = True
-        waiting.add(names, request.appends, receipt)
+        waiting.add(request.appends, receipt, names)
         if request.work is not None:
             waiting.call()
             rows.insert(self.connection)
@@ -285,7 +276,7 @@ class Writer:
                 rows = Rows()
                 receipt = self.append(request, rows)
                 waiting = self._waiting(rows)
-                waiting.add(inline.wanted(self.inline, request.appends), request.appends, receipt)
+                waiting.add(request.appends, receipt)
                 waiting.call()
                 rows.insert(self.connection)
                 if request.work is not None:
@@ -472,12 +463,6 @@ class Writer:
         """Accept what the wall clock says now."""
         self._clock_mark = None
         self._clock_confirmed = True
-
-
-def _unsay(jobs: list[Job]) -> None:
-    """Take back the answers of a transaction that is undone: one may be a conflict with what is undone, too."""
-    for job in jobs:
-        job.receipt = job.error = None
 
 
 def read_head(connection: sqlite3.Connection) -> Head:
