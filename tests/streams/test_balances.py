@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 import hypothesis.strategies as st
 import numpy as np
@@ -10,7 +11,9 @@ import polars as pl
 import pytest
 from hypothesis import given
 
+from millstream.streams import balances as balances_of_keys
 from millstream.streams.balances import Balances
+from millstream.streams.compiled import loops
 from millstream.streams.keys import KeyIds
 
 KEYS: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
@@ -20,9 +23,20 @@ KEYS: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
 }
 
 
+def test_loops_are_compiled_here() -> None:
+    # What follows would else try the same way twice.
+    assert loops() is not None
+
+
 @given(st.data())
 @pytest.mark.parametrize("keys", KEYS)
-def test_what_a_row_sees_is_what_going_over_all_rows_gives(keys: str, data: st.DataObject) -> None:
+@pytest.mark.parametrize("worth_it", [1, 3, 1_000], ids=["by loops", "by both", "by arrays"])
+def test_what_a_row_sees_is_what_going_over_all_rows_gives(worth_it: int, keys: str, data: st.DataObject) -> None:
+    with patch.object(balances_of_keys, "WORTH_IT", worth_it), patch.object(balances_of_keys, "_PLACES", 1_000):
+        _check_sight(keys, data)
+
+
+def _check_sight(keys: str, data: st.DataObject) -> None:
     dtype, some = KEYS[keys]
     unit = data.draw(st.sampled_from([1, 1 << 20, 1 << 50]))
     size = data.draw(st.integers(1, 12)) * unit

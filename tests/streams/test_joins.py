@@ -233,6 +233,19 @@ def test_joins_that_make_no_sense_are_refused() -> None:
         left.join(right, on="user")
 
 
+def test_two_flows_that_begin_alike_may_ask_different_columns_of_what_they_share() -> None:
+    each = stream("a", time="ts", lateness="2s").group_by("user").window(ms.sliding("5m")).agg(clicks=pl.len())
+    pairs = (
+        each.filter(pl.col("n") >= 0).select("user", "ts", "kind").join(each.select("user", "n"), on="user", ahead="0s")
+    )
+    alone = each.select("user", "ts", "kind", "n").join(
+        each.select("user", "ts", "kind", "n"), on="user", ahead="0s", prefix="b_"
+    )
+    rows = {"a": two(7)["a"]}
+    found = play_tree(pairs, rows, 7).select("user", "ts", "kind", "n")
+    assert found.equals(play_tree(alone, rows, 7).select("user", "ts", "kind", n="b_n"))
+
+
 @pytest.mark.parametrize("prefix", ["", "plan_"])
 def test_what_follows_a_join_may_ask_for_columns_of_either_side_before_there_was_a_row(prefix: str) -> None:
     with ms.open() as log:

@@ -7,9 +7,11 @@ from collections.abc import Collection
 import numpy as np
 import polars as pl
 
-from .columns import AT, ENVELOPE, IDLE, LATE, NO_TIME, SEQUENCE, micros, visible
+from .columns import AT, ENVELOPE, IDLE, LATE, NO_TIME, SEQUENCE, UTC, is_near, micros, visible
 from .errors import FlowError, MissingColumn
 from .tree import Source
+
+_MICROS = (pl.Datetime("us"), UTC)
 
 _known = pl.col(AT).fill_null(NO_TIME)
 
@@ -41,12 +43,24 @@ def timed(source: Source, rows: pl.DataFrame, high: int, asked: Collection[str])
         at = pl.when(at <= pl.col("_time").dt.epoch("us") + source.ahead).then(at)
     if IDLE in rows.columns:
         at = pl.coalesce(IDLE, at)
-    rows = rows.select(*keep, at.alias(AT))
+    quick = _plain(rows, name) if source.ahead is None and IDLE not in rows.columns else None
+    if quick is not None:
+        rows = pl.DataFrame([*(rows[each] for each in keep), quick])
+    else:
+        rows = rows.select(*keep, at.alias(AT))
     if not rows.height:
         return rows.with_columns(pl.lit(False).alias(LATE)), high
     rows = rows.hstack([_late(rows[AT], high, source.lateness)])
     greatest = rows[AT].max()
     return rows, max(high, greatest) if isinstance(greatest, int) else high
+
+
+def _plain(rows: pl.DataFrame, name: str) -> pl.Series | None:
+    """The times of a column that holds them as they are reckoned with here; None of any other."""
+    if rows.schema[name] not in _MICROS:
+        return None
+    at = rows[name].to_physical()
+    return at.alias(AT) if is_near(at) else None
 
 
 def _late(at: pl.Series, high: int, lateness: int) -> pl.Series:

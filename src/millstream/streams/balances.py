@@ -2,7 +2,8 @@
 
 A row counts from its time on, until the span has passed it. So the rows of a batch, and those before that the batch has
 gone past, are put into the order of key and time; what a row sees is the balance of its key with what came up to it and
-without what went. That is as much work as the batch has rows, however much the span holds.
+without what went. That is as much work as the batch has rows, however much the span holds. Where loops are compiled and
+the keys lie close together, the rows are gone through by their time instead, with the balances in an array.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from .columns import NO_TIME, packed_order
+from .columns import NO_TIME, order_of, packed_order
+from .compiled import WORTH_IT, loops
 from .keys import Ints, KeyIds
 
 _BITS = 63
@@ -24,6 +26,14 @@ _RATIO = 8
 _CHUNK = 131_072
 """Rows that are kept together at most, unless they came together."""
 
+_PLACES = 8
+"""So many places in an array for each row are faster to go over than it is to put the rows into order."""
+
+_NOTHING = np.zeros(0, np.int64)
+
+Track = tuple[Ints, Ints] | None
+"""What the rows that came add to something, and those that are gone take off; None for their number."""
+
 
 class Chunk(msgspec.Struct, frozen=True, eq=False):
     """Rows that came about the same time: the numbers of their keys, their times, and what else is added up."""
@@ -33,6 +43,16 @@ class Chunk(msgspec.Struct, frozen=True, eq=False):
     values: tuple[Ints, ...]
     oldest: int
     newest: int
+
+    def by_time(self) -> tuple[Chunk, Ints | None]:
+        """The rows by time; and where each of them was, None where they are in that order."""
+        if (self.at[1:] >= self.at[:-1]).all():
+            return self, None
+        order = order_of(self.at)
+        if order is None:
+            order = np.argsort(self.at, kind="stable")
+        values = tuple(each[order] for each in self.values)
+        return Chunk(self.ids[order], self.at[order], values, self.oldest, self.newest), order
 
 
 class Totals(msgspec.Struct, frozen=True, eq=False):
@@ -117,14 +137,56 @@ class Balances(msgspec.Struct, frozen=True, eq=False):
         fit = self._fit(rows)
         numbers = tuple(each for each in values if each is not None)
         came = Chunk(fit.ids.encode(rows), at, numbers, int(at.min()), int(at.max()))
+        among = fit._among(came) if len(at) >= WORTH_IT and loops() is not None else None
+        order = None
+        if among is not None:
+            came, order = came.by_time()
         gone = _together(fit._gone(came, came.newest - size), len(numbers))
+        waiting = iter(zip(came.values, gone.values, strict=True))
+        tracks = [next(waiting) if value is not None else None for value in values]
+        if among is not None:
+            totals, found = fit._gone_through(came, gone, tracks, size, inclusive, *among)
+        else:
+            totals, found = fit._put_in_order(came, gone, tracks, size, inclusive)
+        if order is not None:
+            found = [_placed(each, order) for each in found]
+        return Balances(fit.ids, fit._with(came, size), totals, came.newest), found
+
+    def _among(self, came: Chunk) -> tuple[int, int] | None:
+        """The least key and the greatest; None where an array of all between would be too long."""
+        keys = [each for each in (came.ids, *(totals.keys for totals in self.totals)) if len(each)]
+        low, high = min(int(each.min()) for each in keys), max(int(each.max()) for each in keys)
+        return (low, high) if high - low < _PLACES * len(came.ids) else None
+
+    def _gone_through(
+        self, came: Chunk, gone: Chunk, tracks: Sequence[Track], size: int, inclusive: bool, low: int, high: int
+    ) -> tuple[tuple[Totals, ...], list[Ints]]:
+        """The totals then and what each row sees, by going through rows in the order of time."""
+        left, order = gone.by_time()
+        found, sums = [], []
+        for place, track in enumerate(tracks):
+            more, less = (_NOTHING, _NOTHING) if track is None else track
+            less = less if order is None or track is None else less[order]
+            balances = np.zeros(high - low + 1, np.int64)
+            for totals in self.totals:
+                balances[totals.keys - low] = totals.sums[place]
+            seen = np.empty(len(came.at), np.int64)
+            loops().balance(came.ids, came.at, more, left.ids, left.at, less, size, inclusive, low, balances, seen)
+            found.append(seen)
+            sums.append(balances)
+        some = np.flatnonzero(np.logical_or.reduce(sums) if len(sums) > 1 else sums[0])
+        return (Totals(some + low, tuple(each[some] for each in sums)),), found
+
+    def _put_in_order(
+        self, came: Chunk, gone: Chunk, tracks: Sequence[Track], size: int, inclusive: bool
+    ) -> tuple[tuple[Totals, ...], list[Ints]]:
+        """The same, by putting rows into the order of key and time."""
         # What is equal stays in its order: where a row of exactly the span's length ago counts, it goes last.
-        left = gone.ids, gone.at + size
-        pairs = [(came.ids, left[0]), (came.at, left[1])]
-        pairs += [(each, -other) for each, other in zip(came.values, gone.values, strict=True)]
+        pairs = [(came.ids, gone.ids), (came.at, gone.at + size)]
+        pairs += [(track[0], -track[1]) for track in tracks if track is not None]
         # To write into new arrays part by part would take a third more.
         ids, when, *changes = (np.concatenate(pair if inclusive else pair[::-1]) for pair in pairs)
-        split = len(at) if inclusive else len(gone.at)
+        split = len(came.at) if inclusive else len(gone.at)
         order, keys, heads = _in_order(ids, when)
         ends = np.flatnonzero(np.append(keys[1:] != keys[:-1], True))
         known, counts = keys[ends], np.diff(ends, prepend=-1)
@@ -136,21 +198,20 @@ class Balances(msgspec.Struct, frozen=True, eq=False):
             lasts = np.flatnonzero(np.append(~is_same, True))
             lasts = lasts[lasts.searchsorted(same)]
         found, sums = [], []
-        finds = [totals.find(known) for totals in fit.totals]
+        finds = [totals.find(known) for totals in self.totals]
         waiting = iter(changes)
-        for track, value in enumerate(values):
-            change = next(waiting)[order] if value is not None else _ones(is_second, inclusive)
+        for place, track in enumerate(tracks):
+            change = next(waiting)[order] if track is not None else _ones(is_second, inclusive)
             reached = change.cumsum()
             at_ends = reached[ends]
-            after = fit._held(finds, track, len(known)) + np.diff(at_ends, prepend=0)
+            after = self._held(finds, place, len(known)) + np.diff(at_ends, prepend=0)
             reached += np.repeat(after - at_ends, counts)
             sums.append(after)
             if len(same):
                 reached[same] = reached[lasts]
-            out = np.empty_like(reached)
-            out[order] = reached
+            out = _placed(reached, order)
             found.append(out[:split] if inclusive else out[split:])
-        return fit._with(came, Totals(known, tuple(sums)), finds, size), found
+        return self._newer(Totals(known, tuple(sums)), finds), found
 
     def _fit(self, rows: pl.DataFrame) -> Balances:
         """With numbers that these keys fit."""
@@ -193,12 +254,16 @@ class Balances(msgspec.Struct, frozen=True, eq=False):
             out[there] = totals.sums[track][places[there]]
         return out
 
-    def _with(self, came: Chunk, now: Totals, finds: Sequence[tuple[Ints, Ints]], size: int) -> Balances:
-        """With rows that have come, and without those that are gone."""
+    def _with(self, came: Chunk, size: int) -> tuple[Chunk, ...]:
+        """The rows that are held, with those that have come, and without those that are gone."""
         chunks = [chunk for chunk in self.chunks if chunk.newest > came.newest - size]
         chunks.append(came)
         while len(chunks) > 1 and len(chunks[-2].at) <= min(2 * len(chunks[-1].at), _CHUNK - len(chunks[-1].at)):
             chunks[-2:] = [_together(chunks[-2:], len(came.values))]
+        return tuple(chunks)
+
+    def _newer(self, now: Totals, finds: Sequence[tuple[Ints, Ints]]) -> tuple[Totals, ...]:
+        """The totals with what some keys come to now, given where these are."""
         totals = [*self.totals, now]
         known = finds[-1] if finds else None
         while len(totals) > 1 and len(totals[-2].keys) <= _RATIO * len(totals[-1].keys):
@@ -206,7 +271,7 @@ class Balances(msgspec.Struct, frozen=True, eq=False):
             totals[-1] = totals[-1].updated(newest, *(known or totals[-1].find(newest.keys)))
             known = None
         totals[0] = totals[0].some()
-        return Balances(self.ids, tuple(chunks), tuple(totals), came.newest)
+        return tuple(totals)
 
 
 def _together(chunks: Sequence[Chunk], values: int) -> Chunk:
@@ -214,8 +279,7 @@ def _together(chunks: Sequence[Chunk], values: int) -> Chunk:
     if len(chunks) == 1:
         return chunks[0]
     if not chunks:
-        nothing = np.zeros(0, np.int64)
-        return Chunk(nothing, nothing, (nothing,) * values, NO_TIME, NO_TIME)
+        return Chunk(_NOTHING, _NOTHING, (_NOTHING,) * values, NO_TIME, NO_TIME)
     return Chunk(
         np.concatenate([each.ids for each in chunks]),
         np.concatenate([each.at for each in chunks]),
@@ -223,6 +287,13 @@ def _together(chunks: Sequence[Chunk], values: int) -> Chunk:
         min(each.oldest for each in chunks),
         max(each.newest for each in chunks),
     )
+
+
+def _placed(values: Ints, order: Ints) -> Ints:
+    """Values that are in this order of places, each at its place."""
+    out = np.empty_like(values)
+    out[order] = values
+    return out
 
 
 def _ones(is_second: Ints, inclusive: bool) -> Ints:

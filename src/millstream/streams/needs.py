@@ -66,6 +66,8 @@ class Demand:
         self.held: dict[int, list[frozenset[str] | None]] = {}
         """For each stage and meeting that may hold rows and give them on (by its identity), the columns of theirs that
         are asked for there or later, of each input; None for all."""
+        self.after: dict[int, frozenset[str] | None] = {}
+        """For each stage (by its identity), the columns that are asked for of what comes out of it; None for all."""
         # What comes out at the end comes out with all its columns.
         self._walk(flow, {}, True)
         named: dict[Source, set[str]] = {source: set() for source in sources_of(flow)}
@@ -101,6 +103,7 @@ class Demand:
     def _walk(self, flow: Flow, claims: dict[str, list[Claim]], every: bool) -> None:
         """Follow what is asked of a flow's output back to its sources."""
         for stage in reversed(flow.stages):
+            self.after[id(stage)] = self._also(self.after, stage, None if every else frozenset(claims))
             if isinstance(stage, WithColumns):
                 self._made(claims, _outputs(stage.expressions))
                 every = every or _many(stage.expressions)
@@ -124,7 +127,8 @@ class Demand:
                 every = False
             self._ask(claims, stage.reads)
             if isinstance(stage, SlidingWindows) or getattr(stage, "keeps", False):
-                self.held[id(stage)] = [None if every else frozenset(claims)]
+                of_others = {id(stage): self.held[id(stage)][0]} if id(stage) in self.held else {}
+                self.held[id(stage)] = [self._also(of_others, stage, None if every else frozenset(claims))]
         source = flow.source
         if isinstance(source, Source):
             for name, asking in claims.items():
@@ -145,6 +149,14 @@ class Demand:
             held = None if every and source.whole(number) else frozenset(handed)
             self.held.setdefault(id(source), []).append(held)
             self._walk(inner, handed, every and source.whole(number))
+
+    @staticmethod
+    def _also(
+        known: Mapping[int, frozenset[str] | None], stage: object, asked: frozenset[str] | None
+    ) -> frozenset[str] | None:
+        """What is asked of a stage here and in other places: several flows may begin with it."""
+        before = known.get(id(stage), frozenset())
+        return None if before is None or asked is None else before | asked
 
     def _made(self, claims: dict[str, list[Claim]], names: Iterable[str]) -> None:
         for name in list(names):

@@ -15,11 +15,11 @@ from .aside import Aside
 from .bodies import Body
 from .captured import TableRows
 from .closing import Closes, in_order, takes_pieces
-from .columns import END_OF_TIME, ENVELOPE, IDLE, NO_TIME, SEQUENCE, is_hidden, ordered, visible
+from .columns import END_OF_TIME, ENVELOPE, IDLE, NO_TIME, SEQUENCE, is_hidden, ordered, picked, visible
 from .errors import MissingColumn, UnsupportedExpression
 from .flow import Flow
 from .needs import Demand
-from .shaping import Rowwise
+from .shaping import Filter, Rowwise
 from .state import Batch, Operator, OperatorState, Parts, Step, widened
 from .tree import NOWHERE, Meeting, Source, order_of, sources_of, timeline, together
 
@@ -91,7 +91,8 @@ class Pipeline:
         self.needs = [demand.needs[source] for source in self.sources]
         self._told = False  # A state that was stored may be of other types: a cast may have been added since.
         self._asked = {claim.name for claim in demand.claims}
-        self.envelope: Collection[str] = {SEQUENCE, "_time"} | self._asked.intersection(ENVELOPE)
+        timed = {"_time"} if any(each.time is None or each.ahead is not None for each in self.sources) else set()
+        self.envelope: Collection[str] = {SEQUENCE} | timed | self._asked.intersection(ENVELOPE)
         """The columns of the log's envelope that it takes in."""
 
     def _grow(self, flow: Flow) -> Branch:
@@ -403,7 +404,7 @@ class Pipeline:
         for place, stage in enumerate(stages[behind:], behind + 1):
             if isinstance(stage, Rowwise):
                 # A frame without columns is what an operator gives when it has nothing to say.
-                frame = stage.apply(frame) if frame.width else frame
+                frame = self._shaped(stage, frame) if frame.width else frame
                 if leaf:
                     frame = self._told_apart(branch, place, frame)
                 continue
@@ -450,14 +451,23 @@ class Pipeline:
         absent = sorted(self._demand.asked[id(part)] - set(frame.columns) - set(ENVELOPE))
         return frame.with_columns(pl.lit(None).alias(name) for name in absent) if absent else frame
 
+    def _shaped(self, stage: Rowwise, frame: pl.DataFrame) -> pl.DataFrame:
+        """What comes of rows by a stage without memory."""
+        if not isinstance(stage, Filter):
+            return stage.apply(frame)
+        # What is asked of the condition alone, often text, need not be filtered.
+        return self._only(self._demand.after[id(stage)], frame).filter(stage.met(frame))
+
     def _narrowed(self, stage: Operator, frame: pl.DataFrame) -> pl.DataFrame:
         """The rows for a stage that may hold them, without columns that nobody asks for from there on."""
         [held] = self._demand.held.get(id(stage), [None])
-        if held is None or self.flow.late is not None:
+        return self._only(held, frame)
+
+    def _only(self, asked: frozenset[str] | None, frame: pl.DataFrame) -> pl.DataFrame:
+        """The rows without columns that nobody asks for; late rows leave with all of them."""
+        if asked is None or self.flow.late is not None:
             return frame
-        if all(name in held or is_hidden(name) for name in frame.columns):
-            return frame
-        return pl.DataFrame([each for each in frame.get_columns() if each.name in held or is_hidden(each.name)])
+        return picked(frame, [name for name in frame.columns if name in asked or is_hidden(name)])
 
     def _published(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The rows in the order that is promised, whatever the batches, without the hidden columns."""
@@ -465,7 +475,7 @@ class Pipeline:
             # A sliding window leaves it to the end, when there may be fewer rows. Rows that went through neither
             # window nor pattern stay in the order of the log.
             frame = ordered(frame)
-        return frame.select(visible(frame))
+        return picked(frame, visible(frame))
 
     def _timed(self, source: Source, rows: pl.DataFrame, high: int) -> tuple[pl.DataFrame, int]:
         """The rows with their time and whether they are late; and the greatest time so far."""

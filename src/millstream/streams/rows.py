@@ -82,7 +82,7 @@ def _framed(held: list[tuple[pl.DataFrame | list[dict[str, Any]], pl.DataFrame]]
     frames = []
     for part, about in held:
         frame = conform(part, columns) if isinstance(part, pl.DataFrame) else frame_of_objects(part, columns)
-        frames.append(pl.concat([frame, about], how="horizontal") if columns else about)
+        frames.append(frame.hstack(about.get_columns()) if columns else about)
     return frames[0] if len(frames) == 1 else pl.concat(frames)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import msgspec
 import polars as pl
 
-from .columns import ENVELOPE, GONE, SEQUENCE, dicts, hidden, is_hidden, names_of, need, visible
+from .columns import ENVELOPE, GONE, SEQUENCE, dicts, hidden, is_hidden, names_of, need, picked, visible
 from .errors import FlowError
 from .expressions import apply
 
@@ -24,8 +25,18 @@ class Filter(msgspec.Struct, frozen=True, eq=False):
         """The columns that it reads."""
         return names_of([self.condition])
 
+    def met(self, frame: pl.DataFrame) -> pl.Series:
+        """Whether each row meets it."""
+
+        def compute() -> pl.Series:
+            [found] = frame.select(self.condition.alias("met")).get_columns()
+            # A literal is one value for all rows.
+            return found if len(found) == frame.height else found.new_from_index(0, frame.height)
+
+        return apply("filter", frame.columns, compute)
+
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
-        return apply("filter", frame.columns, lambda: frame.filter(self.condition))
+        return frame.filter(self.met(frame))
 
 
 class Unmet(msgspec.Struct, frozen=True, eq=False):
@@ -43,7 +54,7 @@ class Unmet(msgspec.Struct, frozen=True, eq=False):
         return apply("filter", frame.columns, lambda: frame.with_columns(gone.alias(GONE)))
 
 
-class WithColumns(msgspec.Struct, frozen=True, eq=False):
+class WithColumns(msgspec.Struct, frozen=True, eq=False, dict=True):
     """Adds or replaces columns."""
 
     expressions: tuple[pl.Expr, ...]
@@ -53,13 +64,19 @@ class WithColumns(msgspec.Struct, frozen=True, eq=False):
         """The columns that it reads."""
         return names_of(self.expressions)
 
+    @cached_property
+    def _names(self) -> list[str] | None:
+        return _outputs(self.expressions)
+
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
+        if self._names is not None:
+            return apply("with_columns", visible(frame), lambda: frame.with_columns(self.expressions))
         seen = _seen(frame, self.expressions)
         added = apply("with_columns", frame.columns, lambda: seen.with_columns(self.expressions))
         return _beside(added, frame)
 
 
-class Select(msgspec.Struct, frozen=True, eq=False):
+class Select(msgspec.Struct, frozen=True, eq=False, dict=True):
     """Keeps only some columns."""
 
     expressions: tuple[pl.Expr, ...]
@@ -69,7 +86,21 @@ class Select(msgspec.Struct, frozen=True, eq=False):
         """The columns that it reads."""
         return names_of(self.expressions)
 
+    @cached_property
+    def _names(self) -> list[str] | None:
+        return _outputs(self.expressions)
+
+    @cached_property
+    def _only_columns(self) -> bool:
+        """Whether it leaves all that it keeps as it is."""
+        return self._names is not None and all(each.meta.is_column() for each in self.expressions)
+
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
+        beside = hidden(frame)
+        if self._names is not None and beside:
+            if self._only_columns and frame.columns and set(self._names) <= set(frame.columns):
+                return picked(frame, [*self._names, *beside])
+            return apply("select", visible(frame), lambda: frame.select(*self.expressions, *beside))
         seen = _seen(frame, self.expressions)
 
         def compute() -> pl.DataFrame:
@@ -177,6 +208,18 @@ def named(given: Any, names: Sequence[str]) -> tuple[Any, ...]:
 
 Rowwise = Filter | Unmet | WithColumns | Select | Mapped
 """Each row for itself."""
+
+
+def _outputs(expressions: Sequence[pl.Expr]) -> list[str] | None:
+    """The columns that expressions give, where they may be asked beside the hidden columns: none stands for several,
+    and none reads or gives a hidden one."""
+    if any(each.meta.has_multiple_outputs() for each in expressions):
+        return None
+    names = [each.meta.output_name() for each in expressions]
+    hidden_ones = any(is_hidden(name) for name in names) or any(
+        is_hidden(name) and name not in ENVELOPE for name in names_of(expressions)
+    )
+    return None if hidden_ones or len(set(names)) < len(names) else names
 
 
 def _seen(frame: pl.DataFrame, expressions: tuple[pl.Expr, ...]) -> pl.DataFrame:

@@ -16,7 +16,8 @@ import polars as pl
 
 from .aggregates import Aggregation
 from .balances import Balances
-from .columns import AT, LATE, hidden, key_column, need, order_of, times_of, utc, visible
+from .columns import AT, LATE, SEQUENCE, UTC, hidden, key_column, need, order_of, ordered, times_of, visible
+from .compiled import WORTH_IT, loops
 from .errors import FlowError
 from .expressions import apply
 from .history import Index, Pending, Sorted, stretches
@@ -100,6 +101,7 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
         pending = state.pending
         if rows.height:
             need(self.keys, rows.columns, "group_by")
+            rows = rows.drop(LATE)
             pending = pending.add(rows)
             parts = parts.add(rows, pending.lows[-1], pending.highs[-1]).gather()
         settled, pending = pending.settle(batch.after)
@@ -116,7 +118,7 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
         return Step(SlidingState(parts, pending, behind), out, late)
 
     def _reshaped(self, state: SlidingState, batch: Batch) -> Step:
-        rows = batch.frame
+        rows = batch.frame.drop(LATE)
         need(self.keys, rows.columns, "group_by")
         for name in ("window_start", "window_end", *self.aggregation.names):
             if name in visible(rows):
@@ -149,6 +151,9 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
     def _answer(self, rows: pl.DataFrame, behind: Behind, how: Sequence[Answer]) -> tuple[pl.DataFrame, Behind]:
         """The answers to rows that are later than all before, and what they leave behind."""
         if isinstance(behind, Balances):
+            if rows.height >= WORTH_IT and loops() is not None:
+                # They are gone through in the order of time, and that is how they leave in the end.
+                rows = ordered(rows, [*self.keys, SEQUENCE])
             behind, counts, found = self._balanced(behind, rows, how)
             return self._finish(rows, _columns(how, counts, found)), behind
         out = []
@@ -239,15 +244,20 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
 
     def _finish(self, rows: pl.DataFrame, partials: pl.DataFrame) -> pl.DataFrame:
         others = [name for name in visible(rows) if name not in self.keys]
-        return rows.with_columns(partials.get_columns()).select(
-            *self.keys,
-            utc(pl.col(AT) - self.window.size).alias("window_start"),
-            utc(pl.col(AT)).alias("window_end"),
-            *others,
-            *self.aggregation.finals,
-            *(name for name in hidden(rows) if not name.startswith("__key") and name != LATE),
-            pl.lit(False).alias(LATE),
-            *(pl.col(key).alias(key_column(i)) for i, key in enumerate(self.keys)),
+        keys = [rows[key] for key in self.keys]
+        at = rows[AT]
+        answers = rows.hstack(partials.get_columns()).with_columns(self.aggregation.finals)
+        return pl.DataFrame(
+            [
+                *keys,
+                (at - self.window.size).cast(UTC).alias("window_start"),
+                at.cast(UTC).alias("window_end"),
+                *(rows[name] for name in others),
+                *(answers[name] for name in self.aggregation.names),
+                *(rows[name] for name in hidden(rows) if not name.startswith("__key")),
+                pl.Series(LATE, np.zeros(rows.height, np.bool_)),
+                *(key.alias(key_column(i)) for i, key in enumerate(keys)),
+            ]
         )
 
 
