@@ -22,7 +22,7 @@ def seconds(*offsets: float | None) -> pl.DataFrame:
 
 
 def late_rows(rows: pl.DataFrame, lateness: str, sizes: list[int]) -> tuple[list[datetime | None], int]:
-    pipeline = Pipeline(stream("s", time="ts", lateness=lateness).window(tumbling("1m")).agg(n=pl.len()))
+    pipeline = Pipeline(stream("s", time="ts", lateness=lateness).window(tumbling("1m")).agg(n=pl.len()).late_to("l"))
     rows = rows.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("_position"))
     state, late, at = pipeline.start(), [], 0
     while at < rows.height:

@@ -56,7 +56,7 @@ def cut(log: Log, flow: Flow, seed: int) -> pl.DataFrame:
     pipeline = Pipeline(flow)
     state, results = pipeline.start(), []
     for group in batches(labelled(log, pipeline.sources, 0, log.head + 1), r.choice([1, 3, 20])):
-        for frame in frames(pipeline, state, group):
+        for frame in frames(pipeline, state.sources, group):
             state, result, _ = pipeline.step(state, frame, fill=True)
             results.append(result)
         if r.random() < 0.3:
@@ -119,7 +119,7 @@ def test_a_result_gets_what_was_said_up_to_the_row_that_completed_it(window: Cal
             state, known, expected = pipeline.start(), None, []
             said = dict(tables(log)["limits"]["_position", "limit"].rows())
             for group in batches(labelled(log, pipeline.sources, 0, log.head + 1), 1):
-                for frame in frames(pipeline, state, group):
+                for frame in frames(pipeline, state.sources, group):
                     for row in [frame] if isinstance(frame, pl.DataFrame) else frame:
                         assert row is not None
                         for one in row.iter_slices(1):

@@ -274,14 +274,20 @@ def _tallies(partials: Sequence[Partial]) -> dict[str, pl.Expr | None] | None:
 def partials_of(aggregation: Aggregation, rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     """The partials of groups of rows; without keys, of all rows."""
 
-    def compute() -> pl.DataFrame:
-        if by and rows.height and aggregation.tallies is not None:
-            found = tallied(rows, by, aggregation.tallies)
-            if found is not None:
-                return found
-        return _grouped(rows, by, aggregation.of_rows(rows.schema))
+    found = tallied_of(aggregation, rows, by)
+    return (
+        found
+        if found is not None
+        else apply("agg", rows.columns, lambda: _grouped(rows, by, aggregation.of_rows(rows.schema)))
+    )
 
-    return apply("agg", rows.columns, compute)
+
+def tallied_of(aggregation: Aggregation, rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame | None:
+    """The same in the order of their keys, where these are close together and all is added up; None where not."""
+    tallies = aggregation.tallies
+    if tallies is None or not by or not rows.height:
+        return None
+    return apply("agg", rows.columns, lambda: tallied(rows, by, tallies))
 
 
 def merge_partials(aggregation: Aggregation, partials: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:

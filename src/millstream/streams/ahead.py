@@ -1,4 +1,5 @@
-"""Reading ahead for a flow that has much to catch up with: frames are decoded while it works on those before."""
+"""Reading ahead for a flow that has much to catch up with: rows are decoded, and sent through the first stages where
+these have no memory, while it works on those before."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from queue import Empty, Full, Queue
 
-from .needs import Needs
-from .replay import Labelled
+from .pipeline import Pipeline, Prepared, SourceState
+from .replay import Labelled, frames
 
 _GROUPS = 2
 """So many groups are read ahead."""
@@ -18,22 +19,30 @@ _TICK = 0.05
 
 Group = list[Labelled]
 
+Taken = tuple[Group, list[Prepared] | None]
+"""A group, and its rows if they are prepared."""
+
 
 def worth_it() -> bool:
     """Whether there is a core for it."""
     return len(os.sched_getaffinity(0)) > 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) > 1
 
 
-def read_ahead(groups: Iterator[Group], needs: Sequence[Needs]) -> Generator[Group]:
-    """The groups, each with its frames decoded in another thread. Close it when no more are wanted.
+def read_ahead(groups: Iterator[Group], pipeline: Pipeline, sources: Sequence[SourceState]) -> Generator[Taken]:
+    """The groups, each with its frames decoded in another thread; and its rows prepared, if there is only one source.
+    Close it when no more are wanted.
 
     A frame goes from one thread to the other: two never look at one at the same time.
+
+    Args:
+        sources: What is remembered of the flow's sources before.
     """
-    wanted = [None if each.wanted is None else sorted(each.wanted) for each in needs]
-    ready: Queue[Group | BaseException | None] = Queue(_GROUPS)
+    wanted = [None if each.wanted is None else sorted(each.wanted) for each in pipeline.needs]
+    alone = len(sources) == 1 and pipeline.sources[0].idle is None
+    ready: Queue[Taken | BaseException | None] = Queue(_GROUPS)
     over = threading.Event()
 
-    def put(what: Group | BaseException | None) -> None:
+    def put(what: Taken | BaseException | None) -> None:
         while not over.is_set():
             try:
                 ready.put(what, timeout=_TICK)
@@ -42,6 +51,7 @@ def read_ahead(groups: Iterator[Group], needs: Sequence[Needs]) -> Generator[Gro
                 pass
 
     def read() -> None:
+        held = sources
         try:
             for group in groups:
                 for number, run in group:
@@ -49,7 +59,12 @@ def read_ahead(groups: Iterator[Group], needs: Sequence[Needs]) -> Generator[Gro
                         return
                     if number >= 0:
                         run.read_ahead(wanted[number])
-                put(group)
+                prepared: list[Prepared] | None = [] if alone else None
+                if prepared is not None:
+                    for rows in frames(pipeline, held, group):
+                        prepared.append(pipeline.prepare(held, rows, fill=True, shaped=True))
+                        held = prepared[-1].sources
+                put((group, prepared))
             put(None)
         except BaseException as error:  # Whoever asks gets it.
             put(error)
@@ -66,7 +81,8 @@ def read_ahead(groups: Iterator[Group], needs: Sequence[Needs]) -> Generator[Gro
             yield found
     finally:
         over.set()
-        while reader.is_alive():
+        # Who forgets it may have it closed by the reader itself, whenever rubbish is collected there.
+        while reader is not threading.current_thread() and reader.is_alive():
             try:
                 ready.get_nowait()
             except Empty:

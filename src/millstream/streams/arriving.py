@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import polars as pl
@@ -88,3 +88,11 @@ def passage(source: Source, frame: pl.DataFrame, high: int) -> tuple[pl.Series, 
 def watermark_of(source: Source, high: int) -> int:
     """The watermark of a source of which that was the greatest time."""
     return high - source.lateness if high > NO_TIME else NO_TIME
+
+
+def heights(frame: pl.DataFrame | Sequence[pl.DataFrame | None]) -> list[int]:
+    """How many rows of each source there are, without what says that one is silent."""
+    frames = [frame] if isinstance(frame, pl.DataFrame) else list(frame)
+    return [
+        0 if each is None else each.height if IDLE not in each.columns else each[IDLE].null_count() for each in frames
+    ]

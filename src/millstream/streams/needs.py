@@ -68,6 +68,8 @@ class Demand:
         are asked for there or later, of each input; None for all."""
         self.after: dict[int, frozenset[str] | None] = {}
         """For each stage (by its identity), the columns that are asked for of what comes out of it; None for all."""
+        self.before: dict[int, frozenset[str] | None] = {}
+        """For each stage, the same of what goes into it."""
         # What comes out at the end comes out with all its columns.
         self._walk(flow, {}, True)
         named: dict[Source, set[str]] = {source: set() for source in sources_of(flow)}
@@ -126,9 +128,9 @@ class Demand:
                 self._made(claims, claims)
                 every = False
             self._ask(claims, stage.reads)
+            self.before[id(stage)] = self._also(self.before, stage, None if every else frozenset(claims))
             if isinstance(stage, SlidingWindows) or getattr(stage, "keeps", False):
-                of_others = {id(stage): self.held[id(stage)][0]} if id(stage) in self.held else {}
-                self.held[id(stage)] = [self._also(of_others, stage, None if every else frozenset(claims))]
+                self.held[id(stage)] = [self.before[id(stage)]]
         source = flow.source
         if isinstance(source, Source):
             for name, asking in claims.items():

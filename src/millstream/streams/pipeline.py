@@ -8,19 +8,21 @@ from contextlib import contextmanager
 import msgspec
 import polars as pl
 
+from ..errors import MillstreamError
 from ..frames import Columns
 from ..log.objects import fitted, union
-from .arriving import passage, timed, watermark_of
+from .arriving import heights, passage, timed, watermark_of
 from .aside import Aside
 from .bodies import Body
 from .captured import TableRows
 from .closing import Closes, in_order, takes_pieces
-from .columns import END_OF_TIME, ENVELOPE, IDLE, NO_TIME, SEQUENCE, is_hidden, ordered, picked, visible
+from .columns import END_OF_TIME, ENVELOPE, IDLE, LATE, NO_TIME, SEQUENCE, is_hidden, ordered, picked, visible
 from .errors import MissingColumn, UnsupportedExpression
 from .flow import Flow
 from .needs import Demand
-from .shaping import Filter, Rowwise
+from .shaping import Filter, Rowwise, Select, WithColumns
 from .state import Batch, Operator, OperatorState, Parts, Step, widened
+from .trailing import SlidingWindows
 from .tree import NOWHERE, Meeting, Source, order_of, sources_of, timeline, together
 
 
@@ -57,6 +59,28 @@ class FlowState(msgspec.Struct, frozen=True, eq=False):
         """The rows of all parts."""
         return (part.body for operator in self.operators for part in operator.parts.items)
 
+
+class Prepared(msgspec.Struct, frozen=True, eq=False):
+    """Rows as they go into the first stage that has a memory: so far nothing is asked of a flow's state but what it
+    remembers of its sources.
+
+    Attributes:
+        heights: How many rows of each source there are.
+        sources: What is remembered of the sources afterwards.
+        empty: The rows of each source as they came, without one of them.
+        batches: The rows with their times, of each source.
+        behind: The number of stages that they have gone through.
+    """
+
+    heights: Sequence[int]
+    sources: tuple[SourceState, ...]
+    empty: Sequence[pl.DataFrame]
+    batches: Sequence[Batch]
+    behind: int = 0
+
+
+Rows = pl.DataFrame | Sequence[pl.DataFrame | None] | Prepared
+"""The rows of a flow's source, or of each of its sources."""
 
 Stepping = Generator[pl.DataFrame, None, tuple[FlowState, pl.DataFrame | None]]
 """A step on its way: the rows that come out, in order; in the end the state, and the rows that came late."""
@@ -177,7 +201,7 @@ class Pipeline:
     def stepping(
         self,
         state: FlowState,
-        rows: pl.DataFrame | Sequence[pl.DataFrame | None],
+        rows: Rows,
         *,
         fill: bool = False,
         put: Callable[[pl.DataFrame], Aside] | None = None,
@@ -190,34 +214,73 @@ class Pipeline:
             fill: As for `step`.
             put: Puts rows aside until they can be given; without it, all come in one piece.
         """
-        frames = [rows] if isinstance(rows, pl.DataFrame) else list(rows)
         # A source may be silent while others are not, so that its columns are not known.
         fill = fill or self._tree
-        fitting = [self._fitted(number, state, frame, fill) for number, frame in enumerate(frames)]
+        came = rows if isinstance(rows, Prepared) else self.prepare(state.sources, rows, fill=fill)
         nothing = pl.DataFrame()
-        columns = [columns for columns, _ in fitting]
-        if not self._told or any(new != old.columns for new, old in zip(columns, state.sources, strict=True)):
+        both = list(zip(state.sources, came.sources, strict=True))
+        if not self._told or any(old.columns != new.columns for old, new in both):
             self._told = True
-            told = tuple(
-                msgspec.structs.replace(old, columns=new) for new, old in zip(columns, state.sources, strict=True)
-            )
+            told = tuple(msgspec.structs.replace(old, columns=new.columns) for old, new in both)
             state = msgspec.structs.replace(state, sources=told)
             with self._missed(state):
-                state, nothing = self._reshaped(state, [frame.clear() for _, frame in fitting], fill)
-        batches, sources = [], []
-        for number, (_, frame) in enumerate(fitting):
-            batch, high = self._batch(number, frame, state.sources[number].high)
-            batches.append(batch)
-            sources.append(msgspec.structs.replace(state.sources[number], high=high))
-        state = msgspec.structs.replace(state, sources=tuple(sources))
+                state, nothing = self._reshaped(state, came.empty, fill)
+        state = msgspec.structs.replace(state, sources=came.sources)
         with self._missed(state):
-            return (yield from self._run(state, batches, fill, nothing, put))
+            return (yield from self._run(state, came.batches, fill, nothing, put, came.behind))
+
+    def prepare(
+        self,
+        sources: Sequence[SourceState],
+        rows: pl.DataFrame | Sequence[pl.DataFrame | None],
+        *,
+        fill: bool = False,
+        shaped: bool = False,
+    ) -> Prepared:
+        """Do with rows what can be done before it is their turn; may be called from another thread.
+
+        Args:
+            sources: What is remembered of the sources before.
+            rows: The rows.
+            fill: As for `step`.
+            shaped: Also send them through the first stages, where these have no memory.
+        """
+        frames = [rows] if isinstance(rows, pl.DataFrame) else list(rows)
+        afterwards, empty, batches = [], [], []
+        for number, (frame, held) in enumerate(zip(frames, sources, strict=True)):
+            columns, fitting = self._fitted(number, held, frame, fill)
+            batch, high = self._batch(number, fitting, held.high)
+            afterwards.append(SourceState(high, columns))
+            empty.append(fitting.clear())
+            batches.append(batch)
+        behind = 0
+        if shaped and not self._tree:
+            batches[0], behind = self._begun(batches[0])
+        return Prepared(heights(frames), tuple(afterwards), empty, batches, behind)
+
+    def _begun(self, batch: Batch) -> tuple[Batch, int]:
+        """The rows of the only source behind the first stages without memory, and how many those are."""
+        frame, behind = batch.frame, 0
+        for stage in self.flow.stages:
+            # Functions of the user's own are called by the thread that works on the flow.
+            if not isinstance(stage, Filter | WithColumns | Select):
+                break
+            try:
+                frame = self._shaped(stage, frame)
+            except MillstreamError:
+                return batch, 0  # It is told when it is their turn.
+            behind += 1
+        following = self.flow.stages[behind] if behind < len(self.flow.stages) else None
+        if isinstance(following, SlidingWindows) and set(following.keys) <= set(frame.columns):
+            # It goes through its rows in the order of time; those that are late leave it as they came.
+            frame = frame if frame[LATE].any() else ordered(frame, [*following.keys, SEQUENCE])
+        return msgspec.structs.replace(batch, frame=frame), behind
 
     def _fitted(
-        self, number: int, state: FlowState, rows: pl.DataFrame | None, fill: bool
+        self, number: int, source: SourceState, rows: pl.DataFrame | None, fill: bool
     ) -> tuple[Columns, pl.DataFrame]:
         """All columns of a source that are read, and its rows with them."""
-        needs, held = self.needs[number], state.sources[number].columns
+        needs, held = self.needs[number], source.columns
         if rows is None:
             rows = _SILENT
         known = {name: dtype for name, dtype in held.items() if needs.reads(name)}
@@ -247,7 +310,7 @@ class Pipeline:
             frame = frame.filter(pl.col(IDLE).is_null()).drop(IDLE)
         return Batch(frame, watermark_of(source, high), watermark_of(source, after), timeline=passing), after
 
-    def _reshaped(self, state: FlowState, rows: list[pl.DataFrame], fill: bool) -> tuple[FlowState, pl.DataFrame]:
+    def _reshaped(self, state: FlowState, rows: Sequence[pl.DataFrame], fill: bool) -> tuple[FlowState, pl.DataFrame]:
         """What is held, with the types of rows to come; and what goes out, without a row.
 
         It follows from the columns alone: so when it happens does not depend on the batches.
@@ -319,11 +382,12 @@ class Pipeline:
         fill: bool,
         nothing: pl.DataFrame = _NOTHING,
         put: Callable[[pl.DataFrame], Aside] | None = None,
+        behind: int = 0,
     ) -> Stepping:
         operators = list(state.operators)
         late: list[pl.DataFrame] = []
         batch, number = self._into(self._root, operators, batches, late, fill)
-        for frame in self._onward(self._root, 0, number, batch, operators, late, fill, put):
+        for frame in self._onward(self._root, behind, number, batch, operators, late, fill, put):
             yield self._published(frame) if frame.width else nothing
         aside = None
         if late:
@@ -459,9 +523,8 @@ class Pipeline:
         return self._only(self._demand.after[id(stage)], frame).filter(stage.met(frame))
 
     def _narrowed(self, stage: Operator, frame: pl.DataFrame) -> pl.DataFrame:
-        """The rows for a stage that may hold them, without columns that nobody asks for from there on."""
-        [held] = self._demand.held.get(id(stage), [None])
-        return self._only(held, frame)
+        """The rows for a stage with a memory, without columns that nobody asks for from there on."""
+        return self._only(self._demand.before[id(stage)], frame)
 
     def _only(self, asked: frozenset[str] | None, frame: pl.DataFrame) -> pl.DataFrame:
         """The rows without columns that nobody asks for; late rows leave with all of them."""

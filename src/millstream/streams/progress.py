@@ -9,10 +9,9 @@ from datetime import datetime
 from typing import TypeVar
 
 import msgspec
-import polars as pl
 
 from ..time import from_micros
-from .columns import IDLE, NO_TIME
+from .columns import NO_TIME
 from .pipeline import FlowState, Pipeline
 from .spilling import Sizes, sizes
 
@@ -79,14 +78,6 @@ class Meter:
         since = next((each for each in reversed(seen) if now - each[0] >= _SPAN), seen[0])
         span = max(now - since[0], 1e-3)
         return [(count - before) / span for count, before in zip(self.counts, since[1], strict=True)]
-
-
-def heights(frame: pl.DataFrame | Sequence[pl.DataFrame | None]) -> list[int]:
-    """How many rows of each source there are, without what says that one is silent."""
-    frames = [frame] if isinstance(frame, pl.DataFrame) else list(frame)
-    return [
-        0 if each is None else each.height if IDLE not in each.columns else each[IDLE].null_count() for each in frames
-    ]
 
 
 def told(pipeline: Pipeline, state: FlowState, meter: Meter, position: int, head: int, paused: bool) -> FlowProgress:

@@ -21,7 +21,7 @@ from .filesource import Files
 from .flow import Flow
 from .idle import TYPE, marks_of, silences, with_marks
 from .naming import check_there, named
-from .pipeline import FlowState, Pipeline
+from .pipeline import FlowState, Pipeline, SourceState
 from .rows import frames_of
 from .state import widened
 from .tree import Source
@@ -97,10 +97,10 @@ def _labelled(number: int, runs: Iterable[Run]) -> Iterator[tuple[int, Run]]:
 
 
 def frames(
-    pipeline: Pipeline, state: FlowState, group: Sequence[Labelled]
+    pipeline: Pipeline, sources: Sequence[SourceState], group: Sequence[Labelled]
 ) -> Iterator[pl.DataFrame | list[pl.DataFrame | None]]:
     """The rows of a group of runs as `Pipeline.step` takes them in: of each source, up to where a type widens."""
-    needs, sources = pipeline.needs, state.sources
+    needs = pipeline.needs
     marks = [
         None if source.idle is None else marks_of(run for of, run in group if of == ~number and isinstance(run, Run))
         for number, source in enumerate(pipeline.sources)
@@ -204,7 +204,7 @@ def played(
     results: list[pl.DataFrame] = []
     with named(log):
         for group in batches(labelled(log, pipeline.sources, after, end), rows):
-            for frame in frames(pipeline, state, group):
+            for frame in frames(pipeline, state.sources, group):
                 state, result, _ = pipeline.step(state, frame, fill=True)
                 results.append(result)
         if results:

@@ -7,7 +7,8 @@ watermark stood in before it, which the log decides; so what is given does not d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import ClassVar
 
@@ -142,15 +143,19 @@ class RevisingWindows(msgspec.Struct, frozen=True, eq=False):
         known = settled
         settled = settled.add_by(came, PANE).compact(windows.merge, by=windows.keys)
         found = [self._said(windows.closed(settled, before, at), "final")]
-        end = windows.end(pl.col(WINDOW))
-        asked = [("corrected", end <= before)] + ([("early", end > at)] if self.early else [])
+        asked: list[tuple[str, Callable[[pl.Expr], pl.Expr]]] = [
+            ("corrected", lambda window: windows.end(window) <= before)
+        ]
+        if self.early:
+            asked.append(("early", lambda window: windows.end(window) > at))
         by = [WINDOW, *windows.keys]
         for status, wanted in asked:
             touched = windows.spread(came, wanted).select(by).unique()
             if not touched.height:
                 continue
             near = concat(among(settled, touched, windows.keys))
-            held = windows.spread(near, pl.col(WINDOW).is_in(touched[WINDOW].unique().to_list()))
+            numbers = touched[WINDOW].unique().to_list()
+            held = windows.spread(near, partial(pl.Expr.is_in, other=numbers))
             again = held.join(touched, on=by, how="semi", nulls_equal=True)
             if status == "corrected":
                 # Of a window that had no row in time there is nothing to correct: this is its first result.

@@ -8,7 +8,7 @@ moment; and when two workers run the same flow, the one that took it first loses
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from ..errors import SchemaConflict
-from .ahead import read_ahead, worth_it
+from .ahead import Taken, read_ahead, worth_it
+from .arriving import heights
 from .aside import Aside
 from .committing import Committer
 from .compatible import check_held, tell
@@ -25,8 +26,8 @@ from .flow import Flow
 from .idle import Listener
 from .naming import named
 from .overtaking import answered, asks, waits
-from .pipeline import FlowState, Pipeline
-from .progress import FlowProgress, Meter, heights, told
+from .pipeline import FlowState, Pipeline, Prepared, Rows
+from .progress import FlowProgress, Meter, told
 from .replay import BATCH, Labelled, batches, frames, labelled
 from .spilling import Spill
 from .store import Change, change, load
@@ -102,7 +103,7 @@ class Worker(Committer):
         self._meter = Meter([*(source.stream for source in self.pipeline.sources), ""])
         self._seen = self.checkpoint.position
         self._ahead: _Ahead | None = None
-        self._reading: Generator[list[Labelled]] | None = None
+        self._reading: Generator[Taken] | None = None
         self._read = self._reading_to = 0
         """Up to where what is read ahead was taken in, and to where it goes."""
         self._under_way: tuple[Future[Change], _Ahead] | None = None
@@ -200,13 +201,14 @@ class Worker(Committer):
         """Take in rows for a while; whether all up to a position were."""
         began = time.monotonic()
         try:
-            for group in self._groups(ahead.position, head):
+            for group, prepared in self._groups(ahead, head):
                 self._listener.hear(group)
-                for frame in frames(self.pipeline, ahead.state, group):
-                    given = self._step(ahead, frame)
+                taken: Iterable[Rows] = frames(self.pipeline, ahead.state.sources, group)
+                for rows in taken if prepared is None else prepared:
+                    given = self._step(ahead, rows)
                     if self._spill is not None:
                         self._spill.keep(self.name, ahead.state.bodies)
-                    self._meter.add(*heights(frame), given)
+                    self._meter.add(*(rows.heights if isinstance(rows, Prepared) else heights(rows)), given)
                 ahead.position = self._read = group[-1][1].last
                 slice = min(SLICE, self._commit_every)
                 enough = time.monotonic() - began >= slice or ahead.is_enough
@@ -223,7 +225,7 @@ class Worker(Committer):
         finally:
             ahead.worked += time.monotonic() - began
 
-    def _step(self, ahead: _Ahead, rows: pl.DataFrame | Sequence[pl.DataFrame | None]) -> int:
+    def _step(self, ahead: _Ahead, rows: Rows) -> int:
         """Take in rows; how many came out."""
         put = Aside if self._spill is None else self._spill.put_aside
         stepping = self.pipeline.stepping(ahead.state, rows, fill=True, put=put)
@@ -240,8 +242,9 @@ class Worker(Committer):
             ahead.late.append(late)
         return given
 
-    def _groups(self, after: int, head: int) -> Iterator[list[Labelled]]:
+    def _groups(self, ahead: _Ahead, head: int) -> Iterator[Taken]:
         """The groups of runs that come next, up to a position: those that were read ahead, if they go on from there."""
+        after = ahead.position
         if self._reading is not None and self._read == after and self._reading_to == head:
             return self._reading
         self._let_go()
@@ -249,9 +252,10 @@ class Worker(Committer):
         if self._asks:
             groups = self._cut(groups)
         if head - after > 2 * self._rows and worth_it():
-            self._reading, self._read, self._reading_to = read_ahead(groups, self.pipeline.needs), after, head
+            self._reading = read_ahead(groups, self.pipeline, ahead.state.sources)
+            self._read, self._reading_to = after, head
             return self._reading
-        return groups
+        return ((group, None) for group in groups)
 
     def _cut(self, groups: Iterator[list[Labelled]]) -> Iterator[list[Labelled]]:
         """The groups in smaller ones, by position, where a run is longer than a batch."""

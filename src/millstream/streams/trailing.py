@@ -16,7 +16,7 @@ import polars as pl
 
 from .aggregates import Aggregation
 from .balances import Balances
-from .columns import AT, LATE, SEQUENCE, UTC, hidden, key_column, need, order_of, ordered, times_of, visible
+from .columns import AT, LATE, SEQUENCE, UTC, hidden, key_column, need, order_of, ordered, picked, times_of, visible
 from .compiled import WORTH_IT, loops
 from .errors import FlowError
 from .expressions import apply
@@ -101,7 +101,7 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
         pending = state.pending
         if rows.height:
             need(self.keys, rows.columns, "group_by")
-            rows = rows.drop(LATE)
+            rows = picked(rows, [name for name in rows.columns if name != LATE])
             pending = pending.add(rows)
             parts = parts.add(rows, pending.lows[-1], pending.highs[-1]).gather()
         settled, pending = pending.settle(batch.after)

@@ -9,7 +9,7 @@ its result is then final. Windows without a row give no result.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -19,7 +19,7 @@ import polars as pl
 
 from ..errors import UsageError
 from ..time import Duration, span_micros
-from .aggregates import Aggregation, merge_partials, partials_of
+from .aggregates import Aggregation, merge_partials, partials_of, tallied_of
 from .closing import Closing, is_much
 from .columns import AT, ENVELOPE, LATE, SEQUENCE, by_time_and_key, is_hidden, key_column, need, utc
 from .errors import FlowError
@@ -221,6 +221,11 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
     def partials(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The partials of some rows, per pane and key."""
         need(self.keys, rows.columns, "group_by")
+        if self.keys and self.aggregation.tallies is not None:
+            panes = rows.with_columns((pl.col(AT) // self.pane).alias(PANE))
+            found = tallied_of(self.aggregation, panes, [PANE, *self.keys])
+            if found is not None:
+                return found
         least, most = rows[AT].min(), rows[AT].max()
         low, high = (each // self.pane if isinstance(each, int) else None for each in (least, most))
         if low is None or high is None or high - low > 2:
@@ -282,20 +287,20 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
                     merged = merge_partials(self.aggregation, inside, self.keys)
                     yield merged.with_columns(pl.lit(first, pl.Int64).alias(WINDOW))
                 continue
-            windows = self.spread(held, pl.col(WINDOW).is_between(first, last))
+            windows = self.spread(held, lambda window: window.is_between(first, last))
             yield merge_partials(self.aggregation, windows, [WINDOW, *self.keys])
 
-    def spread(self, held: pl.DataFrame, wanted: pl.Expr) -> pl.DataFrame:
-        """Rows per pane, once for each window that they are in, of those windows that are wanted."""
+    def spread(self, held: pl.DataFrame, wanted: Callable[[pl.Expr], pl.Expr]) -> pl.DataFrame:
+        """Rows per pane, once for each window that they are in, of those windows that are wanted, by their numbers."""
         size, every, pane = self.window.size, self.window.every, self.pane
         # A pane belongs to the window that starts last before it, and to those before as far as they reach.
         newest = pl.col(PANE) * pane // every
-        return concat(
-            held.with_columns((newest - back).alias(WINDOW)).filter(
-                wanted & (pl.col(WINDOW) * every + size > pl.col(PANE) * pane)
-            )
-            for back in range(-(-size // every))
-        )
+        spread = []
+        for back in range(-(-size // every)):
+            window = newest - back
+            inside = held.filter(wanted(window) & (window * every + size > pl.col(PANE) * pane))
+            spread.append(inside.with_columns(window.alias(WINDOW)))
+        return concat(spread)
 
     def end(self, window: pl.Expr) -> pl.Expr:
         """When a window ends, by its number."""

@@ -9,12 +9,13 @@ import msgspec
 import polars as pl
 
 from ...frames import encode_frame
+from ..arriving import heights
 from ..columns import SEQUENCE
 from ..errors import FlowError
 from ..flow import Flow
 from ..naming import named
 from ..pipeline import SourceState
-from ..progress import heights, size_of
+from ..progress import size_of
 from ..replay import Labelled, batches, frames, labelled
 from ..spilling import Sizes, Spill
 from ..state import Part, Parts
@@ -169,7 +170,7 @@ class Share:
                         f"events of type {run.type!r} have a class that other processes cannot import",
                         hint="Define it in a module, or run the flow with processes=1",
                     )
-        for frame in frames(self.pipeline, self.state, group):
+        for frame in frames(self.pipeline, self.state.sources, group):
             self.state, out, late = self.pipeline.step(self.state, frame, fill=True)
             if self._spill is not None:
                 self._spill.keep("", self.state.bodies)
