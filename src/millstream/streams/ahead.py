@@ -62,7 +62,8 @@ def read_ahead(groups: Iterator[Group], pipeline: Pipeline, sources: Sequence[So
                 prepared: list[Prepared] | None = [] if alone else None
                 if prepared is not None:
                     for rows in frames(pipeline, held, group):
-                        prepared.append(pipeline.prepare(held, rows, fill=True, shaped=True))
+                        # While the flow waits, it is faster to share the work.
+                        prepared.append(pipeline.prepare(held, rows, fill=True, shaped=not ready.empty()))
                         held = prepared[-1].sources
                 put((group, prepared))
             put(None)

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from .columns import AT, NO_TIME, times_of
+from .columns import AT, NO_TIME, ordered, times_of
 from .errors import FlowError
 from .keys import Ints, KeyIds
 from .state import concat
@@ -60,6 +60,23 @@ class Pending(msgspec.Struct, frozen=True, eq=False):
             waiting = waiting.add(piece)
         # Of one piece: to put several into another order takes ten times as long.
         return concat(out).rechunk(), waiting
+
+    def settle_in_order(self, watermark: int, by: Sequence[str]) -> tuple[pl.DataFrame | None, Pending]:
+        """The same, with the rows by time, and by these columns where that is equal."""
+        touched = [piece for piece, low in zip(self.pieces, self.lows, strict=True) if low < watermark]
+        settled = sum(int(np.count_nonzero(piece[AT].to_numpy() < watermark)) for piece in touched)
+        if 2 * settled < sum(piece.height for piece in touched):
+            # Of what mostly goes on waiting, only what does not is worth putting in order.
+            rows, waiting = self.settle(watermark)
+            return None if rows is None else ordered(rows, by), waiting
+        waiting = Pending()
+        for piece, low in zip(self.pieces, self.lows, strict=True):
+            if low >= watermark:
+                waiting = waiting.add(piece)
+        if not touched:
+            return None, waiting
+        rows = ordered(concat(touched).rechunk(), by)
+        return rows[:settled], waiting.add(rows[settled:])
 
 
 class Sorted(msgspec.Struct, frozen=True, eq=False):

@@ -16,7 +16,7 @@ import polars as pl
 
 from .aggregates import Aggregation
 from .balances import Balances
-from .columns import AT, LATE, SEQUENCE, UTC, hidden, key_column, need, order_of, ordered, picked, times_of, visible
+from .columns import AT, LATE, SEQUENCE, UTC, hidden, key_column, need, order_of, picked, times_of, visible
 from .compiled import WORTH_IT, loops
 from .errors import FlowError
 from .expressions import apply
@@ -104,7 +104,11 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
             rows = picked(rows, [name for name in rows.columns if name != LATE])
             pending = pending.add(rows)
             parts = parts.add(rows, pending.lows[-1], pending.highs[-1]).gather()
-        settled, pending = pending.settle(batch.after)
+        if isinstance(behind, Balances) and rows.height >= WORTH_IT and loops() is not None:
+            # They are gone through in the order of time, and that is how they leave in the end.
+            settled, pending = pending.settle_in_order(batch.after, [*self.keys, SEQUENCE])
+        else:
+            settled, pending = pending.settle(batch.after)
         out = pl.DataFrame()
         if settled is not None:
             how = answers(self.aggregation, settled.schema)
@@ -151,9 +155,6 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
     def _answer(self, rows: pl.DataFrame, behind: Behind, how: Sequence[Answer]) -> tuple[pl.DataFrame, Behind]:
         """The answers to rows that are later than all before, and what they leave behind."""
         if isinstance(behind, Balances):
-            if rows.height >= WORTH_IT and loops() is not None:
-                # They are gone through in the order of time, and that is how they leave in the end.
-                rows = ordered(rows, [*self.keys, SEQUENCE])
             behind, counts, found = self._balanced(behind, rows, how)
             return self._finish(rows, _columns(how, counts, found)), behind
         out = []
