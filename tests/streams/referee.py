@@ -11,9 +11,10 @@ import polars as pl
 
 from millstream.frames import decode_frame, encode_frame
 from millstream.streams import Flow
-from millstream.streams.pipeline import FlowState, Pipeline
+from millstream.streams.pipeline import Pipeline
 from millstream.streams.spilling import Spill
 from millstream.streams.state import Part, Parts
+from millstream.streams.steps import FlowState
 
 START = datetime(2024, 1, 15, 12, tzinfo=UTC)
 

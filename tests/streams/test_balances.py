@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 
 from millstream.streams import balances as balances_of_keys
+from millstream.streams import compiled
 from millstream.streams.balances import Balances
-from millstream.streams.compiled import loops
 from millstream.streams.keys import KeyIds
 
 KEYS: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
@@ -25,14 +25,14 @@ KEYS: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
 
 def test_loops_are_compiled_here() -> None:
     # What follows would else try the same way twice.
-    assert loops() is not None
+    assert compiled.loops() is not None
 
 
 @given(st.data())
 @pytest.mark.parametrize("keys", KEYS)
 @pytest.mark.parametrize("worth_it", [1, 3, 1_000], ids=["by loops", "by both", "by arrays"])
 def test_what_a_row_sees_is_what_going_over_all_rows_gives(worth_it: int, keys: str, data: st.DataObject) -> None:
-    with patch.object(balances_of_keys, "WORTH_IT", worth_it), patch.object(balances_of_keys, "_PLACES", 1_000):
+    with patch.object(compiled, "ROWS", worth_it), patch.object(balances_of_keys, "_PLACES", 1_000):
         _check_sight(keys, data)
 
 

@@ -186,6 +186,21 @@ def test_names_that_are_no_texts_are_refused_at_once(clicks: Flow) -> None:
         clicks.join(ms.stream("shown", time="ts"), on=pl.col("user"), back="1m")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["*", "^u.*$"])
+def test_a_name_that_stands_for_several_columns_is_no_key_and_no_time(clicks: Flow, name: str) -> None:
+    mistakes: list[Callable[[], Any]] = [
+        lambda: clicks.group_by(name),
+        lambda: clicks.group_by("user", name),
+        lambda: clicks.distinct(name, within="1m"),
+        lambda: clicks.join(ms.stream("shown", time="ts"), on=name, back="1m"),
+        lambda: ms.stream("clicks", time=name),
+        lambda: clicks.group_by("user").window(ms.tumbling("1m")).agg(**{name: pl.len()}),
+    ]
+    for mistake in mistakes:
+        with pytest.raises(ms.UsageError, match="stands for several"):
+            mistake()
+
+
 def test_a_flow_is_shown_on_one_line(clicks: Flow) -> None:
     counts = clicks.group_by("user").window(ms.tumbling("5m")).agg(n=pl.len()).alert(pl.col("n") > 1)
     assert repr(counts.to("alerts", type="A")) == "<Flow clicks → tumbling 5m → alert → to alerts: A>"

@@ -8,7 +8,14 @@ from referee import START, agree, clicks, play
 
 import millstream as ms
 from millstream.errors import UsageError
-from millstream.streams import FlowError, UnsupportedExpression, sliding, stream, tumbling
+from millstream.streams import FlowError, UnsupportedExpression, compiled, sliding, stream, tumbling
+
+
+@pytest.fixture(autouse=True, params=["by arrays", "by loops"])
+def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "by loops":
+        monkeypatch.setattr(compiled, "ROWS", 1)
+
 
 source = stream("clicks", time="ts", lateness="2s")
 

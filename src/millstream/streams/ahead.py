@@ -8,8 +8,9 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from queue import Empty, Full, Queue
 
-from .pipeline import Pipeline, Prepared, SourceState
+from .pipeline import Pipeline
 from .replay import Labelled, frames
+from .steps import Prepared, SourceState
 
 _GROUPS = 2
 """So many groups are read ahead."""

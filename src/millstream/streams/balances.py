@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from .columns import NO_TIME, order_of, packed_order
-from .compiled import WORTH_IT, loops
+from .compiled import loops, worth_it
 from .keys import Ints, KeyIds
 
 _BITS = 63
@@ -137,7 +137,7 @@ class Balances(msgspec.Struct, frozen=True, eq=False):
         fit = self._fit(rows)
         numbers = tuple(each for each in values if each is not None)
         came = Chunk(fit.ids.encode(rows), at, numbers, int(at.min()), int(at.max()))
-        among = fit._among(came) if len(at) >= WORTH_IT and loops() is not None else None
+        among = fit._among(came) if worth_it(len(at)) else None
         order = None
         if among is not None:
             came, order = came.by_time()

@@ -79,6 +79,7 @@ class Choosing:
         """
         if not keys or not all(isinstance(key, str) for key in keys):
             raise UsageError("distinct takes the names of columns", hint="Write distinct('id', within='1h')")
+        check_names(keys, ())
         micros = span_micros("within=", within)
         if micros == 0:
             raise UsageError("a key that is remembered for no time", hint="Give within= a duration such as '1h'")

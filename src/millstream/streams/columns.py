@@ -86,14 +86,27 @@ def types_of(said: str, given: Mapping[str, Any]) -> dict[str, pl.DataType]:
     return found
 
 
+def check_one(name: str) -> None:
+    """Refuse a name that Polars reads as several columns.
+
+    Raises:
+        UsageError: It does.
+    """
+    if name == "*" or (name.startswith("^") and name.endswith("$")):
+        raise UsageError(
+            f"{name!r} is not the name of one column: it stands for several",
+            hint="Name each of them; a column that is called so needs another name where its events are recorded",
+        )
+
+
 def columns_named(said: str, given: str | Iterable[str]) -> tuple[str, ...]:
     """The names of columns that an argument gives: one, or several.
 
     Raises:
-        UsageError: They are no names, or one of them is there twice.
+        UsageError: They are no names, one of them is there twice, or stands for several columns.
     """
     if isinstance(given, str):
-        return (given,)
+        given = (given,)
     if isinstance(given, Mapping | pl.Expr | pl.Series | pl.DataFrame) or not isinstance(given, Iterable):
         raise UsageError(f"{said} takes the names of columns, and got {given!r:.60}", hint=f"Write {said}'user'")
     names = tuple(given)
@@ -102,6 +115,7 @@ def columns_named(said: str, given: str | Iterable[str]) -> tuple[str, ...]:
             raise UsageError(f"{said} takes the names of columns, and got {name!r:.60}", hint=f"Write {said}'user'")
         if name in names[:place]:
             raise UsageError(f"{said} names {name!r} twice", hint="Name it once")
+        check_one(name)
     return names
 
 

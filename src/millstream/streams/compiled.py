@@ -6,7 +6,7 @@ import importlib
 from functools import cache
 from typing import Any
 
-WORTH_IT = 16_384
+ROWS = 16_384
 """Rows of a batch from which on loops are asked for: to have them ready takes as long as some steps."""
 
 
@@ -17,3 +17,8 @@ def loops() -> Any:
         return importlib.import_module(".loops", __package__)
     except ImportError:
         return None
+
+
+def worth_it(rows: int) -> bool:
+    """Whether so many rows are gone through by loops, if they can be."""
+    return rows >= ROWS and loops() is not None

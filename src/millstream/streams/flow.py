@@ -21,6 +21,7 @@ from .asking import Asking
 from .calendars import CalendarWindows
 from .captured import TableRows
 from .choosing import Choosing
+from .columns import check_one
 from .counted import CountWindows
 from .distinct import Distinct, Top
 from .ends import Ending, Sink
@@ -265,6 +266,8 @@ def stream(
         raise UsageError("a source that is silent at once", hint="Give idle= a duration such as '1m'")
     if time is not None and not isinstance(time, str):
         raise UsageError(f"time={time!r:.60} is no name of a column", hint="Write time='ts'")
+    if time is not None:
+        check_one(time)
     if not isinstance(name, str) or name != "*":
         check_stream(name.removesuffix("*") if isinstance(name, str) else name)
     return Flow(

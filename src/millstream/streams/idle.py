@@ -17,7 +17,8 @@ from ..log.records import Run
 from ..log.singles import Singles
 from ..time import from_micros, to_micros
 from .columns import IDLE, NO_TIME, SEQUENCE
-from .pipeline import ENVELOPE_TYPES, FlowState, Pipeline
+from .pipeline import Pipeline
+from .steps import ENVELOPE_TYPES, FlowState
 
 if TYPE_CHECKING:
     from ..log.log import Log

@@ -22,7 +22,7 @@ from .state import Batch, OperatorState, Parts, Step, concat
 
 if TYPE_CHECKING:
     from .flow import Flow
-    from .pipeline import FlowState
+    from .steps import FlowState
 
 _NUMBER = "__asked"
 """The number under which a row waits."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import msgspec
@@ -13,88 +13,19 @@ from ..frames import Columns
 from ..log.objects import fitted, union
 from .arriving import heights, passage, timed, watermark_of
 from .aside import Aside
-from .bodies import Body
 from .captured import TableRows
 from .closing import Closes, in_order, takes_pieces
-from .columns import END_OF_TIME, ENVELOPE, IDLE, LATE, NO_TIME, SEQUENCE, is_hidden, ordered, picked, visible
+from .columns import END_OF_TIME, ENVELOPE, IDLE, LATE, SEQUENCE, is_hidden, ordered, picked, visible
 from .errors import MissingColumn, UnsupportedExpression
 from .flow import Flow
 from .needs import Demand
 from .shaping import Filter, Rowwise, Select, WithColumns
 from .state import Batch, Operator, OperatorState, Parts, Step, widened
+from .steps import ENVELOPE_TYPES, SILENT, Branch, FlowState, Prepared, Rows, SourceState, Stepping
 from .trailing import SlidingWindows
 from .tree import NOWHERE, Meeting, Source, order_of, sources_of, timeline, together
 
-
-class SourceState(msgspec.Struct, frozen=True, eq=False):
-    """What is remembered of a source.
-
-    Attributes:
-        high: The greatest event time so far; the watermark is this less the lateness.
-        columns: The columns that are read, so far; rows that lack some have nulls there.
-    """
-
-    high: int = NO_TIME
-    columns: Columns = {}
-
-
 _NOTHING = pl.DataFrame()
-
-
-class FlowState(msgspec.Struct, frozen=True, eq=False):
-    """All that a flow remembers.
-
-    Attributes:
-        sources: Of each source, its watermark and columns.
-        late: How many rows came late.
-        operators: The states of the operators that have one.
-    """
-
-    sources: tuple[SourceState, ...]
-    late: int
-    operators: tuple[OperatorState, ...]
-
-    @property
-    def bodies(self) -> Iterator[Body]:
-        """The rows of all parts."""
-        return (part.body for operator in self.operators for part in operator.parts.items)
-
-
-class Prepared(msgspec.Struct, frozen=True, eq=False):
-    """Rows as they go into the first stage that has a memory: so far nothing is asked of a flow's state but what it
-    remembers of its sources.
-
-    Attributes:
-        heights: How many rows of each source there are.
-        sources: What is remembered of the sources afterwards.
-        empty: The rows of each source as they came, without one of them.
-        batches: The rows with their times, of each source.
-        behind: The number of stages that they have gone through.
-    """
-
-    heights: Sequence[int]
-    sources: tuple[SourceState, ...]
-    empty: Sequence[pl.DataFrame]
-    batches: Sequence[Batch]
-    behind: int = 0
-
-
-Rows = pl.DataFrame | Sequence[pl.DataFrame | None] | Prepared
-"""The rows of a flow's source, or of each of its sources."""
-
-Stepping = Generator[pl.DataFrame, None, tuple[FlowState, pl.DataFrame | None]]
-"""A step on its way: the rows that come out, in order; in the end the state, and the rows that came late."""
-
-
-class Branch(msgspec.Struct, frozen=True, eq=False):
-    """A part of a flow's tree: a flow, the branches that it begins with, and the numbers of its operators."""
-
-    flow: Flow
-    inputs: tuple[Branch, ...]
-    sources: tuple[int, ...]
-    """The sources that its watermark is of."""
-    first: int
-    """The number of its first operator; that of the meeting that it begins with, if it does."""
 
 
 class Pipeline:
@@ -282,7 +213,7 @@ class Pipeline:
         """All columns of a source that are read, and its rows with them."""
         needs, held = self.needs[number], source.columns
         if rows is None:
-            rows = _SILENT
+            rows = SILENT
         known = {name: dtype for name, dtype in held.items() if needs.reads(name)}
         columns = union(known, {n: rows.schema[n] for n in visible(rows) if needs.reads(n)})
         absent = sorted(needs.named - set(columns)) if fill else []
@@ -559,14 +490,3 @@ def _in_one(stepping: Stepping) -> tuple[FlowState, pl.DataFrame, pl.DataFrame |
 def _put_aside(rows: pl.DataFrame | None, late: list[pl.DataFrame]) -> None:
     if rows is not None:
         late.append(rows.select(*visible(rows), SEQUENCE))
-
-
-ENVELOPE_TYPES: Columns = {
-    "_position": pl.Int64(),
-    "_stream": pl.String(),
-    "_version": pl.Int64(),
-    "_type": pl.String(),
-    "_time": pl.Datetime("us", "UTC"),
-}
-
-_SILENT = pl.DataFrame(schema=ENVELOPE_TYPES)

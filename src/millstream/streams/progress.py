@@ -12,8 +12,9 @@ import msgspec
 
 from ..time import from_micros
 from .columns import NO_TIME
-from .pipeline import FlowState, Pipeline
+from .pipeline import Pipeline
 from .spilling import Sizes, sizes
+from .steps import FlowState
 
 T = TypeVar("T")
 

@@ -21,9 +21,10 @@ from .filesource import Files
 from .flow import Flow
 from .idle import TYPE, marks_of, silences, with_marks
 from .naming import check_there, named
-from .pipeline import FlowState, Pipeline, SourceState
+from .pipeline import Pipeline
 from .rows import frames_of
 from .state import widened
+from .steps import FlowState, SourceState
 from .tree import Source
 
 if TYPE_CHECKING:

@@ -26,10 +26,11 @@ from .flow import Flow
 from .idle import Listener
 from .naming import named
 from .overtaking import answered, asks, waits
-from .pipeline import FlowState, Pipeline, Prepared, Rows
+from .pipeline import Pipeline
 from .progress import FlowProgress, Meter, told
 from .replay import BATCH, Labelled, batches, frames, labelled
 from .spilling import Spill
+from .steps import FlowState, Prepared, Rows
 from .store import Change, change, load
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from .compatible import forget_told, lacking, saved_as, tell_again, writes
 from .ends import name_of
 from .errors import FlowChanged, FlowError
 from .pausing import paused
-from .pipeline import FlowState, Pipeline
+from .pipeline import Pipeline
 from .replay import played
+from .steps import FlowState
 from .store import INFO, SAVED, SAVEPOINTS, TABLES, info_of, read
 
 if TYPE_CHECKING:

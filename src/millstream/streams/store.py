@@ -15,9 +15,10 @@ import polars as pl
 from ..frames import decode_frame, encode_frame, schema_columns, schema_text
 from ..storage.database import Database
 from .errors import FlowChanged
-from .pipeline import FlowState, Pipeline, SourceState
+from .pipeline import Pipeline
 from .spilling import Spill
 from .state import Part, Parts
+from .steps import FlowState, SourceState
 
 INFO, STATE, TOLD = "flow_info", "flow_state", "flow_told"
 SAVEPOINTS, SAVED = "flow_savepoints", "flow_saved_state"

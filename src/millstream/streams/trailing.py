@@ -17,7 +17,7 @@ import polars as pl
 from .aggregates import Aggregation
 from .balances import Balances
 from .columns import AT, LATE, SEQUENCE, UTC, hidden, key_column, need, order_of, picked, times_of, visible
-from .compiled import WORTH_IT, loops
+from .compiled import worth_it
 from .errors import FlowError
 from .expressions import apply
 from .history import Index, Pending, Sorted, stretches
@@ -104,7 +104,7 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
             rows = picked(rows, [name for name in rows.columns if name != LATE])
             pending = pending.add(rows)
             parts = parts.add(rows, pending.lows[-1], pending.highs[-1]).gather()
-        if isinstance(behind, Balances) and rows.height >= WORTH_IT and loops() is not None:
+        if isinstance(behind, Balances) and worth_it(rows.height):
             # They are gone through in the order of time, and that is how they leave in the end.
             settled, pending = pending.settle_in_order(batch.after, [*self.keys, SEQUENCE])
         else:

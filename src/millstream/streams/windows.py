@@ -21,7 +21,7 @@ from ..errors import UsageError
 from ..time import Duration, span_micros
 from .aggregates import Aggregation, merge_partials, partials_of, tallied_of
 from .closing import Closing, is_much
-from .columns import AT, ENVELOPE, LATE, SEQUENCE, by_time_and_key, is_hidden, key_column, need, utc
+from .columns import AT, ENVELOPE, LATE, SEQUENCE, by_time_and_key, check_one, is_hidden, key_column, need, utc
 from .errors import FlowError
 from .state import Batch, Kept, OperatorState, Order, Parts, Step, concat
 
@@ -380,6 +380,7 @@ def check_names(keys: Sequence[str], names: Sequence[str], others: Sequence[str]
     seen: set[str] = set()
     for name in (*keys, *others, *names):
         check_name(name)
+        check_one(name)
         if name in seen:
             raise UsageError(f"two output columns are named {name!r}", hint="Give one of them another name")
         seen.add(name)

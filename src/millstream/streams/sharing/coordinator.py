@@ -23,11 +23,11 @@ from ..committing import Committer
 from ..compatible import check_held, tell
 from ..errors import FlowChanged, FlowError
 from ..flow import Flow
-from ..pipeline import FlowState
 from ..progress import FlowProgress, Meter, told
 from ..replay import BATCH
 from ..runner import COMMIT_EVERY, OUTPUT, SLICE, Worker
 from ..spilling import Sizes
+from ..steps import FlowState
 from ..store import info_of, load, sources_told
 from .processes import Process, Working
 from .ranges import Range, SharedPipeline, merged, merged_late

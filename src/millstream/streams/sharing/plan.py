@@ -27,11 +27,11 @@ from ..latest import Latest
 from ..match import Match
 from ..merging import Merge
 from ..overtaking import Overtaking
-from ..pipeline import Branch
 from ..processing import Processed
 from ..sequences import Sequences
 from ..sessions import SessionWindows
 from ..shaping import Mapped, Rowwise, Select, WithColumns
+from ..steps import Branch
 from ..trailing import SlidingWindows
 from ..tree import Source
 from ..windows import PaneWindows

@@ -14,9 +14,10 @@ from ..entering import Entering
 from ..errors import FlowError, UnsupportedExpression
 from ..flow import Flow
 from ..hashing import Hashes, hashed
-from ..pipeline import Branch, Pipeline
+from ..pipeline import Pipeline
 from ..shaping import Rowwise
 from ..state import Part, concat
+from ..steps import Branch
 from ..tree import order_of
 from .plan import plan_of
 

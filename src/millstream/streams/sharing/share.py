@@ -14,11 +14,11 @@ from ..columns import SEQUENCE
 from ..errors import FlowError
 from ..flow import Flow
 from ..naming import named
-from ..pipeline import SourceState
 from ..progress import size_of
 from ..replay import Labelled, batches, frames, labelled
 from ..spilling import Sizes, Spill
 from ..state import Part, Parts
+from ..steps import SourceState
 from ..store import Stored, parts_of
 from .ranges import SPACE, Drifted, Range, SharedPipeline
 

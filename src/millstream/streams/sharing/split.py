@@ -9,7 +9,7 @@ import polars as pl
 
 from ...frames import schema_text
 from ...storage.database import Database
-from ..pipeline import SourceState
+from ..steps import SourceState
 from ..store import Change, forget_parts
 from .ranges import SPACE
 from .share import Reached

@@ -13,7 +13,7 @@ import polars as pl
 
 from ..errors import FlowError
 from ..flow import Flow
-from ..pipeline import SourceState
+from ..steps import SourceState
 
 
 class Start(msgspec.Struct):
