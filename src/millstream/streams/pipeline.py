@@ -16,6 +16,7 @@ from .aside import Aside
 from .captured import TableRows
 from .closing import Closes, in_order, takes_pieces
 from .columns import END_OF_TIME, ENVELOPE, IDLE, LATE, SEQUENCE, is_hidden, ordered, picked, visible
+from .compiled import worth_it
 from .errors import MissingColumn, UnsupportedExpression
 from .flow import Flow
 from .needs import Demand
@@ -202,7 +203,11 @@ class Pipeline:
                 return batch, 0  # It is told when it is their turn.
             behind += 1
         following = self.flow.stages[behind] if behind < len(self.flow.stages) else None
-        if isinstance(following, SlidingWindows) and set(following.keys) <= set(frame.columns):
+        if (
+            isinstance(following, SlidingWindows)
+            and set(following.keys) <= set(frame.columns)
+            and worth_it(frame.height)
+        ):
             # It goes through its rows in the order of time; those that are late leave it as they came.
             frame = frame if frame[LATE].any() else ordered(frame, [*following.keys, SEQUENCE])
         return msgspec.structs.replace(batch, frame=frame), behind
