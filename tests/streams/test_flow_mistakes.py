@@ -12,7 +12,7 @@ import pytest
 
 import millstream as ms
 from millstream.errors import StreamNotFound
-from millstream.streams import Flow, stream
+from millstream.streams import Flow, UnsupportedExpression, stream
 
 NOON = datetime(2024, 1, 15, 12, tzinfo=UTC)
 ROWS = pl.DataFrame(
@@ -184,6 +184,16 @@ def test_names_that_are_no_texts_are_refused_at_once(clicks: Flow) -> None:
         ms.stream("clicks", time=pl.col("ts"))  # type: ignore[arg-type]
     with pytest.raises(ms.UsageError, match="on= takes the names of columns"):
         clicks.join(ms.stream("shown", time="ts"), on=pl.col("user"), back="1m")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("condition", [pl.col("user"), pl.lit(1), pl.lit(None), pl.col("page").str.to_uppercase()])
+def test_what_is_no_condition_is_refused_with_its_type(clicks: Flow, condition: pl.Expr) -> None:
+    for flow in (
+        clicks.filter(condition),
+        clicks.filter(condition).group_by("user").window(ms.tumbling("1m")).agg(n=pl.len()),
+    ):
+        with pytest.raises(UnsupportedExpression, match="filter predicate must be of type `Boolean`"):
+            flow.over(ROWS)
 
 
 @pytest.mark.parametrize("name", ["*", "^u.*$"])
