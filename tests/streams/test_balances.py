@@ -32,7 +32,7 @@ def test_loops_are_compiled_here() -> None:
 @pytest.mark.parametrize("keys", KEYS)
 @pytest.mark.parametrize("worth_it", [1, 3, 1_000], ids=["by loops", "by both", "by arrays"])
 def test_what_a_row_sees_is_what_going_over_all_rows_gives(worth_it: int, keys: str, data: st.DataObject) -> None:
-    with patch.object(compiled, "ROWS", worth_it), patch.object(balances_of_keys, "_PLACES", 1_000):
+    with patch.multiple(compiled, ROWS=worth_it, SOON=0), patch.object(balances_of_keys, "_PLACES", 1_000):
         _check_sight(keys, data)
 
 

@@ -15,6 +15,7 @@ from millstream.streams import FlowError, UnsupportedExpression, compiled, slidi
 def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "by loops":
         monkeypatch.setattr(compiled, "ROWS", 1)
+        monkeypatch.setattr(compiled, "SOON", 0)
 
 
 source = stream("clicks", time="ts", lateness="2s")

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from .columns import NO_TIME, order_of, packed_order
-from .compiled import loops, worth_it
+from .compiled import loops, saw, worth_it
 from .keys import Ints, KeyIds
 
 _BITS = 63
@@ -137,6 +137,7 @@ class Balances(msgspec.Struct, frozen=True, eq=False):
         fit = self._fit(rows)
         numbers = tuple(each for each in values if each is not None)
         came = Chunk(fit.ids.encode(rows), at, numbers, int(at.min()), int(at.max()))
+        saw(len(at))
         among = fit._among(came) if worth_it(len(at)) else None
         order = None
         if among is not None:

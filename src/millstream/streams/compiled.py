@@ -7,7 +7,12 @@ from functools import cache
 from typing import Any
 
 ROWS = 16_384
-"""Rows of a batch from which on loops are asked for: to have them ready takes as long as some steps."""
+"""Rows of a batch from which on loops are worth calling."""
+
+SOON = 5_000_000
+"""Rows in such batches after which they are asked for: to load Numba takes as long as they save in some more."""
+
+_seen = 0
 
 
 @cache
@@ -19,6 +24,13 @@ def loops() -> Any:
         return None
 
 
+def saw(rows: int) -> None:
+    """Count the rows of a batch that loops could go through."""
+    global _seen
+    if rows >= ROWS:
+        _seen += rows
+
+
 def worth_it(rows: int) -> bool:
     """Whether so many rows are gone through by loops, if they can be."""
-    return rows >= ROWS and loops() is not None
+    return rows >= ROWS and _seen >= SOON and loops() is not None
