@@ -12,7 +12,7 @@ import pytest
 
 import millstream as ms
 from millstream.errors import StreamNotFound
-from millstream.streams import Flow, stream
+from millstream.streams import Flow, UnsupportedExpression, stream
 
 NOON = datetime(2024, 1, 15, 12, tzinfo=UTC)
 ROWS = pl.DataFrame(
@@ -106,6 +106,12 @@ def test_several_conditions_are_met_together(clicks: Flow) -> None:
     assert clicks.join_latest(old, on="user").over(log)["city"].to_list() == [None, "Rome", None]
     with pytest.raises(ms.UsageError, match="got True"):
         clicks.filter(pl.col("user") == 1, True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("condition", [pl.col("user"), pl.col("page"), pl.lit(None), pl.lit(1)], ids=str)
+def test_a_condition_that_is_neither_true_nor_false_is_refused(clicks: Flow, condition: pl.Expr) -> None:
+    with pytest.raises(UnsupportedExpression, match="not Boolean"):
+        clicks.filter(condition).over(ROWS)
 
 
 def test_a_past_may_be_any_frame(clicks: Flow) -> None:

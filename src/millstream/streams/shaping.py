@@ -30,6 +30,8 @@ class Filter(msgspec.Struct, frozen=True, eq=False):
 
         def compute() -> pl.Series:
             [found] = frame.select(self.condition.alias("met")).get_columns()
+            if found.dtype != pl.Boolean:
+                raise pl.exceptions.ComputeError(f"the condition is {found.dtype}, not Boolean")
             # A literal is one value for all rows.
             return found if len(found) == frame.height else found.new_from_index(0, frame.height)
 
