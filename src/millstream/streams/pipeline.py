@@ -326,9 +326,9 @@ class Pipeline:
             # Where flows meet, the late rows of one come before those of another, whatever their places.
             aside = aside.sort(SEQUENCE, maintain_order=True) if self._tree else aside
             aside = self._aside(aside)
-        state = msgspec.structs.replace(
-            state, operators=tuple(operators), late=state.late + (aside.height if aside is not None else 0)
-        )
+        # Before they leave: those of which nobody asks for a column leave nothing that could be counted.
+        count = sum(each.height for each in late)
+        state = msgspec.structs.replace(state, operators=tuple(operators), late=state.late + count)
         return state, aside
 
     def _through(
