@@ -459,8 +459,8 @@ class Pipeline:
 
     def _only(self, asked: frozenset[str] | None, frame: pl.DataFrame) -> pl.DataFrame:
         """The rows without columns that nobody asks for; late rows leave with all of them."""
-        if asked is None or self.flow.late is not None:
-            return frame
+        if asked is None or self.flow.late is not None or not asked <= set(frame.columns):
+            return frame  # Whoever misses one is told of all that there are.
         return picked(frame, [name for name in frame.columns if name in asked or is_hidden(name)])
 
     def _published(self, frame: pl.DataFrame) -> pl.DataFrame:
