@@ -70,6 +70,20 @@ def _wrapped(total: int) -> int:
     return (total + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
+@pytest.mark.parametrize("far", [9, 1_000, 10**12])
+def test_a_key_whose_rows_come_to_nothing_has_its_place_until_they_are_gone(far: int) -> None:
+    with patch.multiple(compiled, ROWS=1, SOON=0):
+        balances = Balances(KeyIds(["key"]))
+        for keys, at, values, totals in (
+            ([7, 7], [0, 10], [5, -5], [5, 0]),
+            ([far, far + 1, far], [302, 303, 304], [1, 1, 1], [1, 1, 2]),
+            ([far, 7], [305, 311], [1, 3], [3, 3]),
+        ):
+            frame = pl.DataFrame({"key": keys})
+            balances, (found,) = balances.step(frame, np.array(at), [np.array(values)], 300, inclusive=True)
+            assert found.tolist() == totals
+
+
 def test_keys_that_come_and_go_leave_nothing_behind() -> None:
     balances = Balances(KeyIds(["key"]))
     most = 0

@@ -50,6 +50,13 @@ def test_the_same_rows_are_late_whatever_the_batches(sizes: list[int]) -> None:
     assert count == expected.height > 100
 
 
+def test_late_rows_are_counted_where_the_flow_asks_for_none_of_their_columns() -> None:
+    pipeline = Pipeline(stream("s", time="ts", lateness="2s").window(tumbling("1m")).agg(n=pl.len()))
+    rows = seconds(10, 8, 7.9, 20, 12, 18, 17)
+    state, _, _ = pipeline.step(pipeline.start(), rows.with_columns(_position=pl.int_range(pl.len(), dtype=pl.Int64)))
+    assert state.late == 3
+
+
 def test_late_rows_are_left_out_of_windows_even_where_those_are_still_open() -> None:
     rows = clicks(3, 3_000, late=20)
     in_time = rows.with_columns(pl.col("ts").cum_max().shift(1).alias("reached")).filter(

@@ -12,7 +12,7 @@ import pytest
 
 import millstream as ms
 from millstream.errors import StreamNotFound
-from millstream.streams import Flow, UnsupportedExpression, stream
+from millstream.streams import Flow, MissingColumn, UnsupportedExpression, stream
 
 NOON = datetime(2024, 1, 15, 12, tzinfo=UTC)
 ROWS = pl.DataFrame(
@@ -106,6 +106,12 @@ def test_several_conditions_are_met_together(clicks: Flow) -> None:
     assert clicks.join_latest(old, on="user").over(log)["city"].to_list() == [None, "Rome", None]
     with pytest.raises(ms.UsageError, match="got True"):
         clicks.filter(pl.col("user") == 1, True)  # type: ignore[arg-type]
+
+
+def test_who_misspells_a_column_is_told_of_all_that_there_are(clicks: Flow) -> None:
+    counts = clicks.group_by("user").window(ms.tumbling("5m")).agg(n=pl.len())
+    with pytest.raises(MissingColumn, match="there are 'user', 'window_start', 'window_end', 'n'"):
+        counts.group_by("user").window(ms.tumbling("1h")).agg(most=pl.col("m").max()).over(ROWS)
 
 
 def test_a_past_may_be_any_frame(clicks: Flow) -> None:

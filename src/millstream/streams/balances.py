@@ -137,12 +137,12 @@ class Balances(msgspec.Struct, frozen=True, eq=False):
         fit = self._fit(rows)
         numbers = tuple(each for each in values if each is not None)
         came = Chunk(fit.ids.encode(rows), at, numbers, int(at.min()), int(at.max()))
+        gone = _together(fit._gone(came, came.newest - size), len(numbers))
         saw(len(at))
-        among = fit._among(came) if worth_it(len(at)) else None
+        among = fit._among(came, gone) if worth_it(len(at)) else None
         order = None
         if among is not None:
             came, order = came.by_time()
-        gone = _together(fit._gone(came, came.newest - size), len(numbers))
         waiting = iter(zip(came.values, gone.values, strict=True))
         tracks = [next(waiting) if value is not None else None for value in values]
         if among is not None:
@@ -153,9 +153,10 @@ class Balances(msgspec.Struct, frozen=True, eq=False):
             found = [_placed(each, order) for each in found]
         return Balances(fit.ids, fit._with(came, size), totals, came.newest), found
 
-    def _among(self, came: Chunk) -> tuple[int, int] | None:
+    def _among(self, came: Chunk, gone: Chunk) -> tuple[int, int] | None:
         """The least key and the greatest; None where an array of all between would be too long."""
-        keys = [each for each in (came.ids, *(totals.keys for totals in self.totals)) if len(each)]
+        # A key that has come to nothing is in no total, and may still have rows that will be gone.
+        keys = [each for each in (came.ids, gone.ids, *(totals.keys for totals in self.totals)) if len(each)]
         low, high = min(int(each.min()) for each in keys), max(int(each.max()) for each in keys)
         return (low, high) if high - low < _PLACES * len(came.ids) else None
 

@@ -24,9 +24,9 @@ def _compiled(*arguments: Any) -> Callable[[F], F]:
     def compile(function: F) -> F:
         signature = types.void(*arguments)
         try:
-            made: F = njit(signature, nogil=True, cache=True)(function)
+            made: F = njit(signature, nogil=True, boundscheck=True, cache=True)(function)
         except RuntimeError:
-            made = njit(signature, nogil=True)(function)
+            made = njit(signature, nogil=True, boundscheck=True)(function)
         return made
 
     return compile
@@ -60,7 +60,6 @@ def balance(
         balances: What each key comes to, from the least on; afterwards what it comes to then.
         found: Takes what each row sees.
     """
-    # Bounds are not checked here: the caller sees to it that all keys have their place.
     weighted = len(values) > 0
     passed = 0
     row = 0

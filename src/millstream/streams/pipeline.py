@@ -331,9 +331,9 @@ class Pipeline:
             # Where flows meet, the late rows of one come before those of another, whatever their places.
             aside = aside.sort(SEQUENCE, maintain_order=True) if self._tree else aside
             aside = self._aside(aside)
-        state = msgspec.structs.replace(
-            state, operators=tuple(operators), late=state.late + (aside.height if aside is not None else 0)
-        )
+        # Before they leave: those of which nobody asks for a column leave nothing that could be counted.
+        count = sum(each.height for each in late)
+        state = msgspec.structs.replace(state, operators=tuple(operators), late=state.late + count)
         return state, aside
 
     def _through(
@@ -464,8 +464,8 @@ class Pipeline:
 
     def _only(self, asked: frozenset[str] | None, frame: pl.DataFrame) -> pl.DataFrame:
         """The rows without columns that nobody asks for; late rows leave with all of them."""
-        if asked is None or self.flow.late is not None:
-            return frame
+        if asked is None or self.flow.late is not None or not asked <= set(frame.columns):
+            return frame  # Whoever misses one is told of all that there are.
         return picked(frame, [name for name in frame.columns if name in asked or is_hidden(name)])
 
     def _published(self, frame: pl.DataFrame) -> pl.DataFrame:
