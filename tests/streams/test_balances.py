@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -26,6 +30,18 @@ KEYS: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
 def test_loops_are_compiled_here() -> None:
     # What follows would else try the same way twice.
     assert compiled.loops() is not None
+
+
+def test_loops_whose_file_is_broken_are_compiled_anew(tmp_path: Path) -> None:
+    code = "from millstream.streams.compiled import loops; assert loops() is not None"
+    for _ in range(2):
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}, check=True, timeout=80
+        )
+        kept = list(tmp_path.rglob("*.nbi"))
+        assert kept
+        for each in kept:
+            each.write_bytes(each.read_bytes()[:20])
 
 
 @given(st.data())

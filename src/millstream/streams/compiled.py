@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from functools import cache
 from typing import Any
+
+_LOG = logging.getLogger("millstream.streams")
 
 ROWS = 16_384
 """Rows of a batch from which on loops are worth calling."""
@@ -17,10 +20,14 @@ _seen = 0
 
 @cache
 def loops() -> Any:
-    """The module `loops`, or None without Numba."""
+    """The module `loops`, or None without a Numba that works."""
     try:
         return importlib.import_module(".loops", __package__)
     except ImportError:
+        return None
+    except Exception:
+        # Such as a Numba that does not go with this numpy: a flow does not need it.
+        _LOG.warning("Numba cannot be used, so that sums go by arrays", exc_info=True)
         return None
 
 

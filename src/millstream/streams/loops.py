@@ -19,13 +19,14 @@ _WRITTEN = types.Array(types.int64, 1, "C")
 
 
 def _compiled(*arguments: Any) -> Callable[[F], F]:
-    """Compile a function for these types of arguments; kept in a file where there is a folder for it."""
+    """Compile a function for these types of arguments; kept in a file where that can be."""
 
     def compile(function: F) -> F:
         signature = types.void(*arguments)
         try:
             made: F = njit(signature, nogil=True, boundscheck=True, cache=True)(function)
-        except RuntimeError:
+        except Exception:
+            # There is no folder, it is full, or what was kept there is broken.
             made = njit(signature, nogil=True, boundscheck=True)(function)
         return made
 
