@@ -139,7 +139,7 @@ def test_what_is_no_number_is_one_key_also_where_one_row_meets_one_that_is_held(
             assert flow.check(log).equal
 
 
-@pytest.mark.parametrize("name", ["match", "measures", "process"])
+@pytest.mark.parametrize("name", ["match", "measures", "process", "tumbling", "hopping", "session", "count", "calendar"])
 def test_zero_has_no_sign_where_a_row_is_made_of_several(name: str) -> None:
     a = {"a": some}
     flow = {
@@ -148,6 +148,11 @@ def test_zero_has_no_sign_where_a_row_is_made_of_several(name: str) -> None:
         "process": source.process(
             given, start={"sum": 0}, schema={"sum": pl.Int64}, gives={"sum": pl.Int64}, reads=["v"]
         ),
+        "tumbling": source.window(ms.tumbling("3s")).agg(sum=pl.col("v").sum()),
+        "hopping": source.window(ms.hopping("4s", every="2s")).agg(sum=pl.col("v").sum()),
+        "session": source.window(ms.session("1s")).agg(sum=pl.col("v").sum()),
+        "calendar": source.window(ms.calendar("1d", time_zone="UTC")).agg(sum=pl.col("v").sum()),
+        "count": source.window(ms.count(3)).agg(sum=pl.col("v").sum()),
     }[name]
     ts = [START + timedelta(seconds=second // 2) for second in range(12)]
     rows = pl.DataFrame({"k": [-0.0, 0.0, 0.0, -0.0, -0.0, -0.0] * 2, "v": range(12), "ts": ts})

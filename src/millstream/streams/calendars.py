@@ -12,6 +12,7 @@ from .aggregates import Aggregation, merge_partials, partials_of
 from .clocks import bounds
 from .closing import Closing, is_much
 from .columns import AT, need
+from .keys import unsigned
 from .state import Batch, Kept, OperatorState, Order, Parts, Step, concat
 from .windows import Calendar, results, split_late
 
@@ -75,6 +76,7 @@ class CalendarWindows(msgspec.Struct, frozen=True, eq=False):
 
     def _partials(self, rows: pl.DataFrame) -> pl.DataFrame:
         need(self.keys, rows.columns, "group_by")
+        rows = unsigned(rows, self.keys)
         _, ends = bounds(rows[AT], self.window.every, self.window.zone)
         rows = rows.with_columns(pl.Series(_END, ends, pl.Int64))
         return partials_of(self.aggregation, rows, [_END, *self.keys])

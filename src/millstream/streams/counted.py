@@ -11,6 +11,7 @@ from .aggregates import Aggregation, merge_partials, partials_of
 from .columns import AT, SEQUENCE, need
 from .history import Pending
 from .keyed import beside, held_of, newest, put
+from .keys import unsigned
 from .state import Batch, OperatorState, Order, Parts, Step, concat
 from .windows import Count, results, split_late
 
@@ -99,7 +100,7 @@ class CountWindows(msgspec.Struct, frozen=True, eq=False):
 
     def _pieces(self, rows: pl.DataFrame, held: pl.DataFrame | None) -> pl.DataFrame:
         """The windows that settled rows are in, with what their keys' open ones held."""
-        keys = list(self.keys)
+        rows, keys = unsigned(rows, self.keys), list(self.keys)
         rows = rows.sort(AT, SEQUENCE, maintain_order=True)
         rank = pl.int_range(pl.len(), dtype=pl.Int64)
         rows = rows.with_columns((rank.over(keys) if keys else rank).alias(_NUMBER))

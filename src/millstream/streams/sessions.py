@@ -14,6 +14,7 @@ import polars as pl
 from .aggregates import Aggregation, merge_partials, partials_of
 from .columns import AT, need
 from .keyed import among
+from .keys import unsigned
 from .state import Batch, Kept, OperatorState, Order, Parts, Step, concat
 from .windows import Session, results, split_late
 
@@ -79,6 +80,7 @@ class SessionWindows(msgspec.Struct, frozen=True, eq=False):
 
     def _pieces(self, rows: pl.DataFrame) -> pl.DataFrame:
         need(self.keys, rows.columns, "group_by")
+        rows = unsigned(rows, self.keys)
         numbered = self._numbered(rows.with_columns(pl.col(AT).alias(_START), pl.col(AT).alias(_LAST)))
         partials = partials_of(self.aggregation, numbered, [_NUMBER, *self.keys])
         spans = numbered.group_by(_NUMBER).agg(pl.col(_START).min(), pl.col(_LAST).max())

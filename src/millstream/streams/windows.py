@@ -23,6 +23,7 @@ from .aggregates import Aggregation, merge_partials, partials_of, tallied_of
 from .closing import Closing, is_much
 from .columns import AT, ENVELOPE, LATE, SEQUENCE, by_time_and_key, check_one, is_hidden, key_column, need, utc
 from .errors import FlowError
+from .keys import unsigned
 from .state import Batch, Kept, OperatorState, Order, Parts, Step, concat
 
 PANE = "__pane"
@@ -221,6 +222,7 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
     def partials(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The partials of some rows, per pane and key."""
         need(self.keys, rows.columns, "group_by")
+        rows = unsigned(rows, self.keys)
         if self.keys and self.aggregation.tallies is not None:
             panes = rows.with_columns((pl.col(AT) // self.pane).alias(PANE))
             found = tallied_of(self.aggregation, panes, [PANE, *self.keys])
