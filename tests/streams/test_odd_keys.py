@@ -139,7 +139,9 @@ def test_what_is_no_number_is_one_key_also_where_one_row_meets_one_that_is_held(
             assert flow.check(log).equal
 
 
-@pytest.mark.parametrize("name", ["match", "measures", "process", "tumbling", "hopping", "session", "count", "calendar"])
+@pytest.mark.parametrize(
+    "name", ["match", "measures", "process", "tumbling", "hopping", "session", "count", "calendar"]
+)
 def test_zero_has_no_sign_where_a_row_is_made_of_several(name: str) -> None:
     a = {"a": some}
     flow = {
