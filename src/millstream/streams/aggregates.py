@@ -273,13 +273,10 @@ def _tallies(partials: Sequence[Partial]) -> dict[str, pl.Expr | None] | None:
 
 def partials_of(aggregation: Aggregation, rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     """The partials of groups of rows; without keys, of all rows."""
-
     found = tallied_of(aggregation, rows, by)
-    return (
-        found
-        if found is not None
-        else apply("agg", rows.columns, lambda: _grouped(rows, by, aggregation.of_rows(rows.schema)))
-    )
+    if found is not None:
+        return found
+    return apply("agg", rows.columns, lambda: _grouped(rows, by, aggregation.of_rows(rows.schema)))
 
 
 def tallied_of(aggregation: Aggregation, rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame | None:

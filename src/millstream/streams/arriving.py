@@ -28,26 +28,12 @@ def timed(source: Source, rows: pl.DataFrame, high: int, asked: Collection[str])
     name = source.time or "_time"
     if name not in rows.columns:
         raise MissingColumn(name, f"stream({source.stream!r}, time=...)", visible(rows), source)
-    at = micros(name, rows.schema[name])
-    if at is None:
-        raise FlowError(
-            f"column {name!r} of stream {source.stream!r} is {rows.schema[name]}, which is no time",
-            hint="Name a column of datetimes, or of ISO 8601 text",
-        )
     keep = [n for n in rows.columns if n not in ENVELOPE or n in asked or n == SEQUENCE]
-    at = at.cast(pl.Int64)
-    if source.ahead is not None:
-        if "_time" not in rows.columns:
-            raise MissingColumn("_time", f"stream({source.stream!r}, ahead=...)", visible(rows))
-        # A stamp that cannot be is no time: so it moves no watermark, and its row goes aside.
-        at = pl.when(at <= pl.col("_time").dt.epoch("us") + source.ahead).then(at)
-    if IDLE in rows.columns:
-        at = pl.coalesce(IDLE, at)
     quick = _plain(rows, name) if source.ahead is None and IDLE not in rows.columns else None
     if quick is not None:
         rows = pl.DataFrame([*(rows[each] for each in keep), quick])
     else:
-        rows = rows.select(*keep, at.alias(AT))
+        rows = rows.select(*keep, _reckoned(source, rows, name).alias(AT))
     if not rows.height:
         return rows.with_columns(pl.lit(False).alias(LATE)), high
     rows = rows.hstack([_late(rows[AT], high, source.lateness)])
@@ -61,6 +47,23 @@ def _plain(rows: pl.DataFrame, name: str) -> pl.Series | None:
         return None
     at = rows[name].to_physical()
     return at.alias(AT) if is_near(at) else None
+
+
+def _reckoned(source: Source, rows: pl.DataFrame, name: str) -> pl.Expr:
+    """The times of any column; null where it holds none."""
+    at = micros(name, rows.schema[name])
+    if at is None:
+        raise FlowError(
+            f"column {name!r} of stream {source.stream!r} is {rows.schema[name]}, which is no time",
+            hint="Name a column of datetimes, or of ISO 8601 text",
+        )
+    at = at.cast(pl.Int64)
+    if source.ahead is not None:
+        if "_time" not in rows.columns:
+            raise MissingColumn("_time", f"stream({source.stream!r}, ahead=...)", visible(rows))
+        # A stamp that cannot be is no time: so it moves no watermark, and its row goes aside.
+        at = pl.when(at <= pl.col("_time").dt.epoch("us") + source.ahead).then(at)
+    return pl.coalesce(IDLE, at) if IDLE in rows.columns else at
 
 
 def _late(at: pl.Series, high: int, lateness: int) -> pl.Series:

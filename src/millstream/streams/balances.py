@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from .columns import NO_TIME, order_of, packed_order
+from .columns import NO_TIME, packed_order, time_order
 from .compiled import loops, saw, worth_it
 from .keys import Ints, KeyIds
 
@@ -46,11 +46,9 @@ class Chunk(msgspec.Struct, frozen=True, eq=False):
 
     def by_time(self) -> tuple[Chunk, Ints | None]:
         """The rows by time; and where each of them was, None where they are in that order."""
-        if (self.at[1:] >= self.at[:-1]).all():
-            return self, None
-        order = order_of(self.at)
+        order = time_order(self.at)
         if order is None:
-            order = np.argsort(self.at, kind="stable")
+            return self, None
         values = tuple(each[order] for each in self.values)
         return Chunk(self.ids[order], self.at[order], values, self.oldest, self.newest), order
 
@@ -143,6 +141,7 @@ class Balances(msgspec.Struct, frozen=True, eq=False):
         order = None
         if among is not None:
             came, order = came.by_time()
+            gone, _ = gone.by_time()
         waiting = iter(zip(came.values, gone.values, strict=True))
         tracks = [next(waiting) if value is not None else None for value in values]
         if among is not None:
@@ -164,16 +163,14 @@ class Balances(msgspec.Struct, frozen=True, eq=False):
         self, came: Chunk, gone: Chunk, tracks: Sequence[Track], size: int, inclusive: bool, low: int, high: int
     ) -> tuple[tuple[Totals, ...], list[Ints]]:
         """The totals then and what each row sees, by going through rows in the order of time."""
-        left, order = gone.by_time()
         found, sums = [], []
         for place, track in enumerate(tracks):
             more, less = (_NOTHING, _NOTHING) if track is None else track
-            less = less if order is None or track is None else less[order]
             balances = np.zeros(high - low + 1, np.int64)
             for totals in self.totals:
                 balances[totals.keys - low] = totals.sums[place]
             seen = np.empty(len(came.at), np.int64)
-            loops().balance(came.ids, came.at, more, left.ids, left.at, less, size, inclusive, low, balances, seen)
+            loops().balance(came.ids, came.at, more, gone.ids, gone.at, less, size, inclusive, low, balances, seen)
             found.append(seen)
             sums.append(balances)
         some = np.flatnonzero(np.logical_or.reduce(sums) if len(sums) > 1 else sums[0])

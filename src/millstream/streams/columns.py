@@ -45,7 +45,8 @@ NO_TIME = -(2**62)
 END_OF_TIME = 2**62
 """A time after all times: the watermark that closes everything."""
 
-_NUMBERS = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64)
+NUMBERS = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64)
+"""The types of whole numbers of at most 64 bits."""
 
 _STRETCHES = 16
 
@@ -161,13 +162,8 @@ def ordered(frame: pl.DataFrame, by: Sequence[str] | None = None) -> pl.DataFram
         keys = sorted(name for name in frame.columns if name.startswith("__key"))
         by = [*keys, *([SEQUENCE] if SEQUENCE in frame.columns else [])]
     at = frame[AT].to_numpy()
-    order = None
-    stretches = np.count_nonzero(at[1:] < at[:-1])
-    if stretches:
-        # A few stretches that are in order each are merged: numpy looks for them, and takes ten times as long if not.
-        order = order_of(at) if stretches > _STRETCHES else None
-        if order is None:
-            order = np.argsort(at, kind="stable")
+    order = time_order(at)
+    if order is not None:
         at = at[order]
     same = at[1:] == at[:-1]
     if by and same.any():
@@ -185,11 +181,21 @@ def ordered(frame: pl.DataFrame, by: Sequence[str] | None = None) -> pl.DataFram
 
 def _arranged(columns: Sequence[pl.Series], places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """The order of rows at some places by all of these columns, nulls first; what is equal stays in its order."""
-    if all(each.dtype in _NUMBERS and not each.null_count() for each in columns):
+    if all(each.dtype in NUMBERS and not each.null_count() for each in columns):
         return np.lexsort([each.to_numpy()[places] for each in reversed(columns)])
     rows = pl.DataFrame([each.gather(places) for each in columns])
     by = rows.select(pl.arg_sort_by(rows.columns, nulls_last=False, maintain_order=True))
     return by.to_series().to_numpy().astype(np.int64)
+
+
+def time_order(at: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+    """The places of rows by their time; what is equal stays in its order. None where they are in that order."""
+    stretches = np.count_nonzero(at[1:] < at[:-1])
+    if not stretches:
+        return None
+    # A few stretches that are in order each are merged: numpy looks for them, and takes ten times as long if not.
+    order = order_of(at) if stretches > _STRETCHES else None
+    return order if order is not None else np.argsort(at, kind="stable")
 
 
 def order_of(*numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
@@ -236,7 +242,7 @@ def by_time_and_key(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _in_order(columns: Sequence[pl.Series]) -> bool:
     """Whether rows are known to be in the order of these columns already."""
-    if len(columns) > 2 or any(each.dtype not in _NUMBERS or each.null_count() for each in columns):
+    if len(columns) > 2 or any(each.dtype not in NUMBERS or each.null_count() for each in columns):
         return False
     first, *others = (each.to_numpy() for each in columns)
     later = first[1:] > first[:-1]

@@ -64,6 +64,8 @@ class Pending(msgspec.Struct, frozen=True, eq=False):
     def settle_in_order(self, watermark: int, by: Sequence[str]) -> tuple[pl.DataFrame | None, Pending]:
         """The same, with the rows by time, and by these columns where that is equal."""
         touched = [piece for piece, low in zip(self.pieces, self.lows, strict=True) if low < watermark]
+        if not touched:
+            return None, self
         settled = sum(int(np.count_nonzero(piece[AT].to_numpy() < watermark)) for piece in touched)
         if 2 * settled < sum(piece.height for piece in touched):
             # Of what mostly goes on waiting, only what does not is worth putting in order.
@@ -73,8 +75,6 @@ class Pending(msgspec.Struct, frozen=True, eq=False):
         for piece, low in zip(self.pieces, self.lows, strict=True):
             if low >= watermark:
                 waiting = waiting.add(piece)
-        if not touched:
-            return None, waiting
         rows = ordered(concat(touched).rechunk(), by)
         return rows[:settled], waiting.add(rows[settled:])
 

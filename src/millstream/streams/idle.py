@@ -13,12 +13,13 @@ import msgspec
 import polars as pl
 
 from ..events import Plain
+from ..log.framing import ENVELOPE
 from ..log.records import Run
 from ..log.singles import Singles
 from ..time import from_micros, to_micros
 from .columns import IDLE, NO_TIME, SEQUENCE
 from .pipeline import Pipeline
-from .steps import ENVELOPE_TYPES, FlowState
+from .steps import FlowState
 
 if TYPE_CHECKING:
     from ..log.log import Log
@@ -48,7 +49,7 @@ def marks_of(runs: Iterable[Run]) -> pl.DataFrame | None:
         },
         schema_overrides={SEQUENCE: pl.Int64, IDLE: pl.Int64},
     ).select(
-        *(pl.lit(None, dtype).alias(name) for name, dtype in ENVELOPE_TYPES.items() if name != SEQUENCE),
+        *(pl.lit(None, dtype).alias(name) for name, dtype in ENVELOPE.items() if name != SEQUENCE),
         SEQUENCE,
         IDLE,
     )

@@ -10,6 +10,7 @@ import polars as pl
 
 from ..errors import MillstreamError
 from ..frames import Columns
+from ..log.framing import ENVELOPE as ENVELOPE_TYPES
 from ..log.objects import fitted, union
 from .arriving import heights, passage, timed, watermark_of
 from .aside import Aside
@@ -22,7 +23,7 @@ from .flow import Flow
 from .needs import Demand
 from .shaping import Filter, Rowwise, Select, WithColumns
 from .state import Batch, Operator, OperatorState, Parts, Step, widened
-from .steps import ENVELOPE_TYPES, SILENT, Branch, FlowState, Prepared, Rows, SourceState, Stepping
+from .steps import SILENT, Branch, FlowState, Prepared, Rows, SourceState, Stepping
 from .trailing import SlidingWindows
 from .tree import NOWHERE, Meeting, Source, order_of, sources_of, timeline, together
 
@@ -207,9 +208,10 @@ class Pipeline:
             isinstance(following, SlidingWindows)
             and set(following.keys) <= set(frame.columns)
             and worth_it(frame.height)
+            and not frame[LATE].any()
         ):
             # It goes through its rows in the order of time; those that are late leave it as they came.
-            frame = frame if frame[LATE].any() else ordered(frame, [*following.keys, SEQUENCE])
+            frame = ordered(frame, [*following.keys, SEQUENCE])
         return msgspec.structs.replace(batch, frame=frame), behind
 
     def _fitted(

@@ -100,7 +100,7 @@ class Select(msgspec.Struct, frozen=True, eq=False, dict=True):
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
         beside = hidden(frame)
         if self._names is not None and beside:
-            if self._only_columns and frame.columns and set(self._names) <= set(frame.columns):
+            if self._only_columns and set(self._names) <= set(frame.columns):
                 return picked(frame, [*self._names, *beside])
             return apply("select", visible(frame), lambda: frame.select(*self.expressions, *beside))
         seen = _seen(frame, self.expressions)

@@ -8,6 +8,7 @@ import msgspec
 import polars as pl
 
 from ..frames import Columns
+from ..log.framing import ENVELOPE
 from .bodies import Body
 from .columns import NO_TIME
 from .flow import Flow
@@ -82,12 +83,5 @@ class Branch(msgspec.Struct, frozen=True, eq=False):
     """The number of its first operator; that of the meeting that it begins with, if it does."""
 
 
-ENVELOPE_TYPES: Columns = {
-    "_position": pl.Int64(),
-    "_stream": pl.String(),
-    "_version": pl.Int64(),
-    "_type": pl.String(),
-    "_time": pl.Datetime("us", "UTC"),
-}
-
-SILENT = pl.DataFrame(schema=ENVELOPE_TYPES)
+SILENT = pl.DataFrame(schema=ENVELOPE)
+"""The rows of a source that has none."""

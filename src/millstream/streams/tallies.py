@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
+from .columns import NUMBERS
 from .keys import Ints
 
 _PLACES = 8
@@ -18,8 +19,7 @@ _PLACES = 8
 _FEW = 4096
 """So many places are always few enough."""
 
-_NUMBERS = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64)
-_ADDED = (pl.Boolean, *(dtype for dtype in _NUMBERS if dtype != pl.UInt64))
+_ADDED = (pl.Boolean, *(dtype for dtype in NUMBERS if dtype != pl.UInt64))
 
 
 def tallied(frame: pl.DataFrame, by: Sequence[str], values: Mapping[str, pl.Expr | None]) -> pl.DataFrame | None:
@@ -71,7 +71,7 @@ def _spans(frame: pl.DataFrame, by: Sequence[str]) -> list[tuple[int, int]] | No
     found, size = [], 1
     for name in by:
         column = frame[name]
-        if column.dtype not in _NUMBERS or column.null_count():
+        if column.dtype not in NUMBERS or column.null_count():
             return None
         low, high = column.min(), column.max()
         if not isinstance(low, int) or not isinstance(high, int):

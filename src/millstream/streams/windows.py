@@ -223,16 +223,15 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
         """The partials of some rows, per pane and key."""
         need(self.keys, rows.columns, "group_by")
         rows = unsigned(rows, self.keys)
-        if self.keys and self.aggregation.tallies is not None:
-            panes = rows.with_columns((pl.col(AT) // self.pane).alias(PANE))
-            found = tallied_of(self.aggregation, panes, [PANE, *self.keys])
-            if found is not None:
-                return found
         least, most = rows[AT].min(), rows[AT].max()
         low, high = (each // self.pane if isinstance(each, int) else None for each in (least, most))
+        by = [PANE, *self.keys]
         if low is None or high is None or high - low > 2:
-            panes = rows.with_columns((pl.col(AT) // self.pane).alias(PANE))
-            return partials_of(self.aggregation, panes, [PANE, *self.keys])
+            return partials_of(self.aggregation, self._in_panes(rows), by)
+        if self.keys and low < high and self.aggregation.tallies is not None:
+            found = tallied_of(self.aggregation, self._in_panes(rows), by)
+            if found is not None:
+                return found
         # A batch mostly falls into one or two panes; grouping by the key alone is then twice as fast.
         pieces = []
         for index in range(low, high + 1):
@@ -243,6 +242,9 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
                 found = partials_of(self.aggregation, inside, self.keys)
                 pieces.append(found.select(pl.lit(index, pl.Int64).alias(PANE), pl.all()))
         return concat(pieces)
+
+    def _in_panes(self, rows: pl.DataFrame) -> pl.DataFrame:
+        return rows.with_columns((pl.col(AT) // self.pane).alias(PANE))
 
     def merge(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Partials with those of one pane and key as one."""
