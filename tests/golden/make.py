@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 import millstream as ms
-from millstream.storage.sqlite.store import FORMAT
+from millstream.storage.sqlite.form import FORMAT
 from millstream.testing import FakeClock
 
 

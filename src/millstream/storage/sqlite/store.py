@@ -1,68 +1,40 @@
-"""The SQLite store: opening, committing, reading, and staying whole across forks."""
+"""The SQLite store: opening, committing, and staying whole across forks."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-import sys
 import threading
-import uuid
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from importlib import resources
 from typing import Any
 
-from ...errors import (
-    DamagedLog,
-    LogClosed,
-    MillstreamError,
-    NetworkFilesystem,
-    NewerFormat,
-    NotALog,
-    NotFound,
-    ReadOnlyLog,
-)
+from ...errors import LogClosed, MillstreamError, NetworkFilesystem, NotALog, NotFound, ReadOnlyLog
 from ...time import Clock
-from ..base import (
-    COLUMNS,
-    AppendRow,
-    BodyInfo,
-    Head,
-    InlineHandler,
-    Kind,
-    PackedEvents,
-    Receipt,
-    Request,
-    Scope,
-    StagedRun,
-    StreamInfo,
-)
+from ..base import Head, InlineHandler, Receipt, Request, StagedRun
 from ..committer import Committer
 from ..database import Database
 from ..forked import renewing
 from ..inline import KEY, Attached, Handlers, Register, Registered
-from ..raw import PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, Role, State
+from ..raw import RawPage, Role
 from ..signal import Signal
-from . import ahead, packed, placing, raw, reader
-from .database import SQLiteDatabase, close_cursors, connect, statements
+from . import ahead, placing, raw
+from .database import connect
 from .faults import translated
-from .guard import GuardedDatabase, MemoryReadingDatabase, ReadingDatabase
+from .form import check_format, create, has_tables
 from .lock import WriterLock, network_filesystem
 from .names import Names
 from .pool import ReaderPool, SharedReader, abandon
-from .raw import snapshot
+from .probe import DataVersion
+from .reading import Reading
 from .writer import Writer, read_head
 
-FORMAT = 1
-APPLICATION_ID = 0x4D494C4C  # "MILL"
 _LAST_LOOK = 0.1
 """The longest wait, in seconds, for what looks at a file of a log that is closed."""
 
 
-class SQLiteStore:
+class SQLiteStore(Reading):
     """A log's store in a SQLite file (or, with the path ``:memory:``, in memory)."""
-
-    page_runs = 1_000
 
     def __init__(
         self, path: str, *, clock: Clock | None = None, readonly: bool = False, lock_timeout: float = 30.0
@@ -115,7 +87,7 @@ class SQLiteStore:
             connection = connect(":memory:")
             shared = SharedReader(connection)
             self._readers: ReaderPool | SharedReader = shared
-            _create(connection)
+            create(connection)
             self.signal = Signal(None)
         else:
             self._readers = ReaderPool(self.path, immutable=self.readonly and self._is_sealed())
@@ -139,7 +111,7 @@ class SQLiteStore:
             # Look before anything is touched: another program's file stays as it is.
             self._check_format_readonly(empty_will_do=True)
             with self._readers.reader() as reading:
-                self._made = _has_tables(reading)
+                self._made = has_tables(reading)
         self._lock = WriterLock(self.path)
         try:
             if self._made:
@@ -161,8 +133,8 @@ class SQLiteStore:
             connection = connect(self.path, timeout=self._lock_timeout)
         try:
             with translated(self.path, lock_timeout=self._lock_timeout):
-                if not _has_tables(connection):
-                    _create(connection)
+                if not has_tables(connection):
+                    create(connection)
                 check_format(connection, self.path)
                 connection.execute("pragma wal_autocheckpoint = 4000")
         except BaseException:
@@ -319,178 +291,6 @@ class SQLiteStore:
         self._renew()
         return self._readers.reader()
 
-    @contextmanager
-    def connect(self) -> Iterator[SQLiteDatabase]:
-        """The same as a `Database`; cursors of it that are kept beyond the block are closed at its end."""
-        with self.reader() as connection:
-            kind = SQLiteDatabase if self.readonly else MemoryReadingDatabase if self.memory else ReadingDatabase
-            db = kind(connection, self.path)
-            usual = sys.getrefcount(connection)
-            try:
-                yield db
-            finally:
-                # A cursor is one more that refers to it. In memory there is one connection, which shows all there is.
-                if not self.memory and sys.getrefcount(connection) > usual:
-                    close_cursors(connection)
-
-    @property
-    def log_id(self) -> str:
-        """What tells this log from any other."""
-        if self._log_id is None:
-            with self.reader() as connection:
-                row = connection.execute("select value from meta where key = 'log_id'").fetchone()
-            self._log_id = str(row[0]) if row is not None else ""
-        return self._log_id
-
-    def append_row(self, id: str) -> AppendRow | None:
-        """What is kept of the append with an id, if there was one."""
-        with self.reader() as connection:
-            row = connection.execute("select digest, result, last from appends where id = ?", (id,)).fetchone()
-        return AppendRow(*row) if row is not None else None
-
-    @property
-    def location(self) -> str:
-        """Where the log is, as `millstream.open` takes it; empty in memory."""
-        return "" if self.memory else self.path
-
-    def head(self) -> Head:
-        """The end of the log as it is now, whoever wrote it."""
-        with self.reader() as connection:
-            return read_head(connection)
-
-    def page(self, scope: Scope, after: int, until: int, limit: int, backwards: bool = False) -> list[tuple[Any, ...]]:
-        """A page of headers; see `reader.page`."""
-        with self.reader() as connection:
-            return reader.page(connection, scope, self.names, after, until, limit, backwards)
-
-    def packed(self, scope: Scope, after: int, until: int, limit: int) -> PackedEvents | None:
-        """See `Store.packed`."""
-        with self.reader() as connection:
-            return packed.page(connection, scope, after, until, limit)
-
-    def stream_rows(self, stream: str, version: int, limit: int) -> list[tuple[int, int, int, int, str | None]]:
-        """See `Store.stream_rows`."""
-        with self.reader() as connection:
-            return reader.stream_rows(connection, stream, version, limit)
-
-    def body(self, ref: int) -> tuple[int, bytes]:
-        """The encoding and the bytes of a body.
-
-        Raises:
-            NotFound: It is gone: compacted into another since its header was read. Read the header again.
-        """
-        with self.reader() as connection:
-            row = connection.execute("select encoding, bytes from bodies where id = ?", (ref,)).fetchone()
-        if row is None:
-            raise NotFound(f"body {ref} has moved", hint="Read its header again")
-        data = row[1]
-        return row[0], data if isinstance(data, bytes) else str(data).encode()  # by hand, text may have been put there
-
-    def find_body(self, position: int) -> tuple[int, int] | None:
-        """Where the body of the run that begins at a position is now: its number and the offset inside."""
-        with self.reader() as connection:
-            row = connection.execute(
-                "select body_ref, body_offset from runs where position = ?", (position,)
-            ).fetchone()
-        return (row[0], row[1]) if row is not None and row[0] is not None else None
-
-    def kind(self, id: int) -> Kind:
-        """The category, type and schema that a number stands for."""
-        found = self.names.known_kind(id)
-        if found is None:
-            with self.reader() as connection:
-                found = self.names.kind(connection, id)
-        return found
-
-    def stream_name(self, id: int) -> str:
-        """The name that a stream's number stands for."""
-        found = self.names.known_stream(id)
-        if found is None:
-            with self.reader() as connection:
-                found = self.names.stream(connection, id)
-        return found
-
-    def tags(self, position: int) -> tuple[str, ...]:
-        """The tags of the run that begins at a position."""
-        with self.reader() as connection:
-            return reader.tags_of(connection, position)
-
-    def position_at(self, micros: int) -> int:
-        """The last position recorded strictly before a time."""
-        with self.reader() as connection:
-            return reader.position_at(connection, micros)
-
-    def kinds(self, scope: Scope) -> list[int]:
-        """The kinds of the categories and types that a scope takes in."""
-        with self.reader() as connection:
-            return reader.kind_ids(connection, scope)
-
-    def stream_kinds(self, name: str, kinds: list[int]) -> tuple[list[int], bool]:
-        """The kinds of frames that a stream holds, out of these, and whether it holds JSON too."""
-        with self.reader() as connection:
-            return reader.stream_kinds(connection, name, kinds)
-
-    def range_of(self, position: int, name: str) -> tuple[int, int] | None:
-        """Minimum and maximum of a datetime column of the run at a position (microseconds), if known."""
-        with self.reader() as connection:
-            row = connection.execute(
-                "select low, high from ranges where position = ? and name = ?", (position, name)
-            ).fetchone()
-        return (row[0], row[1]) if row else None
-
-    def headers(self, after: int, limit: int) -> tuple[list[tuple[Any, ...]], dict[int, list[str]]]:
-        """The next headers after a position, body hash and hash the last two values; and the tags by position."""
-        with self.reader() as connection:
-            rows = connection.execute(
-                f"select {COLUMNS}, body_hash, hash from runs where position > ? order by position limit ?",
-                (after, limit),
-            ).fetchall()
-            tags: dict[int, list[str]] = {}
-            for position, tag in connection.execute(
-                "select position, tag from tags where position > ? and position <= ? order by position, tag",
-                (after, rows[-1][0] if rows else after),
-            ):
-                tags.setdefault(position, []).append(tag)
-        return rows, tags
-
-    def placed(self, database: Database, first: int, until: int) -> list[tuple[Any, ...]]:
-        """Headers from a position up to before another, as a transaction under way sees them."""
-        known = database.placed if isinstance(database, GuardedDatabase) else ()
-        if known and known[0][0] <= first and known[-1][0] + known[-1][1] >= until:
-            return [
-                (at, stream, version, kind, recorded, body, metadata, count, effective, format, ref, 0)
-                for at, count, stream, version, kind, recorded, effective, format, _, _, metadata, ref, body in known
-                if first <= at < until
-            ]
-        return database.execute(
-            f"select {COLUMNS} from runs where position >= ? and position < ? order by position", (first, until)
-        ).fetchall()
-
-    def body_infos(self, refs: Sequence[int]) -> dict[int, BodyInfo]:
-        """Bodies at a glance, by number, without their bytes; those that are gone are left out."""
-        found: dict[int, BodyInfo] = {}
-        with self.reader() as connection:
-            for start in range(0, len(refs), 500):
-                some = ",".join(str(int(ref)) for ref in refs[start : start + 500])
-                rows = connection.execute(f"select id, encoding, rows, length(bytes) from bodies where id in ({some})")
-                found.update({row[0]: BodyInfo(*row[1:]) for row in rows})
-        return found
-
-    def placeholders(self, encoding: int) -> Iterator[tuple[int, int, bytes]]:
-        """All bodies of `ARCHIVED` or `TRIMMED`: number, how many events, bytes. In no particular order."""
-        before = 0
-        while True:
-            with self.reader() as connection:
-                # Only merged bodies, which these are, have numbers below 0.
-                rows = connection.execute(
-                    "select id, rows, bytes from bodies where id < ? and encoding = ? order by id desc limit 1000",
-                    (before, encoding),
-                ).fetchall()
-            yield from rows
-            if len(rows) < 1000:
-                return
-            before = rows[-1][0]
-
     def put_body(self, run: StagedRun, work: Callable[[Database, int], None]) -> int:
         """See `Store.put_body`."""
         with self.transaction() as writer:
@@ -549,73 +349,7 @@ class SQLiteStore:
                 writer.finish(request)
         return True
 
-    def size(self) -> int:
-        with self.reader() as connection, translated(self.path):
-            row = connection.execute(
-                "select page_count * page_size from pragma_page_count, pragma_page_size"
-            ).fetchone()
-        return int(row[0])
-
-    def check(self) -> None:
-        """Look at every page of the file, those of indexes too, which no walk of the log reads.
-
-        Raises:
-            DamagedLog: SQLite finds one that is not as it should be.
-        """
-        with self.reader() as connection:
-            found = connection.execute("pragma quick_check(1)").fetchone()[0]
-        if found != "ok":
-            raise DamagedLog(0, found)
-
-    def copy_to(self, path: str) -> bool:
-        """Copy the database as it is at one moment to a new file, durably."""
-        with self.reader() as source, translated(path):
-            target = sqlite3.connect(path, isolation_level=None)
-            try:
-                target.execute("pragma synchronous = full")
-                # In memory, the one connection is held meanwhile anyway; a file is copied in one go, too: pages
-                # that are copied in steps would start over at each commit beside them.
-                source.backup(target, pages=-1)
-                target.execute("pragma journal_mode = delete")
-            finally:
-                target.close()
-        return True
-
     # --- moving house -----------------------------------------------------------------------------------
-
-    def raw_head(self) -> RawHead:
-        """Where the log ends, whose it is, and what role it has."""
-        with self.reader() as connection, snapshot(connection):
-            return raw.read_raw_head(connection)
-
-    def raw_header(self, position: int) -> tuple[int, Head] | None:
-        """See `RawSource.raw_header`."""
-        with self.reader() as connection:
-            return raw.header(connection, position)
-
-    def raw_page(
-        self,
-        after: int,
-        *,
-        until: int | None = None,
-        known: Container[int] = (),
-        state: bool = False,
-        limit_runs: int = PAGE_RUNS,
-        limit_bytes: int = PAGE_BYTES,
-    ) -> RawPage:
-        """See `RawSource.raw_page`."""
-        with self.reader() as connection, snapshot(connection):
-            return raw.page(connection, after, until, known, state, limit_runs, limit_bytes)
-
-    def raw_bodies(self) -> set[int]:
-        """The numbers of the shared bodies."""
-        with self.reader() as connection:
-            return {row[0] for row in connection.execute("select id from bodies where id < 0")}
-
-    def raw_state(self) -> State | None:
-        """See `RawTarget.raw_state`."""
-        with self.reader() as connection, snapshot(connection):
-            return raw.read_state(connection)
 
     def place_raw(self, page: RawPage, place: str = "") -> Head:
         """See `RawTarget.place_raw`."""
@@ -633,31 +367,8 @@ class SQLiteStore:
             writer.moved(head, role)
         return head
 
-    def version_bounds(self, stream: str, first: int, last: int, low: int, high: int) -> tuple[int, int]:
-        """Bounds (after, until) by position, narrowed to versions from ``first`` to before ``last``."""
-        with self.reader() as connection:
-            return reader.version_bounds(connection, stream, first, last, low, high)
-
-    def stream(self, name: str) -> StreamInfo | None:
-        """A stream at a glance, or None."""
-        with self.reader() as connection:
-            row = connection.execute("select id, closed from streams where name = ?", (name,)).fetchone()
-            return reader.stream_info(connection, row[0], name, row[1]) if row else None
-
-    def streams(self, prefix: str = "", *, batch: int = 500) -> Iterator[StreamInfo]:
-        """All streams whose names begin with a prefix, by name."""
-        after = ""
-        while True:
-            with self.reader() as connection:
-                rows = reader.streams(connection, prefix, after, batch)
-                infos = [reader.stream_info(connection, *row) for row in rows]
-            yield from (info for info in infos if info.version)
-            if len(rows) < batch:
-                return
-            after = rows[-1][1]
-
-    def _probe(self) -> _DataVersion:
-        return _DataVersion(connect(self.path, readonly=True))
+    def _probe(self) -> DataVersion:
+        return DataVersion(connect(self.path, readonly=True))
 
     # --- the end, and forks ---------------------------------------------------------------------------
 
@@ -701,64 +412,3 @@ class SQLiteStore:
             if self._lock is not None:
                 self._lock.close()
             self._begin()
-
-
-class _DataVersion:
-    """Sees by one pragma whether another connection has committed: the `Probe` of a file."""
-
-    waits = False
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def look(self) -> tuple[object, Callable[[], int]]:
-        mark = self._connection.execute("pragma data_version").fetchone()[0]
-        return mark, lambda: read_head(self._connection).position
-
-    def close(self) -> None:
-        self._connection.close()
-
-
-def _is_ours(connection: sqlite3.Connection) -> bool:
-    return bool(connection.execute("pragma application_id").fetchone()[0] == APPLICATION_ID)
-
-
-def _has_tables(connection: sqlite3.Connection) -> bool:
-    return connection.execute("select 1 from sqlite_master limit 1").fetchone() is not None
-
-
-def _create(connection: sqlite3.Connection) -> None:
-    script = resources.files(__package__).joinpath("schema.sql").read_text(encoding="utf-8")
-    connection.execute("begin immediate")
-    try:
-        for statement in statements(script):
-            connection.execute(statement)
-        connection.execute(f"pragma application_id = {APPLICATION_ID}")
-        connection.execute(f"pragma user_version = {FORMAT}")
-        connection.execute("insert into meta values ('log_id', ?)", (uuid.uuid4().hex,))
-        connection.execute("commit")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("rollback")
-        raise
-
-
-def check_format(connection: sqlite3.Connection, path: str, *, empty_will_do: bool = False) -> None:
-    """Refuse what is not a log, or is one of a later version.
-
-    Args:
-        empty_will_do: A database without any table is no fault: it is to become a log.
-
-    Raises:
-        NotALog: Another application's database, or no database.
-        NewerFormat: Written by a newer version of the library.
-    """
-    if not _is_ours(connection):
-        if empty_will_do and not _has_tables(connection):
-            return
-        # Another process may have made the log between the two looks: once its tables are seen, so is its mark.
-        if not _is_ours(connection):
-            raise NotALog(path, empty=not _has_tables(connection))
-    found = connection.execute("pragma user_version").fetchone()[0]
-    if found > FORMAT:
-        raise NewerFormat(path, found, FORMAT)
