@@ -124,6 +124,30 @@ def test_the_changes_applied_in_order_give_the_table(
     db.close()
 
 
+@pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "SET DEFAULT"])
+@pytest.mark.parametrize("rowid", ["", " WITHOUT ROWID"])
+@pytest.mark.parametrize("statement", ["UPDATE t SET id = -1 WHERE id = 1", "DELETE FROM t WHERE id = 1"])
+def test_what_foreign_keys_do_to_other_rows_does_not_report_the_row_itself_once_more(
+    action: str, rowid: str, statement: str
+) -> None:
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    db.execute("PRAGMA foreign_keys = ON")
+    db.execute(
+        "CREATE TABLE t (id INT PRIMARY KEY, p DEFAULT NULL REFERENCES t (id)"
+        f" ON DELETE {action} ON UPDATE {action}){rowid}"
+    )
+    install_on(db, ["t"])
+    db.execute("INSERT INTO t VALUES (1, NULL), (2, NULL), (3, 1)")
+    # The row that is in its way is looked at, and stays.
+    db.execute("INSERT INTO t (id) VALUES (1) ON CONFLICT DO NOTHING")
+    db.execute(statement)
+    db.execute("INSERT OR REPLACE INTO t (id) VALUES (2)")
+    shadow = Shadow()
+    shadow.apply(changes_of(db, ["t"])["t"])
+    shadow.assert_equals(db, "t")
+    db.close()
+
+
 EXTREMES: list[Any] = [
     None, 0, 1, -1, 2**63 - 1, -(2**63), 0.1, -0.0, 1e308, 5e-324, math.inf, -math.inf, math.nan, 1.0, "", "naïve ✓",
     "with\x00nul", "\x00", "quote ' \" ;", b"", b"\x00\xff\x00", "1e3", "null", '{"$bytes": "eA=="}', "x" * 100_000,

@@ -152,7 +152,7 @@ def _refresh(db: sqlite3.Connection, name: str, table: Table, old: Layout | None
     for statement in triggers(table, layout.id).values():
         db.execute(statement)
     if old is not None:
-        db.execute(f"DELETE FROM {SAVED} WHERE layout = ?", (old.id,))
+        db.execute(f"DELETE FROM {SAVED} WHERE abs(layout) = ?", (old.id,))
     if grown and old is not None:
         _mark_reshaped(db, old, layout)
         _heal(db, old, layout, position)

@@ -12,7 +12,9 @@ a DELETE trigger, unless the writer's connection has ``recursive_triggers`` on. 
 rows that collide with the new one, and the AFTER trigger writes a DELETE for each saved row that is gone. The
 saved rows of an insert that was ignored, or became an upsert's update, are still there afterwards and leave no
 change. Every visible update or delete of a saved row keeps its copy true, hence: *a saved row that is gone was
-deleted by REPLACE and has not been reported yet*.
+deleted by REPLACE and has not been reported yet*. Between a row's change and its AFTER trigger its foreign keys act,
+on rows of the same table too, and their triggers must not take it for gone: so a visible delete drops the row's copy
+BEFORE, and an update that moves it hides the copy (its layout is negative) until AFTER.
 
 Order. SQLite fires the trigger created last first. Ours are created last, and again when others come after
 them, so that the change of an INSERT stands before those of a user's own AFTER INSERT trigger.
@@ -48,7 +50,9 @@ TABLES = (
 
 def trigger_names(table: str) -> list[str]:
     """The names of a table's triggers, in the order in which they are created."""
-    kinds = ("after_delete", "after_update", "before_update", "after_insert", "before_insert")
+    kinds = (
+        "after_delete", "before_delete", "after_update", "before_move", "before_update", "after_insert", "before_insert"
+    )  # fmt: skip
     return [f"{OWN}{kind}_{table}" for kind in kinds]
 
 
@@ -78,7 +82,8 @@ def triggers(table: Table, layout: int) -> dict[str, str]:
         f"INSERT INTO {SAVED} (layout, rid, {', '.join(f'v{i}' for i in range(n))}) "
         f"SELECT {layout}, {rid}, {columns} FROM {name} AS t WHERE ({' OR '.join(f'({c})' for c in collisions)})"
     )
-    forget_live = f"DELETE FROM {SAVED} WHERE {mine} AND {live}"
+    mine_or_hidden = f"{SAVED}.layout IN ({layout}, {-layout})"
+    forget_live = f"DELETE FROM {SAVED} WHERE {mine_or_hidden} AND {live}"
     old_saved, new_saved = _same(table, "OLD"), _same(table, "NEW")
     gone_insert = f"{mine} AND ({new_saved} OR NOT {live})"
     gone_update = f"{mine} AND NOT {old_saved} AND ({new_saved} OR NOT {live})"
@@ -88,21 +93,23 @@ def triggers(table: Table, layout: int) -> dict[str, str]:
     )
     moved = _moved(table)
     bodies = [
-        (
-            "AFTER DELETE",
-            "",
-            [f"DELETE FROM {SAVED} WHERE {mine} AND {old_saved}", change(DELETE, old, n)],
-        ),
+        ("AFTER DELETE", "", [change(DELETE, old, n)]),
+        ("BEFORE DELETE", "", [f"DELETE FROM {SAVED} WHERE {mine_or_hidden} AND {old_saved}"]),
         (
             "AFTER UPDATE",
             "",
             [
                 change(DELETE, saved, n, f"FROM {SAVED} WHERE {gone_update}"),
                 f"DELETE FROM {SAVED} WHERE {gone_update}",
-                f"UPDATE {SAVED} SET {refresh} WHERE {mine} AND {old_saved}",
+                f"UPDATE {SAVED} SET layout = {layout}, {refresh} WHERE {mine_or_hidden} AND {old_saved}",
                 change(UPDATE, f"{old}, {new}", 2 * n),
                 *_loops(table, layout),
             ],
+        ),
+        (
+            "BEFORE UPDATE",
+            f"WHEN {_rekeyed(table)}",
+            [f"UPDATE {SAVED} SET layout = {-layout} WHERE {mine} AND {old_saved}"],
         ),
         (
             "BEFORE UPDATE",
@@ -191,9 +198,14 @@ def _collision(table: Table, terms: tuple[Term, ...]) -> str:
     return " AND ".join(term.equal for term in terms)
 
 
-def _moved(table: Table) -> str:
-    """An update gives the row another rowid or another value in a unique index."""
-    tests = [term.changed for terms in table.uniques for term in terms]
+def _rekeyed(table: Table) -> str:
+    """An update gives the row another address."""
     if table.rowid:
-        tests.insert(0, f"NEW.{table.rowid} IS NOT OLD.{table.rowid}")
-    return " OR ".join(tests)
+        return f"NEW.{table.rowid} IS NOT OLD.{table.rowid}"
+    return " OR ".join(term.changed for term in table.identity)
+
+
+def _moved(table: Table) -> str:
+    """An update gives the row another address or another value in a unique index."""
+    tests = [term.changed for terms in table.uniques for term in terms]
+    return " OR ".join([_rekeyed(table), *tests] if table.rowid else tests)
