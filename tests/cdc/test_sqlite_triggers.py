@@ -49,6 +49,11 @@ SCHEMAS: dict[str, tuple[str, list[str]]] = {
         "CREATE TABLE t (id INTEGER PRIMARY KEY, a UNIQUE, p REFERENCES t (id) ON DELETE CASCADE ON UPDATE CASCADE)",
         ["id", "a", "p"],
     ),
+    "its own child, set to null": (
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, a UNIQUE, p REFERENCES t (id) ON DELETE SET NULL ON UPDATE CASCADE,"
+        " q UNIQUE REFERENCES t (a) ON DELETE SET DEFAULT ON UPDATE SET NULL)",
+        ["id", "a", "p", "q"],
+    ),
     "stamped by a trigger": (
         "CREATE TABLE t (id INTEGER PRIMARY KEY, a UNIQUE, n DEFAULT 0);"
         "CREATE TRIGGER stamp AFTER INSERT ON t BEGIN UPDATE t SET n = n + 1 WHERE id = NEW.id; END;"
@@ -145,6 +150,32 @@ def test_what_foreign_keys_do_to_other_rows_does_not_report_the_row_itself_once_
     shadow = Shadow()
     shadow.apply(changes_of(db, ["t"])["t"])
     shadow.assert_equals(db, "t")
+    db.close()
+
+
+def test_a_row_that_goes_with_the_one_whose_place_it_takes_leaves_both_deletes() -> None:
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    db.execute("PRAGMA foreign_keys = ON")
+    db.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, p REFERENCES t (id) ON DELETE CASCADE)")
+    install_on(db, ["t"])
+    db.execute("INSERT INTO t VALUES (1, NULL), (2, 1)")
+    db.execute("UPDATE OR REPLACE t SET id = 1 WHERE id = 2")
+    changes = changes_of(db, ["t"])["t"]
+    assert [(c.operation, c.before and c.before["id"]) for c in changes[2:]] == [("DELETE", 1), ("DELETE", 2)]
+    assert db.execute("SELECT * FROM t").fetchall() == []
+    db.close()
+
+
+def test_a_row_that_replaces_the_one_it_refers_to_has_its_table_read_anew() -> None:
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    db.execute("PRAGMA foreign_keys = ON")
+    db.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, a UNIQUE, p REFERENCES t (id) ON DELETE SET NULL)")
+    install_on(db, ["t"])
+    db.execute("INSERT INTO t VALUES (1, 1, NULL), (2, 2, 1), (3, 3, NULL), (4, 4, NULL)")
+    db.execute("UPDATE OR REPLACE t SET a = 3 WHERE id = 4")
+    assert not started_anew(db)
+    db.execute("UPDATE OR REPLACE t SET a = 1 WHERE id = 2")
+    assert started_anew(db)
     db.close()
 
 

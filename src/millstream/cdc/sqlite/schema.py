@@ -54,6 +54,7 @@ class Table(msgspec.Struct, frozen=True):
         uniques: All unique indexes, the primary key's too, but not the rowid's.
         identity: Of a WITHOUT ROWID table: the terms of its key.
         loops: Foreign keys onto the table itself that follow an update: pairs of child and parent column.
+        losses: Those that a delete sets to NULL or to a default.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Table(msgspec.Struct, frozen=True):
     uniques: tuple[tuple[Term, ...], ...]
     identity: tuple[Term, ...]
     loops: tuple[tuple[tuple[str, str], ...], ...]
+    losses: tuple[tuple[tuple[str, str], ...], ...] = ()
 
     @property
     def image(self) -> list[str]:
@@ -136,15 +138,19 @@ def inspect(db: sqlite3.Connection, name: str) -> Table:
         stable=rowid is None or rowid_is_key,
         uniques=uniques,
         identity=identity,
-        loops=_loops(db, actual, key),
+        loops=_own_keys(db, actual, key, "on_update NOT IN ('NO ACTION', 'RESTRICT')"),
+        losses=_own_keys(db, actual, key, "on_delete IN ('SET NULL', 'SET DEFAULT')"),
     )
 
 
-def _loops(db: sqlite3.Connection, table: str, key: tuple[str, ...]) -> tuple[tuple[tuple[str, str], ...], ...]:
+def _own_keys(
+    db: sqlite3.Connection, table: str, key: tuple[str, ...], which: str
+) -> tuple[tuple[tuple[str, str], ...], ...]:
+    """Foreign keys of a table onto itself."""
     found: dict[int, list[tuple[str, str]]] = {}
     rows = db.execute(
         'SELECT id, seq, "from", "to" FROM pragma_foreign_key_list(?)'
-        " WHERE \"table\" = ? COLLATE NOCASE AND on_update NOT IN ('NO ACTION', 'RESTRICT') ORDER BY id, seq",
+        f' WHERE "table" = ? COLLATE NOCASE AND {which} ORDER BY id, seq',
         (table, table),
     )
     for id, seq, child, parent in rows:

@@ -51,7 +51,8 @@ TABLES = (
 def trigger_names(table: str) -> list[str]:
     """The names of a table's triggers, in the order in which they are created."""
     kinds = (
-        "after_delete", "before_delete", "after_update", "before_move", "before_update", "after_insert", "before_insert"
+        "after_delete", "gone_delete", "before_delete", "after_update", "before_move", "before_update", "after_insert",
+        "before_insert",
     )  # fmt: skip
     return [f"{OWN}{kind}_{table}" for kind in kinds]
 
@@ -85,6 +86,7 @@ def triggers(table: Table, layout: int) -> dict[str, str]:
     mine_or_hidden = f"{SAVED}.layout IN ({layout}, {-layout})"
     forget_live = f"DELETE FROM {SAVED} WHERE {mine_or_hidden} AND {live}"
     old_saved, new_saved = _same(table, "OLD"), _same(table, "NEW")
+    gone = f"{mine} AND NOT {live}"
     gone_insert = f"{mine} AND ({new_saved} OR NOT {live})"
     gone_update = f"{mine} AND NOT {old_saved} AND ({new_saved} OR NOT {live})"
     refresh = ", ".join(
@@ -94,6 +96,12 @@ def triggers(table: Table, layout: int) -> dict[str, str]:
     moved = _moved(table)
     bodies = [
         ("AFTER DELETE", "", [change(DELETE, old, n)]),
+        # A foreign key may delete the very row that takes the place of the one that it followed.
+        (
+            "AFTER DELETE",
+            f"WHEN EXISTS (SELECT 1 FROM {SAVED} WHERE {gone})",
+            [change(DELETE, saved, n, f"FROM {SAVED} WHERE {gone}"), f"DELETE FROM {SAVED} WHERE {gone}"],
+        ),
         ("BEFORE DELETE", "", [f"DELETE FROM {SAVED} WHERE {mine_or_hidden} AND {old_saved}"]),
         (
             "AFTER UPDATE",
@@ -114,7 +122,11 @@ def triggers(table: Table, layout: int) -> dict[str, str]:
         (
             "BEFORE UPDATE",
             f"WHEN ({moved}) AND ({taken})",
-            [forget_live, f"{save} AND NOT ({_row_of(table, 'OLD')})"],
+            [
+                forget_live,
+                f"{save} AND NOT ({_row_of(table, 'OLD')})",
+                *_losses(table, layout, f"EXISTS (SELECT 1 FROM {SAVED} WHERE {mine} AND NOT {old_saved})"),
+            ],
         ),
         (
             "AFTER INSERT",
@@ -142,10 +154,20 @@ def _loops(table: Table, layout: int) -> list[str]:
     for pairs in table.loops:
         own = " AND ".join(f"NEW.{quote(child)} = OLD.{quote(parent)}" for child, parent in pairs)
         moved = " OR ".join(f"NEW.{quote(parent)} IS NOT OLD.{quote(parent)}" for _, parent in pairs)
-        statements.append(
-            f"INSERT INTO {CHANGES} (layout, op, at) SELECT {layout}, {STARTED}, {NOW} WHERE {own} AND ({moved})"
-        )
+        statements.append(_start(layout, f"{own} AND ({moved})"))
     return statements
+
+
+def _losses(table: Table, layout: int, replaces: str) -> list[str]:
+    """Start anew when an update may replace the row that it refers to: the foreign key then updates this row, too."""
+    return [
+        _start(layout, " AND ".join([*(f"OLD.{quote(child)} IS NOT NULL" for child, _ in pairs), replaces]))
+        for pairs in table.losses
+    ]
+
+
+def _start(layout: int, condition: str) -> str:
+    return f"INSERT INTO {CHANGES} (layout, op, at) SELECT {layout}, {STARTED}, {NOW} WHERE {condition}"
 
 
 def _values(table: Table, row: str) -> str:
