@@ -504,7 +504,8 @@ def encode_many(events: Sequence[AnyEvent], cls: type[Any]) -> bytes:
         else:
             body = _encoder.encode_lines(events)
             back = decoder(cls).decode_lines(body)  # type: ignore[arg-type]
-            read = len(back) if back == list(events) and not any(map(_inexact, events)) else -1
+            exact = not _exact_fields(cls) or not any(map(_inexact, events))  # type: ignore[arg-type]
+            read = len(back) if exact and back == list(events) else -1
         # All at once where nothing is special; what is, is told or put right one by one.
         if read == len(events) == body.count(b"\n") and b"null" not in body and len(body) <= MAX_BODY:
             return body[:-1]

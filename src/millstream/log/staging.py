@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import polars as pl
@@ -41,10 +41,14 @@ MAX_NAME = 512
 _sha256 = hashlib.sha256
 _ONE = (Event, Plain, Draft)
 _PARALLEL_ROWS = 8_192
+_TOGETHER = 4_096
+"""How many groups of events are encoded together, at most."""
 type_of = type
 _encode_json = msgspec.json.Encoder(order="deterministic").encode
 
 Metadata = Mapping[str, Any]
+_Group: TypeAlias = tuple[list[Any], Any, tuple[str, int | None] | None, tuple[Any, ...]]
+"""Events of one run; their class; for plain ones type and schema; and tags, metadata and effective time."""
 
 
 RETENTION = "$retention"
@@ -218,6 +222,7 @@ def _object_runs(
     if type is not None:
         raise InvalidEvent("type= is for frames; events carry their own type", hint="Use millstream.Plain(type, data)")
     runs: list[StagedRun] = []
+    groups: list[_Group] = []
     group: list[Any] = []
     plain_key = (tags, about, effective)
     # What the events of the group have in common: their class, type and schema for plain ones, and the rest.
@@ -233,23 +238,52 @@ def _object_runs(
         same = its_class is cls and its_name == name and (its is key or its == key)
         if not same or len(group) == MAX_ROWS:
             if group:
-                runs.append(_object_run(group, cls, name, key, stream, keys))
+                groups.append((group, cls, name, key))
+                if len(groups) == _TOGETHER or len(group) == MAX_ROWS:  # the events themselves are not kept
+                    runs += _encoded_groups(groups, stream, keys)
+                    groups = []
             cls, name, key, group = its_class, _checked_name(event), its, []
         group.append(event)
     if group:
-        runs.append(_object_run(group, cls, name, key, stream, keys))
+        groups.append((group, cls, name, key))
+    return runs + _encoded_groups(groups, stream, keys)
+
+
+def _encoded_groups(groups: list[_Group], stream: str, keys: Keys | None) -> list[StagedRun]:
+    """A run of each group. Groups of one event are encoded together, by class, for there may be very many."""
+    if len(groups) == 1:
+        return [_object_run(*groups[0], stream, keys)]
+    single: dict[Any, list[Any]] = {}
+    for group, cls, name, _ in groups:
+        if name is None and len(group) == 1 and cls.__event_personal__ is None:
+            single.setdefault(cls, []).append(group[0])
+    bodies = {
+        cls: (cls.__event_type__, str(cls.__event_schema__), iter(encode_many(events, cls).split(b"\n")))
+        for cls, events in single.items()
+    }
+    json, sha256 = Encoding.JSON, _sha256
+    runs = []
+    for group, cls, name, key in groups:
+        held = bodies.get(cls) if name is None and len(group) == 1 else None
+        if held is None:
+            runs.append(_object_run(group, cls, name, key, stream, keys))
+        else:
+            type, schema, encoded = held
+            body = next(encoded)
+            tags, about, effective = key
+            runs.append(StagedRun(type, schema, 1, json, body, sha256(body).digest(), tags, about, effective))
     return runs
 
 
 def _checked_name(event: object) -> tuple[str, int | None] | None:
     """The type's name and schema, as given, of a plain event; None for one with a class."""
+    if isinstance(event, Event):
+        return None
     if isinstance(event, Plain):
         schema = event.schema
         if schema is not None and (type_of(schema) is not int or schema < 1):
             raise InvalidEvent(f"schema={schema!r:.60} of a plain event is no version", hint="Use a number from 1 on")
         return check_label(event.type, "type name"), schema
-    if isinstance(event, Event):
-        return None
     raise InvalidEvent(
         f"{event!r:.80} is not an event", hint="Derive its class from millstream.Event, or use millstream.Plain"
     )
