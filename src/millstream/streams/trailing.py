@@ -34,6 +34,13 @@ Behind = Balances | Index
 one another, as numbers of rows can; else an index."""
 
 
+class How(msgspec.Struct, frozen=True, eq=False):
+    """How rows of some columns are answered; with None, from the rows themselves."""
+
+    schema: pl.Schema
+    answers: Sequence[Answer] | None
+
+
 class SlidingState(msgspec.Struct, frozen=True, eq=False):
     """Rows that wait for the watermark, and what answers questions about those of the last span.
 
@@ -43,6 +50,7 @@ class SlidingState(msgspec.Struct, frozen=True, eq=False):
     parts: Parts
     pending: Pending
     behind: Behind
+    how: How | None = None
 
     @property
     def beside(self) -> int:
@@ -109,9 +117,11 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
             settled, pending = pending.settle_in_order(batch.after, [*self.keys, SEQUENCE])
         else:
             settled, pending = pending.settle(batch.after)
-        out = pl.DataFrame()
+        out, known = pl.DataFrame(), state.how
         if settled is not None:
-            how = answers(self.aggregation, settled.schema)
+            if known is None or known.schema != settled.schema:
+                known = How(settled.schema, answers(self.aggregation, settled.schema))
+            how = known.answers
             if how is None:
                 out = self._finish(settled, self._laid_out(settled, parts, batch.after))
             else:
@@ -119,7 +129,7 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
                     behind = self._nothing(how)
                 out, behind = self._answer(settled, behind, how)
         parts = parts.expire(batch.after - self.window.size)
-        return Step(SlidingState(parts, pending, behind), out, late)
+        return Step(SlidingState(parts, pending, behind, known), out, late)
 
     def _reshaped(self, state: SlidingState, batch: Batch) -> Step:
         rows = batch.frame.drop(LATE)
