@@ -7,6 +7,7 @@ from collections import deque
 
 from ..storage.arrivals import Arrivals
 from ..storage.base import Receipt
+from ..storage.line import Waiter, line_up, wake
 from .context import Context
 from .deciding import MOST, Deciding, Waiting, taken
 from .handling import Handler
@@ -18,13 +19,12 @@ _PATIENCE = 0.1
 class _Caller(Waiting):
     """A command that a thread waits for."""
 
-    __slots__ = ("gate", "leads", "outcome", "thread")
+    __slots__ = ("leads", "outcome", "thread", "waiter")
 
     def __init__(self, handler: Handler, context: Context) -> None:
         super().__init__(handler, context)
         self.thread = threading.get_ident()
-        self.gate = threading.Lock()
-        self.gate.acquire()
+        self.waiter = Waiter()
         self.leads = False
         """Its thread is the next to decide for all that wait."""
         self.outcome: Receipt | BaseException | None = None
@@ -84,12 +84,13 @@ class Crowd:
     def _leads(self, caller: _Caller) -> bool:
         """Wait until a command was decided, or its thread is to lead."""
         try:
-            if not caller.gate.acquire(timeout=_PATIENCE):
+            if not caller.waiter.wait(_PATIENCE):
                 if self._leave(caller):
                     self._alone(caller)
                     return False
-                caller.gate.acquire()
+                caller.waiter.wait_on()
         except BaseException:  # thrown into the thread from outside: it must not take the lead away with it
+            caller.waiter.leave()
             if not self._leave(caller) and caller.leads:
                 self._pass_on()
             raise
@@ -120,8 +121,7 @@ class Crowd:
             outcomes = [error] * len(batch)
         for each, outcome in zip(batch, outcomes, strict=True):
             each.outcome = outcome
-        for each in others:
-            each.gate.release()
+        wake(line_up([each.waiter for each in others]))
 
     def _alone(self, caller: _Caller) -> None:
         try:
@@ -138,4 +138,4 @@ class Crowd:
             heir = self._queue.popleft()
             heir.leads = True
             self._leader = heir.thread
-        heir.gate.release()
+        heir.waiter.go()

@@ -19,6 +19,7 @@ from queue import SimpleQueue
 from ..errors import LogClosed, LogLocked, MillstreamError, UsageError
 from .arrivals import Arrivals
 from .base import Receipt, Request
+from .line import Waiter, line_up, wake
 
 MAX_BATCH = 4_096
 
@@ -34,14 +35,15 @@ class Undone(Exception):
 class Job:
     """A request in the queue, and what became of it."""
 
-    __slots__ = ("error", "future", "gate", "leads", "loop", "owns", "receipt", "request")
+    __slots__ = ("error", "future", "leads", "loop", "owns", "receipt", "request", "waiter")
 
     def __init__(self, request: Request | None) -> None:
         self.request = request
         """None stands for a caller that wants the writer for itself."""
         self.receipt: Receipt | None = None
         self.error: BaseException | None = None
-        self.gate: threading.Lock | None = None
+        self.waiter: Waiter | None = None
+        """Its thread, if it has to wait."""
         self.leads = False
         """It was made the leader after it had to wait."""
         self.owns = False
@@ -113,8 +115,7 @@ class Committer:
                     self._busy = jobs[0].owns = True
                 else:
                     for job in jobs:
-                        job.gate = threading.Lock()
-                        job.gate.acquire()
+                        job.waiter = Waiter()
                         self._join(job)
                     start, self._busy = not self._busy, True
             if leads:
@@ -195,18 +196,17 @@ class Committer:
             if not self._busy:
                 self._busy = job.owns = True
                 return True
-            job.gate = threading.Lock()
-            job.gate.acquire()
+            job.waiter = Waiter()
             self._join(job)
         return self._await(job)
 
     def _await(self, job: Job) -> bool:
         """Wait until a job in the queue is done, or leads; True when it has the writer for itself now."""
-        assert job.gate is not None
-        if not job.gate.acquire(timeout=self._timeout):
+        assert job.waiter is not None
+        if not job.waiter.wait(self._timeout):
             if self._leave(job):
                 raise LogLocked(self._path, self._timeout)
-            job.gate.acquire()
+            job.waiter.wait_on()
         if job.leads:
             if job.request is None:
                 return True
@@ -221,6 +221,8 @@ class Committer:
     def _abandon(self, job: Job) -> None:
         """The caller goes, thrown out by a Ctrl-C perhaps: it must not take the lead away with it."""
         self._leave(job)
+        if job.waiter is not None:
+            job.waiter.leave()
         if job.owns:
             with self._mutex:
                 if job in self._queue:
@@ -291,12 +293,13 @@ class Committer:
 
     def _answer(self, batch: list[Job]) -> None:
         loops: dict[asyncio.AbstractEventLoop, list[Job]] = {}
+        waiters: list[Waiter] = []
         for job in batch:
             if job.loop is not None:
                 loops.setdefault(job.loop, []).append(job)
-            elif job.gate is not None and not job.leads:
-                with suppress(RuntimeError):  # released already: this is the second try, after an interrupt
-                    job.gate.release()
+            elif job.waiter is not None and not job.leads:
+                waiters.append(job.waiter)
+        wake(line_up(waiters))
         for loop, jobs in loops.items():
             with suppress(RuntimeError):  # the loop has ended: nobody waits for these any more
                 loop.call_soon_threadsafe(_resolve, jobs)
@@ -310,11 +313,11 @@ class Committer:
             job = self._queue[0]
             if job.leads:
                 return  # this is the second try, after an interrupt
-            if job.gate is not None:
+            if job.waiter is not None:
                 job.leads = job.owns = True
                 if job.request is None:
                     self._queue.popleft()
-                job.gate.release()
+                job.waiter.go()
                 return
         self._call_helper()
 
