@@ -220,7 +220,7 @@ def test_a_thread_that_is_thrown_out_while_it_waits_takes_nothing_with_it(
 
     crowd = app._crowd
     heir = _Caller(*app._execution.begin(Count("heir", 1)))
-    heir.gate = Gate(heir.gate)  # type: ignore[assignment]
+    heir.waiter._gate = Gate(heir.waiter._gate)  # type: ignore[assignment]
     crowd._queue.append(heir)
     monkeypatch.setattr("millstream.cqrs.crowd.MOST", 1)  # so that it is to lead, and is not taken along
     go_on()
