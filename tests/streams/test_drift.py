@@ -140,6 +140,60 @@ def test_output_is_the_same_whatever_the_batches_though_types_drift(name: str, s
     assert all(late == lates[0] for late in lates)
 
 
+def mixed(seed: int, *, frames: bool) -> ms.Log:
+    """Objects and, if they are wanted, frames by turns in one stream: times are text here and times there."""
+    r = random.Random(seed)
+    log = ms.open()
+    hour = 0.0
+    for part in range(14):
+        rows: list[dict[str, Any]] = []
+        for _ in range(r.choice([1, 2, 5, 9])):
+            hour += r.random() / 4
+            at = timedelta(seconds=min(int(max(hour - r.random() * 3, 0) * 3600), 86399))
+            key = r.choice([9, 10, None, 2]) if part < 8 else r.choice([2, "2", "x"])
+            rows.append({"k": key, "v": r.choice([1, 2, None] if part < 5 else [1, 2.5, None]), "ts": START + at})
+        if r.random() < 0.5 and all(not isinstance(row["k"], str) for row in rows) and frames:
+            frame = pl.DataFrame(rows, schema={"k": pl.Int32, "v": pl.Float64, "ts": pl.Datetime("ms", "UTC")})
+            log.append("s", frame, type="E")
+        else:
+            log.append("s", [ms.Plain("E", {**row, "ts": row["ts"].isoformat()}) for row in rows])
+    return log
+
+
+@pytest.mark.parametrize("name", [name for name in FLOWS if name != "plain"])
+@pytest.mark.parametrize("seed", range(3))
+def test_objects_and_frames_of_other_types_in_one_stream_are_rows_of_one_flow(name: str, seed: int) -> None:
+    flow = FLOWS[name]
+    outputs = []
+    for size in (1, 3, 100_000):
+        log = mixed(seed, frames=True)
+        head = log.head
+        worker = Worker(log, flow.to("o", type="O"), rows=size, commit_every=0)
+        while worker.advance(head):
+            worker = Worker(log, flow.to("o", type="O"), rows=size, commit_every=0)
+        outputs.append(rows_of(log, "o"))
+    assert outputs[0]
+    assert all(output == outputs[0] for output in outputs)
+    alone = mixed(seed, frames=False)
+    run(alone, flow.to("o", type="O"), until="head")
+    counts = [[row["n" if "n" in row else "events"] for row in rows] for rows in (outputs[0], rows_of(alone, "o"))]
+    assert counts[0] == counts[1]
+
+
+def test_frames_of_a_category_whose_types_differ_become_what_holds_all_values() -> None:
+    log = ms.open()
+    whole, broken = 2**53 + 1, 2.5
+    for name, value in [("a", 1), ("b", broken), ("c", 3), ("d", whole), ("e", datetime(2024, 1, 1)), ("f", "x")]:
+        log.append(f"s-{name}", pl.DataFrame({"v": [value], "ts": [START]}), type="E")
+    for rows in (1, 100):
+        given = replay(stream("s-*", time="ts").select("v"), log, rows=rows)
+        # Text since the number that no float is: what came before stays what it was when it came.
+        assert given["v"].to_list() == ["1", "2.5", "3.0", str(whole), "2024-01-01T00:00:00", "x"]
+    assert stream("s-*", time="ts").select("v").schema(log) == {"v": pl.String}
+    few = stream("s-*", time="ts").filter(pl.col("_stream").is_in(["s-a", "s-b", "s-c"]))
+    assert few.window(tumbling("1h")).agg(n=pl.len()).over(log)["n"].to_list() == [3]
+
+
 def test_a_column_that_no_row_has_had_is_missed_before_anything_is_written() -> None:
     log = ms.open()
     log.append("s", [ms.Plain("E", {"ts": HOURS[0]}), ms.Plain("E", {"ts": HOURS[5]})])

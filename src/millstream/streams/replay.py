@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from ..errors import UsageError
+from ..errors import SchemaConflict, UsageError
 from ..frames import MAX_ROWS, as_frame
 from ..log.reading import Reader, scope_of
 from ..log.records import Run
@@ -227,7 +227,7 @@ def schema(flow: Flow, log: Log) -> pl.Schema:
     pipeline = Pipeline(flow)
     empty = []
     for source, needs in zip(pipeline.sources, pipeline.needs, strict=True):
-        held = log.scan(source.stream, types=source.types, envelope=True).collect_schema()
+        held = _columns_of(log, source)
         if not visible(pl.DataFrame(schema=held)):
             raise FlowError(
                 f"stream {source.stream!r} has no event yet, so nobody knows its columns", hint="Append one first"
@@ -237,6 +237,16 @@ def schema(flow: Flow, log: Log) -> pl.Schema:
         state, out, _ = pipeline.step(pipeline.start(), empty if len(empty) > 1 else empty[0], fill=True)
         pipeline.check(state)
     return out.schema
+
+
+def _columns_of(log: Log, source: Source) -> pl.Schema:
+    """The columns of a source, by the events that are there."""
+    try:
+        return log.scan(source.stream, types=source.types, envelope=True).collect_schema()
+    except SchemaConflict:
+        # Frames of several streams that no scan puts together: what a flow makes of them depends on their values.
+        *_, last = frames_of(source_spans(log, source, 0, log.head + 1), {}, None)
+        return last.schema
 
 
 def _slices(history: pl.DataFrame, rows: int) -> Iterator[pl.DataFrame]:

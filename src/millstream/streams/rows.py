@@ -3,7 +3,8 @@
 Events that are objects have no declared columns: what a field holds is seen from its values. The type of a column
 is that of all its values *so far*, row by row; where it widens (an integer column meets a fraction, or text), the
 rows up to there are one frame and the rows from there on another. A field that was absent or null so far widens
-nothing: its rows are null either way.
+nothing: its rows are null either way. Frames say what their columns are; where that differs from what came before, in
+objects or in the frames of another stream, the same rule holds.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from typing import Any
 
 import polars as pl
 
-from ..frames import Columns, conform, union_columns
+from ..frames import Columns
 from ..log.framing import ENVELOPE, alike, enveloped
-from ..log.objects import columns_of, frame_of_objects, union, values_one_by_one
+from ..log.objects import columns_of, frame_of_objects, shaped, union, values_one_by_one
 from ..log.quick import quick_frame
 from ..log.records import Run
 from ..log.singles import Singles
 
 _INT64 = (-(1 << 63), (1 << 63) - 1)
+_EXACT = 1 << 53
 
 
 def frames_of(
@@ -43,7 +45,7 @@ def frames_of(
         first = group[0]
         if isinstance(first, Run) and first.is_frame:
             part = first.frame(None if wanted is None else sorted(wanted))
-            columns = union_columns(first.stream, known, dict(part.schema))
+            columns = _with_frame(known, part)
             if held and not grows(known, columns):
                 yield _framed(held, known)
                 held = []
@@ -68,6 +70,21 @@ def frames_of(
         yield _framed(held, known)
 
 
+def _with_frame(known: Columns, part: pl.DataFrame) -> Columns:
+    """The columns so far and those of a frame as one; text where a float would not be the same number."""
+    columns = union(known, dict(part.schema))
+    for name, dtype in part.schema.items():
+        if isinstance(columns[name], pl.Float64) and isinstance(dtype, pl.Int64) and not _is_exact(part[name]):
+            columns[name] = pl.String()
+    return columns
+
+
+def _is_exact(numbers: pl.Series) -> bool:
+    """Whether each of some whole numbers is one that a float can be."""
+    low, high = numbers.min(), numbers.max()
+    return not (isinstance(low, int) and isinstance(high, int)) or (low >= -_EXACT and high <= _EXACT)
+
+
 def _begun(groups: Iterable[list[Run | Singles]], known: Columns) -> Iterator[list[Run | Singles]]:
     """The groups; while no column is known, a first run of objects by itself, so that the rest goes the quick way."""
     for group in groups:
@@ -81,7 +98,7 @@ def _begun(groups: Iterable[list[Run | Singles]], known: Columns) -> Iterator[li
 def _framed(held: list[tuple[pl.DataFrame | list[dict[str, Any]], pl.DataFrame]], columns: Columns) -> pl.DataFrame:
     frames = []
     for part, about in held:
-        frame = conform(part, columns) if isinstance(part, pl.DataFrame) else frame_of_objects(part, columns)
+        frame = shaped(part, columns) if isinstance(part, pl.DataFrame) else frame_of_objects(part, columns)
         frames.append(frame.hstack(about.get_columns()) if columns else about)
     return frames[0] if len(frames) == 1 else pl.concat(frames)
 
