@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import random
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import polars as pl
 import pytest
 from referee import START
@@ -243,6 +244,87 @@ OBJECTS: list[list[Any]] = [
     [{"a": 1.5}, {"a": 2}, {"a": 2**60}],
     [{"a": 1}, {"a": 2}, "text"],
 ]
+
+
+class DriftedPlace(msgspec.Struct):
+    city: str
+    zip: int | None = None
+
+
+class DriftedParcel(ms.Event, type="DriftedParcel", kw_only=True):
+    k: int
+    ts: datetime
+    note: str | None = None
+    price: Decimal | None = None
+    day: date | None = None
+    left: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    tags: list[str] | None = None
+    place: DriftedPlace | None = None
+    kind: Literal["a", "b"] | None = None
+
+
+def parcels(seed: int) -> list[DriftedParcel]:
+    """Events whose fields have no value at first, and one by one get some."""
+    r = random.Random(seed)
+    some: dict[str, list[Any]] = {
+        "note": ["x", "longer"],
+        "price": [Decimal("1"), Decimal("2.50")],
+        "day": [date(2024, 1, 1), date(2023, 1, 1)],
+        "left": [START, START + timedelta(days=1)],
+        "tags": [[], ["a", "b"]],
+        "place": [DriftedPlace(city="Rome", zip=1), DriftedPlace(city="Oslo")],
+        "kind": ["a", "b"],
+    }
+    return [
+        DriftedParcel(
+            k=r.randrange(3),
+            ts=START + timedelta(minutes=number),
+            **{name: r.choice([*values, None]) for name, values in some.items() if number > r.randrange(60)},
+        )
+        for number in range(80)
+    ]
+
+
+TYPED = source.with_columns(
+    long=pl.col("note").str.len_chars(),
+    late=pl.col("day") < date(2024, 1, 1),
+    hour=pl.col("left").dt.hour(),
+    tags=pl.col("tags").list.len(),
+    city=pl.col("place").struct.field("city"),
+    twice=pl.col("price") * 2,
+)
+SUMS = {name: pl.col(name).sum() for name in ("long", "late", "hour", "tags", "twice")}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_field_without_a_value_so_far_has_the_type_that_its_class_says(seed: int) -> None:
+    events = parcels(seed)
+    whole = pl.DataFrame([msgspec.to_builtins(event, builtin_types=(datetime, date, Decimal)) for event in events])
+    expected = whole.select(
+        long=pl.col("note").str.len_chars().sum(),
+        late=(pl.col("day") < date(2024, 1, 1)).sum(),
+        hour=pl.col("left").dt.hour().sum(),
+        tags=pl.col("tags").list.len().sum(),
+        twice=(pl.col("price") * 2).sum(),
+    )
+    outputs = []
+    for size in (1, 3, 1000):
+        log = ms.open()
+        for event in events:  # a run each, from the first of which on they have types
+            log.append("s", event)
+        given = replay(TYPED.group_by("city").window(tumbling("1d")).agg(**SUMS), log, rows=size)
+        assert given.select(pl.col(expected.columns).sum()).row(0) == expected.row(0)
+        outputs.append(given)
+    assert all(output.equals(outputs[0]) for output in outputs)
+    plain = [replay(TYPED, log, rows=size) for size in (1, 7, 1000)]
+    assert all(given.equals(plain[0]) for given in plain)
+    first = ms.open()
+    first.append("s", DriftedParcel(k=1, ts=START))
+    assert TYPED.over(first).schema == TYPED.schema(first)
+    assert TYPED.schema(first)["late"] == pl.Boolean
+    assert TYPED.over(first).row(0, named=True)["long"] is None
+    first.append("t", pl.DataFrame({"ts": [START], "note": [None]}), type="DriftedParcel")
+    assert stream("t", time="ts").over(first).schema["note"] == pl.String
 
 
 @pytest.mark.parametrize("values", OBJECTS, ids=str)

@@ -21,6 +21,7 @@ from .filesource import Files
 from .flow import Flow
 from .idle import TYPE, marks_of, silences, with_marks
 from .naming import check_there, named
+from .needs import Needs
 from .pipeline import Pipeline
 from .rows import frames_of
 from .state import widened
@@ -227,7 +228,7 @@ def schema(flow: Flow, log: Log) -> pl.Schema:
     pipeline = Pipeline(flow)
     empty = []
     for source, needs in zip(pipeline.sources, pipeline.needs, strict=True):
-        held = _columns_of(log, source)
+        held = _columns_of(log, source, needs)
         if not visible(pl.DataFrame(schema=held)):
             raise FlowError(
                 f"stream {source.stream!r} has no event yet, so nobody knows its columns", hint="Append one first"
@@ -239,14 +240,17 @@ def schema(flow: Flow, log: Log) -> pl.Schema:
     return out.schema
 
 
-def _columns_of(log: Log, source: Source) -> pl.Schema:
+def _columns_of(log: Log, source: Source, needs: Needs) -> pl.Schema:
     """The columns of a source, by the events that are there."""
     try:
-        return log.scan(source.stream, types=source.types, envelope=True).collect_schema()
+        held = log.scan(source.stream, types=source.types, envelope=True).collect_schema()
     except SchemaConflict:
-        # Frames of several streams that no scan puts together: what a flow makes of them depends on their values.
-        *_, last = frames_of(source_spans(log, source, 0, log.head + 1), {}, None)
-        return last.schema
+        held = None  # Frames of several streams that no scan puts together.
+    if held is not None and not any(dtype == pl.Null and needs.reads(name) for name, dtype in held.items()):
+        return held
+    # What a flow makes of these depends on their values, and on what classes say.
+    frames = [frame.schema for frame in frames_of(source_spans(log, source, 0, log.head + 1), {}, needs.wanted)]
+    return pl.Schema({**(held or {}), **frames[-1]}) if frames else held or pl.Schema()
 
 
 def _slices(history: pl.DataFrame, rows: int) -> Iterator[pl.DataFrame]:
