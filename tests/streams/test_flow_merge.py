@@ -172,6 +172,34 @@ def test_a_column_that_no_source_has_is_named() -> None:
             flow.over(log)
 
 
+def test_a_column_that_only_a_source_without_rows_could_bring_is_null_until_it_does_or_has_come_without() -> None:
+    flow = web.merge(app).filter(pl.col("beta").fill_null(False).not_()).select("user", "beta")
+    with ms.open() as log:
+        log.append("web", clicks(1, 10), type="Click")
+        assert flow.over(log)["beta"].to_list() == [None] * 10
+        assert flow.schema(log) == {"user": pl.Int64, "beta": pl.Null}
+        ended = flow.to("o", type="O")
+        run(log, ended, until="head")
+        assert log.scan("o").collect().height == 10
+        log.append("app", clicks(2, 5).with_columns(beta=pl.Series([True, False, None, True, False])), type="Click")
+        run(log, ended, until="head")
+        assert log.scan("o").collect()["beta"].to_list() == [None] * 10 + [False, None, False]
+        assert flow.over(log).schema == flow.schema(log) == {"user": pl.Int64, "beta": pl.Boolean}
+    with ms.open() as log:
+        log.append("web", clicks(1, 10), type="Click")
+        run(log, ended, until="head")
+        log.append("app", clicks(2, 5), type="Click")
+        with pytest.raises(ms.MissingColumn, match="'beta'"):
+            run(log, ended, until="head")
+
+
+def test_the_columns_of_objects_are_in_the_order_in_which_they_come_whatever_the_hashes_of_their_names() -> None:
+    names = [f"field{n}" for n in range(40)]
+    with ms.open() as log:
+        log.append("web", ms.Plain("Wide", {"ts": "2024-01-15T12:00:00Z", **dict.fromkeys(names, 1)}))
+        assert web.over(log).columns == ["ts", *names]
+
+
 def test_flows_that_have_ended_do_not_merge_and_none_reads_what_it_writes() -> None:
     with pytest.raises(FlowError, match="ended"):
         web.merge(app.to("x", type="X"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from ..errors import SchemaConflict, UsageError
+from ..errors import SchemaConflict, StreamNotFound, UsageError
 from ..frames import MAX_ROWS, as_frame
 from ..log.reading import Reader, scope_of
 from ..log.records import Run
@@ -226,18 +226,25 @@ def _together(results: Sequence[pl.DataFrame]) -> pl.DataFrame:
 def schema(flow: Flow, log: Log) -> pl.Schema:
     """The columns that come out of a flow; see `Flow.schema`."""
     pipeline = Pipeline(flow)
-    empty = []
-    for source, needs in zip(pipeline.sources, pipeline.needs, strict=True):
-        held = _columns_of(log, source, needs)
-        if not visible(pl.DataFrame(schema=held)):
-            raise FlowError(
-                f"stream {source.stream!r} has no event yet, so nobody knows its columns", hint="Append one first"
-            )
-        empty.append(pl.DataFrame(schema={name: held[name] for name in held if is_hidden(name) or needs.reads(name)}))
+    check_there(log, pipeline.sources)
+    empty = [_empty(log, source, needs) for source, needs in zip(pipeline.sources, pipeline.needs, strict=True)]
+    if not any(frame is not None for frame in empty):
+        name = pipeline.sources[0].stream
+        if not name.endswith("*") and next(log.streams(name), None) is None:
+            raise StreamNotFound(name)
+        raise FlowError(f"stream {name!r} has no event yet, so nobody knows its columns", hint="Append one first")
     with named(log):
-        state, out, _ = pipeline.step(pipeline.start(), empty if len(empty) > 1 else empty[0], fill=True)
+        state, out, _ = pipeline.step(pipeline.start(), empty, fill=True)
         pipeline.check(state)
     return out.schema
+
+
+def _empty(log: Log, source: Source, needs: Needs) -> pl.DataFrame | None:
+    """The rows of a source without one of them; None where it has had none."""
+    held = _columns_of(log, source, needs) if next(log.streams(source.stream), None) is not None else pl.Schema()
+    if not visible(pl.DataFrame(schema=held)):
+        return None
+    return pl.DataFrame(schema={name: held[name] for name in held if is_hidden(name) or needs.reads(name)})
 
 
 def _columns_of(log: Log, source: Source, needs: Needs) -> pl.Schema:

@@ -141,7 +141,7 @@ def _steps(known: Columns, rows: list[dict[str, Any]], run: Run | Singles) -> It
     while start < len(rows):
         # What the first rows have widened, the rest may fit.
         rest = rows[start:] if start else rows
-        loose = {name for name in names if name not in known or not _fits([row.get(name) for row in rest], known[name])}
+        loose = [name for name in names if name not in known or not _fits([row.get(name) for row in rest], known[name])]
         if not loose:
             return
         for index, row in enumerate(rest, start):
