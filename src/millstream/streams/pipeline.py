@@ -304,6 +304,7 @@ class Pipeline:
         if not self._told:
             # A state that was put away does not know its columns yet.
             state, _, _ = self.step(state, [None] * len(self.sources), fill=True)
+            self._told = False  # Whoever only asks goes on with the state as it was.
         batches = []
         for number, (source, held) in enumerate(zip(self.sources, state.sources, strict=True)):
             before = watermark_of(source, held.high)
