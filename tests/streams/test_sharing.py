@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
@@ -8,7 +9,7 @@ import pytest
 from flow_worker import FLOWS
 from inline import Inline, inline
 from polars.testing import assert_frame_equal
-from referee import clicks
+from referee import START, clicks
 
 import millstream as ms
 import millstream.streams.state as states
@@ -17,6 +18,7 @@ from millstream.streams.pipeline import Pipeline
 from millstream.streams.runner import Worker
 from millstream.streams.sharing.coordinator import SharedWorker
 from millstream.streams.sharing.ranges import Range, SharedPipeline
+from millstream.testing import FakeClock
 
 events = stream("clicks", time="ts", lateness="2s")
 views = stream("views", time="ts", lateness="5s")
@@ -228,7 +230,6 @@ def test_each_row_of_a_state_is_of_one_range_and_watermarks_are_of_all_rows() ->
         ),
         (FLOWS[-1], "merged"),
         (events.group_by("user").window(tumbling("1m"), early="10s").agg(n=pl.len()), "Revising"),
-        (stream("clicks", time="ts", idle="1m").group_by("user").window(tumbling("1m")).agg(n=pl.len()), "idle="),
         (
             events.map_rows(lambda row: {"x": row["amount"]}, schema={"x": pl.Int64})
             .group_by("x")
@@ -262,6 +263,48 @@ def test_rows_that_go_elsewhere_are_given_once_by_the_process_that_commits(tmp_p
     assert len(files) > 1
     assert_frame_equal(pl.concat(files), whole)
     assert_frame_equal(pl.concat(told), whole)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_processes_say_that_a_source_is_silent_when_one_would(seed: int, tmp_path: Path) -> None:
+    quiet, busy = stream("quiet", time="ts", idle="40s", lateness="5s"), stream("busy", time="ts", idle="2m")
+    flow = [
+        quiet.group_by("user").window(tumbling("1m")).agg(n=pl.len()),
+        quiet.group_by("user").window(tumbling("1m")).agg(n=pl.len()).alert(pl.col("n") > 0, cooldown="3m"),
+        quiet.join(busy, on="user", back="1m", ahead="1m", how="full", prefix="b_"),
+    ][seed % 3].to("out", type="SharedOut")
+    clocks, found = [FakeClock(START), FakeClock(START)], []
+    for shared, clock in enumerate(clocks):
+        r = random.Random(seed)
+        with ms.open(tmp_path / f"{shared}.db", clock=clock) as log:
+            worker: Worker | SharedWorker | None = None
+            for _ in range(60):
+                name = r.choice(["quiet", "quiet", "busy", "other", "wait", "wait", "restart"])
+                clock.advance(f"{r.randrange(1, 50)}s")
+                processes, back = r.choice([1, 2, 3]), r.randrange(20)
+                if name in ("quiet", "busy", "other"):
+                    row = {"user": r.randrange(4), "ts": (clock() - timedelta(seconds=back)).isoformat()}
+                    log.append(name, ms.Plain("SharedQuiet", row))
+                elif name == "restart" and worker is not None:
+                    worker.flush()
+                    worker.close()
+                    worker = None
+                if worker is None and shared and processes > 1:
+                    worker = SharedWorker(log, flow, processes, commit_every=0, begin=inline(log, flow))
+                worker = worker or Worker(log, flow, commit_every=0)
+                for _ in range(2):
+                    head = log.head
+                    while worker.advance(head):
+                        pass
+                    worker.listen(log.head)
+            assert worker is not None
+            worker.flush()
+            worker.close()
+            said = [(event.data, event.recorded) for event in log.read("$idle")]
+            found.append((said, given(log, flow)["out"].rows()))
+    assert found[0][0]
+    assert found[0][1]
+    assert found[0] == found[1]
 
 
 def test_a_log_in_memory_and_no_number_of_processes_are_refused() -> None:
