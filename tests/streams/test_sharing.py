@@ -13,7 +13,7 @@ from referee import START, clicks
 
 import millstream as ms
 import millstream.streams.state as states
-from millstream.streams import Flow, FlowError, calendar, stream, tumbling
+from millstream.streams import Flow, FlowError, calendar, hopping, stream, tumbling
 from millstream.streams.pipeline import Pipeline
 from millstream.streams.runner import Worker
 from millstream.streams.sharing.coordinator import SharedWorker
@@ -125,6 +125,16 @@ MORE: dict[str, Flow] = {
     .agg(amount=pl.col("amount").sum())
     .enrich(answered, schema={"more": pl.Int64}),
     "asked without memory": events.enrich(answered, schema={"more": pl.Int64}).select("user", "more"),
+    "early": events.group_by("kind", "user")
+    .window(hopping("2m", every="1m"), early="15s", allowed_lateness="1s")
+    .agg(n=pl.len(), amount=pl.col("amount").sum())
+    .with_columns(twice=pl.col("n") * 2),
+    "corrected, the newest of each": stream("clicks", time="ts")
+    .group_by("user")
+    .window(tumbling("1m"), allowed_lateness="1m")
+    .agg(n=pl.len(), last=pl.col("kind").last())
+    .late_to("clicks-late")
+    .latest("user", "window_start"),
     "no memory": events.filter(CLICK).with_columns(twice=pl.col("amount") * 2).select("user", "twice"),
 }
 SHARED = {**{flow.sink.name: flow for flow in FLOWS[:-1] if flow.sink is not None}, **MORE}
@@ -229,7 +239,7 @@ def test_each_row_of_a_state_is_of_one_range_and_watermarks_are_of_all_rows() ->
             "enrich would ask",
         ),
         (FLOWS[-1], "merged"),
-        (events.group_by("user").window(tumbling("1m"), early="10s").agg(n=pl.len()), "Revising"),
+        (events.window(tumbling("1m"), early="10s").agg(n=pl.len()), "all rows together"),
         (
             events.map_rows(lambda row: {"x": row["amount"]}, schema={"x": pl.Int64})
             .group_by("x")

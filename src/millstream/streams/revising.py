@@ -49,6 +49,11 @@ class RevisingWindows(msgspec.Struct, frozen=True, eq=False):
     """It looks at how the watermark moves through a batch."""
 
     @property
+    def keys(self) -> tuple[str, ...]:
+        """The key columns."""
+        return self.windows.keys
+
+    @property
     def reads(self) -> set[str]:
         """The columns that it reads."""
         return self.windows.reads

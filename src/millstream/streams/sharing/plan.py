@@ -28,6 +28,7 @@ from ..match import Match
 from ..merging import Merge
 from ..overtaking import Overtaking
 from ..processing import Processed
+from ..revising import RevisingWindows
 from ..sequences import Sequences
 from ..sessions import SessionWindows
 from ..shaping import Mapped, Rowwise, Select, WithColumns
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 _NAMED: dict[type, str] = {
     PaneWindows: "a window",
+    RevisingWindows: "a window",
     SessionWindows: "a session window",
     CountWindows: "a count window",
     CalendarWindows: "a calendar window",
