@@ -10,6 +10,7 @@ from flow_worker import FLOWS
 from inline import Inline, inline
 from polars.testing import assert_frame_equal
 from referee import START, clicks
+from test_tables import Model
 
 import millstream as ms
 import millstream.streams.state as states
@@ -315,6 +316,59 @@ def test_processes_say_that_a_source_is_silent_when_one_would(seed: int, tmp_pat
     assert found[0][0]
     assert found[0][1]
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("how", ["as of", "latest", "renamed"])
+@pytest.mark.parametrize("seed", range(3))
+def test_processes_share_a_table_that_changes_by_its_key(
+    how: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(states, "FRESH", 4)
+    orders = stream("orders", time="at", lateness="3s")
+    users = ms.table("users", key="id").filter(pl.col("level") > 0).with_columns(twice=pl.col("level") * 2)
+    flow = (
+        {
+            "as of": orders.join_asof(users, on="user", prefix="u_"),
+            "latest": orders.join_latest(users, on="user", prefix="u_", how="inner"),
+            "renamed": orders.select("n", "at", id="user")
+            .join_asof(users.select("name"), on="id", prefix="u_")
+            .group_by("id", "u_name")
+            .window(tumbling("1m"))
+            .agg(n=pl.len(), last=pl.col("n").last()),
+        }[how]
+        .late_to("orders-late")
+        .to("out", type="SharedOut")
+    )
+    untimed = {"operation": "DELETE", "before": {"id": 1}, "after": None, "timestamp": None}
+    alone, model = Model(seed), Model(seed)
+    model.log.close()
+    model.log = ms.open(tmp_path / "log.db")
+    with alone.play(240) as log:
+        log.append("users", ms.Plain("Change", untimed))
+        ms.run(log, flow, until="head")
+        whole = given(log, flow)
+    assert whole["out"].height
+    with model.play(240) as log:
+        log.append("users", ms.Plain("Change", untimed))
+        head, busy, r = log.head, True, random.Random(seed)
+        while busy:
+            worker: Worker | SharedWorker
+            count = r.choice([1, 2, 3])
+            if count == 1:
+                worker = Worker(log, flow, rows=7, commit_every=0)
+            else:
+                worker = SharedWorker(log, flow, count, rows=7, commit_every=0, begin=inline(log, flow))
+            for _ in range(r.randrange(1, 9)):
+                busy = worker.advance(head)
+                if not busy:
+                    break
+            worker.flush()
+            late = worker.state.late
+            worker.close()
+        found = given(log, flow)
+        for stream_name, frame in whole.items():
+            assert_frame_equal(found[stream_name], frame, check_column_order=stream_name == "out")
+        assert late == whole.get("orders-late", pl.DataFrame()).height
 
 
 def test_a_log_in_memory_and_no_number_of_processes_are_refused() -> None:

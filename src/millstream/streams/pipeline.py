@@ -427,8 +427,8 @@ class Pipeline:
                     return
             step = self._take(number, stage, operators[number], came)
             operators[number], frame = step.state, step.frame
-            if fill and isinstance(stage, TableRows):
-                frame = self._filled(stage, frame)
+            if isinstance(stage, TableRows):
+                frame = self._told_apart(branch, place, self._filled(stage, frame) if fill else frame)
             _put_aside(step.late, late)
             number += 1
         yield frame

@@ -15,6 +15,7 @@ import polars as pl
 
 from ..alerts import Alert
 from ..calendars import CalendarWindows
+from ..captured import TableRows
 from ..columns import key_column
 from ..counted import CountWindows
 from ..distinct import Distinct, Top
@@ -56,6 +57,7 @@ _MARKED: dict[type, str] = {
     Latest: "latest",
     Processed: "a process function",
     Sequences: "a pattern",
+    TableRows: "a captured table",
 }
 """Those whose state has them as hidden key columns."""
 
@@ -66,7 +68,7 @@ class Cut(msgspec.Struct, frozen=True):
     """Where the rows of a source are told apart.
 
     Attributes:
-        stage: Before which of its stages.
+        stage: Before which of its stages; behind what opens a table's changes, if it is one.
         columns: By which columns; none where each process takes a stretch of every batch.
     """
 
@@ -141,7 +143,8 @@ class _Tracing:
             else:
                 number -= 1
                 wanted, waiting = self._across(stage, number, wanted, waiting)
-                made = asked = 0
+                # The rows of a table are in its changes: each process opens all of them, and goes on with its own.
+                made, asked = place + 1 if isinstance(stage, TableRows) else 0, 0
             before[place] = dict(wanted or {})
         if isinstance(flow.source, Source):
             if 0 < asked <= made:

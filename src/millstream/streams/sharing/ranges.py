@@ -8,6 +8,8 @@ import numpy as np
 import polars as pl
 
 from ..alerts import Alert
+from ..bodies import Body
+from ..captured import TableRows
 from ..columns import AT, SEQUENCE, ordered, visible
 from ..distinct import BEST, Top
 from ..entering import Entering
@@ -16,7 +18,7 @@ from ..flow import Flow
 from ..hashing import Hashes, hashed
 from ..pipeline import Pipeline
 from ..shaping import Rowwise
-from ..state import Part, concat
+from ..state import Batch, Kept, Operator, OperatorState, Part, Parts, Step, concat
 from ..steps import Branch
 from ..tree import order_of
 from .plan import plan_of
@@ -104,6 +106,27 @@ class SharedPipeline(Pipeline):
             return frame  # The operator that wants them says so.
         self._check(leaf, tuple(frame.schema[name] for name in cut.columns))
         return self.range.owns(frame, cut.columns)
+
+    def _take(self, number: int, stage: Operator, state: OperatorState, batch: Batch) -> Step:
+        step = super()._take(number, stage, state, batch)
+        if not isinstance(stage, TableRows):
+            return step
+        # It has taken in the rows of all, to keep those of its range; one of all tells of those without a time.
+        kept = self._kept(state.parts, step.state.parts, self.plan.held[number])
+        return Step(Kept(kept), step.frame, step.late if self.range.index == 0 else None)
+
+    def _kept(self, before: Parts, parts: Parts, columns: Sequence[str]) -> Parts:
+        """The parts with the rows of the range alone; those that were there before have no others."""
+        there = set(map(id, before.items))
+        items = []
+        for part in parts.items:
+            if id(part) in there:
+                items.append(part)
+                continue
+            frame = self.range.owns(part.stored, columns)
+            if frame.height:
+                items.append(Part(part.id, part.low, part.high, Body(frame, part.lane)))
+        return Parts(tuple(items), parts.next)
 
     def _check(self, leaf: int, types: tuple[pl.DataType, ...]) -> None:
         known = self._types.get(leaf)
