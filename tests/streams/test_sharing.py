@@ -136,6 +136,13 @@ MORE: dict[str, Flow] = {
     .agg(n=pl.len(), last=pl.col("kind").last())
     .late_to("clicks-late")
     .latest("user", "window_start"),
+    "merged with itself": events.merge(events.with_columns(user=pl.col("user") * 7 + 3, more=pl.lit(1))).latest("user"),
+    "merged with itself, asked": events.merge(events.with_columns(user=pl.col("user") * 7 + 3), views)
+    .filter(CLICK)
+    .join_latest(views.select("user", "amount"), on="user", prefix="v_"),
+    "merged, without memory": events.filter(CLICK)
+    .merge(events.with_columns(user=pl.col("user") * 7 + 3).merge(views))
+    .select("user", "kind", twice=pl.col("amount") * 2),
     "no memory": events.filter(CLICK).with_columns(twice=pl.col("amount") * 2).select("user", "twice"),
 }
 SHARED = {**{flow.sink.name: flow for flow in FLOWS[:-1] if flow.sink is not None}, **MORE}
@@ -240,6 +247,10 @@ def test_each_row_of_a_state_is_of_one_range_and_watermarks_are_of_all_rows() ->
             "enrich would ask",
         ),
         (FLOWS[-1], "merged"),
+        (
+            events.merge(events.distinct("user", within="1m")).join_latest(views.select("user"), on="user"),
+            "merged flows in their order of time",
+        ),
         (events.window(tumbling("1m"), early="10s").agg(n=pl.len()), "all rows together"),
         (
             events.map_rows(lambda row: {"x": row["amount"]}, schema={"x": pl.Int64})

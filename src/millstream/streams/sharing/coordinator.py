@@ -331,7 +331,7 @@ class SharedWorker(Committer):
         return reached
 
     def _gather(self, row: list[Made]) -> None:
-        sliced = not self.pipeline.plan.by
+        sliced = not self.pipeline.plan.by and len(self.pipeline.plan.cuts) == 1
         outputs = [merged(self.flow, each, sliced=sliced) for each in zip(*(made.outputs for made in row), strict=True)]
         late = merged_late([frame for made in row for frame in made.late])
         self._made.append((row[0], [output for output in outputs if output.height], late))
