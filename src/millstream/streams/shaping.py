@@ -132,13 +132,17 @@ class Mapped(msgspec.Struct, frozen=True, eq=False):
         return set(self.asks or ())
 
     @property
+    def verb(self) -> str:
+        """What it is called."""
+        return "map_rows" if self.by_row else "map_batches"
+
+    @property
     def outputs(self) -> list[str]:
         """The columns that it gives."""
         return [*self.types, *([self.errors] if self.errors else [])]
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
-        where = "map_rows" if self.by_row else "map_batches"
-        need(self.asks or (), frame.columns, where, visible(frame))
+        need(self.asks or (), frame.columns, self.verb, visible(frame))
         shown = frame.select(self.asks if self.asks is not None else visible(frame))
         made = self._of_rows(shown, frame) if self.by_row else self._of_frame(shown)
         return frame.with_columns(made.get_columns())
