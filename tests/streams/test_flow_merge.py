@@ -11,7 +11,7 @@ from referee import agree, clicks
 from trees import in_time, play_tree, played
 
 import millstream as ms
-from millstream.streams import FlowError, hopping, run, sliding, stream, tumbling
+from millstream.streams import Flow, FlowError, hopping, run, sliding, stream, tumbling
 from millstream.streams.runner import Worker
 
 web = stream("web", time="ts", lateness="2s")
@@ -191,6 +191,32 @@ def test_a_column_that_only_a_source_without_rows_could_bring_is_null_until_it_d
         log.append("app", clicks(2, 5), type="Click")
         with pytest.raises(ms.MissingColumn, match="'beta'"):
             run(log, ended, until="head")
+
+
+def test_a_verb_that_needs_a_type_waits_for_none_where_a_source_has_had_no_row() -> None:
+    def longer(flow: Flow) -> Flow:
+        return flow.filter(pl.col("kind").str.starts_with("c")).with_columns(long=pl.col("kind").str.len_chars())
+
+    short = longer(app).select("user", "ts", said=pl.col("kind").str.to_uppercase())
+    flows = {
+        "merged": longer(web).merge(longer(app)).select("user", "long"),
+        "joined": longer(web).join(short, on="user", back="1h", how="left").select("user", "long", "said"),
+        "told": longer(web).join_latest(short.select("user", "said"), on="user").select("user", "long", "said"),
+    }
+    for name, flow in flows.items():
+        with ms.open() as log:
+            log.append("web", clicks(1, 60), type="Click")
+            before = flow.over(log)
+            assert before["long"].unique().to_list() == [5]
+            assert before.schema == flow.schema(log)
+            ended = flow.to("o", type="O")
+            run(log, ended, until="head")
+            log.append("app", clicks(2, 60), type="Click")
+            run(log, ended, until="head")
+            after = flow.over(log, final=False)
+            given = log.scan("o").collect()
+            assert given.select(after.columns).equals(after), name
+            assert after.schema.get("said", pl.String) == pl.String
 
 
 def test_the_columns_of_objects_are_in_the_order_in_which_they_come_whatever_the_hashes_of_their_names() -> None:

@@ -21,7 +21,7 @@ from .compiled import worth_it
 from .errors import MissingColumn, UnsupportedExpression
 from .flow import Flow
 from .needs import Demand
-from .shaping import Filter, Rowwise, Select, WithColumns
+from .shaping import Filter, Rowwise, Select, WithColumns, untyped
 from .state import Batch, Operator, OperatorState, Parts, Step, widened
 from .steps import SILENT, Branch, FlowState, Prepared, Rows, SourceState, Stepping
 from .trailing import SlidingWindows
@@ -456,6 +456,16 @@ class Pipeline:
 
     def _shaped(self, stage: Rowwise, frame: pl.DataFrame) -> pl.DataFrame:
         """What comes of rows by a stage without memory."""
+        try:
+            return self._applied(stage, frame)
+        except UnsupportedExpression:
+            # Of several sources one may have had no row yet, so that its columns have no types.
+            bare = untyped(stage, frame) if self._tree and not frame.height else None
+            if bare is None:
+                raise
+            return bare
+
+    def _applied(self, stage: Rowwise, frame: pl.DataFrame) -> pl.DataFrame:
         if not isinstance(stage, Filter):
             return stage.apply(frame)
         # What is asked of the condition alone, often text, need not be filtered.
