@@ -16,7 +16,7 @@ from .arriving import heights, passage, timed, watermark_of
 from .aside import Aside
 from .captured import TableRows
 from .closing import Closes, in_order, takes_pieces
-from .columns import END_OF_TIME, ENVELOPE, IDLE, LATE, SEQUENCE, is_hidden, ordered, picked, visible
+from .columns import AT, END_OF_TIME, ENVELOPE, ID, IDLE, LATE, SEQUENCE, is_hidden, ordered, picked, visible
 from .compiled import worth_it
 from .errors import MissingColumn, UnsupportedExpression
 from .flow import Flow
@@ -28,6 +28,7 @@ from .trailing import SlidingWindows
 from .tree import NOWHERE, Meeting, Source, order_of, sources_of, timeline, together
 
 _NOTHING = pl.DataFrame()
+_BARE = (AT, LATE, SEQUENCE, ID)
 
 
 class Pipeline:
@@ -367,7 +368,10 @@ class Pipeline:
             batch = batches[branch.sources[0]]
             batch = msgspec.structs.replace(batch, frame=self._told_apart(branch, 0, batch.frame))
         else:
-            inputs = [self._through(each, operators, batches, late, fill) for each in branch.inputs]
+            inputs = [
+                self._input(number, each, source, operators, batches, late, fill)
+                for number, each in enumerate(branch.inputs)
+            ]
             inputs = [
                 msgspec.structs.replace(batch, frame=ordered(batch.frame))
                 if order_of(each.flow) == "settled" and batch.frame.width
@@ -388,6 +392,34 @@ class Pipeline:
             batch = msgspec.structs.replace(joint, frame=self._filled(branch.flow, step.frame) if fill else step.frame)
             number += 1
         return batch, number
+
+    def _input(
+        self,
+        number: int,
+        branch: Branch,
+        meeting: Meeting,
+        operators: list[OperatorState],
+        batches: Sequence[Batch],
+        late: list[pl.DataFrame],
+        fill: bool,
+    ) -> Batch:
+        """What comes to a meeting of one of its inputs."""
+        before = list(operators)
+        try:
+            return self._through(branch, operators, batches, late, fill)
+        except UnsupportedExpression:
+            leaf = isinstance(branch.flow.source, Source)
+            batch = batches[branch.sources[0]]
+            frame = batch.frame
+            if not leaf or frame.height or any(frame.schema[name] != pl.Null for name in visible(frame)):
+                raise
+            # The source has had no row yet: an operator that needs a type of its columns has nothing to say.
+            operators[:] = before
+            keys = {name: pl.Null() for name in meeting.reads(number)}
+            bare = pl.DataFrame(
+                schema={**keys, **{name: frame.schema[name] for name in _BARE if name in frame.columns}}
+            )
+            return msgspec.structs.replace(batch, frame=bare)
 
     def _onward(
         self,
