@@ -109,7 +109,7 @@ class Listener:
         now = to_micros(self._log.now())
         silent = [
             number
-            for number, heard in self._heard.items()
+            for number, heard in sorted(self._heard.items())
             if now - heard >= (self._pipeline.sources[number].idle or 0) and state.sources[number].high > NO_TIME
         ]
         if not silent or (self._asked is not None and self._asked[0] is state and self._asked[1] == silent):

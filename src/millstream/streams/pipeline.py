@@ -16,19 +16,19 @@ from .arriving import heights, passage, timed, watermark_of
 from .aside import Aside
 from .captured import TableRows
 from .closing import Closes, in_order, takes_pieces
-from .columns import AT, END_OF_TIME, ENVELOPE, ID, IDLE, LATE, SEQUENCE, is_hidden, ordered, picked, visible
+from .columns import END_OF_TIME, ENVELOPE, IDLE, LATE, SEQUENCE, is_hidden, ordered, picked, visible
 from .compiled import worth_it
 from .errors import MissingColumn, UnsupportedExpression
 from .flow import Flow
 from .needs import Demand
-from .shaping import Filter, Rowwise, Select, WithColumns, untyped
+from .shaping import Filter, Rowwise, Select, WithColumns
 from .state import Batch, Operator, OperatorState, Parts, Step, widened
-from .steps import SILENT, Branch, FlowState, Prepared, Rows, SourceState, Stepping
+from .steps import SILENT, Branch, FlowState, Prepared, Rows, SourceState, Stepping, in_one
 from .trailing import SlidingWindows
 from .tree import NOWHERE, Meeting, Source, order_of, sources_of, timeline, together
+from .untyped import nothing_of, untyped
 
 _NOTHING = pl.DataFrame()
-_BARE = (AT, LATE, SEQUENCE, ID)
 
 
 class Pipeline:
@@ -130,7 +130,7 @@ class Pipeline:
         Returns:
             The state afterwards; the rows that come out, in order; the rows that came late.
         """
-        return _in_one(self.stepping(state, rows, fill=fill))
+        return in_one(self.stepping(state, rows, fill=fill))
 
     def stepping(
         self,
@@ -260,7 +260,7 @@ class Pipeline:
             watermark = watermark_of(self.sources[number], state.sources[number].high)
             passing = msgspec.structs.replace(NOWHERE, before=watermark) if self._paced else None
             batches.append(Batch(timed, watermark, watermark, reshaped=True, timeline=passing))
-        state, nothing, _ = _in_one(self._run(state, batches, fill))
+        state, nothing, _ = in_one(self._run(state, batches, fill))
         return state, nothing
 
     def absent(self, state: FlowState) -> tuple[str, Source] | None:
@@ -312,7 +312,7 @@ class Pipeline:
             after = END_OF_TIME if sources is None or number in sources else before
             passing = msgspec.structs.replace(NOWHERE, before=after) if self._paced else None
             batches.append(Batch(pl.DataFrame(), before, after, timeline=passing))
-        state, frame, _ = _in_one(self._run(state, batches, True))
+        state, frame, _ = in_one(self._run(state, batches, True))
         return state, frame
 
     def _run(
@@ -408,17 +408,11 @@ class Pipeline:
         try:
             return self._through(branch, operators, batches, late, fill)
         except UnsupportedExpression:
-            leaf = isinstance(branch.flow.source, Source)
             batch = batches[branch.sources[0]]
-            frame = batch.frame
-            if not leaf or frame.height or any(frame.schema[name] != pl.Null for name in visible(frame)):
+            bare = nothing_of(meeting, number, batch) if isinstance(branch.flow.source, Source) else None
+            if bare is None:
                 raise
-            # The source has had no row yet: an operator that needs a type of its columns has nothing to say.
             operators[:] = before
-            keys = {name: pl.Null() for name in meeting.reads(number)}
-            bare = pl.DataFrame(
-                schema={**keys, **{name: frame.schema[name] for name in _BARE if name in frame.columns}}
-            )
             return msgspec.structs.replace(batch, frame=bare)
 
     def _onward(
@@ -524,17 +518,6 @@ class Pipeline:
     def _timed(self, source: Source, rows: pl.DataFrame, high: int) -> tuple[pl.DataFrame, int]:
         """The rows with their time and whether they are late; and the greatest time so far."""
         return timed(source, rows, high, self._asked)
-
-
-def _in_one(stepping: Stepping) -> tuple[FlowState, pl.DataFrame, pl.DataFrame | None]:
-    """A step whose rows come out in one frame."""
-    output = next(stepping)
-    try:
-        next(stepping)
-    except StopIteration as done:
-        state, late = done.value
-        return state, output, late
-    raise AssertionError("a step in pieces that nobody has asked for")
 
 
 def _put_aside(rows: pl.DataFrame | None, late: list[pl.DataFrame]) -> None:

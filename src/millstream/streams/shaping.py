@@ -68,7 +68,7 @@ class WithColumns(msgspec.Struct, frozen=True, eq=False, dict=True):
 
     @cached_property
     def _names(self) -> list[str] | None:
-        return _outputs(self.expressions)
+        return outputs_of(self.expressions)
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
         if self._names is not None:
@@ -90,7 +90,7 @@ class Select(msgspec.Struct, frozen=True, eq=False, dict=True):
 
     @cached_property
     def _names(self) -> list[str] | None:
-        return _outputs(self.expressions)
+        return outputs_of(self.expressions)
 
     @cached_property
     def _only_columns(self) -> bool:
@@ -216,21 +216,7 @@ Rowwise = Filter | Unmet | WithColumns | Select | Mapped
 """Each row for itself."""
 
 
-def untyped(stage: Rowwise, frame: pl.DataFrame) -> pl.DataFrame | None:
-    """What a stage gives of no rows of which a column that it reads has no type yet; None where that cannot be said."""
-    if not any(frame.schema.get(name) == pl.Null for name in stage.reads):
-        return None
-    if isinstance(stage, Filter | Unmet):
-        return frame
-    names = _outputs(stage.expressions) if isinstance(stage, WithColumns | Select) else None
-    if names is None:
-        return None
-    kept = frame.select(hidden(frame)) if isinstance(stage, Select) else frame
-    made = [frame[name] if name in frame.columns else pl.Series(name, [], pl.Null) for name in names]
-    return pl.DataFrame([*made, *kept.get_columns()]) if isinstance(stage, Select) else kept.with_columns(made)
-
-
-def _outputs(expressions: Sequence[pl.Expr]) -> list[str] | None:
+def outputs_of(expressions: Sequence[pl.Expr]) -> list[str] | None:
     """The columns that expressions give, where they may be asked beside the hidden columns: none stands for several,
     and none reads or gives a hidden one."""
     if any(each.meta.has_multiple_outputs() for each in expressions):
