@@ -11,7 +11,7 @@ from millstream.streams import Flow
 from millstream.streams.sharing.processes import Working
 from millstream.streams.sharing.ranges import Range
 from millstream.streams.sharing.share import Share
-from millstream.streams.sharing.wire import Failed, Start, Work
+from millstream.streams.sharing.wire import Ask, Failed, Start, Waits, Work
 
 
 class Inline:
@@ -22,8 +22,11 @@ class Inline:
         self._share.load(start.name, start.position, start.sources, split=start.split)
         self._orders: deque[Iterator[Any]] = deque()
 
-    def tell(self, message: Work) -> None:
-        self._orders.append(self._share.work(message.until, message.rows))
+    def tell(self, message: Work | Ask) -> None:
+        if isinstance(message, Ask):
+            self._orders.append(iter([Waits(self._share.waits(message.sources))]))
+        else:
+            self._orders.append(self._share.work(message.until, message.rows))
 
     def get(self, timeout: float) -> Any:
         while self._orders:

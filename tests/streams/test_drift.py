@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import random
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import polars as pl
 import pytest
 from referee import START
@@ -140,6 +141,60 @@ def test_output_is_the_same_whatever_the_batches_though_types_drift(name: str, s
     assert all(late == lates[0] for late in lates)
 
 
+def mixed(seed: int, *, frames: bool) -> ms.Log:
+    """Objects and, if they are wanted, frames by turns in one stream: times are text here and times there."""
+    r = random.Random(seed)
+    log = ms.open()
+    hour = 0.0
+    for part in range(14):
+        rows: list[dict[str, Any]] = []
+        for _ in range(r.choice([1, 2, 5, 9])):
+            hour += r.random() / 4
+            at = timedelta(seconds=min(int(max(hour - r.random() * 3, 0) * 3600), 86399))
+            key = r.choice([9, 10, None, 2]) if part < 8 else r.choice([2, "2", "x"])
+            rows.append({"k": key, "v": r.choice([1, 2, None] if part < 5 else [1, 2.5, None]), "ts": START + at})
+        if r.random() < 0.5 and all(not isinstance(row["k"], str) for row in rows) and frames:
+            frame = pl.DataFrame(rows, schema={"k": pl.Int32, "v": pl.Float64, "ts": pl.Datetime("ms", "UTC")})
+            log.append("s", frame, type="E")
+        else:
+            log.append("s", [ms.Plain("E", {**row, "ts": row["ts"].isoformat()}) for row in rows])
+    return log
+
+
+@pytest.mark.parametrize("name", [name for name in FLOWS if name != "plain"])
+@pytest.mark.parametrize("seed", range(3))
+def test_objects_and_frames_of_other_types_in_one_stream_are_rows_of_one_flow(name: str, seed: int) -> None:
+    flow = FLOWS[name]
+    outputs = []
+    for size in (1, 3, 100_000):
+        log = mixed(seed, frames=True)
+        head = log.head
+        worker = Worker(log, flow.to("o", type="O"), rows=size, commit_every=0)
+        while worker.advance(head):
+            worker = Worker(log, flow.to("o", type="O"), rows=size, commit_every=0)
+        outputs.append(rows_of(log, "o"))
+    assert outputs[0]
+    assert all(output == outputs[0] for output in outputs)
+    alone = mixed(seed, frames=False)
+    run(alone, flow.to("o", type="O"), until="head")
+    counts = [[row["n" if "n" in row else "events"] for row in rows] for rows in (outputs[0], rows_of(alone, "o"))]
+    assert counts[0] == counts[1]
+
+
+def test_frames_of_a_category_whose_types_differ_become_what_holds_all_values() -> None:
+    log = ms.open()
+    whole, broken = 2**53 + 1, 2.5
+    for name, value in [("a", 1), ("b", broken), ("c", 3), ("d", whole), ("e", datetime(2024, 1, 1)), ("f", "x")]:
+        log.append(f"s-{name}", pl.DataFrame({"v": [value], "ts": [START]}), type="E")
+    for rows in (1, 100):
+        given = replay(stream("s-*", time="ts").select("v"), log, rows=rows)
+        # Text since the number that no float is: what came before stays what it was when it came.
+        assert given["v"].to_list() == ["1", "2.5", "3.0", str(whole), "2024-01-01T00:00:00", "x"]
+    assert stream("s-*", time="ts").select("v").schema(log) == {"v": pl.String}
+    few = stream("s-*", time="ts").filter(pl.col("_stream").is_in(["s-a", "s-b", "s-c"]))
+    assert few.window(tumbling("1h")).agg(n=pl.len()).over(log)["n"].to_list() == [3]
+
+
 def test_a_column_that_no_row_has_had_is_missed_before_anything_is_written() -> None:
     log = ms.open()
     log.append("s", [ms.Plain("E", {"ts": HOURS[0]}), ms.Plain("E", {"ts": HOURS[5]})])
@@ -189,6 +244,87 @@ OBJECTS: list[list[Any]] = [
     [{"a": 1.5}, {"a": 2}, {"a": 2**60}],
     [{"a": 1}, {"a": 2}, "text"],
 ]
+
+
+class DriftedPlace(msgspec.Struct):
+    city: str
+    zip: int | None = None
+
+
+class DriftedParcel(ms.Event, type="DriftedParcel", kw_only=True):
+    k: int
+    ts: datetime
+    note: str | None = None
+    price: Decimal | None = None
+    day: date | None = None
+    left: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    tags: list[str] | None = None
+    place: DriftedPlace | None = None
+    kind: Literal["a", "b"] | None = None
+
+
+def parcels(seed: int) -> list[DriftedParcel]:
+    """Events whose fields have no value at first, and one by one get some."""
+    r = random.Random(seed)
+    some: dict[str, list[Any]] = {
+        "note": ["x", "longer"],
+        "price": [Decimal("1"), Decimal("2.50")],
+        "day": [date(2024, 1, 1), date(2023, 1, 1)],
+        "left": [START, START + timedelta(days=1)],
+        "tags": [[], ["a", "b"]],
+        "place": [DriftedPlace(city="Rome", zip=1), DriftedPlace(city="Oslo")],
+        "kind": ["a", "b"],
+    }
+    return [
+        DriftedParcel(
+            k=r.randrange(3),
+            ts=START + timedelta(minutes=number),
+            **{name: r.choice([*values, None]) for name, values in some.items() if number > r.randrange(60)},
+        )
+        for number in range(80)
+    ]
+
+
+TYPED = source.with_columns(
+    long=pl.col("note").str.len_chars(),
+    late=pl.col("day") < date(2024, 1, 1),
+    hour=pl.col("left").dt.hour(),
+    tags=pl.col("tags").list.len(),
+    city=pl.col("place").struct.field("city"),
+    twice=pl.col("price") * 2,
+)
+SUMS = {name: pl.col(name).sum() for name in ("long", "late", "hour", "tags", "twice")}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_field_without_a_value_so_far_has_the_type_that_its_class_says(seed: int) -> None:
+    events = parcels(seed)
+    whole = pl.DataFrame([msgspec.to_builtins(event, builtin_types=(datetime, date, Decimal)) for event in events])
+    expected = whole.select(
+        long=pl.col("note").str.len_chars().sum(),
+        late=(pl.col("day") < date(2024, 1, 1)).sum(),
+        hour=pl.col("left").dt.hour().sum(),
+        tags=pl.col("tags").list.len().sum(),
+        twice=(pl.col("price") * 2).sum(),
+    )
+    outputs = []
+    for size in (1, 3, 1000):
+        log = ms.open()
+        for event in events:  # a run each, from the first of which on they have types
+            log.append("s", event)
+        given = replay(TYPED.group_by("city").window(tumbling("1d")).agg(**SUMS), log, rows=size)
+        assert given.select(pl.col(expected.columns).sum()).row(0) == expected.row(0)
+        outputs.append(given)
+    assert all(output.equals(outputs[0]) for output in outputs)
+    plain = [replay(TYPED, log, rows=size) for size in (1, 7, 1000)]
+    assert all(given.equals(plain[0]) for given in plain)
+    first = ms.open()
+    first.append("s", DriftedParcel(k=1, ts=START))
+    assert TYPED.over(first).schema == TYPED.schema(first)
+    assert TYPED.schema(first)["late"] == pl.Boolean
+    assert TYPED.over(first).row(0, named=True)["long"] is None
+    first.append("t", pl.DataFrame({"ts": [START], "note": [None]}), type="DriftedParcel")
+    assert stream("t", time="ts").over(first).schema["note"] == pl.String
 
 
 @pytest.mark.parametrize("values", OBJECTS, ids=str)

@@ -36,6 +36,15 @@ def test_rows_keep_their_order_whatever_order_the_answers_come_in() -> None:
     assert play(counts, rows, 2).equals(play(counts, rows))
 
 
+def test_a_column_that_is_missing_is_told_by_the_name_of_the_verb() -> None:
+    async def ask(row: Row) -> int:
+        return 1
+
+    counted = source.group_by("kind").window(tumbling("1m")).agg(n=pl.len())
+    with pytest.raises(ms.MissingColumn, match="enrich needs column 'user'"):
+        counted.enrich(ask, schema={"k": pl.Int64}, reads=["user"]).over(clicks(1, 20))
+
+
 def test_no_more_are_asked_for_at_once_than_was_said_and_all_in_one_loop() -> None:
     now, most, loops = 0, 0, set()
 

@@ -196,6 +196,34 @@ def reading(log: Log, began: list[int]) -> Log:
     return log
 
 
+@pytest.mark.parametrize(
+    "flow",
+    [left.select("kind"), by_user.window(sliding("1m")).agg(n=pl.len()).select("kind", "n")],
+    ids=["as in the log", "settled"],
+)
+def test_of_several_equal_rows_an_event_is_explained_by_the_one_whose_turn_it_is(flow: Flow) -> None:
+    ended = flow.select("kind").to("kinds", type="ExplainedKind")
+    traced = flow.with_columns(at=pl.col("_position")).to("places", type="ExplainedPlace")
+    with filled(4, 60) as log:
+        for seed in range(3):
+            run(log, ended, traced, until="head")
+            if seed == 1:
+                ended.savepoint(log, "here")
+            log.append("a", clicks(seed, 10), type="CheckedA")
+        run(log, ended, traced, until="head")
+        places = [event.data["at"] for event in log.read("places")]
+        events = list(log.read("kinds"))
+        assert len(places) == len(events) > 40
+        for event, place in list(zip(events, places, strict=True))[::5]:
+            found = ended.explain(log, event)
+            assert place in found.positions
+            assert len(found.positions) == 1 or len(flow.stages) > 1
+            assert found.alike > 1
+        first = ended.explain(log, {"kind": "click"})
+        assert first.positions == ended.explain(log, next(e for e in events if e.data["kind"] == "click")).positions
+        assert first.alike == flow.select("kind").over(log)["kind"].eq("click").sum()
+
+
 def test_a_value_that_is_no_finite_number_is_like_itself_alone() -> None:
     keys = [float("nan"), float("inf"), -float("inf"), 1.5, None] * 2
     rows = pl.DataFrame({"user": keys, "ts": [START + timedelta(seconds=each) for each in range(10)]})

@@ -108,6 +108,17 @@ def test_the_referee_agrees_with_the_flow(name: str) -> None:
         assert found.written
 
 
+def test_a_sliding_window_after_another_is_checked_where_nobody_asks_for_the_bounds_of_the_first() -> None:
+    first = by_user.window(sliding("10s")).agg(n=pl.len())
+    flow = (
+        first.group_by("user").window(sliding("1m")).agg(most=pl.max("n")).window(tumbling("1m")).agg(m=pl.max("most"))
+    )
+    with filled(3) as log:
+        found = flow.check(log)
+        assert found.equal, f"{found}\n{found.missing}\n{found.excess}"
+        assert found.rows
+
+
 def test_a_source_that_fell_silent_or_ran_ahead_is_read_as_the_flow_reads_it() -> None:
     clock = FakeClock(START)
     with ms.open(clock=clock) as log:

@@ -11,7 +11,8 @@ from referee import agree, clicks
 from trees import in_time, play_tree, played
 
 import millstream as ms
-from millstream.streams import FlowError, hopping, run, sliding, stream, tumbling
+from millstream.streams import Flow, FlowError, hopping, run, sliding, stream, tumbling
+from millstream.streams.replay import replay
 from millstream.streams.runner import Worker
 
 web = stream("web", time="ts", lateness="2s")
@@ -170,6 +171,97 @@ def test_a_column_that_no_source_has_is_named() -> None:
         log.append("app", clicks(1, 10), type="Click")
         with pytest.raises(ms.MissingColumn, match="'nobody'"):
             flow.over(log)
+
+
+def test_a_column_that_only_a_source_without_rows_could_bring_is_null_until_it_does_or_has_come_without() -> None:
+    flow = web.merge(app).filter(pl.col("beta").fill_null(False).not_()).select("user", "beta")
+    with ms.open() as log:
+        log.append("web", clicks(1, 10), type="Click")
+        assert flow.over(log)["beta"].to_list() == [None] * 10
+        assert flow.schema(log) == {"user": pl.Int64, "beta": pl.Null}
+        ended = flow.to("o", type="O")
+        run(log, ended, until="head")
+        assert log.scan("o").collect().height == 10
+        log.append("app", clicks(2, 5).with_columns(beta=pl.Series([True, False, None, True, False])), type="Click")
+        run(log, ended, until="head")
+        assert log.scan("o").collect()["beta"].to_list() == [None] * 10 + [False, None, False]
+        assert flow.over(log).schema == flow.schema(log) == {"user": pl.Int64, "beta": pl.Boolean}
+    with ms.open() as log:
+        log.append("web", clicks(1, 10), type="Click")
+        run(log, ended, until="head")
+        log.append("app", clicks(2, 5), type="Click")
+        with pytest.raises(ms.MissingColumn, match="'beta'"):
+            run(log, ended, until="head")
+
+
+def test_a_verb_that_needs_a_type_waits_for_none_where_a_source_has_had_no_row() -> None:
+    def longer(flow: Flow) -> Flow:
+        return flow.filter(pl.col("kind").str.starts_with("c")).with_columns(long=pl.col("kind").str.len_chars())
+
+    short = longer(app).select("user", "ts", said=pl.col("kind").str.to_uppercase())
+    flows = {
+        "merged": longer(web).merge(longer(app)).select("user", "long"),
+        "joined": longer(web).join(short, on="user", back="1h", how="left").select("user", "long", "said"),
+        "as of": longer(web)
+        .join_asof(short, on="user", how="left", delete=pl.col("said").str.starts_with("P"))
+        .select("user", "long", "said"),
+        "told": longer(web).join_latest(short.select("user", "said"), on="user").select("user", "long", "said"),
+    }
+    for name, flow in flows.items():
+        with ms.open() as log:
+            log.append("web", clicks(1, 60), type="Click")
+            before = flow.over(log)
+            assert before["long"].unique().to_list() == [5]
+            assert before.schema == flow.schema(log)
+            ended = flow.to("o", type="O")
+            run(log, ended, until="head")
+            log.append("app", clicks(2, 60), type="Click")
+            run(log, ended, until="head")
+            after = flow.over(log, final=False)
+            given = log.scan("o").collect()
+            assert given.select(after.columns).equals(after), name
+            assert after.schema.get("said", pl.String) == pl.String
+
+
+LONG = pl.col("kind").str.len_chars()
+TYPED: dict[str, Flow] = {
+    "agg": app.group_by("user").window(tumbling("1m")).agg(n=LONG.sum()),
+    "sliding": app.group_by("user").window(sliding("1m")).agg(n=LONG.sum()).select("user", "n"),
+    "match": app.group_by("user").match("x y", within="1m", define={"x": LONG > 5, "y": LONG < 6}),
+    "alert": app.distinct("user", within="1s").alert(LONG > 5, on="enter").select("user", "kind"),
+}
+
+
+@pytest.mark.parametrize("meet", ["merged", "joined"])
+@pytest.mark.parametrize("name", TYPED)
+def test_an_operator_that_needs_a_type_waits_for_none_where_a_source_has_had_no_row(name: str, meet: str) -> None:
+    typed = TYPED[name]
+    flow = web.merge(typed) if meet == "merged" else web.join(typed, on="user", back="2m", how="left", prefix="a_")
+    counted = flow.group_by("user").window(tumbling("5m")).agg(rows=pl.len()).to("n", type="N")
+    with ms.open() as log:
+        log.append("web", clicks(1, 200), type="Click")
+        before = flow.over(log)
+        assert before.height == 200
+        assert set(flow.schema(log)) >= set(before.columns)
+        for part in range(6):
+            worker = Worker(log, counted, rows=50, commit_every=0)
+            for _ in range(3):
+                worker.advance(log.head)
+            worker.close()
+            later = clicks(part, 200).with_columns(pl.col("ts") + timedelta(minutes=20 * part))
+            log.append("app" if part % 2 else "web", later, type="Click")
+        run(log, counted, until="head")
+        whole = counted.over(log, final=False)
+        assert log.scan("n").collect().select(whole.columns).equals(whole)
+        for rows in (1, 40):
+            assert replay(flow, log, rows=rows).equals(flow.over(log))
+
+
+def test_the_columns_of_objects_are_in_the_order_in_which_they_come_whatever_the_hashes_of_their_names() -> None:
+    names = [f"field{n}" for n in range(40)]
+    with ms.open() as log:
+        log.append("web", ms.Plain("Wide", {"ts": "2024-01-15T12:00:00Z", **dict.fromkeys(names, 1)}))
+        assert web.over(log).columns == ["ts", *names]
 
 
 def test_flows_that_have_ended_do_not_merge_and_none_reads_what_it_writes() -> None:

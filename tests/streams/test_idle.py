@@ -139,6 +139,25 @@ def test_a_join_that_was_put_away_can_be_asked_whether_a_result_waits() -> None:
         assert len(list(log.read("$idle"))) == 6
 
 
+def test_a_join_that_was_put_away_and_asked_goes_on_with_a_side_that_has_had_no_row() -> None:
+    clock = FakeClock(START)
+    with ms.open(clock=clock) as log:
+        quiet, busy = stream("quiet", time="ts", idle="1m"), stream("busy", time="ts", idle="1m")
+        flow = quiet.join(busy, on="user", back="1m", how="full", prefix="b_").to("silent-counts", type="SilentMet")
+        for user in range(4):
+            worker = Worker(log, flow, commit_every=0)
+            for _ in range(2):
+                catch_up(worker, log)
+                clock.advance("70s")
+            log.append("quiet", row(clock(), user=user))
+            catch_up(worker, log)
+            worker.close()
+        log.append("busy", row(clock(), user=3))
+        run(log, flow, until="head")
+        assert [event.data["user"] for event in log.read("silent-counts")] == [0, 1, 2]
+        assert flow.over(log, final=False)["user"].to_list() == [0, 1, 2]
+
+
 @settings(max_examples=25)
 @given(
     st.lists(st.tuples(st.sampled_from(["row", "wait", "restart"]), st.integers(0, 100)), max_size=25),

@@ -180,3 +180,19 @@ def test_what_is_said_of_such_windows() -> None:
         log.append("clicks", pl.DataFrame({"user": [1, 2], "ts": [START, START + timedelta(minutes=2)]}), type="Said")
         with pytest.raises(CannotCheck, match="early or corrected results cannot be checked"):
             flow.check(log)
+
+
+def test_the_first_results_come_at_the_first_watermark_though_other_rows_move_it_on_in_the_same_batch() -> None:
+    times = [START + timedelta(seconds=s) for s in (3, 40, 100, 190)]
+    rows = pl.DataFrame({"user": [1, 2, 2, 1], "amount": [5, 1, 1, 7], "ts": times})
+    flow = (
+        stream("clicks", time="ts")
+        .filter(pl.col("user") == 1)
+        .window(tumbling("1m"), early="10s")
+        .agg(amount=pl.col("amount").sum())
+        .select("status", "amount")
+    )
+    whole = play(flow, rows, final=False)
+    assert whole.rows() == [("early", 5), ("final", 5), ("early", 7)]
+    for seed in range(5):
+        assert_frame_equal(play(flow, rows, seed, final=False), whole)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
@@ -8,15 +9,17 @@ import pytest
 from flow_worker import FLOWS
 from inline import Inline, inline
 from polars.testing import assert_frame_equal
-from referee import clicks
+from referee import START, clicks
+from test_tables import Model
 
 import millstream as ms
 import millstream.streams.state as states
-from millstream.streams import Flow, FlowError, calendar, stream, tumbling
+from millstream.streams import Flow, FlowError, calendar, hopping, stream, tumbling
 from millstream.streams.pipeline import Pipeline
 from millstream.streams.runner import Worker
 from millstream.streams.sharing.coordinator import SharedWorker
 from millstream.streams.sharing.ranges import Range, SharedPipeline
+from millstream.testing import FakeClock
 
 events = stream("clicks", time="ts", lateness="2s")
 views = stream("views", time="ts", lateness="5s")
@@ -123,6 +126,23 @@ MORE: dict[str, Flow] = {
     .agg(amount=pl.col("amount").sum())
     .enrich(answered, schema={"more": pl.Int64}),
     "asked without memory": events.enrich(answered, schema={"more": pl.Int64}).select("user", "more"),
+    "early": events.group_by("kind", "user")
+    .window(hopping("2m", every="1m"), early="15s", allowed_lateness="1s")
+    .agg(n=pl.len(), amount=pl.col("amount").sum())
+    .with_columns(twice=pl.col("n") * 2),
+    "corrected, the newest of each": stream("clicks", time="ts")
+    .group_by("user")
+    .window(tumbling("1m"), allowed_lateness="1m")
+    .agg(n=pl.len(), last=pl.col("kind").last())
+    .late_to("clicks-late")
+    .latest("user", "window_start"),
+    "merged with itself": events.merge(events.with_columns(user=pl.col("user") * 7 + 3, more=pl.lit(1))).latest("user"),
+    "merged with itself, asked": events.merge(events.with_columns(user=pl.col("user") * 7 + 3), views)
+    .filter(CLICK)
+    .join_latest(views.select("user", "amount"), on="user", prefix="v_"),
+    "merged, without memory": events.filter(CLICK)
+    .merge(events.with_columns(user=pl.col("user") * 7 + 3).merge(views))
+    .select("user", "kind", twice=pl.col("amount") * 2),
     "no memory": events.filter(CLICK).with_columns(twice=pl.col("amount") * 2).select("user", "twice"),
 }
 SHARED = {**{flow.sink.name: flow for flow in FLOWS[:-1] if flow.sink is not None}, **MORE}
@@ -227,8 +247,11 @@ def test_each_row_of_a_state_is_of_one_range_and_watermarks_are_of_all_rows() ->
             "enrich would ask",
         ),
         (FLOWS[-1], "merged"),
-        (events.group_by("user").window(tumbling("1m"), early="10s").agg(n=pl.len()), "Revising"),
-        (stream("clicks", time="ts", idle="1m").group_by("user").window(tumbling("1m")).agg(n=pl.len()), "idle="),
+        (
+            events.merge(events.distinct("user", within="1m")).join_latest(views.select("user"), on="user"),
+            "merged flows in their order of time",
+        ),
+        (events.window(tumbling("1m"), early="10s").agg(n=pl.len()), "all rows together"),
         (
             events.map_rows(lambda row: {"x": row["amount"]}, schema={"x": pl.Int64})
             .group_by("x")
@@ -262,6 +285,101 @@ def test_rows_that_go_elsewhere_are_given_once_by_the_process_that_commits(tmp_p
     assert len(files) > 1
     assert_frame_equal(pl.concat(files), whole)
     assert_frame_equal(pl.concat(told), whole)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_processes_say_that_a_source_is_silent_when_one_would(seed: int, tmp_path: Path) -> None:
+    quiet, busy = stream("quiet", time="ts", idle="40s", lateness="5s"), stream("busy", time="ts", idle="2m")
+    flow = [
+        quiet.group_by("user").window(tumbling("1m")).agg(n=pl.len()),
+        quiet.group_by("user").window(tumbling("1m")).agg(n=pl.len()).alert(pl.col("n") > 0, cooldown="3m"),
+        quiet.join(busy, on="user", back="1m", ahead="1m", how="full", prefix="b_"),
+    ][seed % 3].to("out", type="SharedOut")
+    clocks, found = [FakeClock(START), FakeClock(START)], []
+    for shared, clock in enumerate(clocks):
+        r = random.Random(seed)
+        with ms.open(tmp_path / f"{shared}.db", clock=clock) as log:
+            worker: Worker | SharedWorker | None = None
+            for _ in range(60):
+                name = r.choice(["quiet", "quiet", "busy", "other", "wait", "wait", "restart"])
+                clock.advance(f"{r.randrange(1, 50)}s")
+                processes, back = r.choice([1, 2, 3]), r.randrange(20)
+                if name in ("quiet", "busy", "other"):
+                    row = {"user": r.randrange(4), "ts": (clock() - timedelta(seconds=back)).isoformat()}
+                    log.append(name, ms.Plain("SharedQuiet", row))
+                elif name == "restart" and worker is not None:
+                    worker.flush()
+                    worker.close()
+                    worker = None
+                if worker is None and shared and processes > 1:
+                    worker = SharedWorker(log, flow, processes, commit_every=0, begin=inline(log, flow))
+                worker = worker or Worker(log, flow, commit_every=0)
+                for _ in range(2):
+                    head = log.head
+                    while worker.advance(head):
+                        pass
+                    worker.listen(log.head)
+            assert worker is not None
+            worker.flush()
+            worker.close()
+            said = [(event.data, event.recorded) for event in log.read("$idle")]
+            found.append((said, given(log, flow)["out"].rows()))
+    assert found[0][0]
+    assert found[0][1]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("how", ["as of", "latest", "renamed"])
+@pytest.mark.parametrize("seed", range(3))
+def test_processes_share_a_table_that_changes_by_its_key(
+    how: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(states, "FRESH", 4)
+    orders = stream("orders", time="at", lateness="3s")
+    users = ms.table("users", key="id").filter(pl.col("level") > 0).with_columns(twice=pl.col("level") * 2)
+    flow = (
+        {
+            "as of": orders.join_asof(users, on="user", prefix="u_"),
+            "latest": orders.join_latest(users, on="user", prefix="u_", how="inner"),
+            "renamed": orders.select("n", "at", id="user")
+            .join_asof(users.select("name"), on="id", prefix="u_")
+            .group_by("id", "u_name")
+            .window(tumbling("1m"))
+            .agg(n=pl.len(), last=pl.col("n").last()),
+        }[how]
+        .late_to("orders-late")
+        .to("out", type="SharedOut")
+    )
+    untimed = {"operation": "DELETE", "before": {"id": 1}, "after": None, "timestamp": None}
+    alone, model = Model(seed), Model(seed)
+    model.log.close()
+    model.log = ms.open(tmp_path / "log.db")
+    with alone.play(240) as log:
+        log.append("users", ms.Plain("Change", untimed))
+        ms.run(log, flow, until="head")
+        whole = given(log, flow)
+    assert whole["out"].height
+    with model.play(240) as log:
+        log.append("users", ms.Plain("Change", untimed))
+        head, busy, r = log.head, True, random.Random(seed)
+        while busy:
+            worker: Worker | SharedWorker
+            count = r.choice([1, 2, 3])
+            if count == 1:
+                worker = Worker(log, flow, rows=7, commit_every=0)
+            else:
+                worker = SharedWorker(log, flow, count, rows=7, commit_every=0, begin=inline(log, flow))
+            for _ in range(r.randrange(1, 9)):
+                busy = worker.advance(head)
+                if not busy:
+                    break
+            worker.flush()
+            late = worker.state.late
+            worker.close()
+        found = given(log, flow)
+        for stream_name, frame in whole.items():
+            assert_frame_equal(found[stream_name], frame, check_column_order=stream_name == "out")
+        assert late == whole.get("orders-late", pl.DataFrame()).height
 
 
 def test_a_log_in_memory_and_no_number_of_processes_are_refused() -> None:

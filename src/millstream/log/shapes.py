@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import types
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from enum import Enum
 from operator import attrgetter
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from uuid import UUID
 
 import msgspec
 import polars as pl
 
 from ..conversion import ready
 from ..events import Event, Plain, decoder
+from ..frames import Columns
 from ..personal import shape_of
 from .objects import series_of
 from .records import Run
@@ -101,6 +104,78 @@ def _dtype(annotation: Any) -> pl.DataType | None:
     if annotation in (Decimal, datetime):
         return None
     return _DTYPES.get(annotation, _MIXED)
+
+
+def types_said(cls: type[Any]) -> Columns:
+    """The types that a class says of its fields, by their names in JSON, as their values have them in columns.
+
+    It is for fields that have had no value yet. One may be missing here: of any type, or a time of which it is not said
+    whether it has a zone.
+    """
+    try:
+        return _said_by[cls]
+    except KeyError:
+        if len(_said_by) >= _KEPT:
+            _said_by.clear()
+        found = _said_by[cls] = _fields(cls, ())
+        return found
+
+
+_said_by: dict[type[Any], Columns] = {}
+
+
+def _fields(cls: type[Any], within: tuple[type[Any], ...]) -> Columns:
+    try:
+        hints = get_type_hints(cls, include_extras=True)
+    except Exception:
+        return {}
+    within = (*within, cls)
+    said = {each.encode_name: _said(hints[each.name], within) for each in msgspec.structs.fields(cls)}
+    return {name: dtype for name, dtype in said.items() if dtype is not None}
+
+
+def _said(annotation: Any, within: tuple[type[Any], ...], zoned: bool | None = None) -> pl.DataType | None:
+    """The type of values that are annotated so, in a field of these classes, one within the other."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        zones = [each.tz for each in inner[1:] if isinstance(each, msgspec.Meta) and each.tz is not None]
+        return _said(inner[0], within, zones[-1] if zones else zoned)
+    if origin in (Union, types.UnionType):
+        kinds = [kind for kind in inner if kind is not type(None)]
+        return _said(kinds[0], within, zoned) if len(kinds) == 1 else None
+    if annotation is datetime:
+        return None if zoned is None else pl.Datetime("us", "UTC" if zoned else None)
+    if origin in (list, set, frozenset) or (origin is tuple and inner[1:] == (...,)):
+        of = _said(inner[0], within)
+        return None if of is None else pl.List(of)
+    if origin is Literal:
+        return _common_type(inner)
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return _common_type([each.value for each in annotation])
+    if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
+        return _struct(annotation, within)
+    return _SAID.get(annotation) if isinstance(annotation, type) else None
+
+
+def _struct(cls: type[msgspec.Struct], within: tuple[type[Any], ...]) -> pl.DataType | None:
+    config = cls.__struct_config__
+    if cls in within or config.omit_defaults or config.array_like or config.tag is not None:
+        return None  # It may hold itself, or fields that are not always there.
+    fields = _fields(cls, within)
+    return pl.Struct(fields) if fields and len(fields) == len(cls.__struct_fields__) else None
+
+
+def _common_type(values: Sequence[Any]) -> pl.DataType | None:
+    kinds = set(map(type, values))
+    return _DTYPES[kinds.pop()] if kinds in ({str}, {int}) else None
+
+
+_SAID: dict[Any, pl.DataType] = _DTYPES | {
+    time: pl.Time(),
+    bytes: pl.Binary(),
+    UUID: pl.String(),
+    Decimal: pl.Decimal(38, 0),
+}
 
 
 def _array(group: Sequence[Run | Singles]) -> str | bytes:

@@ -71,6 +71,10 @@ class Enriched(Mapped, frozen=True, eq=False):
     retries: int = 0
     answers: Answers | None = None
 
+    @property
+    def verb(self) -> str:
+        return "enrich"
+
     def _of_rows(self, shown: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
         answers = wait_for(self._ask_all(shown)) if shown.height else []
         return self.columns_of(answers, frame)

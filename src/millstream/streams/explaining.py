@@ -33,10 +33,13 @@ class Explanation(msgspec.Struct, frozen=True, eq=False):
         row: The row.
         inputs: The rows of each source that made it, in the order of the log, with ``_position``, ``_stream``,
             ``_version``, ``_type`` and ``_time`` and the columns that the flow reads.
+        alike: How many rows the flow has given that are equal to it, with itself. Of several an event is explained by
+            the one whose turn it is, in their order; a row of `over` by the first.
     """
 
     row: dict[str, Any]
     inputs: dict[str, pl.DataFrame]
+    alike: int = 1
 
     @property
     def positions(self) -> list[int]:
@@ -53,7 +56,16 @@ def explain(flow: Flow, log: Log, row: Recorded | Mapping[str, Any] | pl.DataFra
     end = row.position if isinstance(row, Recorded) else log.head + 1
     tracer = Tracer(flow)
     played(tracer, log, 0, end, final=not isinstance(row, Recorded))
-    return _explained(tracer, _found(tracer, row))
+    rows = _found(tracer, row)
+    return _explained(tracer, rows, _turn(log, row, rows.height))
+
+
+def _turn(log: Log, row: Recorded | Mapping[str, Any] | pl.DataFrame, count: int) -> int:
+    """Of several rows that are equal, which one it is: rows come out in the order in which events are appended."""
+    if not isinstance(row, Recorded) or count == 1:
+        return 0
+    before = log.read(row.stream, types=[row.type], until_position=row.position)
+    return min(sum(event.data == row.data for event in before if event.position < row.position), count - 1)
 
 
 def _from_savepoint(flow: Flow, log: Log, row: Recorded) -> Explanation | None:
@@ -75,14 +87,16 @@ def _from_savepoint(flow: Flow, log: Log, row: Recorded) -> Explanation | None:
             found = _found(tracer, row)
         except (NotFound, UsageError):
             continue
+        if found.height > 1:
+            return None  # Which of them it is, is known from the beginning alone.
         oldest = found[AT].item() - reach
         if all(source.high < oldest for source in state.sources):
-            return _explained(tracer, found)
+            return _explained(tracer, found, 0)
     return None
 
 
 def _found(tracer: Tracer, row: Recorded | Mapping[str, Any] | pl.DataFrame) -> pl.DataFrame:
-    """The row that came out and is like what is asked for; of several that do not differ, an event's is the last.
+    """The row that came out and is like what is asked for; all of them, if they do not differ.
 
     Raises:
         NotFound, FlowError: There is none, or there are several.
@@ -108,17 +122,17 @@ def _found(tracer: Tracer, row: Recorded | Mapping[str, Any] | pl.DataFrame) -> 
             f"{found.height} rows of the flow are like that",
             hint="Name more of the columns, such as the window's start",
         )
-    return found.tail(1) if isinstance(row, Recorded) else found.head(1)
+    return found
 
 
-def _explained(tracer: Tracer, found: pl.DataFrame) -> Explanation:
+def _explained(tracer: Tracer, found: pl.DataFrame, turn: int) -> Explanation:
     shown = found.select(visible(found))
-    origins = tracer.origins(found[ID])
+    origins = tracer.origins(found[ID][turn : turn + 1])
     inputs: dict[str, pl.DataFrame] = {}
     for number, rows in origins.items():
         stream = tracer.sources[number].stream
         inputs[stream] = rows if stream not in inputs else widened([inputs[stream], rows]).unique(maintain_order=True)
-    return Explanation(shown.row(0, named=True), inputs)
+    return Explanation(shown.row(turn, named=True), inputs, found.height)
 
 
 def _asked(row: Recorded | Mapping[str, Any] | pl.DataFrame) -> dict[str, Any]:

@@ -6,7 +6,7 @@ what the log says: so a replay, a backtest and another worker see the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -68,16 +68,30 @@ def with_marks(rows: pl.DataFrame | None, marks: pl.DataFrame | None, low: int, 
 
 
 class Listener:
-    """What a running flow knows of the silence of its sources."""
+    """What a running flow knows of the silence of its sources.
 
-    def __init__(self, log: Log, pipeline: Pipeline) -> None:
+    Args:
+        log: The log.
+        pipeline: The flow at work.
+        waits: Tells whether a result of a state waits for the time of some sources to go on; by default the pipeline.
+    """
+
+    def __init__(
+        self, log: Log, pipeline: Pipeline, waits: Callable[[FlowState, list[int]], bool] | None = None
+    ) -> None:
         self._log = log
         self._pipeline = pipeline
+        self._waits = waits or (lambda state, silent: pipeline.finish(state, silent)[1].height > 0)
         self._asked: tuple[FlowState, list[int]] | None = None
         """What closing these sources was found to bring nothing for."""
+        self._heard: dict[int, int] = {}
+        self.look()
+
+    def look(self) -> None:
+        """Learn from the log itself when each source was last heard of."""
         self._heard = {
             number: heard
-            for number, source in enumerate(pipeline.sources)
+            for number, source in enumerate(self._pipeline.sources)
             if source.idle is not None and (heard := self._last(source)) is not None
         }
 
@@ -95,12 +109,12 @@ class Listener:
         now = to_micros(self._log.now())
         silent = [
             number
-            for number, heard in self._heard.items()
+            for number, heard in sorted(self._heard.items())
             if now - heard >= (self._pipeline.sources[number].idle or 0) and state.sources[number].high > NO_TIME
         ]
         if not silent or (self._asked is not None and self._asked[0] is state and self._asked[1] == silent):
             return False
-        if not self._pipeline.finish(state, silent)[1].height:
+        if not self._waits(state, silent):
             self._asked = (state, silent)
             return False
         said = []

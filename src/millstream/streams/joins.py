@@ -350,7 +350,8 @@ class AsOfJoin(Join, frozen=True, eq=False):
 
 def gone(frame: pl.DataFrame, delete: pl.Expr | None) -> pl.Expr:
     """Whether a row of the other side says that its key is gone: by a condition, or itself where it is of a table."""
-    said = pl.lit(False) if delete is None else delete.fill_null(False)
+    # Of no rows it is not asked: their columns may be of no type yet.
+    said = pl.lit(False) if delete is None or not frame.height else delete.fill_null(False)
     # A series, since the frame that it goes into may have the visible columns alone.
     return (said | pl.lit(frame[GONE]) if GONE in frame.columns else said).alias(GONE)
 

@@ -86,13 +86,13 @@ class Demand:
         }
 
     def absent(self, held: Mapping[Source, Iterable[str]]) -> tuple[str, Source] | None:
-        """A column that is asked for by name, and none of the sources that it could come from has."""
+        """A column that is asked for by name, and none of the sources has that it could come from, and its source."""
         missing = []
         for claim in self.claims:
             if claim.made or claim.name in ENVELOPE:
                 continue
-            if len(held) > 1 and claim.origins and not any(held[source] for source, _ in claim.origins):
-                continue  # Of several sources, some may have had no row yet.
+            if len(held) > 1 and claim.origins and not all(held[source] for source, _ in claim.origins):
+                continue  # Of several sources, some may have had no row yet: it may be one of these that brings it.
             if not any(name in held[source] for source, name in claim.origins):
                 first = claim.origins[0][0] if claim.origins else next(iter(held))
                 # The column of the time is what is missed first.

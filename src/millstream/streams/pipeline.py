@@ -23,9 +23,10 @@ from .flow import Flow
 from .needs import Demand
 from .shaping import Filter, Rowwise, Select, WithColumns
 from .state import Batch, Operator, OperatorState, Parts, Step, widened
-from .steps import SILENT, Branch, FlowState, Prepared, Rows, SourceState, Stepping
+from .steps import SILENT, Branch, FlowState, Prepared, Rows, SourceState, Stepping, in_one
 from .trailing import SlidingWindows
 from .tree import NOWHERE, Meeting, Source, order_of, sources_of, timeline, together
+from .untyped import nothing_of, untyped
 
 _NOTHING = pl.DataFrame()
 
@@ -129,7 +130,7 @@ class Pipeline:
         Returns:
             The state afterwards; the rows that come out, in order; the rows that came late.
         """
-        return _in_one(self.stepping(state, rows, fill=fill))
+        return in_one(self.stepping(state, rows, fill=fill))
 
     def stepping(
         self,
@@ -259,7 +260,7 @@ class Pipeline:
             watermark = watermark_of(self.sources[number], state.sources[number].high)
             passing = msgspec.structs.replace(NOWHERE, before=watermark) if self._paced else None
             batches.append(Batch(timed, watermark, watermark, reshaped=True, timeline=passing))
-        state, nothing, _ = _in_one(self._run(state, batches, fill))
+        state, nothing, _ = in_one(self._run(state, batches, fill))
         return state, nothing
 
     def absent(self, state: FlowState) -> tuple[str, Source] | None:
@@ -304,13 +305,14 @@ class Pipeline:
         if not self._told:
             # A state that was put away does not know its columns yet.
             state, _, _ = self.step(state, [None] * len(self.sources), fill=True)
+            self._told = False  # Whoever only asks goes on with the state as it was.
         batches = []
         for number, (source, held) in enumerate(zip(self.sources, state.sources, strict=True)):
             before = watermark_of(source, held.high)
             after = END_OF_TIME if sources is None or number in sources else before
             passing = msgspec.structs.replace(NOWHERE, before=after) if self._paced else None
             batches.append(Batch(pl.DataFrame(), before, after, timeline=passing))
-        state, frame, _ = _in_one(self._run(state, batches, True))
+        state, frame, _ = in_one(self._run(state, batches, True))
         return state, frame
 
     def _run(
@@ -366,7 +368,10 @@ class Pipeline:
             batch = batches[branch.sources[0]]
             batch = msgspec.structs.replace(batch, frame=self._told_apart(branch, 0, batch.frame))
         else:
-            inputs = [self._through(each, operators, batches, late, fill) for each in branch.inputs]
+            inputs = [
+                self._input(number, each, source, operators, batches, late, fill)
+                for number, each in enumerate(branch.inputs)
+            ]
             inputs = [
                 msgspec.structs.replace(batch, frame=ordered(batch.frame))
                 if order_of(each.flow) == "settled" and batch.frame.width
@@ -387,6 +392,28 @@ class Pipeline:
             batch = msgspec.structs.replace(joint, frame=self._filled(branch.flow, step.frame) if fill else step.frame)
             number += 1
         return batch, number
+
+    def _input(
+        self,
+        number: int,
+        branch: Branch,
+        meeting: Meeting,
+        operators: list[OperatorState],
+        batches: Sequence[Batch],
+        late: list[pl.DataFrame],
+        fill: bool,
+    ) -> Batch:
+        """What comes to a meeting of one of its inputs."""
+        before = list(operators)
+        try:
+            return self._through(branch, operators, batches, late, fill)
+        except UnsupportedExpression:
+            batch = batches[branch.sources[0]]
+            bare = nothing_of(meeting, number, batch) if isinstance(branch.flow.source, Source) else None
+            if bare is None:
+                raise
+            operators[:] = before
+            return msgspec.structs.replace(batch, frame=bare)
 
     def _onward(
         self,
@@ -426,8 +453,8 @@ class Pipeline:
                     return
             step = self._take(number, stage, operators[number], came)
             operators[number], frame = step.state, step.frame
-            if fill and isinstance(stage, TableRows):
-                frame = self._filled(stage, frame)
+            if isinstance(stage, TableRows):
+                frame = self._told_apart(branch, place, self._filled(stage, frame) if fill else frame)
             _put_aside(step.late, late)
             number += 1
         yield frame
@@ -455,6 +482,16 @@ class Pipeline:
 
     def _shaped(self, stage: Rowwise, frame: pl.DataFrame) -> pl.DataFrame:
         """What comes of rows by a stage without memory."""
+        try:
+            return self._applied(stage, frame)
+        except UnsupportedExpression:
+            # Of several sources one may have had no row yet, so that its columns have no types.
+            bare = untyped(stage, frame) if self._tree and not frame.height else None
+            if bare is None:
+                raise
+            return bare
+
+    def _applied(self, stage: Rowwise, frame: pl.DataFrame) -> pl.DataFrame:
         if not isinstance(stage, Filter):
             return stage.apply(frame)
         # What is asked of the condition alone, often text, need not be filtered.
@@ -481,17 +518,6 @@ class Pipeline:
     def _timed(self, source: Source, rows: pl.DataFrame, high: int) -> tuple[pl.DataFrame, int]:
         """The rows with their time and whether they are late; and the greatest time so far."""
         return timed(source, rows, high, self._asked)
-
-
-def _in_one(stepping: Stepping) -> tuple[FlowState, pl.DataFrame, pl.DataFrame | None]:
-    """A step whose rows come out in one frame."""
-    output = next(stepping)
-    try:
-        next(stepping)
-    except StopIteration as done:
-        state, late = done.value
-        return state, output, late
-    raise AssertionError("a step in pieces that nobody has asked for")
 
 
 def _put_aside(rows: pl.DataFrame | None, late: list[pl.DataFrame]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from ..errors import UsageError
+from ..errors import SchemaConflict, StreamNotFound, UsageError
 from ..frames import MAX_ROWS, as_frame
 from ..log.reading import Reader, scope_of
 from ..log.records import Run
@@ -21,6 +21,7 @@ from .filesource import Files
 from .flow import Flow
 from .idle import TYPE, marks_of, silences, with_marks
 from .naming import check_there, named
+from .needs import Needs
 from .pipeline import Pipeline
 from .rows import frames_of
 from .state import widened
@@ -225,18 +226,38 @@ def _together(results: Sequence[pl.DataFrame]) -> pl.DataFrame:
 def schema(flow: Flow, log: Log) -> pl.Schema:
     """The columns that come out of a flow; see `Flow.schema`."""
     pipeline = Pipeline(flow)
-    empty = []
-    for source, needs in zip(pipeline.sources, pipeline.needs, strict=True):
-        held = log.scan(source.stream, types=source.types, envelope=True).collect_schema()
-        if not visible(pl.DataFrame(schema=held)):
-            raise FlowError(
-                f"stream {source.stream!r} has no event yet, so nobody knows its columns", hint="Append one first"
-            )
-        empty.append(pl.DataFrame(schema={name: held[name] for name in held if is_hidden(name) or needs.reads(name)}))
+    check_there(log, pipeline.sources)
+    empty = [_empty(log, source, needs) for source, needs in zip(pipeline.sources, pipeline.needs, strict=True)]
+    if not any(frame is not None for frame in empty):
+        name = pipeline.sources[0].stream
+        if not name.endswith("*") and next(log.streams(name), None) is None:
+            raise StreamNotFound(name)
+        raise FlowError(f"stream {name!r} has no event yet, so nobody knows its columns", hint="Append one first")
     with named(log):
-        state, out, _ = pipeline.step(pipeline.start(), empty if len(empty) > 1 else empty[0], fill=True)
+        state, out, _ = pipeline.step(pipeline.start(), empty, fill=True)
         pipeline.check(state)
     return out.schema
+
+
+def _empty(log: Log, source: Source, needs: Needs) -> pl.DataFrame | None:
+    """The rows of a source without one of them; None where it has had none."""
+    held = _columns_of(log, source, needs) if next(log.streams(source.stream), None) is not None else pl.Schema()
+    if not visible(pl.DataFrame(schema=held)):
+        return None
+    return pl.DataFrame(schema={name: held[name] for name in held if is_hidden(name) or needs.reads(name)})
+
+
+def _columns_of(log: Log, source: Source, needs: Needs) -> pl.Schema:
+    """The columns of a source, by the events that are there."""
+    try:
+        held = log.scan(source.stream, types=source.types, envelope=True).collect_schema()
+    except SchemaConflict:
+        held = None  # Frames of several streams that no scan puts together.
+    if held is not None and not any(dtype == pl.Null and needs.reads(name) for name, dtype in held.items()):
+        return held
+    # What a flow makes of these depends on their values, and on what classes say.
+    frames = [frame.schema for frame in frames_of(source_spans(log, source, 0, log.head + 1), {}, needs.wanted)]
+    return pl.Schema({**(held or {}), **frames[-1]}) if frames else held or pl.Schema()
 
 
 def _slices(history: pl.DataFrame, rows: int) -> Iterator[pl.DataFrame]:

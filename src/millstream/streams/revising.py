@@ -49,6 +49,11 @@ class RevisingWindows(msgspec.Struct, frozen=True, eq=False):
     """It looks at how the watermark moves through a batch."""
 
     @property
+    def keys(self) -> tuple[str, ...]:
+        """The key columns."""
+        return self.windows.keys
+
+    @property
     def reads(self) -> set[str]:
         """The columns that it reads."""
         return self.windows.reads
@@ -77,20 +82,31 @@ class RevisingWindows(msgspec.Struct, frozen=True, eq=False):
         rows, late = batch.frame, None
         settled, fresh = state.settled, state.fresh
         now, out = self._reached(batch.before), list[pl.DataFrame]()
+        first = self._first(batch) if now is None else None
         if rows.height:
             rows, marks, late = self._accepted(batch)
             for tick, part in self._by_tick(rows, marks, batch):
                 # What closes before a row comes is final without it.
-                settled, fresh, now = self._on(settled, fresh, now, tick, out)
+                for to in (first, tick) if now is None and tick is not None else (tick,):
+                    settled, fresh, now = self._on(settled, fresh, now, to, out)
                 fresh = fresh.add_by(self.windows.partials(part), PANE).compact(
                     self.windows.merge, by=self.windows.keys
                 )
-        settled, fresh, _ = self._on(settled, fresh, now, self._reached(batch.after), out)
+        for to in (first, self._reached(batch.after)) if now is None else (self._reached(batch.after),):
+            settled, fresh, now = self._on(settled, fresh, now, to, out)
         return Step(_state(settled, fresh), concat(out) if out else pl.DataFrame(), late)
 
     def _reached(self, watermark: int) -> int | None:
         """The number of ticks that a watermark has passed."""
         return None if watermark == NO_TIME else watermark // self.tick
+
+    def _first(self, batch: Batch) -> int | None:
+        """The tick of the first watermark that there ever is, if it comes in a batch: rows that do not come here, and
+        what says that a source is silent, may have moved it on by the end of the batch."""
+        assert batch.timeline is not None
+        marks = batch.timeline.watermarks
+        some = marks[marks > NO_TIME]
+        return self._reached(int(some[0])) if len(some) else None
 
     def _limit(self, tick: int) -> int:
         """The first pane that may still be asked for."""

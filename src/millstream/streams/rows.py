@@ -3,7 +3,9 @@
 Events that are objects have no declared columns: what a field holds is seen from its values. The type of a column
 is that of all its values *so far*, row by row; where it widens (an integer column meets a fraction, or text), the
 rows up to there are one frame and the rows from there on another. A field that was absent or null so far widens
-nothing: its rows are null either way.
+nothing: its rows are null either way. Frames say what their columns are; where that differs from what came before, in
+objects or in the frames of another stream, the same rule holds. A column without a value so far has the type that the
+class of its events says, if there is one and it does.
 """
 
 from __future__ import annotations
@@ -13,14 +15,16 @@ from typing import Any
 
 import polars as pl
 
-from ..frames import Columns, conform, union_columns
+from ..frames import Columns
 from ..log.framing import ENVELOPE, alike, enveloped
-from ..log.objects import columns_of, frame_of_objects, union, values_one_by_one
+from ..log.objects import columns_of, frame_of_objects, shaped, union, values_one_by_one
 from ..log.quick import quick_frame
 from ..log.records import Run
+from ..log.shapes import types_said
 from ..log.singles import Singles
 
 _INT64 = (-(1 << 63), (1 << 63) - 1)
+_EXACT = 1 << 53
 
 
 def frames_of(
@@ -43,20 +47,22 @@ def frames_of(
         first = group[0]
         if isinstance(first, Run) and first.is_frame:
             part = first.frame(None if wanted is None else sorted(wanted))
-            columns = union_columns(first.stream, known, dict(part.schema))
+            columns = _said(_with_frame(known, part), first)
             if held and not grows(known, columns):
                 yield _framed(held, known)
                 held = []
             known = columns
             held.append((part, about))
             continue
-        quick = quick_frame(group, known, wanted)
+        typed = _said(known, first)
+        quick = quick_frame(group, typed, wanted)
         if quick is not None:
+            known = typed
             held.append((quick, about))
             continue
         rows = _values(group, wanted)
         start = 0
-        for end, columns in _steps(known, rows):
+        for end, columns in _steps(known, rows, first):
             if end > start:
                 held.append((rows[start:end], about[start:end]))
             if held and not grows(known, columns):
@@ -66,6 +72,21 @@ def frames_of(
         held.append((rows[start:], about[start:]))
     if held:
         yield _framed(held, known)
+
+
+def _with_frame(known: Columns, part: pl.DataFrame) -> Columns:
+    """The columns so far and those of a frame as one; text where a float would not be the same number."""
+    columns = union(known, dict(part.schema))
+    for name, dtype in part.schema.items():
+        if isinstance(columns[name], pl.Float64) and isinstance(dtype, pl.Int64) and not _is_exact(part[name]):
+            columns[name] = pl.String()
+    return columns
+
+
+def _is_exact(numbers: pl.Series) -> bool:
+    """Whether each of some whole numbers is one that a float can be."""
+    low, high = numbers.min(), numbers.max()
+    return not (isinstance(low, int) and isinstance(high, int)) or (low >= -_EXACT and high <= _EXACT)
 
 
 def _begun(groups: Iterable[list[Run | Singles]], known: Columns) -> Iterator[list[Run | Singles]]:
@@ -81,7 +102,7 @@ def _begun(groups: Iterable[list[Run | Singles]], known: Columns) -> Iterator[li
 def _framed(held: list[tuple[pl.DataFrame | list[dict[str, Any]], pl.DataFrame]], columns: Columns) -> pl.DataFrame:
     frames = []
     for part, about in held:
-        frame = conform(part, columns) if isinstance(part, pl.DataFrame) else frame_of_objects(part, columns)
+        frame = shaped(part, columns) if isinstance(part, pl.DataFrame) else frame_of_objects(part, columns)
         frames.append(frame.hstack(about.get_columns()) if columns else about)
     return frames[0] if len(frames) == 1 else pl.concat(frames)
 
@@ -93,19 +114,39 @@ def _values(group: Sequence[Run | Singles], wanted: frozenset[str] | None) -> li
     return rows if wanted is None else [{name: row[name] for name in row if name in wanted} for row in rows]
 
 
-def _steps(known: Columns, rows: list[dict[str, Any]]) -> Iterator[tuple[int, Columns]]:
-    """Where the columns so far change: the index of the row that changes them, and the columns from there on."""
+def _said(columns: Columns, run: Run | Singles) -> Columns:
+    """The columns, of which those without a value so far have the type that the class of a run says."""
+    if pl.Null not in columns.values() or run.decodes_as is None:
+        return columns
+    said = types_said(run.decodes_as)
+    return {name: said.get(name, dtype) if dtype == pl.Null else dtype for name, dtype in columns.items()}
+
+
+def _steps(known: Columns, rows: list[dict[str, Any]], run: Run | Singles) -> Iterator[tuple[int, Columns]]:
+    """Where the columns so far change: the index of the row that changes them, and the columns from there on.
+
+    Args:
+        known: The columns so far.
+        rows: The rows.
+        run: The first of the runs that they are of.
+    """
     names = dict.fromkeys(name for row in rows for name in row)
     start = 0
+    if run.decodes_as is not None:
+        first = union(known, columns_of(rows[:1]))
+        typed = _said(first, run)
+        if typed != first:
+            known, start = typed, 1
+            yield 0, known
     while start < len(rows):
         # What the first rows have widened, the rest may fit.
         rest = rows[start:] if start else rows
-        loose = {name for name in names if name not in known or not _fits([row.get(name) for row in rest], known[name])}
+        loose = [name for name in names if name not in known or not _fits([row.get(name) for row in rest], known[name])]
         if not loose:
             return
         for index, row in enumerate(rest, start):
             more = columns_of([{name: row[name] for name in loose if name in row}])
-            columns = union(known, more)
+            columns = _said(union(known, more), run)
             if columns != known:
                 known, start = columns, index + 1
                 yield index, known

@@ -68,7 +68,7 @@ class WithColumns(msgspec.Struct, frozen=True, eq=False, dict=True):
 
     @cached_property
     def _names(self) -> list[str] | None:
-        return _outputs(self.expressions)
+        return outputs_of(self.expressions)
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
         if self._names is not None:
@@ -90,7 +90,7 @@ class Select(msgspec.Struct, frozen=True, eq=False, dict=True):
 
     @cached_property
     def _names(self) -> list[str] | None:
-        return _outputs(self.expressions)
+        return outputs_of(self.expressions)
 
     @cached_property
     def _only_columns(self) -> bool:
@@ -132,13 +132,17 @@ class Mapped(msgspec.Struct, frozen=True, eq=False):
         return set(self.asks or ())
 
     @property
+    def verb(self) -> str:
+        """What it is called."""
+        return "map_rows" if self.by_row else "map_batches"
+
+    @property
     def outputs(self) -> list[str]:
         """The columns that it gives."""
         return [*self.types, *([self.errors] if self.errors else [])]
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
-        where = "map_rows" if self.by_row else "map_batches"
-        need(self.asks or (), frame.columns, where, visible(frame))
+        need(self.asks or (), frame.columns, self.verb, visible(frame))
         shown = frame.select(self.asks if self.asks is not None else visible(frame))
         made = self._of_rows(shown, frame) if self.by_row else self._of_frame(shown)
         return frame.with_columns(made.get_columns())
@@ -212,7 +216,7 @@ Rowwise = Filter | Unmet | WithColumns | Select | Mapped
 """Each row for itself."""
 
 
-def _outputs(expressions: Sequence[pl.Expr]) -> list[str] | None:
+def outputs_of(expressions: Sequence[pl.Expr]) -> list[str] | None:
     """The columns that expressions give, where they may be asked beside the hidden columns: none stands for several,
     and none reads or gives a hidden one."""
     if any(each.meta.has_multiple_outputs() for each in expressions):

@@ -85,3 +85,14 @@ class Branch(msgspec.Struct, frozen=True, eq=False):
 
 SILENT = pl.DataFrame(schema=ENVELOPE)
 """The rows of a source that has none."""
+
+
+def in_one(stepping: Stepping) -> tuple[FlowState, pl.DataFrame, pl.DataFrame | None]:
+    """A step whose rows come out in one frame."""
+    output = next(stepping)
+    try:
+        next(stepping)
+    except StopIteration as done:
+        state, late = done.value
+        return state, output, late
+    raise AssertionError("a step in pieces that nobody has asked for")

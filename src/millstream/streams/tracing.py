@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 
 import polars as pl
 
-from .columns import AT, ENVELOPE, ID, IDLE, OTHER, SEQUENCE, visible
+from .columns import AT, ENVELOPE, ID, IDLE, OTHER, SEQUENCE, ordered, visible
 from .flow import Flow
 from .merging import Merge
 from .origins import MARK, MINE, Combining, parents_of
 from .pipeline import Pipeline
 from .revising import RevisingWindows
 from .state import Batch, Operator, OperatorState, Step, widened
-from .tree import Meeting, Source
+from .tree import Meeting, Source, order_of
 
 
 class Tracer(Pipeline):
@@ -36,7 +36,7 @@ class Tracer(Pipeline):
         self._left: dict[int, list[pl.DataFrame]] = defaultdict(list)
         """What each operator, or source, gave."""
         self.out: list[pl.DataFrame] = []
-        """What came out at the end, with its numbers."""
+        """What came out at the end, in its order, with its numbers."""
 
     def origins(self, ids: Iterable[int]) -> dict[int, pl.DataFrame]:
         """The rows of each source that some rows were made of, in the order of the log."""
@@ -120,7 +120,7 @@ class Tracer(Pipeline):
 
     def _published(self, frame: pl.DataFrame) -> pl.DataFrame:
         if frame.height:
-            self.out.append(frame)
+            self.out.append(ordered(frame) if order_of(self.flow) == "settled" else frame)
         return super()._published(frame)
 
 

@@ -159,7 +159,9 @@ def slid(engine: Engine, stage: SlidingWindows, rows: pl.DataFrame, watermark: i
             on {equal(count, "a", "b", "is not distinct from")} and b.ts between a.ts - {span} and a.ts
         """
         found = plan.of_groups(engine, rows, engine.ask(query, t=table))
-    others = [name for name in rows.columns if name not in keys and not is_hidden(name)]
+    # Of a column of the same name as one that comes out here nobody asks any more, or the flow would not run.
+    own = {*keys, "window_start", "window_end", *stage.aggregation.names}
+    others = [name for name in rows.columns if name not in own and not is_hidden(name)]
     kept = [name for name in rows.columns if is_hidden(name) and name not in keys_of(rows)]
     at = pl.col(AT)
     result = rows.select(

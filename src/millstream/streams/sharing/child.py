@@ -17,7 +17,7 @@ from ...log.log import Log, open
 from ..errors import FlowError
 from .ranges import Range
 from .share import Share
-from .wire import Failed, Ready, Start, Work, packed, receive, send
+from .wire import Ask, Failed, Ready, Start, Waits, Work, packed, receive, send
 
 
 def main() -> None:
@@ -72,6 +72,9 @@ def _serve(orders: queue.SimpleQueue[Any], out: BinaryIO) -> None:
         send(out, packed(Ready()))
         while True:
             order = _next(orders)
+            if isinstance(order, Ask):
+                send(out, packed(Waits(share.waits(order.sources))))
+                continue
             assert isinstance(order, Work)
             for message in share.work(order.until, order.rows):
                 send(out, packed(message))

@@ -23,6 +23,7 @@ from ..committing import Committer
 from ..compatible import check_held, tell
 from ..errors import FlowChanged, FlowError
 from ..flow import Flow
+from ..idle import Listener
 from ..progress import FlowProgress, Meter, told
 from ..replay import BATCH
 from ..runner import COMMIT_EVERY, OUTPUT, SLICE, Worker
@@ -33,13 +34,17 @@ from .processes import Process, Working
 from .ranges import Range, SharedPipeline, merged, merged_late
 from .share import Made, Reached
 from .split import Split, SplitChange, split_of
-from .wire import Failed, Ready, Start, Work, packed_flow
+from .wire import Ask, Failed, Ready, Start, Waits, Work, packed_flow
 
 if TYPE_CHECKING:
     from ...log.log import Log
 
 _TRIES = 3
 """So often processes that end by themselves are started again without a commit in between."""
+
+
+_PATIENCE = 1.0
+"""Seconds after which a process that is asked is waited for anew."""
 
 
 class _Ended(Exception):
@@ -101,12 +106,6 @@ class SharedWorker(Committer):
                 "a log in memory is seen by one process alone", hint="Open a file, or run the flow with processes=1"
             )
         self.pipeline = SharedPipeline(flow, Range(0, processes))
-        for source in self.pipeline.sources:
-            if source.idle is not None:
-                raise FlowError(
-                    f"the flow cannot be shared: stream {source.stream!r} has idle=, and nobody would see that it is",
-                    hint="Run it with processes=1",
-                )
         self._count = processes
         self._begin_process = begin
         self._group = rows
@@ -125,6 +124,9 @@ class SharedWorker(Committer):
         self._since = 0.0
         self._held: tuple[int, ...] = (0,) * len(self.pipeline.operators)
         self._sizes = Sizes(0, 0)
+        self._listens = any(source.idle is not None for source in self.pipeline.sources)
+        self._listener = Listener(log, self.pipeline, self._waits)
+        self._heard = log.head if self._listens else 0
         self._take_over()
         self._recover()
 
@@ -175,7 +177,39 @@ class SharedWorker(Committer):
         return msgspec.structs.replace(found, held=self._held, memory=self._sizes.held, spilled=self._sizes.spilled)
 
     def listen(self, head: int) -> None:
-        """Nothing: a flow that listens for silence is not shared."""
+        """Have the log say which sources are silent, when all up to its head is taken in and results wait for them."""
+        if not self._listens or self._open or self._is_something or self._seen < head:
+            return
+        if self._heard != head:
+            # The rows went by in other processes.
+            self._listener.look()
+            self._heard = head
+        try:
+            self._listener.tell(self.state)
+        except _Ended as ended:
+            self._begin_anew(ended)
+
+    def _waits(self, state: FlowState, sources: list[int]) -> bool:
+        """Whether a result waits in any of the processes for the time of some sources to go on."""
+        self._start()
+        for process in self._processes:
+            process.tell(Ask(sources))
+        # All of them answer, whatever the first ones say.
+        answers = [self._answer(process) for process in self._processes]
+        return any(answers)
+
+    def _answer(self, process: Working) -> bool:
+        while True:
+            try:
+                message = process.get(_PATIENCE)
+            except Empty:
+                continue
+            if isinstance(message, Failed):
+                raise message.error
+            if isinstance(message, Waits):
+                return message.some
+            if not isinstance(message, Ready):
+                raise _Ended(process)
 
     def close(self) -> None:
         """End the processes; what was not committed is done anew by whoever goes on."""
@@ -191,15 +225,7 @@ class SharedWorker(Committer):
                 return self._rest(head)
             return self._go_on(head)
         except _Ended as ended:
-            self._settle()
-            self._failures += 1
-            code = ended.process.ended()
-            self._stop()
-            if self._failures >= _TRIES:
-                raise FlowError(
-                    f"a process of flow {self.name!r} ends by itself, again and again (exit code {code})",
-                    hint="Look at what it has written to the standard error; there may be too little memory",
-                ) from None
+            self._begin_anew(ended)
             return True
         except _Apart:
             self._settle()
@@ -217,6 +243,18 @@ class SharedWorker(Committer):
             finally:
                 self._stop()
             raise
+
+    def _begin_anew(self, ended: _Ended) -> None:
+        """A process has ended by itself: have all begin with the last commit, unless that goes on and on."""
+        self._settle()
+        self._failures += 1
+        code = ended.process.ended()
+        self._stop()
+        if self._failures >= _TRIES:
+            raise FlowError(
+                f"a process of flow {self.name!r} ends by itself, again and again (exit code {code})",
+                hint="Look at what it has written to the standard error; there may be too little memory",
+            ) from None
 
     def _go_on(self, head: int) -> bool:
         until = time.monotonic() + min(SLICE, self._commit_every)
@@ -236,6 +274,12 @@ class SharedWorker(Committer):
                 return True
 
     @property
+    def _is_something(self) -> bool:
+        """Whether anything was done that is to be committed."""
+        done = self._done
+        return bool(done.rows or done.given) or not done.change.is_empty or done.change.moves(self.state.sources)
+
+    @property
     def _is_enough(self) -> bool:
         done = self._done
         return done.given >= OUTPUT or time.monotonic() - done.began >= self._commit_every
@@ -244,7 +288,7 @@ class SharedWorker(Committer):
         """All up to a position is taken in: commit it, if it is time; there is no more to do."""
         self._settle()
         done = self._done
-        if not done.rows and done.change.is_empty:
+        if not self._is_something:
             # Nothing was for this flow. The checkpoint need not follow each step of others.
             done.position = self._seen = max(self._seen, head)
             if time.monotonic() - self._committed >= 1.0:
@@ -287,7 +331,7 @@ class SharedWorker(Committer):
         return reached
 
     def _gather(self, row: list[Made]) -> None:
-        sliced = not self.pipeline.plan.by
+        sliced = not self.pipeline.plan.by and len(self.pipeline.plan.cuts) == 1
         outputs = [merged(self.flow, each, sliced=sliced) for each in zip(*(made.outputs for made in row), strict=True)]
         late = merged_late([frame for made in row for frame in made.late])
         self._made.append((row[0], [output for output in outputs if output.height], late))
@@ -368,8 +412,7 @@ class SharedWorker(Committer):
         """
         self._settle()
         interrupted = self._open > 0
-        done = self._done
-        if done.rows or not done.change.is_empty or self._seen > self.checkpoint.position:
+        if self._is_something or self._seen > self.checkpoint.position:
             self._commit()
         if interrupted:
             self._stop()

@@ -14,7 +14,9 @@ import msgspec
 import polars as pl
 
 from ..alerts import Alert
+from ..broadcast import Broadcast
 from ..calendars import CalendarWindows
+from ..captured import TableRows
 from ..columns import key_column
 from ..counted import CountWindows
 from ..distinct import Distinct, Top
@@ -28,6 +30,7 @@ from ..match import Match
 from ..merging import Merge
 from ..overtaking import Overtaking
 from ..processing import Processed
+from ..revising import RevisingWindows
 from ..sequences import Sequences
 from ..sessions import SessionWindows
 from ..shaping import Mapped, Rowwise, Select, WithColumns
@@ -37,10 +40,11 @@ from ..tree import Source
 from ..windows import PaneWindows
 
 if TYPE_CHECKING:
-    from ..flow import Stage
+    from ..flow import Flow, Stage
 
 _NAMED: dict[type, str] = {
     PaneWindows: "a window",
+    RevisingWindows: "a window",
     SessionWindows: "a session window",
     CountWindows: "a count window",
     CalendarWindows: "a calendar window",
@@ -54,6 +58,7 @@ _MARKED: dict[type, str] = {
     Latest: "latest",
     Processed: "a process function",
     Sequences: "a pattern",
+    TableRows: "a captured table",
 }
 """Those whose state has them as hidden key columns."""
 
@@ -64,7 +69,7 @@ class Cut(msgspec.Struct, frozen=True):
     """Where the rows of a source are told apart.
 
     Attributes:
-        stage: Before which of its stages.
+        stage: Before which of its stages; behind what opens a table's changes, if it is one.
         columns: By which columns; none where each process takes a stretch of every batch.
     """
 
@@ -92,6 +97,9 @@ def plan_of(root: Branch) -> Plan:
     Raises:
         FlowError: It cannot be: an operator needs rows of all keys together, or is not known here.
     """
+    if _ends_merged(root.flow):
+        what = "it gives the rows of merged flows in their order of time, whatever their keys"
+        raise FlowError(f"the flow cannot be shared: {what}", hint=_HINT)
     lost: dict[int, str] = {}
     while True:
         found = _Tracing(frozenset(lost))
@@ -139,7 +147,8 @@ class _Tracing:
             else:
                 number -= 1
                 wanted, waiting = self._across(stage, number, wanted, waiting)
-                made = asked = 0
+                # The rows of a table are in its changes: each process opens all of them, and goes on with its own.
+                made, asked = place + 1 if isinstance(stage, TableRows) else 0, 0
             before[place] = dict(wanted or {})
         if isinstance(flow.source, Source):
             if 0 < asked <= made:
@@ -150,6 +159,9 @@ class _Tracing:
             wanted, _ = self._named(flow.source.on, "a join", number - 1, wanted, waiting, hidden=False)
             for inner in branch.inputs:
                 self.follow(inner, dict(wanted), ())
+        elif isinstance(flow.source, Merge) and wanted is None and _is_plain(flow):
+            for inner in branch.inputs:
+                self.follow(inner, None, ())
         elif isinstance(flow.source, Merge) and wanted is not None:
             self.held[number - 1] = tuple(wanted.values())
             for inner in branch.inputs:
@@ -234,6 +246,26 @@ class _Tracing:
     def _lose(self, slots: Sequence[int], why: str) -> None:
         for slot in slots:
             self.lost.setdefault(slot, f"what tells its rows apart {why}")
+
+
+def _is_plain(flow: Flow) -> bool:
+    """Whether nothing of it has a memory, and its rows are in the order of the log."""
+    source = flow.source
+    if not all(isinstance(stage, Rowwise) for stage in flow.stages):
+        return False
+    return isinstance(source, Source) or (
+        isinstance(source, Merge) and not source.timed and all(map(_is_plain, source.inputs))
+    )
+
+
+def _ends_merged(flow: Flow) -> bool:
+    """Whether rows leave a flow as a merge in order of time has put them, which goes by more than their keys."""
+    if not all(isinstance(stage, Rowwise | Alert | Entering) for stage in flow.stages):
+        return False
+    source = flow.source
+    if isinstance(source, Broadcast):
+        return _ends_merged(source.inputs[0])
+    return isinstance(source, Merge) and source.timed
 
 
 def _origin(expressions: Sequence[pl.Expr], name: str, *, kept: bool) -> str | None:

@@ -8,6 +8,9 @@ import numpy as np
 import polars as pl
 
 from ..alerts import Alert
+from ..bodies import Body
+from ..broadcast import Broadcast
+from ..captured import TableRows
 from ..columns import AT, SEQUENCE, ordered, visible
 from ..distinct import BEST, Top
 from ..entering import Entering
@@ -16,9 +19,9 @@ from ..flow import Flow
 from ..hashing import Hashes, hashed
 from ..pipeline import Pipeline
 from ..shaping import Rowwise
-from ..state import Part, concat
+from ..state import Batch, Kept, Operator, OperatorState, Part, Parts, Step, concat
 from ..steps import Branch
-from ..tree import order_of
+from ..tree import Source, order_of
 from .plan import plan_of
 
 SPACE = 720_720 << 30
@@ -26,6 +29,11 @@ SPACE = 720_720 << 30
 by the remainder of their numbers, so that it has to be a multiple of however many kinds one of them may have."""
 
 _STEP = 720_720
+
+
+_TIE = "__tie"
+"""Of rows that stand in the order of the log: where each stands among those of its position. They may be of several
+ranges where flows of one source are merged, or one stored event has become several rows."""
 
 
 class Drifted(Exception):
@@ -91,9 +99,13 @@ class SharedPipeline(Pipeline):
         self._leaves = {id(leaf): number for number, leaf in enumerate(_leaves(self._root))}
         self._types: dict[int, tuple[pl.DataType, ...]] = {}
         order = order_of(flow)
-        self._placed = {"log": [SEQUENCE], "time": [AT, BEST], "settled": [AT, SEQUENCE]}[order]
+        self._tied = {id(leaf): number for number, leaf in enumerate(_in_log(self._root))} if order == "log" else {}
+        self._placed = {"log": [SEQUENCE, _TIE], "time": [AT, BEST], "settled": [AT, SEQUENCE]}[order]
 
     def _told_apart(self, branch: Branch, stage: int, frame: pl.DataFrame) -> pl.DataFrame:
+        if stage == 0 and frame.width and id(branch) in self._tied:
+            first = self._tied[id(branch)] << 32
+            frame = frame.with_columns(pl.int_range(first, first + pl.len(), dtype=pl.Int64).alias(_TIE))
         leaf = self._leaves[id(branch)]
         cut = self.plan.cuts[leaf]
         if cut.stage != stage or not frame.width:
@@ -104,6 +116,27 @@ class SharedPipeline(Pipeline):
             return frame  # The operator that wants them says so.
         self._check(leaf, tuple(frame.schema[name] for name in cut.columns))
         return self.range.owns(frame, cut.columns)
+
+    def _take(self, number: int, stage: Operator, state: OperatorState, batch: Batch) -> Step:
+        step = super()._take(number, stage, state, batch)
+        if not isinstance(stage, TableRows):
+            return step
+        # It has taken in the rows of all, to keep those of its range; one of all tells of those without a time.
+        kept = self._kept(state.parts, step.state.parts, self.plan.held[number])
+        return Step(Kept(kept), step.frame, step.late if self.range.index == 0 else None)
+
+    def _kept(self, before: Parts, parts: Parts, columns: Sequence[str]) -> Parts:
+        """The parts with the rows of the range alone; those that were there before have no others."""
+        there = set(map(id, before.items))
+        items = []
+        for part in parts.items:
+            if id(part) in there:
+                items.append(part)
+                continue
+            frame = self.range.owns(part.stored, columns)
+            if frame.height:
+                items.append(Part(part.id, part.low, part.high, Body(frame, part.lane)))
+        return Parts(tuple(items), parts.next)
 
     def _check(self, leaf: int, types: tuple[pl.DataType, ...]) -> None:
         known = self._types.get(leaf)
@@ -134,6 +167,16 @@ def _leaves(branch: Branch) -> list[Branch]:
     return [leaf for inner in branch.inputs for leaf in _leaves(inner)] if branch.inputs else [branch]
 
 
+def _in_log(branch: Branch) -> list[Branch]:
+    """The leaves whose rows come out in the order of the log, from left to right."""
+    source = branch.flow.source
+    if isinstance(source, Source):
+        return [branch]
+    # Of what is asked of another flow, no row comes out.
+    inputs = branch.inputs[:1] if isinstance(source, Broadcast) else branch.inputs
+    return [leaf for inner in inputs for leaf in _in_log(inner)]
+
+
 def merged(flow: Flow, frames: Sequence[pl.DataFrame], *, sliced: bool) -> pl.DataFrame:
     """What all ranges have made of the same rows, in the order in which one pipeline gives it."""
     some = [frame for frame in frames if frame.height]
@@ -146,7 +189,8 @@ def merged(flow: Flow, frames: Sequence[pl.DataFrame], *, sliced: bool) -> pl.Da
     elif len(some) > 1 and not sliced:
         keys = sorted(name for name in found.columns if name.startswith("__key"))
         # Rows that agree in time and key are of one range, and in order there.
-        by, descending = ([AT, *keys], [False] * (len(keys) + 1)) if order == "time" else ([SEQUENCE], [False])
+        by = [AT, *keys] if order == "time" else [SEQUENCE, _TIE]
+        descending = [False] * len(by)
         nulls_last = [False] * len(by)
         best = last_top(flow)
         if best is not None:

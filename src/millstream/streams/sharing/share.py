@@ -156,6 +156,10 @@ class Share:
                 self.pipeline.check(self.state)
         yield self._reached()
 
+    def waits(self, sources: list[int]) -> bool:
+        """Whether a result waits for the time of some sources to go on."""
+        return self.pipeline.finish(self.state, sources)[1].height > 0
+
     def _following(self, until: int) -> Iterator[list[Labelled]]:
         if self._groups is None or self._groups[0] != until:
             runs = labelled(self._log, self.pipeline.sources, self.position, until + 1)

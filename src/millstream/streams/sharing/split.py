@@ -66,6 +66,10 @@ class SplitChange:
         """Whether any states were taken in; without, nothing is known of them."""
         return bool(self.sources)
 
+    def moves(self, sources: Sequence[SourceState]) -> bool:
+        """Whether time has gone on since the sources were like this, be it without a row."""
+        return any(mine.high != theirs.high for mine, theirs in zip(self.sources, sources, strict=False))
+
     def add(self, reached: Sequence[Reached], late: int) -> None:
         """Take in how the states of all ranges have changed.
 

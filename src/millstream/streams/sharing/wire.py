@@ -46,6 +46,18 @@ class Work(msgspec.Struct):
     rows: int
 
 
+class Ask(msgspec.Struct):
+    """Tell whether a result waits for the time of some sources, by their numbers, to go on."""
+
+    sources: list[int]
+
+
+class Waits(msgspec.Struct):
+    """Whether one does."""
+
+    some: bool
+
+
 class Ready(msgspec.Struct):
     """A process has taken up its part of the state."""
 
