@@ -148,6 +148,14 @@ def test_a_frame_reads_as_rows_forwards_and_backwards(invoke, tmp_path):
     assert there == back[::-1]
 
 
+def test_sql_says_which_answer_python_does_not_have(invoke, shop):
+    done = invoke("sql", shop, "select 'infinity'::timestamp as t")
+    assert (done.exit_code, done.stderr.splitlines()[0][:58]) == (
+        2,
+        "error: the answer holds a value that Python does not have:",
+    )
+
+
 def test_sql_answers_in_every_form(invoke, tmp_path):
     pytest.importorskip("duckdb")
     path = str(tmp_path / "sql.db")

@@ -19,7 +19,7 @@ import polars as pl
 from ..conversion import ready
 from ..errors import DamagedLog, InvalidEvent, MillstreamError, NotFound, UsageError
 from ..events import Draft, Plain, present_schema, schema_version
-from ..frames import RESERVED
+from ..frames import RESERVED, python_values
 from ..storage.base import Receipt
 from ..time import iso, to_micros
 from .files import whole, written
@@ -124,7 +124,8 @@ def _frame_data(run: Run) -> Callable[[int], msgspec.Raw]:
         if index // _ROWS != piece:
             piece = index // _ROWS
             part = frame.slice(piece * _ROWS, _ROWS)
-            encoded = [msgspec.Raw(_encode(row)) for row in part.iter_rows(named=True)]
+            with python_values(f"the frame at position {run.position}"):
+                encoded = [msgspec.Raw(_encode(row)) for row in part.iter_rows(named=True)]
         return encoded[index % _ROWS]
 
     return data
