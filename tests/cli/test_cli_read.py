@@ -214,3 +214,9 @@ def test_sql_sees_the_types_of_classes_that_are_imported(run, tmp_path):
     assert json.loads(run(*asked, "--import", "clitills").stdout) == {"total": "3.50"}
     missing = run(*asked, "--import", "nowhere")
     assert (missing.returncode, missing.stderr.splitlines()[0]) == (2, "error: there is no module nowhere")
+
+
+@pytest.mark.parametrize("output", ["ndjson", "table", "json", "csv"])
+def test_a_limit_may_be_larger_than_anything(invoke, shop, output):
+    done = invoke("read", shop, "--limit", "99999999999999999999", "-o", output)
+    assert (done.exit_code, done.stdout) == (0, invoke("read", shop, "--limit", "1000", "-o", output).stdout)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from ..errors import InvalidQuery, MissingExtra, NotFound, StreamNotFound
+from ..errors import InvalidQuery, InvalidStreamName, MissingExtra, NotFound, StreamNotFound
 
 if TYPE_CHECKING:
     from .reading import Reader
@@ -30,7 +30,7 @@ def sql(log: Reader, query: str) -> pl.DataFrame:
         connection.execute("set TimeZone = 'UTC'")  # the same answer on every machine
         head = log.head  # one moment for all streams, whoever appends meanwhile
         names = _tables(connection, query)
-        if any(name.endswith("*") or log.version(name) for name in names):
+        if any(_is_stream(log, name) for name in names):
             _check_case("streams", names)
         for name in names:
             relation = _relation(log, name, head)
@@ -136,10 +136,17 @@ def _tables(connection: Any, query: str) -> set[str]:
     return {name for name in names if name.lower() not in own}
 
 
+def _is_stream(log: Reader, name: str) -> bool:
+    try:
+        return name.endswith("*") or log.version(name) > 0
+    except InvalidStreamName:
+        return False  # it may be a table's
+
+
 def _relation(log: Reader, name: str, head: int) -> Any:
     try:
         return _handed(log.scan(name, envelope=True).filter(pl.col("_position") <= head).collect(), name)
-    except StreamNotFound:
+    except (StreamNotFound, InvalidStreamName):
         with log.connect() as database:
             table = database.find_table(name)
             if table is None:

@@ -210,7 +210,7 @@ def drafts(
                 yield number, None, Draft(Plain(type, decode_data(text)))
                 continue
             line = decode(text)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             hint = "Each line is a JSON object: the event's data" if type is not None else _HINT
             raise InvalidEvent(f"line {number} is not an event: {error}", hint=hint) from error
         try:
