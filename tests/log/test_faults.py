@@ -1,5 +1,6 @@
 """What can go wrong with a file and a machine: a typed error, nothing half written, and a log that goes on."""
 
+import asyncio
 import multiprocessing
 import os
 import random
@@ -18,6 +19,7 @@ import polars as pl
 import pytest
 
 import millstream as ms
+import millstream.aio
 from millstream import errors
 from millstream.storage.sqlite import lock, writer
 from millstream.testing import FakeClock
@@ -162,6 +164,21 @@ def test_a_closed_log_says_so(path):
         with pytest.raises(errors.LogClosed):
             use()
     assert os.path.exists(path)
+
+
+def test_a_closed_log_of_coroutines_says_so_and_may_be_closed_again(path):
+    async def closed() -> None:
+        log = ms.aio.open(path)
+        await log.append("s", ms.Plain("T", {}))
+        await log.close()
+        await log.close()
+        for ask in (log.head, lambda: log.version("s"), lambda: log.append("s", ms.Plain("T", {}))):
+            with pytest.raises(errors.LogClosed):
+                await ask()
+        with pytest.raises(errors.LogClosed):
+            [e async for e in log.read()]
+
+    asyncio.run(closed())
 
 
 def test_many_may_open_a_new_log_at_once(tmp_path):
@@ -769,3 +786,15 @@ def test_a_relative_path_in_a_folder_that_is_gone_is_refused(tmp_path, monkeypat
     (tmp_path / "sub").rmdir()
     with pytest.raises(errors.NotFound, match="the folder that this process works in is gone"):
         ms.open("log.db")
+
+
+@pytest.mark.parametrize("setting", ["user_version = 7", "application_id = 1", "synchronous = off", "query_only(1)"])
+def test_no_pragma_of_a_transaction_sets_what_the_log_stands_on(path, setting):
+    for place in (path, None):
+        with ms.open(place) as log:
+            with pytest.raises(errors.UsageError, match="PRAGMAs that set things"), log.transaction() as tx:
+                tx.db.execute(f"pragma {setting}")
+            with log.transaction() as tx:
+                assert tx.db.query("pragma user_version") == [{"user_version": 1}]
+                tx.db.execute("create table mine (id integer)")
+                assert [row["name"] for row in tx.db.query("pragma table_info(mine)")] == ["id"]
