@@ -24,7 +24,7 @@ from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from .errors import MillstreamError
+from .errors import LogClosed, MillstreamError
 from .events import Draft, Event, Plain
 from .log import Log as SyncLog
 from .log import Recorded, Run
@@ -241,11 +241,17 @@ class Log:
     async def call(self, work: Callable[[], T]) -> T:
         """Run anything on the log's threads, so that the loop stays free."""
         check_plain(work)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        loop = asyncio.get_running_loop()
+        try:
+            done = loop.run_in_executor(self._threads, work)
+        except RuntimeError as error:
+            raise LogClosed(self.sync.path or ":memory:") from error  # its threads have ended with it
+        return await done
 
     async def close(self) -> None:
-        """Close the log."""
-        await self.call(self.sync.close)
+        """Close the log. Idempotent."""
+        if not self.sync.closed:
+            await self.call(self.sync.close)
         self._threads.shutdown(wait=False)
 
     async def __aenter__(self) -> Self:

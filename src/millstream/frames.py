@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -290,6 +291,29 @@ def conform(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:
         else pl.repeat(None, frame.height, dtype=dtype, eager=True).alias(name)
         for name, dtype in columns.items()
     )
+
+
+def columns_together(series: Iterable[pl.Series]) -> pl.DataFrame:
+    """Columns as a frame that has their names, the empty one, too: Polars gives that another in a list of columns."""
+    return pl.DataFrame({each.name: each for each in series})
+
+
+@contextmanager
+def python_values(what: str) -> Iterator[None]:
+    """While values of a frame become Python's own.
+
+    Raises:
+        InvalidEvent: There is one that Python does not have, such as a date in the year 0.
+    """
+    try:
+        yield
+    except msgspec.MsgspecError:
+        raise
+    except (OverflowError, ValueError, pl.exceptions.PanicException) as error:
+        raise InvalidEvent(
+            f"{what} holds a value that Python does not have: {error}",
+            hint="Read it as a frame, or cast the column to a number or to text",
+        ) from error
 
 
 # --- bytes -------------------------------------------------------------------------------------------

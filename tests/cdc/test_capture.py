@@ -394,3 +394,28 @@ def test_what_is_no_database_that_can_be_captured_is_told_without_its_password(u
     with pytest.raises(ms.UsageError, match=said) as raised:
         ms.capture(url)
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        (5, {}),
+        (None, {}),
+        ("sqlite:///shop.sqlite", {"tables": 5}),
+        ("sqlite:///shop.sqlite", {"tables": ["users", 5]}),
+        ("sqlite:///shop.sqlite", {"name": 5}),
+        ("sqlite:///shop.sqlite", {"prefix": "shop*/"}),
+        ("sqlite:///shop.sqlite", {"prefix": "x" * 600}),
+        ("sqlite:///shop.sqlite", {"prefix": None}),
+    ],
+)
+def test_what_no_capture_can_be_made_of_is_refused(url, options):
+    with pytest.raises(ms.UsageError):
+        ms.capture(url, **options)
+
+
+def test_an_event_that_is_no_change_is_told_when_it_is_to_be_decoded():
+    with ms.open() as log:
+        log.append("s", ms.Plain("NoChange", {}))
+        with pytest.raises(ms.UsageError, match="position 1 is a NoChange, no change"):
+            ms.cdc.decoded(next(log.read()))

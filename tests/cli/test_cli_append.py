@@ -98,6 +98,12 @@ def test_bytes_that_are_no_text_are_a_bad_line(run, path):
     assert "line 1 is not an event" in done.stderr
 
 
+def test_a_line_that_is_nested_too_deep_is_a_bad_line(run, path):
+    done = run("append", path, "s", input='{"type": "T", "data": {"a": ' + "[" * 3_000 + "]" * 3_000 + "}}")
+    assert done.returncode == 2
+    assert "line 1 is not an event: maximum recursion depth" in done.stderr
+
+
 def test_an_expected_version_makes_the_whole_input_one_append(run, path):
     assert run("append", path, "s", "--type", "T", "--expect", "0", input="{}\n{}\n").returncode == 0
     late = run("append", path, "s", "--type", "T", "--expect", "0", input="{}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -201,3 +202,15 @@ def test_a_full_disk_under_the_output_is_told(start, shop):
 
 def test_every_error_of_the_library_has_an_exit_code_that_is_explained():
     assert set(error_codes()) <= set(EXIT_CODES)
+
+
+def test_a_command_whose_streams_are_closed_does_its_work(tmp_path, shop, environment):
+    def closed(command: str) -> subprocess.CompletedProcess[str]:
+        line = f"'{sys.executable}' -m millstream.cli {command}"
+        return subprocess.run(["sh", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    for words in (f"read '{shop}' >&-", f"export '{shop}' >&-", f"verify '{shop}' <&- >&- 2>&-"):
+        done = closed(words)
+        assert (done.returncode, done.stderr) == (0, ""), words
+    nothing = closed(f"append '{shop}' s --type T <&-")
+    assert (nothing.returncode, json.loads(nothing.stdout)["count"]) == (0, 0)

@@ -148,6 +148,14 @@ def test_a_frame_reads_as_rows_forwards_and_backwards(invoke, tmp_path):
     assert there == back[::-1]
 
 
+def test_sql_says_which_answer_python_does_not_have(invoke, shop):
+    done = invoke("sql", shop, "select 'infinity'::timestamp as t")
+    assert (done.exit_code, done.stderr.splitlines()[0][:58]) == (
+        2,
+        "error: the answer holds a value that Python does not have:",
+    )
+
+
 def test_sql_answers_in_every_form(invoke, tmp_path):
     pytest.importorskip("duckdb")
     path = str(tmp_path / "sql.db")
@@ -206,3 +214,9 @@ def test_sql_sees_the_types_of_classes_that_are_imported(run, tmp_path):
     assert json.loads(run(*asked, "--import", "clitills").stdout) == {"total": "3.50"}
     missing = run(*asked, "--import", "nowhere")
     assert (missing.returncode, missing.stderr.splitlines()[0]) == (2, "error: there is no module nowhere")
+
+
+@pytest.mark.parametrize("output", ["ndjson", "table", "json", "csv"])
+def test_a_limit_may_be_larger_than_anything(invoke, shop, output):
+    done = invoke("read", shop, "--limit", "99999999999999999999", "-o", output)
+    assert (done.exit_code, done.stdout) == (0, invoke("read", shop, "--limit", "1000", "-o", output).stdout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given
 
 import millstream as ms
@@ -22,3 +23,17 @@ def test_a_stream_is_read_from_any_position_on_whatever_runs_it_has(sizes: list[
             assert [each.position for each in log.read("mine", after=after)] == [p for p in mine if p > after]
             found = [each.position for each in log.read("mine", until_position=after + 1)]
             assert found == [p for p in mine if p <= after]
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\0", "", "a*b", 5])
+def test_what_no_stream_is_called_is_refused_wherever_a_stream_is_asked_for(name):
+    with ms.open() as log:
+        for ask in (log.version, log.stream, log.read, log.scan):
+            with pytest.raises(ms.InvalidStreamName):
+                ask(name)
+        for ask in (log.streams, log.compact):
+            with pytest.raises(ms.UsageError if name == 5 else ms.InvalidStreamName):
+                ask(name)
+        if isinstance(name, str):
+            with pytest.raises((ms.NotFound, ms.InvalidQuery)):
+                log.sql(f'select * from "{name}"')

@@ -1,5 +1,6 @@
 """What can go wrong with a file and a machine: a typed error, nothing half written, and a log that goes on."""
 
+import asyncio
 import multiprocessing
 import os
 import random
@@ -18,6 +19,7 @@ import polars as pl
 import pytest
 
 import millstream as ms
+import millstream.aio
 from millstream import errors
 from millstream.storage.sqlite import lock, writer
 from millstream.testing import FakeClock
@@ -162,6 +164,21 @@ def test_a_closed_log_says_so(path):
         with pytest.raises(errors.LogClosed):
             use()
     assert os.path.exists(path)
+
+
+def test_a_closed_log_of_coroutines_says_so_and_may_be_closed_again(path):
+    async def closed() -> None:
+        log = ms.aio.open(path)
+        await log.append("s", ms.Plain("T", {}))
+        await log.close()
+        await log.close()
+        for ask in (log.head, lambda: log.version("s"), lambda: log.append("s", ms.Plain("T", {}))):
+            with pytest.raises(errors.LogClosed):
+                await ask()
+        with pytest.raises(errors.LogClosed):
+            [e async for e in log.read()]
+
+    asyncio.run(closed())
 
 
 def test_many_may_open_a_new_log_at_once(tmp_path):
@@ -690,3 +707,94 @@ def test_the_last_characters_of_unicode_are_within_their_prefix():
         log.append(name, ms.Plain("T", {}))
     assert [s.name for s in log.streams("a*")] == ["a\U0010ffffb"]
     assert [e.stream for e in log.read("x-1*")] == ["x-1\U0010ffff2", "x-1"]
+
+
+# --- where the file is -------------------------------------------------------------------------------
+
+
+def test_a_process_may_go_elsewhere_with_a_log_that_it_opened_by_a_relative_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    with ms.open("log.db") as log:
+        log.append("s", ms.Plain("T", {"n": 1}))
+        monkeypatch.chdir("sub")
+        log.append("s", ms.Plain("T", {"n": 2}))
+        assert [e.data["n"] for e in log.read()] == [1, 2]
+        log.backup("copy.db")
+    assert os.listdir(".") == ["copy.db"]
+
+
+def test_a_forked_child_that_goes_elsewhere_appends_to_the_same_log(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with ms.open("log.db") as log:
+        log.append("s", ms.Plain("T", {"n": 1}))
+
+        def child() -> None:
+            os.chdir("/")
+            log.append("s", ms.Plain("T", {"n": 2}))
+
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        assert log.head == 2
+
+
+@pytest.mark.parametrize("gone", ["moved", "removed", "replaced"])
+def test_an_append_to_a_file_that_is_no_longer_there_is_refused(path, gone):
+    log = ms.open(path)
+    log.append("s", ms.Plain("T", {"n": 1}))
+    other = None
+    if gone == "removed":
+        os.unlink(path)
+    else:
+        os.rename(path, path + ".old")
+    if gone == "replaced":
+        with sqlite3.connect(path) as other:
+            other.execute("pragma user_version = 1")
+        other.close()
+    with pytest.raises(errors.StorageError, match="no longer the file that was opened"):
+        log.append("s", ms.Plain("T", {"n": 2}))
+    with pytest.raises(errors.StorageError, match="no longer the file"), log.transaction() as tx:
+        tx.db.execute("create table t (x)")
+    if gone == "moved":
+        os.rename(path + ".old", path)
+        assert log.append("s", ms.Plain("T", {"n": 2})).position == 2
+    log.close()
+
+
+@pytest.mark.parametrize("name", ["\udcff.db", "a?b#c%20.db", "new\nline.db"])
+def test_a_file_may_have_any_name(tmp_path, name):
+    path = str(tmp_path / name)
+    filled(path)
+    with ms.open(path, readonly=True) as log:
+        assert log.head == 110
+    with ms.open("/" + path) as log:  # two slashes are one
+        assert log.append("s", ms.Plain("T", {})).position == 111
+
+
+def test_a_file_of_one_byte_is_not_a_log_and_is_left_alone(path):
+    Path(path).write_text("x")
+    with pytest.raises(errors.NotALog):
+        ms.open(path)
+    assert Path(path).read_text() == "x"
+
+
+def test_a_relative_path_in_a_folder_that_is_gone_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    (tmp_path / "sub").rmdir()
+    with pytest.raises(errors.NotFound, match="the folder that this process works in is gone"):
+        ms.open("log.db")
+
+
+@pytest.mark.parametrize("setting", ["user_version = 7", "application_id = 1", "synchronous = off", "query_only(1)"])
+def test_no_pragma_of_a_transaction_sets_what_the_log_stands_on(path, setting):
+    for place in (path, None):
+        with ms.open(place) as log:
+            with pytest.raises(errors.UsageError, match="PRAGMAs that set things"), log.transaction() as tx:
+                tx.db.execute(f"pragma {setting}")
+            with log.transaction() as tx:
+                assert tx.db.query("pragma user_version") == [{"user_version": 1}]
+                tx.db.execute("create table mine (id integer)")
+                assert [row["name"] for row in tx.db.query("pragma table_info(mine)")] == ["id"]

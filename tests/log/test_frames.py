@@ -35,6 +35,28 @@ def test_a_pandas_frame_keeps_its_times():
     ]
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        pl.Series([-(10**17)]).cast(pl.Datetime("us")),
+        pl.Series([2**62]).cast(pl.Datetime("ms", "UTC")),
+        pl.Series([2**31 - 1], dtype=pl.Int32).cast(pl.Date),
+        pl.Series([2**62]).cast(pl.Duration("ms")),
+    ],
+    ids=lambda column: str(column.dtype),
+)
+def test_what_python_does_not_have_is_told_when_it_is_asked_for_by_the_event(column, tmp_path):
+    log = ms.open()
+    log.append("far", column.alias("x").to_frame(), type="Far")
+    assert log.scan("far").collect()["x"].equals(column)
+    [recorded] = log.read("far")
+    [run] = log.runs("far")
+    asked = [lambda: recorded.data, lambda: recorded.event, run.data, run.events]
+    for ask in [*asked, lambda: log.export(str(tmp_path / "far.ndjson"))]:
+        with pytest.raises(ms.InvalidEvent, match="the frame at position 1 holds a value that Python does not have"):
+            ask()
+
+
 def test_categories_are_kept_as_text():
     log = ms.open()
     frame = pl.DataFrame({"c": ["x", "y", None]}).with_columns(

@@ -1,6 +1,6 @@
 """JSON objects as columns: no value is lost, whatever the fields of other events hold."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 
@@ -129,3 +129,41 @@ def test_events_without_fields_are_rows_too():
     assert log.scan("s").collect().height == 3
     assert log.scan("s").select(pl.len()).collect().item() == 3
     assert log.sql("select count(*) from s").item() == 3
+
+
+def test_a_field_without_a_name_keeps_its_values():
+    row = {"": 1, "held": {"": 2}, "listed": [{"": 3}]}
+    log = ms.open()
+    log.append("s", ms.Plain("Unnamed", row))
+    log.append("s", [ms.Plain("Unnamed", row)] * 2)
+    assert log.scan("s").collect().to_dicts() == [row] * 3
+
+
+def test_what_lies_deep_is_text():
+    deep = {"end": 1}
+    for _ in range(500):
+        deep = {"next": deep}
+    frame = scanned(deep, {"next": {"next": 5}})
+    assert frame["next"].to_list()[1] == {"next": "5"}
+    value = scanned(deep)["next"][0]
+    levels = 0
+    while isinstance(value, dict):
+        value, levels = value["next"], levels + 1
+    assert levels == 32
+    assert value.startswith('{"next":{"next":')
+
+
+class Timed(ms.Event, type="TimedEvent"):
+    clock: time
+    span: timedelta
+    raw: msgspec.Raw = msgspec.Raw(b"1")
+
+
+def test_no_value_of_a_class_is_lost_in_a_column():
+    zone = timezone(timedelta(hours=5))
+    log = ms.open()
+    log.append("s", Timed(clock=time(1, tzinfo=zone), span=timedelta.max, raw=msgspec.Raw(b'{"a": [1]}')))
+    found = log.scan("s").collect().row(0, named=True)
+    assert found == {"clock": "01:00:00+05:00", "span": "P999999999DT86399.999999S", "raw": {"a": [1]}}
+    log.append("plain", Timed(clock=time(1), span=timedelta(days=1)))
+    assert log.scan("plain").collect().row(0) == (time(1), timedelta(days=1), 1)

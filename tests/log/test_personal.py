@@ -549,6 +549,7 @@ def test_a_frame_whose_rows_do_not_say_whose_they_are_or_cannot_be_sealed_is_ref
         pl.DataFrame({"customer": [7], "name": ["Ann Smith"]}),
         pl.DataFrame({"customer": ["customer-7"], "name": [["Ann", "Smith"]]}),
         pl.DataFrame({"customer": ["customer-7"], "name": ["customer-7"]}),
+        pl.DataFrame({"customer": ["customer-7"], "born": pl.Series([2**31 - 1], dtype=pl.Int32).cast(pl.Date)}),
     ):
         with pytest.raises(ms.InvalidEvent):
             log.append("people", wrong, type="Registered")

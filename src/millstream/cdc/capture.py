@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from ..errors import CaptureError, MissingExtra, SourceUnavailable, UsageError
+from ..log.staging import check_stream
 from .filters import Filters, Mask, RowFilter
 from .source import Options, Progress, Source
 from .sqlite import SQLiteSource
@@ -99,9 +100,16 @@ def capture(
     """
     if isinstance(tables, str):
         raise UsageError("tables= is one string", hint=f"Give a list: tables=[{tables!r}]")
-    chosen = tuple(dict.fromkeys(tables)) if tables is not None else None
+    named = list(tables) if isinstance(tables, Iterable) else None
+    if tables is not None and (named is None or not all(isinstance(each, str) for each in named)):
+        raise UsageError(f"tables={tables!r:.60} is no list of names", hint='Give one: tables=["users"]')
+    chosen = tuple(dict.fromkeys(named)) if named is not None else None
     if chosen == ():
         raise UsageError("tables= is empty", hint="Name the tables to capture, or leave it out to capture all")
+    if name is not None and not isinstance(name, str):
+        raise UsageError(f"name={name!r:.60} is no text", hint='Give one: name="shop"')
+    if prefix != "":
+        check_stream(prefix)
     options = Options(
         tables=chosen, lock_timeout=lock_timeout, slot=slot, publication=publication, outbox=outbox,
         heartbeat=heartbeat, slot_limit=slot_limit, drop_slot=drop_slot, failover=failover, chunk_rows=chunk_rows,
@@ -110,6 +118,8 @@ def capture(
     filters = Filters(columns, rows, mask, mask_key, chosen, subjects)
     if isinstance(url, os.PathLike):
         url = f"sqlite:///{os.fspath(url)}"
+    if not isinstance(url, str):
+        raise UsageError(f"{url!r:.80} is no URL of a database", hint=_URLS)
     return Capture(_source(url, options), name=name, prefix=prefix, filters=filters if filters else None)
 
 
@@ -135,8 +145,11 @@ def _source(url: str, options: Options) -> Source:
             other = colon and kind != "sqlite"
             raise UsageError(
                 f"databases of kind {kind!r} cannot be captured" if other else f"{url!r:.80} is no URL of a database",
-                hint="Write postgresql://user@host/shop, mysql://user@host/shop, or sqlite:///shop.sqlite",
+                hint=_URLS,
             )
+
+
+_URLS = "Write postgresql://user@host/shop, mysql://user@host/shop, or sqlite:///shop.sqlite"
 
 
 class Capture:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from ..errors import UsageError
 from ..events import Event
 from .shape import shape_of
 from .values import decode_row
@@ -77,8 +78,18 @@ class SchemaChanged(Event):
 
 
 def decoded(recorded: Recorded) -> Change:
-    """A recorded change with its values as the source holds them: decimals, times, bytes (see `Column`)."""
-    return decode_change(recorded.event, recorded.run.schema)  # type: ignore[arg-type]
+    """A recorded change with its values as the source holds them: decimals, times, bytes (see `Column`).
+
+    Raises:
+        UsageError: It is no change of a captured table.
+    """
+    event = recorded.event
+    if not isinstance(event, Change):
+        raise UsageError(
+            f"the event at position {recorded.position} is a {recorded.type}, no change",
+            hint="Read a captured table with types=[ms.Change]",
+        )
+    return decode_change(event, recorded.run.schema)
 
 
 def decode_change(change: Change, schema: str) -> Change:

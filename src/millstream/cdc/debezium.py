@@ -23,9 +23,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
 from ..time import to_micros
-from .change import Change, Row, decode_change
+from .change import Change, Row, decoded
 from .shape import Column, Shape, shape_of
 from .values import Interval, Unchanged, encode_any, encode_value
 
@@ -90,13 +89,7 @@ def debezium_events(recorded: Recorded) -> list[dict[str, Any]]:
 
 
 def _change(recorded: Recorded) -> tuple[Change, Shape | None]:
-    event = recorded.event
-    if not isinstance(event, Change):
-        raise UsageError(
-            f"the event at position {recorded.position} is a {recorded.type}, no change",
-            hint="Read a captured table with types=[ms.Change]",
-        )
-    return decode_change(event, recorded.run.schema), shape_of(recorded.run.schema)
+    return decoded(recorded), shape_of(recorded.run.schema)
 
 
 def _envelope(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -73,10 +74,18 @@ class Commands(TyperGroup):
         words = list(sys.argv[1:] if args is None else args)
         debug = "--debug" in words[: words.index("--")] if "--" in words else "--debug" in words
         options["standalone_mode"] = False
+        _replace_closed()
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # a narrow terminal encoding is no reason to fail
         sys.exit(_outcome(lambda: super(Commands, self).main(_without_debug(words), *rest, **options), debug))
+
+
+def _replace_closed() -> None:
+    """Input that is closed is empty, output that is closed goes nowhere: a service may be started so."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - until the process ends
 
 
 def _outcome(run: Any, debug: bool) -> int:

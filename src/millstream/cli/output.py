@@ -49,6 +49,8 @@ def write_rows(
         limit: At most so many; None: all of them, but no more than fit a look in a table.
         more: How to see the rest of a table that was cut, for those who asked for no limit.
     """
+    if limit is not None:
+        limit = min(limit, sys.maxsize)
     if output is Output.TABLE:
         _write_table(iter(rows), names, limit, more)
         return

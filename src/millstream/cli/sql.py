@@ -55,5 +55,8 @@ def sql(
 
 
 def _rows(frame: pl.DataFrame) -> Iterator[dict[str, Any]]:
-    for piece in frame.iter_slices(_ROWS):
-        yield from piece.iter_rows(named=True)
+    from ..frames import python_values
+
+    with python_values("the answer"):
+        for piece in frame.iter_slices(_ROWS):
+            yield from piece.iter_rows(named=True)

@@ -447,8 +447,9 @@ class Queries:
         paths = list(dict.fromkeys(spot.path for spot in near if spot.kind is not Kind.LOG))
         if paths and (undeclared or len(near) == len(spots)):
             # Read models first: they are what queries are for; the tables of the log's own database come after.
-            if self._log.path and (undeclared or any(spot.kind is Kind.LOG for spot in near)):
-                paths.append(os.path.abspath(self._log.path))
+            own = self._log.store.address if self._log.path else None
+            if own and (undeclared or any(spot.kind is Kind.LOG for spot in near)):
+                paths.append(own)
             return self._views.of_files(paths)
         if len({spot.reach for spot in spots}) > 1:
             raise _several()

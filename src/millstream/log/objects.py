@@ -15,9 +15,9 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from ..errors import DamagedLog, InvalidEvent
+from ..errors import DamagedLog
 from ..events import Event, decoder
-from ..frames import Columns, conform, widen
+from ..frames import Columns, columns_together, conform, python_values, widen
 from ..personal import Erased, plain_text, shape_of
 
 _AS_THEY_ARE = (Decimal, datetime, date, time, timedelta, bytes)
@@ -26,10 +26,12 @@ _SCALARS: dict[type, Callable[[], pl.DataType]] = {
     float: pl.Float64,
     str: pl.String,
     date: pl.Date,
-    time: pl.Time,
     bytes: pl.Binary,
-    timedelta: lambda: pl.Duration("us"),
 }
+_LONGEST = timedelta(microseconds=(1 << 63) - 1)
+"""What a column of durations holds; Python's own go further."""
+_DEEPEST = 32
+"""So many levels of objects and lists have types of their own; what lies deeper is text."""
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder(enc_hook=plain_text).encode
 
@@ -103,13 +105,15 @@ def _with_text_keys(value: Any) -> Any:
         return {key: _with_text_keys(each) for key, each in zip(keys, value.values(), strict=True)}
     if isinstance(value, list | tuple | set | frozenset):
         return [_with_text_keys(each) for each in value]
+    if isinstance(value, msgspec.Raw):
+        return _decode(value)
     return value if type(value) in _AS_THEY_ARE else msgspec.to_builtins(value, enc_hook=plain_text)
 
 
-def columns_of(rows: Sequence[dict[str, Any]]) -> Columns:
+def columns_of(rows: Sequence[dict[str, Any]], depth: int = 0) -> Columns:
     """The columns of some objects, in order of first appearance."""
     names = dict.fromkeys(name for row in rows for name in row)
-    return {name: _infer([row.get(name) for row in rows]) for name in names}
+    return {name: _infer([row.get(name) for row in rows], depth) for name in names}
 
 
 def union(known: Columns, more: Columns) -> Columns:
@@ -123,7 +127,7 @@ def union(known: Columns, more: Columns) -> Columns:
 def frame_of_objects(rows: Sequence[dict[str, Any]], columns: Columns) -> pl.DataFrame:
     """The objects as a frame with these columns, null where an object lacks one."""
     series = [series_of(name, [row.get(name) for row in rows], dtype) for name, dtype in columns.items()]
-    return pl.DataFrame(series) if series else pl.DataFrame(height=len(rows))
+    return columns_together(series) if series else pl.DataFrame(height=len(rows))
 
 
 def series_of(name: str, values: Sequence[Any], dtype: pl.DataType | None = None) -> pl.Series:
@@ -144,17 +148,12 @@ def fitted(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:
             series.append(pl.Series(name, [_fit(value, dtype) for value in _listed(frame[name])], dtype=dtype))
         else:
             series.append(frame[name].cast(dtype))
-    return pl.DataFrame(series) if series else frame
+    return columns_together(series) if series else frame
 
 
 def _listed(column: pl.Series) -> list[Any]:
-    try:
+    with python_values(f"column {column.name!r}, which meets values of other types,"):
         return column.to_list()
-    except (OverflowError, ValueError, pl.exceptions.PanicException) as error:
-        raise InvalidEvent(
-            f"column {column.name!r} holds a value that Python does not have: {error}",
-            hint="Leave such rows out, or cast the column to a number or to text before it meets values of other types",
-        ) from error
 
 
 def shaped(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:
@@ -178,7 +177,7 @@ def _becomes_text(a: pl.DataType, b: pl.DataType) -> bool:
     return isinstance(b, pl.String) and not (isinstance(a, plain) or a.is_integer())
 
 
-def _infer(values: Iterable[Any]) -> pl.DataType:
+def _infer(values: Iterable[Any], depth: int = 0) -> pl.DataType:
     present = [value for value in values if value is not None]
     kinds = {list if isinstance(value, tuple) else type(value) for value in present}
     if not kinds:
@@ -205,10 +204,14 @@ def _infer(values: Iterable[Any]) -> pl.DataType:
     if kind is datetime:
         zones = {value.tzinfo is not None for value in present}
         return pl.Datetime("us", "UTC" if True in zones else None) if len(zones) == 1 else pl.String()
-    if kind is list:
-        return pl.List(_infer(item for value in present for item in value))
-    if kind is dict and any(present):
-        return pl.Struct(columns_of(present))
+    if kind is time and all(value.tzinfo is None for value in present):
+        return pl.Time()
+    if kind is timedelta and min(present) >= -_LONGEST and max(present) <= _LONGEST:
+        return pl.Duration("us")
+    if kind is list and depth < _DEEPEST:
+        return pl.List(_infer((item for value in present for item in value), depth + 1))
+    if kind is dict and any(present) and depth < _DEEPEST:
+        return pl.Struct(columns_of(present, depth + 1))
     return pl.String()
 
 

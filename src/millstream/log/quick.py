@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from ..frames import Columns
+from ..frames import Columns, columns_together
 from .records import Run
 from .shapes import shape
 from .singles import Singles
@@ -74,11 +74,9 @@ def _piece(group: Sequence[Run | Singles], known: Columns, wanted: frozenset[str
     if any(value is not msgspec.UNSET for get in unknown for value in map(get, rows)):
         return None
     try:
-        return pl.DataFrame(
-            [
-                _series(name, dtype, list(map(attrgetter(f"c{index}"), rows)))
-                for index, (name, dtype) in enumerate(known.items())
-            ]
+        return columns_together(
+            _series(name, dtype, list(map(attrgetter(f"c{index}"), rows)))
+            for index, (name, dtype) in enumerate(known.items())
         )
     except (OverflowError, TypeError):  # a whole number of more than 64 bits
         return None
@@ -109,7 +107,7 @@ def _typed(
         elif column.dtype != dtype:
             return None
         series.append(column)
-    return pl.DataFrame(series)
+    return columns_together(series)
 
 
 def _series(name: str, dtype: pl.DataType, values: list[Any]) -> pl.Series:
@@ -131,7 +129,7 @@ def _series(name: str, dtype: pl.DataType, values: list[Any]) -> pl.Series:
             _series(field.name, field.dtype, list(map(attrgetter(f"c{index}"), held)))  # type: ignore[arg-type]
             for index, field in enumerate(dtype.fields)
         ]
-        opened = pl.DataFrame(fields)
+        opened = columns_together(fields)
         if opened.select(pl.all_horizontal(pl.all().is_null()).any()).item():
             raise TypeError  # it may be an object without fields, which has no type
         places = (there.cast(pl.Int64).cum_sum() - 1).set(~there, None)

@@ -351,8 +351,9 @@ class Reader:
         if not isinstance(pattern, str):
             raise UsageError(f"{pattern!r:.60} is no pattern", hint="Give a name, or a beginning followed by '*'")
         if pattern.endswith("*"):
-            return self.store.streams(pattern[:-1])
-        found = self.store.stream(pattern)
+            prefix = pattern[:-1]
+            return self.store.streams(check_stream(prefix) if prefix else "")
+        found = self.store.stream(check_stream(pattern))
         return iter([found] if found else [])
 
     def stream(self, name: str) -> StreamInfo:
@@ -361,14 +362,14 @@ class Reader:
         Raises:
             StreamNotFound: No event was ever appended to it.
         """
-        found = self.store.stream(name)
+        found = self.store.stream(check_stream(name))
         if found is None:
             raise StreamNotFound(name)
         return found
 
     def version(self, stream: str) -> int:
         """The version of a stream: how many events it has; 0 when there is none."""
-        found = self.store.stream(stream)
+        found = self.store.stream(check_stream(stream))
         return found.version if found else 0
 
     def position_at(self, time: Moment) -> int:

@@ -17,6 +17,7 @@ import polars as pl
 from ..conversion import ready
 from ..errors import DamagedLog, InvalidEvent, KeyLost, KeysNeeded, MissingExtra, NotFound, UsageError
 from ..events import AnyEvent, Plain, decoder, event_class, schema_version
+from ..frames import python_values
 from ..storage.chain import FRAME_FORMAT, JSON_FORMAT
 from ..time import from_micros
 from .objects import columns_of, frame_of_objects, values_of
@@ -190,7 +191,8 @@ class Run(msgspec.Struct, eq=False, gc=False):
     def data(self) -> list[dict[str, Any]]:
         """Each event's data as a dict of plain values."""
         if self.is_frame:
-            return self.frame().to_dicts()
+            with python_values(f"the frame at position {self.position}"):
+                return self.frame().to_dicts()
         try:
             return [_decode_data(line) for line in self.lines()]
         except msgspec.DecodeError as error:
@@ -204,7 +206,8 @@ class Run(msgspec.Struct, eq=False, gc=False):
         if chunk is None or not 0 <= index - chunk[0] < _CHUNK:
             start = index - index % _CHUNK
             frame = self.frame() if chunk is None else chunk[2]
-            self.chunk = chunk = (start, frame.slice(start, _CHUNK).to_dicts(), frame)
+            with python_values(f"the frame at position {self.position}"):
+                self.chunk = chunk = (start, frame.slice(start, _CHUNK).to_dicts(), frame)
         return chunk[1][index - chunk[0]]
 
     def events(self, cls: EventClass | None = None) -> list[Any]:
@@ -223,7 +226,8 @@ class Run(msgspec.Struct, eq=False, gc=False):
             return [Plain(type, data, schema) for data in self.data()]
         try:
             if self.is_frame:
-                return [msgspec.convert(row, ready(cls)) for row in self.frame().iter_rows(named=True)]
+                with python_values(f"the frame at position {self.position}"):
+                    return [msgspec.convert(row, ready(cls)) for row in self.frame().iter_rows(named=True)]
             if self.count > 1 and self.body_offset == 0:
                 # The whole of a body, most likely: its lines need not be cut apart.
                 events = decoder(cls).decode_lines(self._text())  # type: ignore[arg-type]

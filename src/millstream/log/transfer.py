@@ -19,7 +19,7 @@ import polars as pl
 from ..conversion import ready
 from ..errors import DamagedLog, InvalidEvent, MillstreamError, NotFound, UsageError
 from ..events import Draft, Plain, present_schema, schema_version
-from ..frames import RESERVED
+from ..frames import RESERVED, python_values
 from ..storage.base import Receipt
 from ..time import iso, to_micros
 from .files import whole, written
@@ -124,7 +124,8 @@ def _frame_data(run: Run) -> Callable[[int], msgspec.Raw]:
         if index // _ROWS != piece:
             piece = index // _ROWS
             part = frame.slice(piece * _ROWS, _ROWS)
-            encoded = [msgspec.Raw(_encode(row)) for row in part.iter_rows(named=True)]
+            with python_values(f"the frame at position {run.position}"):
+                encoded = [msgspec.Raw(_encode(row)) for row in part.iter_rows(named=True)]
         return encoded[index % _ROWS]
 
     return data
@@ -209,7 +210,7 @@ def drafts(
                 yield number, None, Draft(Plain(type, decode_data(text)))
                 continue
             line = decode(text)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             hint = "Each line is a JSON object: the event's data" if type is not None else _HINT
             raise InvalidEvent(f"line {number} is not an event: {error}", hint=hint) from error
         try:

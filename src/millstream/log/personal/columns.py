@@ -16,7 +16,7 @@ import msgspec
 import polars as pl
 
 from ...errors import InvalidEvent
-from ...frames import schema_text, sealed_columns
+from ...frames import python_values, schema_text, sealed_columns
 from ...personal import Erased, PersonalShape
 from .keys import Cipher, Keys, check_subject
 
@@ -58,7 +58,8 @@ def seal_frame(
     for name in names:
         _python(name, frame.schema[name])
     subjects = _subjects(frame, type, shape.subject)
-    values = {name: frame[name].to_list() for name in names}
+    with python_values(f"a personal column of a frame of {type!r} events"):
+        values = {name: frame[name].to_list() for name in names}
     held: dict[str, None] = {}
     for index, subject in enumerate(subjects):
         row = [values[name][index] for name in names]

@@ -13,9 +13,9 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from urllib.parse import quote
 
 from ...errors import NotALog, NotFound, ReadOnlyLog, SubjectForgotten, UsageError
+from ...storage.sqlite.database import address
 from ...storage.sqlite.faults import translated
 from ...storage.sqlite.pool import abandon
 from ..files import sync_folder
@@ -42,7 +42,7 @@ class KeyFile:
     """
 
     def __init__(self, path: str, *, readonly: bool = False) -> None:
-        self.path = path
+        self.path = os.path.abspath(path)  # wherever the process goes
         self.readonly = readonly
         self._begin()
 
@@ -222,7 +222,7 @@ class KeyFile:
             self._make()
         mode = "ro" if self.readonly else "rw"
         connection = sqlite3.connect(
-            f"file:{quote(self.path)}?mode={mode}",
+            address(self.path, mode),
             uri=True, isolation_level=None, check_same_thread=False, timeout=_TIMEOUT,
         )  # fmt: skip
         try:

@@ -201,7 +201,7 @@ class Keys:
     def _placed(self, given: Any) -> KeyStore | None:
         if given is None:
             if self._store.is_file:
-                return KeyFile(self._store.location + SIDE, readonly=self._store.readonly)
+                return KeyFile((self._store.address or self._store.location) + SIDE, readonly=self._store.readonly)
             return None if self._store.location else MemoryKeys()
         if isinstance(given, str | os.PathLike):
             path = os.fsdecode(given)

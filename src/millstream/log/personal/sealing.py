@@ -18,7 +18,7 @@ import polars as pl
 
 from ...errors import InvalidEvent, KeyLost, KeyWrong
 from ...events import Event, Plain, decoder, encode, event_class, schema_text, sealed_fields, sealed_in_rows
-from ...frames import sealed_columns
+from ...frames import python_values, sealed_columns
 from ...personal import Erased, PersonalShape, plain_text, shape_of
 from ..records import Run
 from .columns import seal_frame, unseal_frame
@@ -307,7 +307,8 @@ class Unsealed(Run, eq=False):
     def _rows(self, start: int, count: int) -> list[dict[str, Any]]:
         """Some rows of a frame as dicts."""
         frame, erased = self._frame(None, start, count)
-        rows = frame.to_dicts()
+        with python_values(f"the frame at position {self.position}"):
+            rows = frame.to_dicts()
         for name, gone in erased.items():
             for row in gone:
                 rows[row][name] = Erased

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -201,15 +202,17 @@ def connect(
     immutable: bool = False,
     synchronous: str = "FULL",
     timeout: float = 30.0,
+    name: str = "",
 ) -> sqlite3.Connection:
     """A connection set up the way this library uses SQLite: WAL, explicit transactions, any thread.
 
     Args:
         immutable: Nobody writes the file, and its folder takes no file beside it: read it without any lock.
+        name: What errors call it, if that is not the path.
     """
     uri = path != ":memory:"
     target = _uri(path, readonly, immutable) if uri else path
-    with translated(path, lock_timeout=timeout):
+    with translated(name or path, lock_timeout=timeout):
         connection = sqlite3.connect(
             target,
             uri=uri,
@@ -238,8 +241,12 @@ MEMORY = "memdb:"
 def _uri(path: str, readonly: bool, immutable: bool) -> str:
     if path.startswith(MEMORY):
         return f"file:/{quote(path.removeprefix(MEMORY))}?vfs=memdb"
-    mode = "ro&immutable=1" if immutable else "ro" if readonly else "rwc"
-    return f"file:{quote(path)}?mode={mode}"
+    return address(path, "ro&immutable=1" if immutable else "ro" if readonly else "rwc")
+
+
+def address(path: str, mode: str) -> str:
+    """A file as SQLite's addresses name it, whatever bytes its path has, and where two slashes begin it, too."""
+    return f"file:{'//' if path.startswith('/') else ''}{quote(os.fsencode(path))}?mode={mode}"
 
 
 def attached(path: str) -> str:

@@ -40,7 +40,7 @@ def translate(error: sqlite3.Error, path: str, *, lock_timeout: float = 0.0) -> 
     if primary == _AUTH:
         return UsageError(
             "this statement is not for a commit of the log",
-            hint="Leave BEGIN, COMMIT, savepoints, ATTACH and the log's own tables to the log",
+            hint="Leave BEGIN, COMMIT, savepoints, ATTACH, PRAGMAs that set things and the log's own tables to the log",
         )
     if primary == _FULL:
         return DiskFull(path)

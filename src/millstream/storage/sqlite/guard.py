@@ -52,6 +52,11 @@ _numbers = itertools.count(1)
 """Of those whose statements are compiled by rules of their own, and so kept apart in the driver's cache."""
 
 
+def _sets(action: int, pragma: Any, value: Any) -> bool:
+    """Whether it is a PRAGMA that sets something of the file or the connection."""
+    return action == sqlite3.SQLITE_PRAGMA and not (value is None or pragma in _PRAGMAS)
+
+
 class GuardedDatabase(SQLiteDatabase):
     """The writer's connection as user code sees it, inside a commit of the log."""
 
@@ -86,6 +91,7 @@ class GuardedDatabase(SQLiteDatabase):
     def allows(self, action: int, first: Any, second: Any, database: Any) -> bool:
         return not (
             action in _REFUSED
+            or _sets(action, first, second)  # the marks by which a log is known, or how it gets to the disk
             or (action in _ON_FIRST and first in OWN_TABLES)
             or (action in _ON_SECOND and second in OWN_TABLES)
         )
@@ -187,7 +193,7 @@ class WatchedDatabase(SQLiteDatabase):
             self._asked.rule = None
 
     def allows(self, action: int, first: Any, second: Any, database: Any) -> bool:
-        if action in _REFUSED or (action == sqlite3.SQLITE_PRAGMA and not (second is None or first in _PRAGMAS)):
+        if action in _REFUSED or _sets(action, first, second):
             return False
         table = second if action in _BY_SECOND else first if action in _BY_FIRST else None
         if table is not None and (database != "temp" or action == _TEMP_TRIGGER) and self._watch.keeps(table.lower()):

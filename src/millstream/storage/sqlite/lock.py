@@ -18,10 +18,11 @@ from ...errors import LogLocked, ReadOnlyLog, StorageError
 class WriterLock:
     """Exclusive between processes, fair among those that wait. Not reentrant; one holder a process."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, file: str) -> None:
         self._path = path
-        self._turn = _open(path + "-turn")
-        self._lock = _open(path + "-lock")
+        self._file = file
+        self._turn = _open(file + "-turn")
+        self._lock = _open(file + "-lock")
         _locks.add(self)
 
     def acquire(self, timeout: float) -> None:
@@ -38,7 +39,7 @@ class WriterLock:
                 got = _waited(self._turn, timeout)
             finally:
                 if not got:
-                    self._turn = _reopen(self._turn, self._path + "-turn")
+                    self._turn = _reopen(self._turn, self._file + "-turn")
             if not got:
                 raise LogLocked(self._path, timeout) from None
         try:
@@ -50,7 +51,7 @@ class WriterLock:
             finally:
                 # Also when a Ctrl-C ends the wait: nobody else may wait for this process's turn then.
                 if not got:
-                    self._lock = _reopen(self._lock, self._path + "-lock")
+                    self._lock = _reopen(self._lock, self._file + "-lock")
                     fcntl.flock(self._turn, fcntl.LOCK_UN)
             if not got:
                 raise LogLocked(self._path, timeout) from None

@@ -44,8 +44,9 @@ class Loan:
 class ReaderPool:
     """Connections to a file for readers. No read transaction outlives a loan."""
 
-    def __init__(self, path: str, *, immutable: bool = False) -> None:
+    def __init__(self, path: str, file: str, *, immutable: bool = False) -> None:
         self.path = path
+        self._file = file
         self._immutable = immutable
         self._idle: list[sqlite3.Connection] = []
         self._mutex = threading.Lock()
@@ -62,7 +63,7 @@ class ReaderPool:
                 raise LogClosed(self.path)
             if self._idle:
                 return self._idle.pop()
-        connection = connect(self.path, readonly=True, immutable=self._immutable)
+        connection = connect(self._file, readonly=True, immutable=self._immutable, name=self.path)
         connection.execute("pragma cache_size = -16000")
         return connection
 

@@ -42,7 +42,9 @@ class SQLiteStore(Reading):
         self.path = path
         self.readonly = readonly
         self.memory = path == ":memory:"
-        self.address: str | None = None if self.memory else os.path.abspath(path)
+        # Where the file is, wherever the process goes: readers, and the children of a fork, open it again.
+        self._file = path if self.memory else _absolute(path)
+        self.address: str | None = None if self.memory else self._file
         self.is_file = not self.memory
         self.names = Names()
         self._log_id: str | None = None
@@ -64,16 +66,15 @@ class SQLiteStore(Reading):
 
     def _is_sealed(self) -> bool:
         """Whether the file lies, at rest, where SQLite cannot put the files beside it that reading takes."""
-        folder = os.path.dirname(os.path.abspath(self.path))
-        return not os.access(folder, os.W_OK) and not os.path.exists(f"{self.path}-wal")
+        return not os.access(os.path.dirname(self._file), os.W_OK) and not os.path.exists(f"{self._file}-wal")
 
     def _check_place(self) -> None:
-        folder = os.path.dirname(os.path.abspath(self.path))
+        folder = os.path.dirname(self._file)
         if not os.path.isdir(folder):
             raise NotFound(f"there is no folder {folder}", hint="Create it first")
-        if os.path.isdir(self.path):
+        if os.path.isdir(self._file):
             raise NotALog(self.path)
-        if self.readonly and not os.path.exists(self.path):
+        if self.readonly and not os.path.exists(self._file):
             raise NotFound(f"there is no log {self.path}", hint="Open it for writing to create it")
         kind = network_filesystem(folder)
         if kind is not None:
@@ -90,7 +91,7 @@ class SQLiteStore(Reading):
             create(connection)
             self.signal = Signal(None)
         else:
-            self._readers = ReaderPool(self.path, immutable=self.readonly and self._is_sealed())
+            self._readers = ReaderPool(self.path, self._file, immutable=self.readonly and self._is_sealed())
             self.signal = Signal(self._probe)
             if self.readonly:
                 self._check_format_readonly()
@@ -102,17 +103,19 @@ class SQLiteStore(Reading):
         self._pid = os.getpid()  # last: other threads take it to be done then
 
     def _open_writer(self) -> None:
-        existed = os.path.exists(self.path)
-        if existed and not os.access(self.path, os.W_OK):
+        existed = os.path.exists(self._file)
+        if existed and not os.access(self._file, os.W_OK):
             raise ReadOnlyLog(self.path)
         self._made = False
         """Whether the log's tables were there already: then opening it needs no lock, and waits for no writer."""
         if existed:
-            # Look before anything is touched: another program's file stays as it is.
+            # Look before anything is touched: another program's file stays as it is. (SQLite takes one byte for none.)
+            if os.path.getsize(self._file) == 1:
+                raise NotALog(self.path)
             self._check_format_readonly(empty_will_do=True)
             with self._readers.reader() as reading:
                 self._made = has_tables(reading)
-        self._lock = WriterLock(self.path)
+        self._lock = WriterLock(self.path, self._file)
         try:
             if self._made:
                 connection = self._connected()
@@ -130,7 +133,7 @@ class SQLiteStore(Reading):
     def _connected(self) -> sqlite3.Connection:
         """The writer's connection; the tables are made first where there are none (under the writer lock)."""
         with translated(self.path, lock_timeout=self._lock_timeout):
-            connection = connect(self.path, timeout=self._lock_timeout)
+            connection = connect(self._file, timeout=self._lock_timeout, name=self.path)
         try:
             with translated(self.path, lock_timeout=self._lock_timeout):
                 if not has_tables(connection):
@@ -146,6 +149,7 @@ class SQLiteStore(Reading):
         self._writer = Writer(
             connection,
             self.path,
+            self.address,
             self._lock,
             self.names,
             self._clock,
@@ -368,7 +372,7 @@ class SQLiteStore(Reading):
         return head
 
     def _probe(self) -> DataVersion:
-        return DataVersion(connect(self.path, readonly=True))
+        return DataVersion(connect(self._file, readonly=True, name=self.path))
 
     # --- the end, and forks ---------------------------------------------------------------------------
 
@@ -412,3 +416,12 @@ class SQLiteStore(Reading):
             if self._lock is not None:
                 self._lock.close()
             self._begin()
+
+
+def _absolute(path: str) -> str:
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError as error:
+        raise NotFound(
+            "the folder that this process works in is gone", hint="Change to another one, or give the whole path"
+        ) from error

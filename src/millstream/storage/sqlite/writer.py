@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -14,6 +15,7 @@ from ...errors import (
     ConditionFailed,
     IdReused,
     MillstreamError,
+    StorageError,
     StreamClosed,
     VersionConflict,
 )
@@ -39,6 +41,19 @@ _EVERYTHING = Scope()
 _NEVER = 1 << 62
 
 
+def _file_at(path: str) -> tuple[int, int] | None:
+    """Which file stands at a path; None when there is none.
+
+    Raises:
+        OSError: That cannot be told, as where this user may not look into the folder.
+    """
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
 class Spoilt(Exception):
     """A request failed, and nothing of the transaction can be kept: some of it was placed, or SQLite gave it up."""
 
@@ -54,6 +69,7 @@ class Writer:
         self,
         connection: sqlite3.Connection,
         path: str,
+        address: str | None,
         lock: WriterLock | None,
         names: Names,
         clock: Clock | None,
@@ -64,6 +80,8 @@ class Writer:
         self.connection = connection
         self.database = GuardedDatabase(connection, path)
         self._path = path
+        self._address = address
+        self._file = None if address is None else _file_at(address)
         self._lock = lock
         self._names = names
         self._clock = clock
@@ -186,6 +204,7 @@ class Writer:
         self.database.placed = ()
         self._streams.bound()
         try:
+            self._check_place()
             control(self.connection, "begin immediate")
             if self._lock is not None:
                 version = self.connection.execute("pragma data_version").fetchone()[0]
@@ -201,6 +220,17 @@ class Writer:
         except BaseException:
             self.rollback()
             raise
+
+    def _check_place(self) -> None:
+        """See that the file is still where it was: what is written to one without its name, nobody finds again."""
+        if self._address is None:
+            return
+        with suppress(OSError):
+            if _file_at(self._address) != self._file:
+                raise StorageError(
+                    f"{self._path} is no longer the file that was opened: that was moved, removed or replaced",
+                    hint="Put it back, with the -wal beside it; or close this log, and open the one that is there",
+                )
 
     def commit(self) -> None:
         """Make the transaction durable, free the lock and wake those that follow."""
