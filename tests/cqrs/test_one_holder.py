@@ -314,3 +314,13 @@ def test_a_lease_that_nobody_has_shown_for_long_is_shown_before_what_cannot_be_r
     now[0] += 2.5
     assert not held.is_ours()
     assert held.lost.is_set()
+
+
+def test_a_process_of_another_container_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "_namespace", lambda: "pid:[1]")
+    other = lease._holder()
+    monkeypatch.setattr(lease, "_namespace", lambda: "pid:[2]")
+    monkeypatch.setattr(os, "kill", lambda pid, signal: (_ for _ in ()).throw(ProcessLookupError()))
+    assert lease.is_dead(lease._holder())
+    assert not lease.is_dead(other)
+    assert lease.is_holder(other)

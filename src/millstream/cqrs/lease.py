@@ -303,9 +303,18 @@ def is_dead(holder: str) -> bool:
 
 
 def _boot() -> str:
+    """What tells where numbers of processes mean the same: of one start of a machine, and of one container."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
+            return file.read().strip() + _namespace()
+    except OSError:
+        return ""
+
+
+def _namespace() -> str:
+    """What tells containers apart, which may have the name of their machine."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
 
