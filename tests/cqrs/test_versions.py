@@ -175,6 +175,25 @@ def test_a_rollback_brings_the_version_before_back_and_it_goes_on(log: ms.Log, p
             make(log, type("Other", (Scores,), {"schema": "create table other (n)"}), path).rollback("Other")
 
 
+def test_a_rollback_while_another_version_is_built_leaves_one_that_answers(log: ms.Log, path: str | None) -> None:
+    with make(log, Scores, path) as app:
+        app.query(GetScores(), after=log.head)
+        app.rebuild(Scores)
+        rolled: list[int] = []
+
+        def roll_back(progress: Any) -> None:
+            if not rolled:
+                rolled.append(app.rollback(Scores).number)
+
+        made = app.rebuild(Scores, progress=roll_back)
+        assert rolled == [1]
+        (model,) = app.read_models()
+        assert [(each.number, each.state) for each in model.versions] == [(1, "previous"), (made.number, "live")]
+        assert app.query(GetScores(), after=log.head) == {"p0": 10, "p1": 10, "p2": 10}
+        assert app.rollback(Scores).number == 1
+        assert app.query(GetScores(), after=log.head) == {"p0": 10, "p1": 10, "p2": 10}
+
+
 def test_it_is_told_at_once_how_far_the_version_is_that_answers_from_now_on(log: ms.Log, path: str | None) -> None:
     with make(log, Scores, path) as app:
         app.query(GetScores(), after=log.head)

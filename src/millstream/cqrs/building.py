@@ -184,6 +184,7 @@ class Build:
             dropped.clear()
             done.clear()
             known.clear()
+            db.make_alone()  # of two that have another one answer at once, one sees what the other has done
             # From here on who keeps the old one is fenced: it cannot come further than what was seen.
             if not old.place and _taken(db, self._placement) > seen:
                 done.append(False)
@@ -191,6 +192,9 @@ class Build:
             there = versions.all_of(db, old.name)
             if new.number not in [each.number for each in there]:
                 raise ConsumerFenced(self._placement.consumer)  # another has begun the same anew
+            done.append(versions.swap(db, old, new, withdrawn=False))
+            if not done[-1]:
+                return  # yet another one answers by now, which is to be caught up with first
             for each in there:
                 if each.state is VersionState.PREVIOUS:
                     known.append(each)
@@ -200,7 +204,6 @@ class Build:
                         dropped.append(each)
                     else:
                         versions.drop_aside(db, each)
-            done.append(versions.swap(db, old, new, withdrawn=False))
 
         self._home.target.transact(work)
         if not done[-1]:
@@ -290,6 +293,7 @@ def roll_back(home: Home, placement: Placement) -> Version:
 
     def work(db: Database) -> None:
         found.clear()
+        db.make_alone()
         live = versions.live_of(db, placement.name)
         previous = versions.previous_of(db, placement.name)
         assert live is not None
