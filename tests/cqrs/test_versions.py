@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import millstream as ms
+from millstream.cqrs import building
 
 
 class Scored(ms.Event, type="VersionScored"):
@@ -192,6 +193,36 @@ def test_a_rollback_while_another_version_is_built_leaves_one_that_answers(log: 
         assert app.query(GetScores(), after=log.head) == {"p0": 10, "p1": 10, "p2": 10}
         assert app.rollback(Scores).number == 1
         assert app.query(GetScores(), after=log.head) == {"p0": 10, "p1": 10, "p2": 10}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_rollback_after_which_another_process_builds_at_once_is_done_and_leaves_no_file(
+    log: ms.Log, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    path = str(tmp_path / "read.db")
+    with make(log, Scores, path) as app:
+        app.query(GetScores(), after=log.head)
+        app.rebuild(Scores)
+        fence = building.fence
+
+        def late(*given: Any) -> None:
+            monkeypatch.setattr(building, "fence", fence)
+            for _ in range(2):
+                make(log, Scores, path).rebuild(Scores)  # another process, as it were; the second removes the first
+            if fails:  # as when a file is opened while it is removed
+                raise ms.StorageError("disk I/O error")
+            fence(*given)
+
+        monkeypatch.setattr(building, "fence", late)
+        assert app.rollback(Scores).number == 1
+        assert app.query(GetScores(), after=log.head) == {"p0": 10, "p1": 10, "p2": 10}
+        (model,) = app.read_models()
+        assert [(each.number, each.state) for each in model.versions] == [(3, "previous"), (4, "live")]
+    assert sorted(file.name for file in tmp_path.glob("read*.db")) == [
+        "read.Scores.3.db",
+        "read.Scores.4.db",
+        "read.db",
+    ]
 
 
 def test_it_is_told_at_once_how_far_the_version_is_that_answers_from_now_on(log: ms.Log, path: str | None) -> None:
