@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
 import pytest
+from kept import into_of
 
 import millstream as ms
 from millstream.cqrs import building
@@ -27,7 +29,8 @@ class Scores(ms.Projection):
     @ms.on
     def scored(self, event: Scored, db: ms.Database) -> None:
         db.execute(
-            "insert into scores values (?, ?) on conflict do update set points = points + excluded.points",
+            "insert into scores values (?, ?) on conflict (player)"
+            " do update set points = scores.points + excluded.points",
             (event.player, event.points),
         )
 
@@ -196,10 +199,17 @@ def test_a_rollback_while_another_version_is_built_leaves_one_that_answers(log: 
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_rollback_after_which_another_process_builds_at_once_is_done_and_leaves_no_file(
-    log: ms.Log, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, fails: bool
+@pytest.mark.parametrize("kind", ["file", "postgres"])
+def test_a_rollback_after_which_another_process_builds_at_once_is_done_and_leaves_nothing_behind(
+    request: pytest.FixtureRequest,
+    log: ms.Log,
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    fails: bool,
 ) -> None:
-    path = str(tmp_path / "read.db")
+    path = into_of(request, kind, tmp_path)
+    assert path is not None
     with make(log, Scores, path) as app:
         app.query(GetScores(), after=log.head)
         app.rebuild(Scores)
@@ -218,11 +228,13 @@ def test_a_rollback_after_which_another_process_builds_at_once_is_done_and_leave
         assert app.query(GetScores(), after=log.head) == {"p0": 10, "p1": 10, "p2": 10}
         (model,) = app.read_models()
         assert [(each.number, each.state) for each in model.versions] == [(3, "previous"), (4, "live")]
-    assert sorted(file.name for file in tmp_path.glob("read*.db")) == [
-        "read.Scores.3.db",
-        "read.Scores.4.db",
-        "read.db",
-    ]
+    if kind == "file":
+        left = sorted(file.name for file in tmp_path.glob("read*.db"))
+        assert left == ["read.Scores.3.db", "read.Scores.4.db", "read.db"]
+    else:
+        with psycopg.connect(path) as connection:
+            found = connection.execute("select nspname from pg_namespace where nspname like '%scores%' order by 1")
+            assert [name for (name,) in found] == ["public_scores_3", "public_scores_4"]
 
 
 def test_it_is_told_at_once_how_far_the_version_is_that_answers_from_now_on(log: ms.Log, path: str | None) -> None:
