@@ -10,9 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
 import pytest
+from kept import into_of
 
 import millstream as ms
+from millstream.cqrs import building
 
 
 class Scored(ms.Event, type="VersionScored"):
@@ -26,7 +29,8 @@ class Scores(ms.Projection):
     @ms.on
     def scored(self, event: Scored, db: ms.Database) -> None:
         db.execute(
-            "insert into scores values (?, ?) on conflict do update set points = points + excluded.points",
+            "insert into scores values (?, ?) on conflict (player)"
+            " do update set points = scores.points + excluded.points",
             (event.player, event.points),
         )
 
@@ -173,6 +177,64 @@ def test_a_rollback_brings_the_version_before_back_and_it_goes_on(log: ms.Log, p
         assert app.query(GetScores(), after=receipt) == {"p0": 11, "p1": 10, "p2": 10}
         with pytest.raises(ms.NotFound, match="no version to go back to"):
             make(log, type("Other", (Scores,), {"schema": "create table other (n)"}), path).rollback("Other")
+
+
+def test_a_rollback_while_another_version_is_built_leaves_one_that_answers(log: ms.Log, path: str | None) -> None:
+    with make(log, Scores, path) as app:
+        app.query(GetScores(), after=log.head)
+        app.rebuild(Scores)
+        rolled: list[int] = []
+
+        def roll_back(progress: Any) -> None:
+            if not rolled:
+                rolled.append(app.rollback(Scores).number)
+
+        made = app.rebuild(Scores, progress=roll_back)
+        assert rolled == [1]
+        (model,) = app.read_models()
+        assert [(each.number, each.state) for each in model.versions] == [(1, "previous"), (made.number, "live")]
+        assert app.query(GetScores(), after=log.head) == {"p0": 10, "p1": 10, "p2": 10}
+        assert app.rollback(Scores).number == 1
+        assert app.query(GetScores(), after=log.head) == {"p0": 10, "p1": 10, "p2": 10}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("kind", ["file", "postgres"])
+def test_a_rollback_after_which_another_process_builds_at_once_is_done_and_leaves_nothing_behind(
+    request: pytest.FixtureRequest,
+    log: ms.Log,
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    fails: bool,
+) -> None:
+    path = into_of(request, kind, tmp_path)
+    assert path is not None
+    with make(log, Scores, path) as app:
+        app.query(GetScores(), after=log.head)
+        app.rebuild(Scores)
+        fence = building.fence
+
+        def late(*given: Any) -> None:
+            monkeypatch.setattr(building, "fence", fence)
+            for _ in range(2):
+                make(log, Scores, path).rebuild(Scores)  # another process, as it were; the second removes the first
+            if fails:  # as when a file is opened while it is removed
+                raise ms.StorageError("disk I/O error")
+            fence(*given)
+
+        monkeypatch.setattr(building, "fence", late)
+        assert app.rollback(Scores).number == 1
+        assert app.query(GetScores(), after=log.head) == {"p0": 10, "p1": 10, "p2": 10}
+        (model,) = app.read_models()
+        assert [(each.number, each.state) for each in model.versions] == [(3, "previous"), (4, "live")]
+    if kind == "file":
+        left = sorted(file.name for file in tmp_path.glob("read*.db"))
+        assert left == ["read.Scores.3.db", "read.Scores.4.db", "read.db"]
+    else:
+        with psycopg.connect(path) as connection:
+            found = connection.execute("select nspname from pg_namespace where nspname like '%scores%' order by 1")
+            assert [name for (name,) in found] == ["public_scores_3", "public_scores_4"]
 
 
 def test_it_is_told_at_once_how_far_the_version_is_that_answers_from_now_on(log: ms.Log, path: str | None) -> None:

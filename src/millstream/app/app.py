@@ -15,7 +15,6 @@ from typing import Any, Self, TypeVar, overload
 from ..cqrs.errors import DuplicateHandler
 from ..cqrs.follower import Follower
 from ..cqrs.inline import InlineProjection
-from ..cqrs.lease import Leases
 from ..cqrs.live import LiveModel
 from ..cqrs.lockstep import keep_apart
 from ..cqrs.outbox import Outbox
@@ -47,8 +46,9 @@ class App(WriteSide, ReadSide):
     """Commands, queries, projections, captures and flows on one log.
 
     Inline projections are level with the log, and the tables of all of them exist, when this returns. The
-    workers of asynchronous projections, captures and flows run between `start` and `stop`, here or in another
-    process: of several, the last to start a projection keeps it.
+    workers of asynchronous projections, processes, outboxes, captures and flows run between `start` and `stop`, here or
+    in another process. Of several that run a projection, a process or an outbox, one keeps it, and the others stand by;
+    a capture or a flow is kept by the last to start it.
 
     Args:
         log: The log.
@@ -130,7 +130,7 @@ class App(WriteSide, ReadSide):
         _check_names("flows", live, "Give each once; name one: .to(stream, type=…, name='…')")
         self._placements = _distinct(projections)
         keep_apart(self._placements)
-        leases = self._leases = Leases(log)
+        leases = self._leases
         moved = self._moved = threading.Condition()
         watch = self._watch = Watch(log, moved)
         self._inline = [InlineProjection(log, p) for p in projections if p.inline]
@@ -176,8 +176,7 @@ class App(WriteSide, ReadSide):
         """In a forked child: the workers, and all threads, are in the parent, which goes on; locks may be left held."""
         self._moved.__init__()  # type: ignore[misc]  # all that look after read models have this one
         self._ended = threading.Event()
-        self._begin()
-        self._leases.begin()
+        super()._forked()
         self._watch.begin()
         self._queries.forked()
         for follower in self._followers.values():
@@ -372,7 +371,7 @@ class App(WriteSide, ReadSide):
                 self.stop()
 
     def status(self) -> list[WorkerStatus]:
-        """How each projection, capture and flow is."""
+        """How each projection, process, outbox, capture and flow is."""
         head = self.log.head
         found = []
         for inline in self._inline:
@@ -392,14 +391,14 @@ class App(WriteSide, ReadSide):
                 found.append(WorkerStatus(name, "projection", state, 0, error, at, max(0, head - at)))
         for worker in self._workers:
             follower = self._keeping.get(worker.name) if worker.kind == "projection" else None
-            reached = follower.position() if follower is not None else None
+            held = follower or self._writer(worker)
+            reached = held.position() if held is not None else None
             if worker.kind == "flow" and worker.name in self._flows:
                 reached = self._flows[worker.name].position(self.log)
-            elif reached is None:
-                reached = self._write_position(worker)
             state = worker.state
-            if follower is not None and state is State.RUNNING:
-                state = State(follower.mode) if follower.failure is None else State.FAILED
+            if held is not None and state is State.RUNNING:
+                failed = follower is not None and follower.failure is not None
+                state = State.FAILED if failed else State(held.mode)
             backlog = self._backlog(worker)
             error = worker.describe() or (str(follower.failure) if follower and follower.failure else None)
             found.append(

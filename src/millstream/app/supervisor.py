@@ -111,9 +111,9 @@ class Worker:
     """Keeps one piece of background work going in a thread of its own.
 
     A crash is followed by a new start, after pauses that grow from 0.1 s to 30 s. Each is told to the logger
-    ``millstream.workers``, as is what ends the work. What another start would
-    not change ends it: being fenced by another worker, a handler of a projection that fails, a flow that asks
-    for a column that is not there.
+    ``millstream.workers``, as is what ends the work. What another start would not change ends it: being fenced by
+    another worker where no lease tells who is next, a handler of a projection that fails, a flow that asks for a column
+    that is not there.
 
     Args:
         work: Works until its event is set.

@@ -24,6 +24,7 @@ from ..cqrs.errors import DuplicateHandler
 from ..cqrs.execution import Execution, Middleware, Outcome
 from ..cqrs.gathering import Gathering
 from ..cqrs.handling import Handler, Handlers
+from ..cqrs.lease import Leases
 from ..cqrs.outbox import Outbox
 from ..cqrs.process import Process
 from ..cqrs.reactor import Reactor
@@ -63,13 +64,21 @@ class WriteSide:
         self._handlers = Handlers(log, aggregates, self._services)
         self._execution = Execution(log, aggregates, self._handlers)
         self._begin()
-        self._reactors = _by_name("process", [Reactor(log, each, self._by_process) for each in processes])
-        self._deliveries = _by_name("outbox", [Delivery(log, each) for each in outboxes])
+        leases = self._leases = Leases(log)
+        self._reactors = _by_name("process", [Reactor(log, each, self._by_process, leases) for each in processes])
+        self._deliveries = _by_name("outbox", [Delivery(log, each, leases) for each in outboxes])
         if not log.store.readonly:
             for reactor in self._reactors.values():
                 reactor.prepare()
             for delivery in self._deliveries.values():
                 delivery.prepare()
+
+    def _forked(self) -> None:
+        """In a forked child: the workers are in the parent, which goes on."""
+        self._begin()
+        self._leases.begin()
+        for each in (*self._reactors.values(), *self._deliveries.values()):
+            each.forked()
 
     def _begin(self) -> None:
         """Have no threads yet: also in a forked child, where those of the parent are not."""
@@ -362,11 +371,11 @@ class WriteSide:
             for name, each in self._deliveries.items()
         ]
 
-    def _write_position(self, worker: Worker) -> int | None:
-        """How far a process or an outbox has come; None for other workers."""
+    def _writer(self, worker: Worker) -> Reactor | Delivery | None:
+        """What a worker of a process or an outbox runs; None for other workers."""
         if worker.kind == "process":
-            return self._reactors[worker.name].position()
-        return self._deliveries[worker.name].position() if worker.kind == "outbox" else None
+            return self._reactors[worker.name]
+        return self._deliveries[worker.name] if worker.kind == "outbox" else None
 
     def _backlog(self, worker: Worker) -> Backlog | None:
         """What is still to be sent of an outbox; None for other workers."""

@@ -184,6 +184,7 @@ class Build:
             dropped.clear()
             done.clear()
             known.clear()
+            db.make_alone()  # of two that have another one answer at once, one sees what the other has done
             # From here on who keeps the old one is fenced: it cannot come further than what was seen.
             if not old.place and _taken(db, self._placement) > seen:
                 done.append(False)
@@ -191,6 +192,9 @@ class Build:
             there = versions.all_of(db, old.name)
             if new.number not in [each.number for each in there]:
                 raise ConsumerFenced(self._placement.consumer)  # another has begun the same anew
+            done.append(versions.swap(db, old, new, withdrawn=False))
+            if not done[-1]:
+                return  # yet another one answers by now, which is to be caught up with first
             for each in there:
                 if each.state is VersionState.PREVIOUS:
                     known.append(each)
@@ -200,15 +204,12 @@ class Build:
                         dropped.append(each)
                     else:
                         versions.drop_aside(db, each)
-            done.append(versions.swap(db, old, new, withdrawn=False))
 
         self._home.target.transact(work)
         if not done[-1]:
             return None
-        fence(self._home, self._placement, old)
-        if self._placement.performs:
-            # From here on it is known which of the events since the build began the others have seen to.
-            hand_over(self._home, self._placement, [old, *known], new)
+        # From here on it is known which of the events since the build began the others have seen to.
+        _turned(self._home, self._placement, old, new, known, dropped)
         for each in dropped:
             self._home.remove(each.place)
         return msgspec.structs.replace(new, state=VersionState.LIVE)
@@ -250,8 +251,36 @@ def fence(home: Home, placement: Placement, version: Version) -> None:
     def work(db: Database) -> None:
         _taken(db, placement)
 
-    if version.place:
-        home.at(version.place).transact(work)
+    if version.place and there(target := home.at(version.place)):
+        target.transact(work)
+
+
+def _turned(
+    home: Home,
+    placement: Placement,
+    old: Version,
+    new: Version,
+    before: Sequence[Version],
+    dropped: Sequence[Version] = (),
+) -> None:
+    """Fence whoever keeps the version that has answered until now, and hand its effects over.
+
+    Another process may have put yet another one in the place of the new one, and removed what this is about. Then there
+    is nothing left to do here, or whoever is next does it, as after a kill.
+
+    Args:
+        before: Others that may have seen to effects.
+        dropped: Those of them that are to be removed here.
+    """
+    try:
+        fence(home, placement, old)
+        if placement.performs:
+            hand_over(home, placement, [old, *before], new)
+    except StorageError:
+        with home.target.reading() as db:
+            known = {each.number for each in versions.all_of(db, placement.name)}
+        if known >= {each.number for each in (old, new, *before)} - {each.number for each in dropped}:
+            raise
 
 
 def hand_over(home: Home, placement: Placement, before: Sequence[Version], version: Version) -> None:
@@ -290,6 +319,7 @@ def roll_back(home: Home, placement: Placement) -> Version:
 
     def work(db: Database) -> None:
         found.clear()
+        db.make_alone()
         live = versions.live_of(db, placement.name)
         previous = versions.previous_of(db, placement.name)
         assert live is not None
@@ -299,9 +329,7 @@ def roll_back(home: Home, placement: Placement) -> Version:
             found.extend((live, msgspec.structs.replace(previous, state=VersionState.LIVE)))
 
     home.target.transact(work)
-    fence(home, placement, found[0])
-    if placement.performs:
-        hand_over(home, placement, _previous(home, placement), found[1])
+    _turned(home, placement, found[0], found[1], _previous(home, placement))
     return found[1]
 
 

@@ -8,7 +8,6 @@ the checkpoint moves with them.
 from __future__ import annotations
 
 import random
-import threading
 import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +18,7 @@ from ..errors import ConsumerFenced, NotFound, SinkUnavailable
 from ..log.checkpoints import Checkpoint, advance, peek, reached, take
 from ..time import now_micros
 from .errors import in_words
+from .holding import Held, Turn
 from .outbox import POSTED, Message, Outbox, stream_of
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..log import Log, Recorded
     from ..storage.base import Receipt
     from ..storage.database import Database
+    from .lease import Leases, Stop
 
 TABLE = "millstream_outbox"
 TABLES = {
@@ -166,10 +167,15 @@ def _consumer(outbox: str) -> str:
     return f"outbox:{outbox}"
 
 
-class Delivery:
-    """Sends an outbox's messages, in the thread that calls `run`."""
+class Delivery(Held):
+    """Sends an outbox's messages, in the thread that calls `run`.
 
-    def __init__(self, log: Log, outbox: Outbox) -> None:
+    One holder at a time, by a lease in the log's database, and by the epoch of the checkpoint, which each new holder
+    raises. What was sent is not rolled back: so no message is begun that might be another holder's by now.
+    """
+
+    def __init__(self, log: Log, outbox: Outbox, leases: Leases) -> None:
+        super().__init__(leases, _consumer(outbox.name))
         self.outbox = outbox
         self.name = outbox.name
         self._log = log
@@ -180,7 +186,12 @@ class Delivery:
     @property
     def consumer(self) -> str:
         """The name of its checkpoint."""
-        return _consumer(self.name)
+        return self._held_as
+
+    def forked(self) -> None:
+        """In a forked child: the worker is in the parent, which goes on."""
+        super().forked()
+        self.is_outside = False
 
     def prepare(self) -> None:
         """Make its table, so that who looks finds it."""
@@ -198,12 +209,11 @@ class Delivery:
         """What is still to be sent; whichever process sends it."""
         return backlog(self._log, self.name)
 
-    def run(self, stop: threading.Event) -> None:
-        """Send until ``stop`` is set.
+    def run(self, stop: Stop) -> None:
+        """Send until ``stop`` is set, whenever nobody else does."""
+        super().run(stop)
 
-        Raises:
-            ConsumerFenced: Another worker has taken over.
-        """
+    def _work(self, turn: Turn) -> None:
         held: list[Checkpoint] = []
 
         def work(db: Database, receipt: Receipt) -> None:
@@ -213,9 +223,9 @@ class Delivery:
         self._log.commit(work=work)
         self._checkpoint = held[-1]
         written = time.monotonic()
-        while not stop.is_set():
+        while not turn.is_set():
             head = self._log.head
-            worked = self._again(stop) | self._forth(head, stop)
+            worked = self._again(turn) | self._forth(head, turn)
             if worked:
                 written = time.monotonic()
             elif head > self._checkpoint.position and time.monotonic() - written >= _QUIET:
@@ -226,7 +236,7 @@ class Delivery:
 
     # --- what is new ----------------------------------------------------------------------------------
 
-    def _forth(self, head: int, stop: threading.Event) -> bool:
+    def _forth(self, head: int, turn: Turn) -> bool:
         """Send what has come up to a position; whether there was anything."""
         events = self._log.read(
             stream_of(self.name), types=[POSTED], after=self._checkpoint.position, until_position=head + 1
@@ -239,6 +249,8 @@ class Delivery:
         reached = self._checkpoint.position
         until = time.monotonic() + _LONGEST
         for recorded in piece:
+            if not turn.lease.is_ours():
+                break
             key = recorded.data["key"]
             if key and key in held:
                 aside.append((self.name, recorded.position, key, "waiting", 0, 0, ""))
@@ -248,13 +260,13 @@ class Delivery:
                 except SinkUnavailable as unavailable:
                     if reached > self._checkpoint.position:
                         self._note(aside, reached)
-                    self._pause(stop, unavailable)
+                    self._pause(turn, unavailable)
                     return True
                 if error:
                     aside.append((self.name, recorded.position, key, *self._next(1), error))
                     held.add(key)
             reached = recorded.position
-            if stop.is_set() or time.monotonic() > until:
+            if turn.is_set() or time.monotonic() > until:
                 break
         self._note(aside, reached)
         return True
@@ -288,10 +300,10 @@ class Delivery:
         pause = min(_FIRST_PAUSE * 2.0 ** min(attempts - 1, 20), _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
         return "retry", attempts, now_micros() + int(pause * 1e6)
 
-    def _pause(self, stop: threading.Event, unavailable: SinkUnavailable) -> None:
+    def _pause(self, turn: Turn, unavailable: SinkUnavailable) -> None:
         self._failures += 1
         pause = min(_FIRST_PAUSE * 2.0 ** min(self._failures - 1, 20), _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
-        stop.wait(max(pause, min(unavailable.after or 0.0, 600.0)))
+        turn.wait(max(pause, min(unavailable.after or 0.0, 600.0)))
 
     def _note(self, aside: list[tuple[Any, ...]], position: int) -> None:
         moved: list[Checkpoint] = []
@@ -306,7 +318,7 @@ class Delivery:
 
     # --- what waits aside -----------------------------------------------------------------------------
 
-    def _again(self, stop: threading.Event) -> bool:
+    def _again(self, turn: Turn) -> bool:
         """Try what is due of the messages aside: of each key, the first; whether anything was."""
         waiting = unsent(self._log, self.name)
         if not waiting:
@@ -317,16 +329,18 @@ class Delivery:
         for each in waiting:
             first = not each.key or each.key not in seen
             seen.add(each.key)
-            if stop.is_set() or not first or not (each.state == "waiting" or each.position in due):
+            if turn.is_set() or not first or not (each.state == "waiting" or each.position in due):
                 continue
             recorded = next(self._log.read(since_position=each.position, until_position=each.position + 1), None)
             if recorded is None:  # trimmed: there is nothing left to send
                 self._after(each, "")
                 continue
+            if not turn.lease.is_ours():
+                break
             try:
                 error = self._try(recorded)
             except SinkUnavailable as unavailable:
-                self._pause(stop, unavailable)
+                self._pause(turn, unavailable)
                 return True
             self._after(each, error)
             if not error:
@@ -345,7 +359,7 @@ class Delivery:
     def _after(self, each: Unsent, error: str) -> None:
         def work(db: Database, receipt: Receipt) -> None:
             if peek(db, self.consumer) != self._checkpoint:
-                raise ConsumerFenced(self.consumer)
+                raise ConsumerFenced(self.consumer)  # another process has taken over
             it = (each.outbox, each.position)
             if error:
                 db.execute(

@@ -16,7 +16,7 @@ from ..personal import plain_text
 from ..storage.database import Database
 from ..storage.sqlite.database import MEMORY
 from . import failures
-from .places import Target
+from .places import OnServer, Target
 from .projection import Placement
 
 TABLE = "millstream_effects"
@@ -205,5 +205,7 @@ def is_unsettled(target: Target, placement: Placement) -> bool:
 
 def there(target: Target) -> bool:
     """Whether a version's database is there: to write to it would make it."""
+    if isinstance(target, OnServer):
+        return target.is_there()
     path = getattr(target, "path", "")
     return not path or path.startswith(MEMORY) or os.path.exists(path)

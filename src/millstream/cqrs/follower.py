@@ -17,7 +17,7 @@ from . import effects, failures, versions
 from .building import NEVER, Build, Progress, roll_back
 from .errors import ForeignReadModel, ProjectionFailed, ReadModelChanged
 from .failures import FailureState
-from .holding import CHECK, Mode, Until
+from .holding import CHECK, Held, Mode, Until
 from .homes import Home, Spot
 from .keeping import Keeper
 from .lease import Lease, Leases, Stop
@@ -37,7 +37,7 @@ _LONGEST = 3600.0
 """The longest wait, in seconds, before another look: what a thread can wait for is limited."""
 
 
-class Follower:
+class Follower(Held):
     """Keeps an asynchronous projection, in the thread that calls `run`.
 
     One holder at a time, by a lease in the log's database, and by the epoch of the checkpoint, which each new holder
@@ -49,21 +49,19 @@ class Follower:
 
     Attributes:
         failure: Why the projection has stopped, if a handler raised or its tables do not fit.
-        mode: What the worker does.
     """
 
     def __init__(
         self, log: Log, placement: Placement, leases: Leases, moved: threading.Condition, watch: Watch
     ) -> None:
+        super().__init__(leases, placement.kept_as)
         self.placement = placement
         self.failure: MillstreamError | None = None
-        self.mode = Mode.RUNNING
         self.home = Home(log, placement.name, placement.path)
         self._has_room = self.home.has_room
         self.made_by = versions.fingerprint(placement.projection)
         self.building: Progress | None = None
         self._log = log
-        self._leases = leases
         self._moved = moved
         self._watch = watch
         self._seen = 0
@@ -198,27 +196,24 @@ class Follower:
             ProjectionFailed: A handler raised. All before that event is kept.
             ReadModelChanged, ForeignReadModel: The tables do not fit the projection, or the log.
         """
-        while not stop.is_set():
-            # What no other process sees, each keeps for itself.
-            lease = (
-                self._leases.acquire(self.placement.kept_as, stop, self._waits)
-                if self.home.is_shared
-                else Lease(self.placement.kept_as)
-            )
-            if lease is None:
-                return
-            try:
-                while self._hold_once(stop, lease):
-                    pass
-            except (ProjectionFailed, ReadModelChanged, ForeignReadModel, Trimmed) as error:
-                self.failure = error
-                raise
-            finally:
-                with self._moved:
-                    self._running = False
-                    self._moved.notify_all()
-                self._wait_for_effects()
-                self._leases.release(lease)
+        super().run(stop)
+
+    def _acquire(self, stop: Stop) -> Lease | None:
+        # What no other process sees, each keeps for itself.
+        return super()._acquire(stop) if self.home.is_shared else Lease(self.placement.kept_as)
+
+    def _while_held(self, stop: Stop, lease: Lease) -> None:
+        try:
+            while self._hold_once(stop, lease):
+                pass
+        except (ProjectionFailed, ReadModelChanged, ForeignReadModel, Trimmed) as error:
+            self.failure = error
+            raise
+        finally:
+            with self._moved:
+                self._running = False
+                self._moved.notify_all()
+            self._wait_for_effects()
 
     def _hold_once(self, stop: Stop, lease: Lease) -> bool:
         """Hold it until something changes; whether it is to be held on to.
@@ -247,9 +242,6 @@ class Follower:
                 self._performer.wait()
             finally:
                 self.is_outside = False
-
-    def _waits(self, paused: bool) -> None:
-        self.mode = Mode.PAUSED if paused else Mode.STANDBY
 
     def _hold(self, stop: Stop, lease: Lease) -> None:
         self._again.clear()
@@ -303,9 +295,9 @@ class Follower:
 
     def forked(self) -> None:
         """In a forked child: the worker is in the parent, which goes on."""
+        super().forked()
         self._running = self.is_outside = False
         self._performer = self.building = None
-        self.mode = Mode.RUNNING
         self.home.fork()
 
     def fill(self) -> None:

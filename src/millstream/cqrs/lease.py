@@ -1,9 +1,9 @@
-"""Leases: of several processes that could keep a projection, one does, and another takes over when that one is gone.
+"""Leases: of several processes that could do some work, one does, and another takes over when that one is gone.
 
 A lease is a row in the log's own database. Its holder raises its *beat* once a second; whoever wants it looks whether
 the beat stands still, by a clock of its own: no two machines' clocks are compared. A lease alone is no proof, for a
-holder may have been paused while it was taken over. The epoch of the projection's checkpoint is: each new holder raises
-it, and the one before meets that at its next commit.
+holder may have been paused while it was taken over. The epoch of the work's checkpoint is: each new holder raises
+it, and the one before meets that at its next commit. What no commit takes back asks `Lease.is_ours` before.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -44,6 +44,9 @@ _HOLDER = re.compile(r"[^/]*/[^/]*/\d+/[^/]*/[0-9a-f]{12}")
 _LOOK = 0.2
 """How often, in seconds, whoever waits for a lease looks at it."""
 
+_SURE = 2.0
+"""For so many seconds after a beat, less than it takes to be taken for dead, a holder knows that it is one."""
+
 
 class Stop(Protocol):
     """Says that work is to end."""
@@ -63,16 +66,34 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Lease:
-    """A lease that is held, for as long as ``lost`` is not set."""
+    """A lease that is held, for as long as ``lost`` is not set.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        show: Shows in the log that its holder lives, or finds that it is lost; None for one that stands in no log.
+
+    Attributes:
+        shown: When it began to be shown last, by `clock`.
+    """
+
+    def __init__(self, name: str, show: Callable[[Lease], None] | None = None) -> None:
         self.name = name
         self.lost = threading.Event()
         self.paused = False
+        self.shown = clock()
+        self._show = show
+
+    def is_ours(self) -> bool:
+        """Whether it is held, and will be for a second: to be asked before what cannot be rolled back.
+
+        Nobody can have taken it so soon after a beat. One who was paused for longer shows itself first.
+        """
+        if self._show is not None and not self.lost.is_set() and clock() - self.shown >= _SURE:
+            self._show(self)
+        return not self.lost.is_set()
 
 
 class Leases:
-    """The leases that this process holds on a log's projections, and wants.
+    """The leases that this process holds in a log, and wants: on projections, processes and outboxes.
 
     Attributes:
         holder: Stands for this process, and for no other one.
@@ -88,7 +109,6 @@ class Leases:
         self._held: dict[str, Lease] = {}
         self._mutex = threading.Lock()
         self._beating: threading.Thread | None = None
-        self._alive = 0.0
 
     def row(self, name: str) -> Row | None:
         """A lease as it is written now."""
@@ -121,12 +141,13 @@ class Leases:
             else:
                 free = time.monotonic() - since >= EXPIRES
             if (row is None or not row.paused) and free:
+                began = clock()
                 try:
                     taken = self._take(name, row)
                 except ReadOnlyLog:
                     return Lease(name)  # who may not write here keeps what lies elsewhere, fenced by its epoch alone
                 if taken:
-                    return self._hold(name)
+                    return self._hold(name, began)
             else:
                 tell(row is not None and bool(row.paused))
             stop.wait(_LOOK)
@@ -154,11 +175,11 @@ class Leases:
         self._log.commit(work=work)
         return done[-1]
 
-    def _hold(self, name: str) -> Lease:
-        lease = Lease(name)
+    def _hold(self, name: str, began: float) -> Lease:
+        lease = Lease(name, lambda lease: self._show([lease]))
+        lease.shown = began
         with self._mutex:
             self._held[name] = lease
-            self._alive = time.monotonic()
             if self._beating is None or not self._beating.is_alive():
                 self._beating = threading.Thread(target=self._beat, name="millstream-leases", daemon=True)
                 self._beating.start()
@@ -181,7 +202,7 @@ class Leases:
             self._log.commit(work=work)
 
     def pause(self, name: str, paused: bool) -> None:
-        """Have nobody keep a projection, or have it kept again. Whoever holds it lets go within a second or two."""
+        """Have nobody hold a lease, or have it held again. Whoever holds it lets go within a second or two."""
 
         def work(db: Database, receipt: Receipt) -> None:
             db.ensure_table(TABLE, TABLES[TABLE])
@@ -203,24 +224,28 @@ class Leases:
         while True:
             time.sleep(BEAT)
             with self._mutex:
-                held = dict(self._held)
+                held = list(self._held.values())
                 if not held:
                     self._beating = None
                     return
-            began = time.monotonic()
-            ours: dict[str, bool] | None
             try:
-                ours = self._beaten(list(held))
+                self._show(held)
             except StorageError:
-                ours = None if time.monotonic() - self._alive < EXPIRES else {}
-            if ours is None:
-                continue  # the log is busy: there is time for another try
-            if ours:
-                self._alive = began
-            for name, lease in held.items():
-                if ours.get(name) is not False:
-                    lease.paused = name in ours
-                    lease.lost.set()
+                for lease in held:
+                    if clock() - lease.shown >= EXPIRES:
+                        lease.lost.set()
+                # The others have time for another try: the log may be busy.
+
+    def _show(self, held: Sequence[Lease]) -> None:
+        """Show that the holder of leases lives; of each that is its own no more, say so."""
+        began = clock()
+        ours = self._beaten([lease.name for lease in held])
+        for lease in held:
+            if ours.get(lease.name) is False:
+                lease.shown = max(lease.shown, began)
+            else:
+                lease.paused = lease.name in ours
+                lease.lost.set()
 
     def _beaten(self, names: list[str]) -> dict[str, bool]:
         """Raise the beats; of those that are still ours, whether they are paused."""
@@ -245,6 +270,11 @@ def _row(db: Database, name: str) -> Row | None:
     return Row(**row) if row else None
 
 
+def clock() -> float:
+    """The seconds since some moment, with those for which the machine slept, where it knows them."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 def _holder() -> str:
     return f"{socket.gethostname()}/{_boot()}/{os.getpid()}/{_started(os.getpid())}/{uuid.uuid4().hex[:12]}"
 
@@ -257,7 +287,8 @@ def is_holder(text: str) -> bool:
 def is_dead(holder: str) -> bool:
     """Whether a holder is a process of this machine that has ended; its successor need not wait then.
 
-    A mistake would cost nothing but a change of hands: the epoch fences whoever is taken for dead and is not.
+    A mistake would cost a change of hands, and messages to the outside that are sent twice: the epoch fences whoever is
+    taken for dead and is not.
     """
     parts = holder.split("/")
     if os.name != "posix" or len(parts) != 5 or parts[0] != socket.gethostname() or parts[1] != _boot():
@@ -272,9 +303,18 @@ def is_dead(holder: str) -> bool:
 
 
 def _boot() -> str:
+    """What tells where numbers of processes mean the same: of one start of a machine, and of one container."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
+            return file.read().strip() + _namespace()
+    except OSError:
+        return ""
+
+
+def _namespace() -> str:
+    """What tells containers apart, which may have the name of their machine."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
 

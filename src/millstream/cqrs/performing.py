@@ -117,7 +117,7 @@ class Performer:
         until = time.monotonic() + _LONGEST
         try:
             for effect, target in found:
-                if self._is_over():
+                if self._is_over() or not self._lease.is_ours():
                     break
                 self._perform(effect)
                 self._done.append((effect, target))

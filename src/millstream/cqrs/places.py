@@ -136,6 +136,11 @@ class OnServer:
         with self._server.lend([self.schema]) as db, db.transaction():
             work(db)
 
+    def is_there(self) -> bool:
+        """Whether the schema has been made."""
+        with self.reading() as db:
+            return db.one("select 1 as one from pg_namespace where nspname = ?", (self.schema,)) is not None
+
     def reading(self) -> AbstractContextManager[Database]:
         """A connection to read with."""
         return self._server.lend([self.schema])

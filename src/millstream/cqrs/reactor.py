@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -14,6 +13,7 @@ import msgspec
 from ..conversion import ready
 from ..errors import (
     ConstraintViolated,
+    ConsumerFenced,
     DatabaseError,
     IdReused,
     MillstreamError,
@@ -29,6 +29,8 @@ from ..storage.base import Receipt, StagedAppend
 from ..storage.database import Database
 from . import timers
 from .errors import ProcessFailed, UnknownCommand, in_words
+from .holding import Held, Turn
+from .lease import Leases, Stop
 from .outbox import staged_message
 from .process import REACTED, CommandRejected, Process, Reaction, Sent
 
@@ -48,10 +50,15 @@ Execute = Callable[[str, dict[str, Any], str, str], Receipt]
 """Has a command executed: its name, its fields, its id, its correlation."""
 
 
-class Reactor:
-    """Keeps the processes of one class going, in the thread that calls `run`."""
+class Reactor(Held):
+    """Keeps the processes of one class going, in the thread that calls `run`.
 
-    def __init__(self, log: Log, process: type[Process], execute: Execute) -> None:
+    One holder at a time, by a lease in the log's database, and by the epochs of its checkpoints, which each new holder
+    raises.
+    """
+
+    def __init__(self, log: Log, process: type[Process], execute: Execute, leases: Leases) -> None:
+        super().__init__(leases, f"process:{process.name}")
         self.process = process
         self.name = process.name
         self._types = tuple(process._handlers())
@@ -65,7 +72,7 @@ class Reactor:
     @property
     def consumer(self) -> str:
         """The name of the checkpoint of its reactions."""
-        return f"process:{self.name}"
+        return self._held_as
 
     def prepare(self) -> None:
         """Have a process that is new to the log begin here."""
@@ -91,13 +98,15 @@ class Reactor:
         with self._log.connect() as db:
             return reached(db, self.consumer)
 
-    def run(self, stop: threading.Event) -> None:
-        """React, send and fire until ``stop`` is set.
+    def run(self, stop: Stop) -> None:
+        """React, send and fire until ``stop`` is set, whenever nobody else does.
 
         Raises:
-            ConsumerFenced: Another worker has taken over.
             ProcessFailed: A handler raised, or a command has no handler.
         """
+        super().run(stop)
+
+    def _work(self, turn: Turn) -> None:
         self.prepare()
         held: list[Checkpoint] = []
 
@@ -108,11 +117,11 @@ class Reactor:
         self._reacted, self._sent = held
         self._known.clear()
         written = time.monotonic()
-        while not stop.is_set():
+        while not turn.is_set():
             head = self._log.head
-            worked = self._react(head, stop)
-            worked |= self._send(stop)
-            worked |= timers.fire(self._log, self.name) > 0
+            worked = self._react(head, turn)
+            worked |= self._send(turn)
+            worked |= timers.fire(self._log, self.name, self._check) > 0
             if worked:
                 written = time.monotonic()
             elif head > self._reacted.position and time.monotonic() - written >= _QUIET:
@@ -123,15 +132,20 @@ class Reactor:
 
     @property
     def _sending(self) -> str:
-        return f"process:{self.name}:commands"
+        return f"{self.consumer}:commands"
+
+    def _check(self, db: Database) -> None:
+        """Raise `ConsumerFenced` when another process has taken over."""
+        if peek(db, self.consumer) != self._reacted:
+            raise ConsumerFenced(self.consumer)
 
     # --- reactions ------------------------------------------------------------------------------------
 
-    def _react(self, head: int, stop: threading.Event) -> bool:
+    def _react(self, head: int, turn: Turn) -> bool:
         """React to what has come up to a position; whether there was anything."""
         any_done = False
         events = self._log.read(types=self._types, after=self._reacted.position, until_position=head + 1)
-        while not stop.is_set() and (piece := list(islice(events, _PIECES))):
+        while not turn.is_set() and (piece := list(islice(events, _PIECES))):
             appends: list[StagedAppend] = []
             works: list[Callable[[Database], None]] = []
             done = self._reacted.position
@@ -232,12 +246,12 @@ class Reactor:
 
     # --- commands -------------------------------------------------------------------------------------
 
-    def _send(self, stop: threading.Event) -> bool:
+    def _send(self, turn: Turn) -> bool:
         """Send the commands of reactions that are on disk; whether there were any."""
         reached = self._sent.position
         try:
             for recorded in self._log.read(f"{self._prefix}*", types=[REACTED], after=reached):
-                if stop.is_set():
+                if turn.is_set():
                     break
                 reaction = msgspec.convert(recorded.data, ready(Reaction))
                 correlation = recorded.correlation or ""

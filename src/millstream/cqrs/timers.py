@@ -48,11 +48,14 @@ def drop(db: Database, process: str, timers: Iterable[tuple[str, int]]) -> None:
     )
 
 
-def fire(log: Log, process: str) -> int:
+def fire(log: Log, process: str, check: Callable[[Database], None]) -> int:
     """Append the events of timers that are due, in the order of their times; each in the commit that ends its timer.
 
     One whose event is refused (its stream was closed, an inline projection rejects it) is set aside with the reason:
     among the failures, under `aside` of its id. The next one fires.
+
+    Args:
+        check: Called in each commit; raises when it is for another process to fire them.
 
     Returns:
         How many.
@@ -73,11 +76,11 @@ def fire(log: Log, process: str) -> int:
             metadata={"timer": row["id"], "correlation": row["correlation"], "causation": row["id"]},
         )
         try:
-            log.commit([staged], work=_ended(row))
-        except ConsumerFenced:
-            continue  # another process was quicker, or it was cancelled
+            log.commit([staged], work=_ended(row, check))
+        except _Ended:
+            continue
         except (StreamClosed, Rejected, ConstraintViolated) as error:
-            _set_aside(log, row, str(error), now)
+            _set_aside(log, row, str(error), now, check)
         fired += 1
     return fired
 
@@ -87,23 +90,30 @@ def aside(id: str) -> str:
     return f"timer:{id}"
 
 
-def _set_aside(log: Log, row: dict[str, Any], reason: str, now: int) -> None:
+def _set_aside(log: Log, row: dict[str, Any], reason: str, now: int, check: Callable[[Database], None]) -> None:
     # Its id tells which reaction has set it: "stream:position.t0".
     position = int(row["id"].rpartition(":")[2].partition(".")[0])
     failure = Failure(aside(row["id"]), position, row["type"], row["stream"], FailureState.SKIPPED, reason, now)
-    with suppress(ConsumerFenced):
-        log.commit(work=_ended(row, lambda db: failures.note(db, failure)))
+    with suppress(_Ended):
+        log.commit(work=_ended(row, check, lambda db: failures.note(db, failure)))
         _LOG.warning("timer %s (%s) of process %s was set aside: %s", row["id"], row["type"], row["process"], reason)
 
 
-def _ended(row: dict[str, Any], more: Callable[[Database], None] = lambda db: None) -> Any:
+class _Ended(ConsumerFenced):
+    """A timer is not there any more: it was cancelled."""
+
+
+def _ended(
+    row: dict[str, Any], check: Callable[[Database], None], more: Callable[[Database], None] = lambda db: None
+) -> Any:
     def work(db: Database, receipt: Receipt) -> None:
+        check(db)
         done = db.execute(
             f"delete from {db.own(TABLE)} where process = ? and due = ? and id = ?",
             (row["process"], row["due"], row["id"]),
         ).rowcount
         if done != 1:
-            raise ConsumerFenced(row["id"])
+            raise _Ended(row["id"])
         more(db)
 
     return work
