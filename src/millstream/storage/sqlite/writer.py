@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
@@ -39,6 +40,10 @@ INLINE_LIMIT = 8_192
 """Bodies of one event up to so many bytes stand in the header's row."""
 _EVERYTHING = Scope()
 _NEVER = 1 << 62
+
+
+_LOOK = 0.01
+"""How often, in seconds, a writer looks at most whether its file is still in its place: it takes as long as a lock."""
 
 
 def _file_at(path: str) -> tuple[int, int] | None:
@@ -82,6 +87,7 @@ class Writer:
         self._path = path
         self._address = address
         self._file = None if address is None else _file_at(address)
+        self._looked = 0.0
         self._lock = lock
         self._names = names
         self._clock = clock
@@ -223,10 +229,13 @@ class Writer:
 
     def _check_place(self) -> None:
         """See that the file is still where it was: what is written to one without its name, nobody finds again."""
-        if self._address is None:
+        now = time.monotonic()
+        if self._address is None or now - self._looked < _LOOK:
             return
+        self._looked = now
         with suppress(OSError):
             if _file_at(self._address) != self._file:
+                self._looked = 0.0
                 raise StorageError(
                     f"{self._path} is no longer the file that was opened: that was moved, removed or replaced",
                     hint="Put it back, with the -wal beside it; or close this log, and open the one that is there",
