@@ -21,7 +21,7 @@ import pytest
 import millstream as ms
 import millstream.aio
 from millstream import errors
-from millstream.storage.sqlite import lock, writer
+from millstream.storage.sqlite import lock, whereabouts, writer
 from millstream.testing import FakeClock
 
 
@@ -742,7 +742,7 @@ def test_a_forked_child_that_goes_elsewhere_appends_to_the_same_log(tmp_path, mo
 
 @pytest.mark.parametrize("gone", ["moved", "removed", "replaced"])
 def test_an_append_to_a_file_that_is_no_longer_there_is_refused(path, gone, monkeypatch):
-    monkeypatch.setattr(writer, "_LOOK", 0.0)
+    monkeypatch.setattr(whereabouts, "_LOOK", 0.0)
     log = ms.open(path)
     log.append("s", ms.Plain("T", {"n": 1}))
     other = None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
@@ -16,7 +14,6 @@ from ...errors import (
     ConditionFailed,
     IdReused,
     MillstreamError,
-    StorageError,
     StreamClosed,
     VersionConflict,
 )
@@ -35,28 +32,12 @@ from .held import Rows, Streams
 from .lock import WriterLock
 from .names import Names
 from .raw import read_inline, read_role
+from .whereabouts import Whereabouts
 
 INLINE_LIMIT = 8_192
 """Bodies of one event up to so many bytes stand in the header's row."""
 _EVERYTHING = Scope()
 _NEVER = 1 << 62
-
-
-_LOOK = 0.01
-"""How often, in seconds, a writer looks at most whether its file is still in its place: it takes as long as a lock."""
-
-
-def _file_at(path: str) -> tuple[int, int] | None:
-    """Which file stands at a path; None when there is none.
-
-    Raises:
-        OSError: That cannot be told, as where this user may not look into the folder.
-    """
-    try:
-        found = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return found.st_dev, found.st_ino
 
 
 class Spoilt(Exception):
@@ -85,9 +66,7 @@ class Writer:
         self.connection = connection
         self.database = GuardedDatabase(connection, path)
         self._path = path
-        self._address = address
-        self._file = None if address is None else _file_at(address)
-        self._looked = 0.0
+        self._whereabouts = None if address is None else Whereabouts(path, address)
         self._lock = lock
         self._names = names
         self._clock = clock
@@ -210,7 +189,8 @@ class Writer:
         self.database.placed = ()
         self._streams.bound()
         try:
-            self._check_place()
+            if self._whereabouts is not None:
+                self._whereabouts.check()
             control(self.connection, "begin immediate")
             if self._lock is not None:
                 version = self.connection.execute("pragma data_version").fetchone()[0]
@@ -226,20 +206,6 @@ class Writer:
         except BaseException:
             self.rollback()
             raise
-
-    def _check_place(self) -> None:
-        """See that the file is still where it was: what is written to one without its name, nobody finds again."""
-        now = time.monotonic()
-        if self._address is None or now - self._looked < _LOOK:
-            return
-        self._looked = now
-        with suppress(OSError):
-            if _file_at(self._address) != self._file:
-                self._looked = 0.0
-                raise StorageError(
-                    f"{self._path} is no longer the file that was opened: that was moved, removed or replaced",
-                    hint="Put it back, with the -wal beside it; or close this log, and open the one that is there",
-                )
 
     def commit(self) -> None:
         """Make the transaction durable, free the lock and wake those that follow."""
