@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,15 @@ def test_values_reach_a_follower_as_the_source_holds_them(captured: Shop) -> Non
     assert seen == [b"\x00\xff", math.inf, b"\xff"]
     raw = [e.data["after"]["v"] for e in captured.log.read("odd", types=["Change"])]
     assert raw == [{"$bytes": "AP8="}, {"$real": "Infinity"}, {"$text": "/w=="}]
+
+
+@pytest.mark.parametrize("function", [lambda change: None, partial(print, end="")], ids=["lambda", "partial"])
+def test_a_function_without_a_name_needs_one_for_its_checkpoint(
+    captured: Shop, function: Callable[..., object]
+) -> None:
+    with pytest.raises(ms.UsageError, match="no name of its own"):
+        sync(captured.log, "users", function, start=False)
+    assert Callback(function, name="mine").name == "mine"
 
 
 def test_a_failing_callback_stops_before_the_change_at_fault_and_gets_it_again(captured: Shop) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +24,8 @@ class Callback(SinkBase):
             the names of its parameters, for ``recorded`` (the envelope: ``recorded.position`` tells a repeat)
             and for ``db`` (the log's database: the call then happens inside the checkpoint's commit, maybe
             twice or on another thread, and must have no other effects).
-        name: Names its checkpoint; by default the function's module and qualified name.
+        name: Names its checkpoint; by default the function's module and qualified name. Lambdas and partials, which
+            have none of their own, need one.
         retries: How often a change is given again for which it raises, before the change is parked; None: for ever.
             If it raises `Rejected` the change is parked at once.
         envelope: ``"plain"``, or ``"debezium"``: the function gets a dict as Debezium would have sent it (of a change
@@ -73,6 +75,12 @@ class Callback(SinkBase):
 
 def _name_of(function: Callable[..., object]) -> str:
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    if name.endswith("<lambda>") or isinstance(function, functools.partial):
+        raise UsageError(
+            f"a {'partial' if isinstance(function, functools.partial) else 'lambda'} has no name of its own, by which"
+            " its checkpoint would be found again",
+            hint='Give one: Callback(function, name="mail")',
+        )
     return f"{getattr(function, '__module__', None) or type(function).__module__}.{name}"
 
 
