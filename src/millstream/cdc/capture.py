@@ -67,6 +67,7 @@ def capture(
         name: Names the capture in the log; by default the source's own id, so that a source is captured once
             in a log, wherever it lies. Give one to capture one source twice, with other tables.
         prefix: What the streams' names begin with, when several databases have tables of one name.
+            It is the same each time that this capture is run.
         lock_timeout: Seconds to wait for a source that another program holds locked, or that cannot be reached.
         slot, publication: PostgreSQL: use these, which must be there, instead of making some.
         outbox: PostgreSQL: a table whose inserted rows are events for other streams: its columns ``stream``, ``type``

@@ -76,12 +76,14 @@ class State(msgspec.Struct, kw_only=True):
         opened: The checkpoint is a position of the source, not only the zero that it began with.
         tables: The snapshot of each captured table.
         source: What the kind of source needs besides.
+        prefix: What the streams' names begin with; None in what was kept before that was.
     """
 
     slot: str
     opened: bool = False
     tables: dict[str, Progress] = {}
     source: dict[str, Any] = {}
+    prefix: str | None = None
 
 
 class Piece(msgspec.Struct):

@@ -77,12 +77,20 @@ class Worker:
 
         Raises:
             CaptureError: The source cannot be reached.
+            UsageError: It would go on in other streams than before.
         """
         source, log = self.capture.source, self.log
         if log.path and source.url == f"sqlite:///{os.path.abspath(log.path)}":
             raise UsageError("a log cannot capture its own file", hint="Keep the captured tables in another file")
         self.name = self.capture.checkpoint
         self.checkpoint, self.state = self._take(self.name)
+        before, prefix = self.state.prefix, self.capture.prefix
+        if before not in (None, prefix) and not self.resync:
+            raise UsageError(
+                f"this capture has written streams that begin with {before!r}, and would go on with {prefix!r}",
+                hint=f"Give it prefix={before!r}; or another name=, or resync=True, and its tables are read anew",
+            )
+        self.state.prefix = prefix
 
     @contextmanager
     def visit(self) -> Iterator[None]:

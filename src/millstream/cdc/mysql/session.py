@@ -276,9 +276,8 @@ class MySQLSession:
             file=self._file, offset=self._offset, gtids=str(self._gtids or ""), tables=self.tables.saved(),
             born=self.assembler.born,
         )  # fmt: skip
-        return State(
-            slot=state.slot,
-            opened=state.opened,
+        return msgspec.structs.replace(
+            state,
             tables={name: msgspec.structs.replace(progress) for name, progress in state.tables.items()},
             source=dict(state.source),
         )

@@ -280,9 +280,8 @@ class PostgresSession:
         state = self.state
         self.backfill.passed(self._reached())
         state.source["shapes"] = {name: msgspec.to_builtins(shape) for name, shape in self.publisher.shapes.items()}
-        return State(
-            slot=state.slot,
-            opened=state.opened,
+        return msgspec.structs.replace(
+            state,
             tables={name: msgspec.structs.replace(progress) for name, progress in state.tables.items()},
             source=dict(state.source),
         )

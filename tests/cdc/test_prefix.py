@@ -1,0 +1,47 @@
+"""The prefix of a capture's streams stays what it was."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+import millstream as ms
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> str:
+    with sqlite3.connect(tmp_path / "shop.sqlite") as db:
+        db.execute("create table u (id integer primary key, name text)")
+        db.execute("insert into u values (1, 'Ann')")
+    db.close()
+    return f"sqlite:///{tmp_path / 'shop.sqlite'}"
+
+
+def insert(shop: str, number: int) -> None:
+    with sqlite3.connect(shop.removeprefix("sqlite:///")) as db:
+        db.execute("insert into u values (?, 'Bob')", (number,))
+    db.close()
+
+
+def test_a_capture_that_would_go_on_in_other_streams_is_refused_and_goes_on_as_before(shop: str) -> None:
+    with ms.open() as log:
+        ms.capture(shop, tables=["u"], prefix="a/").catch_up(log)
+        insert(shop, 2)
+        for other in ("b/", ""):
+            with pytest.raises(ms.UsageError, match="'a/'"):
+                ms.capture(shop, tables=["u"], prefix=other).catch_up(log)
+        assert log.version("b/u") == log.version("u") == 0
+        ms.capture(shop, tables=["u"], prefix="a/").catch_up(log)
+        assert log.table("u", prefix="a/")["id"].to_list() == [1, 2]
+
+
+@pytest.mark.parametrize("how", [{"resync": True}, {"name": "second"}], ids=["resync", "name"])
+def test_one_that_reads_its_tables_anew_may_write_them_elsewhere(shop: str, how: dict[str, object]) -> None:
+    with ms.open() as log:
+        ms.capture(shop, tables=["u"], prefix="a/").catch_up(log)
+        insert(shop, 2)
+        named = {"name": "second"} if "name" in how else {}
+        ms.capture(shop, tables=["u"], prefix="b/", **named).catch_up(log, resync="resync" in how)
+        insert(shop, 3)
+        ms.capture(shop, tables=["u"], prefix="b/", **named).catch_up(log)
+        assert sorted(log.table("u", prefix="b/")["id"].to_list()) == [1, 2, 3]
