@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from itertools import chain
 from typing import Any
 
 from ...frames import Columns, schema_columns
@@ -12,14 +11,11 @@ from .names import Names
 
 _CACHED = 200_000
 
-_ONE_RUN = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)"
 _INSERT_RUN = (
     "insert into runs (position, count, stream, version, kind, recorded, effective, format, body_hash, hash,"
-    f" metadata, body_ref, body_offset, body) values {_ONE_RUN}"
+    " metadata, body_ref, body_offset, body) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)"
 )
-_AT_ONCE = 16
-"""Many headers are inserted so many by a statement, which takes a fifth less time than one by one."""
-_INSERT_RUNS = _INSERT_RUN + f", {_ONE_RUN}" * (_AT_ONCE - 1)
+
 
 _INSERTS = {
     "bodies": "insert into bodies (id, encoding, rows, bytes) values (?, ?, ?, ?)",
@@ -127,18 +123,9 @@ class Rows:
             if len(self.runs) == 1:
                 connection.execute(_INSERT_RUN, self.runs[0])
             else:
-                _insert_runs(connection, self.runs)
+                connection.executemany(_INSERT_RUN, self.runs)
             self.runs = []
         if self.others:
             for table, rows in self.others.items():
                 connection.executemany(_INSERTS[table], rows)
             self.others = None
-
-
-def _insert_runs(connection: sqlite3.Connection, runs: list[tuple[Any, ...]]) -> None:
-    whole = len(runs) - len(runs) % _AT_ONCE
-    if whole:
-        lots = (runs[first : first + _AT_ONCE] for first in range(0, whole, _AT_ONCE))
-        connection.executemany(_INSERT_RUNS, [list(chain.from_iterable(lot)) for lot in lots])
-    if whole < len(runs):
-        connection.executemany(_INSERT_RUN, runs[whole:])
