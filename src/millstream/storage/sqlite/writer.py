@@ -383,6 +383,7 @@ class Writer:
             if self._now is None:
                 self._now = self.now()
             recorded = max(recorded, self._now)
+        json, arrow, add = Encoding.JSON, Encoding.ARROW, rows.runs.append
         for append in appends:
             name = append.stream
             stream = self._streams.known.get(name)
@@ -398,7 +399,7 @@ class Writer:
                     kind = self._names.kind_id(self.connection, stream.category, run.type, run.schema)
                     numbers[run.type] = (run.schema, kind)
                 at = position + 1
-                frame = run.encoding is Encoding.ARROW
+                frame = run.encoding is arrow
                 format = FRAME_FORMAT if frame else JSON_FORMAT
                 metadata = run.metadata.decode() if run.metadata is not None else None
                 digest = header_hash(
@@ -408,12 +409,12 @@ class Writer:
                 ref: int | None
                 if run.ref is not None:
                     ref, body = run.ref, None
-                elif run.encoding is Encoding.JSON and len(run.body) <= INLINE_LIMIT:
+                elif run.encoding is json and len(run.body) <= INLINE_LIMIT:
                     ref, body = None, run.body.decode()
                 else:
                     ref, body = at, None
                     rows.add("bodies", (at, int(run.encoding), run.count, run.body))
-                rows.runs.append(
+                add(
                     (at, run.count, stream_id, version + 1, kind, recorded, run.effective, format, run.body_hash,
                      digest, metadata, ref, body)
                 )  # fmt: skip
