@@ -45,3 +45,17 @@ def test_one_that_reads_its_tables_anew_may_write_them_elsewhere(shop: str, how:
         insert(shop, 3)
         ms.capture(shop, tables=["u"], prefix="b/", **named).catch_up(log)
         assert sorted(log.table("u", prefix="b/")["id"].to_list()) == [1, 2, 3]
+
+
+def test_one_that_has_written_nothing_yet_may_still_choose(shop: str, tmp_path: Path) -> None:
+    other = f"sqlite:///{tmp_path / 'other.sqlite'}"
+    with sqlite3.connect(tmp_path / "other.sqlite") as db:
+        db.execute("create table u (id integer primary key, name text)")
+        db.execute("insert into u values (7, 'Cy')")
+    db.close()
+    with ms.open() as log:
+        ms.capture(shop, tables=["u"]).catch_up(log)
+        with pytest.raises(ms.CaptureError, match="prefix="):
+            ms.capture(other, tables=["u"]).catch_up(log)
+        ms.capture(other, tables=["u"], prefix="other/").catch_up(log)
+        assert log.table("u", prefix="other/")["id"].to_list() == [7]

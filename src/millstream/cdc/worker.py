@@ -85,7 +85,8 @@ class Worker:
         self.name = self.capture.checkpoint
         self.checkpoint, self.state = self._take(self.name)
         before, prefix = self.state.prefix, self.capture.prefix
-        if before not in (None, prefix) and not self.resync:
+        begun = any(progress.begun for progress in self.state.tables.values())
+        if before not in (None, prefix) and begun and not self.resync:
             raise UsageError(
                 f"this capture has written streams that begin with {before!r}, and would go on with {prefix!r}",
                 hint=f"Give it prefix={before!r}; or another name=, or resync=True, and its tables are read anew",
