@@ -35,6 +35,20 @@ def test_a_capture_that_would_go_on_in_other_streams_is_refused_and_goes_on_as_b
         assert log.table("u", prefix="a/")["id"].to_list() == [1, 2]
 
 
+def test_one_that_is_refused_fences_nobody(shop: str) -> None:
+    with ms.open() as log:
+        running = ms.capture(shop, tables=["u"], prefix="a/")
+        running.start(log)
+        with pytest.raises(ms.UsageError, match="'a/'"):
+            ms.capture(shop, tables=["u"], prefix="b/").catch_up(log)
+        insert(shop, 2)
+        for recorded in log.follow("a/u", types=[ms.Change], timeout=30):
+            if recorded.event.after["id"] == 2:  # type: ignore[union-attr, index]
+                break
+        assert running.running
+        running.stop()
+
+
 @pytest.mark.parametrize("how", [{"resync": True}, {"name": "second"}], ids=["resync", "name"])
 def test_one_that_reads_its_tables_anew_may_write_them_elsewhere(shop: str, how: dict[str, object]) -> None:
     with ms.open() as log:

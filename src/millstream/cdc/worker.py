@@ -84,14 +84,6 @@ class Worker:
             raise UsageError("a log cannot capture its own file", hint="Keep the captured tables in another file")
         self.name = self.capture.checkpoint
         self.checkpoint, self.state = self._take(self.name)
-        before, prefix = self.state.prefix, self.capture.prefix
-        begun = any(progress.begun for progress in self.state.tables.values())
-        if before not in (None, prefix) and begun and not self.resync:
-            raise UsageError(
-                f"this capture has written streams that begin with {before!r}, and would go on with {prefix!r}",
-                hint=f"Give it prefix={before!r}; or another name=, or resync=True, and its tables are read anew",
-            )
-        self.state.prefix = prefix
 
     @contextmanager
     def visit(self) -> Iterator[None]:
@@ -161,11 +153,22 @@ class Worker:
                 _save(db, name, state)
             else:
                 state = msgspec.json.decode(row["state"], type=ready(State))
+            self._keep_prefix(state)  # before anybody is fenced
             found.append((checkpoint, state))
 
         self.log.commit(work=work)
         self._drop_orphans(name)
         return found[-1]
+
+    def _keep_prefix(self, state: State) -> None:
+        before, prefix = state.prefix, self.capture.prefix
+        begun = any(progress.begun for progress in state.tables.values())
+        if before not in (None, prefix) and begun and not self.resync:
+            raise UsageError(
+                f"this capture has written streams that begin with {before!r}, and would go on with {prefix!r}",
+                hint=f"Give it prefix={before!r}; or another name=, or resync=True, and its tables are read anew",
+            )
+        state.prefix = prefix
 
     def _drop_orphans(self, name: str) -> None:
         """Remove what a visit has put ahead that died before it was published."""
