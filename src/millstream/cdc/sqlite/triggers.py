@@ -70,6 +70,10 @@ def triggers(table: Table, layout: int) -> dict[str, str]:
             return f"{head} SELECT {layout}, {op}, {NOW}, {values} {source}"
         return f"{head} VALUES ({layout}, {op}, {NOW}, {values})"
 
+    def report(which: str) -> list[str]:
+        """Say of saved rows that they are deleted, and have them saved no more."""
+        return [change(DELETE, saved, n, f"FROM {SAVED} WHERE {which}"), f"DELETE FROM {SAVED} WHERE {which}"]
+
     mine = f"{SAVED}.layout = {layout}"
     # A trigger may not give the table that it changes another name, so the saved row goes by its full name.
     live = f"EXISTS (SELECT 1 FROM {name} AS t WHERE {_row_of_saved(table)})"
@@ -97,18 +101,13 @@ def triggers(table: Table, layout: int) -> dict[str, str]:
     bodies = [
         ("AFTER DELETE", "", [change(DELETE, old, n)]),
         # A foreign key may delete the very row that takes the place of the one that it followed.
-        (
-            "AFTER DELETE",
-            f"WHEN EXISTS (SELECT 1 FROM {SAVED} WHERE {gone})",
-            [change(DELETE, saved, n, f"FROM {SAVED} WHERE {gone}"), f"DELETE FROM {SAVED} WHERE {gone}"],
-        ),
+        ("AFTER DELETE", f"WHEN EXISTS (SELECT 1 FROM {SAVED} WHERE {gone})", report(gone)),
         ("BEFORE DELETE", "", [f"DELETE FROM {SAVED} WHERE {mine_or_hidden} AND {old_saved}"]),
         (
             "AFTER UPDATE",
             "",
             [
-                change(DELETE, saved, n, f"FROM {SAVED} WHERE {gone_update}"),
-                f"DELETE FROM {SAVED} WHERE {gone_update}",
+                *report(gone_update),
                 f"UPDATE {SAVED} SET layout = {layout}, {refresh} WHERE {mine_or_hidden} AND {old_saved}",
                 change(UPDATE, f"{old}, {new}", 2 * n),
                 *_loops(table, layout),
@@ -131,11 +130,7 @@ def triggers(table: Table, layout: int) -> dict[str, str]:
         (
             "AFTER INSERT",
             "",
-            [
-                change(DELETE, saved, n, f"FROM {SAVED} WHERE {gone_insert}"),
-                f"DELETE FROM {SAVED} WHERE {gone_insert}",
-                change(INSERT, new, n),
-            ],
+            [*report(gone_insert), change(INSERT, new, n)],
         ),
         ("BEFORE INSERT", f"WHEN {taken}", [forget_live, save]),
     ]
