@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..log import Log, Recorded
     from ..storage.base import Receipt
     from ..storage.database import Database
-    from .lease import Leases, Stop
+    from .lease import Leases
 
 TABLE = "millstream_outbox"
 TABLES = {
@@ -208,10 +208,6 @@ class Delivery(Held):
     def backlog(self) -> Backlog:
         """What is still to be sent; whichever process sends it."""
         return backlog(self._log, self.name)
-
-    def run(self, stop: Stop) -> None:
-        """Send until ``stop`` is set, whenever nobody else does."""
-        super().run(stop)
 
     def _work(self, turn: Turn) -> None:
         held: list[Checkpoint] = []

@@ -200,7 +200,7 @@ class Follower(Held):
 
     def _acquire(self, stop: Stop) -> Lease | None:
         # What no other process sees, each keeps for itself.
-        return super()._acquire(stop) if self.home.is_shared else Lease(self.placement.kept_as)
+        return super()._acquire(stop) if self.home.is_shared else Lease(self._held_as)
 
     def _while_held(self, stop: Stop, lease: Lease) -> None:
         try:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from operator import attrgetter
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 import msgspec
@@ -21,6 +21,8 @@ from ..personal import shape_of
 from .objects import series_of
 from .records import Run
 from .singles import Singles
+
+Found = TypeVar("Found")
 
 _DTYPES: dict[Any, pl.DataType] = {
     int: pl.Int64(),
@@ -65,17 +67,22 @@ class Shape(msgspec.Struct, frozen=True):
 
 def shape(cls: type[Any]) -> Shape | None:
     """How a class becomes columns at once; None when its fields are not all plain values under their own names."""
-    try:
-        return _shapes[cls]
-    except KeyError:
-        if len(_shapes) >= _KEPT:
-            _shapes.clear()
-        found = _shapes[cls] = _shape(cls)
-        return found
+    return _remembered(_shapes, cls, _shape)
 
 
 _shapes: dict[type[Any], Shape | None] = {}
 _KEPT = 256
+
+
+def _remembered(known: dict[type[Any], Found], cls: type[Any], make: Callable[[type[Any]], Found]) -> Found:
+    """What was found of a class before, or is now; of so many classes."""
+    try:
+        return known[cls]
+    except KeyError:
+        if len(known) >= _KEPT:
+            known.clear()
+        found = known[cls] = make(cls)
+        return found
 
 
 def _shape(cls: type[Any]) -> Shape | None:
@@ -112,19 +119,13 @@ def types_said(cls: type[Any]) -> Columns:
     It is for fields that have had no value yet. One may be missing here: of any type, or a time of which it is not said
     whether it has a zone.
     """
-    try:
-        return _said_by[cls]
-    except KeyError:
-        if len(_said_by) >= _KEPT:
-            _said_by.clear()
-        found = _said_by[cls] = _fields(cls, ())
-        return found
+    return _remembered(_said_by, cls, _fields)
 
 
 _said_by: dict[type[Any], Columns] = {}
 
 
-def _fields(cls: type[Any], within: tuple[type[Any], ...]) -> Columns:
+def _fields(cls: type[Any], within: tuple[type[Any], ...] = ()) -> Columns:
     try:
         hints = get_type_hints(cls, include_extras=True)
     except Exception:

@@ -81,7 +81,7 @@ class Listener:
     ) -> None:
         self._log = log
         self._pipeline = pipeline
-        self._waits = waits or (lambda state, silent: pipeline.finish(state, silent)[1].height > 0)
+        self._waits = waits or pipeline.waits
         self._asked: tuple[FlowState, list[int]] | None = None
         """What closing these sources was found to bring nothing for."""
         self._heard: dict[int, int] = {}

@@ -315,6 +315,10 @@ class Pipeline:
         state, frame, _ = in_one(self._run(state, batches, True))
         return state, frame
 
+    def waits(self, state: FlowState, sources: Sequence[int]) -> bool:
+        """Whether a result waits for the time of some sources to go on."""
+        return self.finish(state, sources)[1].height > 0
+
     def _run(
         self,
         state: FlowState,

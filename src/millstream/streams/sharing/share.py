@@ -158,7 +158,7 @@ class Share:
 
     def waits(self, sources: list[int]) -> bool:
         """Whether a result waits for the time of some sources to go on."""
-        return self.pipeline.finish(self.state, sources)[1].height > 0
+        return self.pipeline.waits(self.state, sources)
 
     def _following(self, until: int) -> Iterator[list[Labelled]]:
         if self._groups is None or self._groups[0] != until:
