@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from ..frames import decode_frame, encode_frame, schema_columns, schema_text
+from ..frames import schema_columns, schema_text
 from ..storage.database import Database
 from .errors import FlowChanged
+from .packing import pack, unpack
 from .pipeline import Pipeline
 from .spilling import Spill
 from .state import Part, Parts
@@ -70,9 +71,7 @@ def change(name: str, state: FlowState, stored: Stored) -> Change:
     """The difference between a state and what is in the store."""
     held = {(number, part.id): part for number, operator in enumerate(state.operators) for part in operator.parts.items}
     gone = [(name, *key) for key in stored if key not in held]
-    new = [
-        (name, *key, part.low, part.high, encode_frame(part.stored)) for key, part in held.items() if key not in stored
-    ]
+    new = [(name, *key, part.low, part.high, pack(part.stored)) for key, part in held.items() if key not in stored]
     high, columns = _sources_text(state.sources)
     return Change(gone, new, (high, state.late, columns, name), frozenset(held))
 
@@ -147,7 +146,7 @@ def read(
             body = database.query(
                 f"select body from {table} where {where} and part = ?", (*params, number, row["part"])
             )
-            items.append(Part(row["part"], row["low"], row["high"], decode_frame(body[0]["body"])))
+            items.append(Part(row["part"], row["low"], row["high"], unpack(body[0]["body"])))
             if spill is not None:
                 spill.add(name, items[-1].body)
             stored.add((number, row["part"]))
@@ -165,7 +164,7 @@ def parts_of(database: Database, name: str, operator: int, low: int = 0, high: i
     )
     for each in found:
         body = database.query(f"select body from {table} where {where} and part = ?", (name, operator, each["part"]))
-        yield Part(each["part"], each["low"], each["high"], decode_frame(body[0]["body"]))
+        yield Part(each["part"], each["low"], each["high"], unpack(body[0]["body"]))
 
 
 def forget_parts(database: Database, name: str) -> None:

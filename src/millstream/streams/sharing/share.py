@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import msgspec
 import polars as pl
 
-from ...frames import encode_frame
 from ..arriving import heights
 from ..columns import SEQUENCE
 from ..errors import FlowError
 from ..flow import Flow
 from ..naming import named
+from ..packing import pack
 from ..progress import size_of
 from ..replay import Labelled, batches, frames, labelled
 from ..spilling import Sizes, Spill
@@ -189,11 +189,7 @@ class Share:
         state = self.state
         held = {(number, part.id): part for number, each in enumerate(state.operators) for part in each.parts.items}
         gone = [key for key in self._stored if key not in held]
-        new = [
-            (*key, part.low, part.high, encode_frame(part.stored))
-            for key, part in held.items()
-            if key not in self._stored
-        ]
+        new = [(*key, part.low, part.high, pack(part.stored)) for key, part in held.items() if key not in self._stored]
         self._stored = frozenset(held)
         rows = tuple(operator.parts.rows for operator in state.operators)
         return Reached(self.position, state.sources, state.late, gone, new, rows, size_of(state), drifted)
