@@ -50,6 +50,9 @@ NUMBERS = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32
 
 _STRETCHES = 16
 
+_NEARLY = 5
+"""Rows are nearly in order where fewer than one in so many is earlier than the one before it."""
+
 _FARTHEST = 2**61
 """A time that is farther from 1970 (some 73,000 years) is none: all others, and those a span later, are before the end
 of time."""
@@ -190,25 +193,28 @@ def _arranged(columns: Sequence[pl.Series], places: npt.NDArray[np.int64]) -> np
 
 def time_order(at: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
     """The places of rows by their time; what is equal stays in its order. None where they are in that order."""
-    stretches = np.count_nonzero(at[1:] < at[:-1])
+    stretches = int(np.count_nonzero(at[1:] < at[:-1]))
     if not stretches:
         return None
     # A few stretches that are in order each are merged: numpy looks for them, and takes ten times as long if not.
-    order = order_of(at) if stretches > _STRETCHES else None
+    order = order_of(at, nearly=_NEARLY * stretches < len(at)) if stretches > _STRETCHES else None
     return order if order is not None else np.argsort(at, kind="stable")
 
 
-def order_of(*numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+def order_of(*numbers: npt.NDArray[np.int64], nearly: bool = False) -> npt.NDArray[np.int64] | None:
     """The places of rows in ascending order of their numbers: of the first, where it is equal of the second, and so on.
 
     Rows that are equal in all of them stay in their order. None where they lie too far apart for this way.
+
+    Args:
+        nearly: Whether most of them are in that order already.
     """
-    found = packed_order(*numbers)
+    found = packed_order(*numbers, nearly=nearly)
     return found[0] if found is not None else None
 
 
 def packed_order(
-    *numbers: npt.NDArray[np.int64],
+    *numbers: npt.NDArray[np.int64], nearly: bool = False
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64], list[int]] | None:
     """The same, with the numbers in that order, above their least and packed into one; and how many bits each has."""
     rows = len(numbers[0])
@@ -225,7 +231,11 @@ def packed_order(
         packed |= (each - low).view(np.uint64)
     packed <<= np.uint64(beside)
     packed |= np.arange(rows, dtype=np.uint64)
-    packed = pl.Series(packed).sort().to_numpy()
+    if nearly:
+        # By merging stretches that are in order, and by this thread alone.
+        packed.sort(kind="stable")
+    else:
+        packed = pl.Series(packed).sort().to_numpy()
     return (packed & np.uint64((1 << beside) - 1)).view(np.int64), packed >> np.uint64(beside), widths
 
 
