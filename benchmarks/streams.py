@@ -179,10 +179,14 @@ def flink(work: str, place: Place) -> float | None:
         path, count = place.folder / "few.ndjson", FLINK_CLICKS
         with open(place.ndjson) as every, open(path, "w") as few:
             few.writelines(itertools.islice(every, count))
-    command = [FLINK, str(PEERS / "flink_sql.py"), work, str(path), str(count)]
+    return float(run_flink(work, path, str(count)).split()[-1])
+
+
+def run_flink(work: str, path: Path, *rest: str) -> str:
+    command = [FLINK, str(PEERS / "flink_sql.py"), work, str(path), *rest]
     out = subprocess.run(command, capture_output=True, text=True, timeout=3_000)
     assert out.returncode == 0, out.stderr[-2_000:]
-    return float(out.stdout.split()[-1])
+    return out.stdout
 
 
 def measure(report: Report, place: Place, work: str, stream: str, marks: dict[str, float]) -> None:
@@ -243,16 +247,43 @@ def w4(report: Report, place: Place) -> None:
 
 def pattern(report: Report, place: Place) -> None:
     """A strict pattern: three clicks or more, and then a purchase, within 10 minutes."""
-    flow = (
-        ms.stream("columns", time="ts", lateness="2s")
-        .group_by("user")
-        .match("click{3,} purchase", within="10m", define={"click": CLICK, "purchase": pl.col("kind") == "purchase"})
-    )
-    ours = rates({"ours": lambda: place.run(flow)[0]})["ours"]
+    ours = rates({"ours": lambda: place.run(sequence("columns"))[0]})["ours"]
+    agree_on_sequence(place)
     peer = flink("pattern", place)
     shown = f"; {ours / peer:.1f} × flink ({peer:,.0f}/s)" if peer else ""
     met = None if peer is None else ours >= 20 * peer
     report.row(f"click{{3,}} purchase, strict, {CORES} core", f"{ours:,.0f} clicks/s{shown}", "≥ 20 × flink", met)
+
+
+def sequence(stream: str) -> Any:
+    define = {"click": CLICK, "purchase": pl.col("kind") == "purchase"}
+    clicks = ms.stream(stream, time="ts", lateness="2s").group_by("user")
+    found = clicks.match("click{3,} purchase", within="10m", define=define)
+    return found.select("user", "match_start", "match_end", clicks=pl.col("events") - 1)
+
+
+def agree_on_sequence(place: Place) -> None:
+    """See that Flink finds the same sequences among the first clicks, with their times cut to its milliseconds."""
+    if not FLINK:
+        return
+    clicks = place.clicks.head(FLINK_CLICKS).with_columns(pl.col("ts").dt.truncate("1ms"))
+    path, found = place.folder / "cut.ndjson", place.folder / "sequences"
+    clicks.with_columns(pl.col("ts").dt.strftime("%Y-%m-%dT%H:%M:%S%.3fZ")).write_ndjson(path)
+    run_flink("pattern", path, str(found))
+    theirs = pl.concat(pl.read_ndjson(part) for part in found.iterdir()).with_columns(
+        pl.col("match_start", "match_end").str.to_datetime("%Y-%m-%d %H:%M:%S%.fZ", time_unit="us", time_zone="UTC")
+    )
+    with ms.open(place.path) as log:
+        log.append("cut", clicks, type="Click")
+        mine = sequence("cut").over(log)
+    # What the watermark has not passed is not given yet.
+    edge = clicks["ts"].max() - timedelta(seconds=3)  # type: ignore[operator]
+    both = [
+        each.filter(pl.col("match_end") < edge).select(theirs.columns).cast({"clicks": pl.Int64}).sort(theirs.columns)
+        for each in (mine, theirs)
+    ]
+    assert both[0].height, "nothing to compare"
+    assert both[0].equals(both[1]), f"{both[0].height} sequences are not those of Flink, {both[1].height}"
 
 
 def cores(report: Report, place: Place) -> None:

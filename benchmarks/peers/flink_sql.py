@@ -1,7 +1,8 @@
 """Flink SQL over a file of clicks: prints the clicks a second, without Flink's start-up and that of the job.
 
 `python flink_sql.py WORK FILE COUNT`: what to compute, the NDJSON file, and how many clicks it has. The job runs over
-the file's beginning first, and once more, warm: that is what a start costs.
+the file's beginning first, and once more, warm: that is what a start costs. `python flink_sql.py WORK FILE FOLDER`
+measures nothing and leaves the rows in a folder, as NDJSON.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ WORKS = {
         over (partition by `user` order by ts range between interval '10' minutes preceding and current row) as clicks
         from clicks) where kind = 'purchase' and clicks >= 3""",
     "pattern": """select * from clicks match_recognize (partition by `user` order by ts
-        measures first(c.ts) as match_start, p.ts as match_end one row per match after match skip past last row
+        measures first(c.ts) as match_start, p.ts as match_end, count(c.ts) as clicks
+        one row per match after match skip past last row
         pattern (c{3,} p) within interval '10' minute define c as c.kind = 'click', p as p.kind = 'purchase')""",
 }
 
@@ -35,19 +37,20 @@ SINKS = {
     "w2": "`user` bigint, window_start timestamp(3), clicks bigint",
     "w3": "`user` bigint, ts timestamp_ltz(3), clicks bigint",
     "w4": "`user` bigint, ts timestamp_ltz(3), clicks int",
-    "pattern": "`user` bigint, match_start timestamp_ltz(3), match_end timestamp_ltz(3)",
+    "pattern": "`user` bigint, match_start timestamp_ltz(3), match_end timestamp_ltz(3), clicks bigint",
 }
 
 
-def seconds(work: str, path: str) -> float:
-    """How long a job takes over a file. Its rows are dropped."""
+def seconds(work: str, path: str, folder: str | None = None) -> float:
+    """How long a job takes over a file. Its rows are dropped where no folder is given for them."""
     table = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
     table.get_config().set("parallelism.default", "1")
     table.get_config().set("table.local-time-zone", "UTC")
     table.execute_sql(f"""create table clicks (`user` bigint, kind string, ts timestamp_ltz(3),
         watermark for ts as ts - interval '2' second) with ('connector' = 'filesystem', 'path' = '{path}',
         'format' = 'json', 'json.timestamp-format.standard' = 'ISO-8601')""")
-    table.execute_sql(f"create table sink ({SINKS[work]}) with ('connector' = 'blackhole')")
+    rows = f"'filesystem', 'path' = '{folder}', 'format' = 'json'" if folder else "'blackhole'"
+    table.execute_sql(f"create table sink ({SINKS[work]}) with ('connector' = {rows})")
     begin = time.perf_counter()
     table.execute_sql(f"insert into sink {WORKS[work]}").wait()
     return time.perf_counter() - begin
@@ -64,4 +67,7 @@ def main(work: str, path: str, count: int) -> None:
     print((count - few) / took)
 
 
-main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+if sys.argv[3].isdecimal():
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+else:
+    seconds(*sys.argv[1:])
