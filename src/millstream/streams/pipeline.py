@@ -16,15 +16,13 @@ from .arriving import heights, passage, timed, watermark_of
 from .aside import Aside
 from .captured import TableRows
 from .closing import Closes, in_order, takes_pieces
-from .columns import END_OF_TIME, ENVELOPE, IDLE, LATE, SEQUENCE, is_hidden, ordered, picked, visible
-from .compiled import worth_it
+from .columns import END_OF_TIME, ENVELOPE, IDLE, SEQUENCE, is_hidden, ordered, picked, visible
 from .errors import MissingColumn, UnsupportedExpression
 from .flow import Flow
 from .needs import Demand
 from .shaping import Filter, Rowwise, Select, WithColumns
 from .state import Batch, Operator, OperatorState, Parts, Step, widened
 from .steps import SILENT, Branch, FlowState, Prepared, Rows, SourceState, Stepping, in_one
-from .trailing import SlidingWindows
 from .tree import NOWHERE, Meeting, Source, order_of, sources_of, timeline, together
 from .untyped import nothing_of, untyped
 
@@ -204,15 +202,6 @@ class Pipeline:
             except MillstreamError:
                 return batch, 0  # It is told when it is their turn.
             behind += 1
-        following = self.flow.stages[behind] if behind < len(self.flow.stages) else None
-        if (
-            isinstance(following, SlidingWindows)
-            and set(following.keys) <= set(frame.columns)
-            and worth_it(frame.height)
-            and not frame[LATE].any()
-        ):
-            # It goes through its rows in the order of time; those that are late leave it as they came.
-            frame = ordered(frame, [*following.keys, SEQUENCE])
         return msgspec.structs.replace(batch, frame=frame), behind
 
     def _fitted(
