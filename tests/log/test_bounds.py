@@ -37,3 +37,27 @@ def test_what_no_stream_is_called_is_refused_wherever_a_stream_is_asked_for(name
         if isinstance(name, str):
             with pytest.raises((ms.NotFound, ms.InvalidQuery)):
                 log.sql(f'select * from "{name}"')
+
+
+@pytest.mark.parametrize("given", [5, b"log.db", "\ud800", "a\0b"])
+def test_what_is_no_path_is_refused_wherever_a_file_is_asked_for(given):
+    with ms.open() as log:
+        for ask in (ms.open, log.backup, log.export, log.import_):
+            with pytest.raises(ms.UsageError, match="is not a path"):
+                ask(given)
+
+
+@pytest.mark.parametrize("given", [5, b"users", "\ud800"])
+def test_what_no_table_is_called_is_refused(given):
+    with ms.open() as log:
+        for ask in (log.table, lambda name: log.row_history(name, 1), lambda name: log.table_diff(name, 1)):
+            with pytest.raises(ms.UsageError, match="is not the name of a table"):
+                ask(given)
+
+
+def test_what_is_no_clock_is_refused_before_there_is_a_log(tmp_path):
+    with pytest.raises(ms.UsageError, match="5 is not a clock"):
+        ms.open(tmp_path / "log.db", clock=5)
+    assert not list(tmp_path.iterdir())
+    with ms.open(clock=lambda: "noon") as log, pytest.raises(ms.InvalidTime, match="the log's clock"):
+        log.now()

@@ -360,3 +360,21 @@ def test_trims_of_many_rules_are_all_told(place):
         found = log.verify().trimmed
         assert sum(t.events for t in found) == log.version("mixed") - len(list(log.read("mixed")))
         assert {t.rule for t in found} == {"keep 100", "keep 50", "keep 10"}
+
+
+def test_a_stream_that_is_named_and_not_there_is_told(path):
+    with ms.open(path) as log:
+        log.append("clicks", ms.Plain("RetentionNamed", {"n": 1}))
+        log.retain("click", keep=1)  # a rule may be there before its stream
+        for ask in (
+            lambda: log.trim("click"),
+            lambda: log.trim("click", keep=1),
+            lambda: log.archive("click", to=f"{path}-old/"),
+            lambda: log.archives.restore("click"),
+            lambda: log.compact("click"),
+        ):
+            with pytest.raises(ms.StreamNotFound, match="'click'"):
+                ask()
+        # Of a category there may be none yet.
+        assert not log.trim("visits-*", keep=1).streams
+        assert not log.compact("visits-*").runs

@@ -364,7 +364,13 @@ class Capture:
 
 
 def stream_of(table: str) -> str:
-    """A table's name as a stream name; see `Capture.stream`."""
+    """A table's name as a stream name; see `Capture.stream`.
+
+    Raises:
+        UsageError: That is not the name of a table.
+    """
+    if not isinstance(table, str) or any("\ud800" <= c <= "\udfff" for c in table):
+        raise UsageError(f"{table!r:.60} is not the name of a table", hint="Give it as text")
     if table.isprintable() and "*" not in table and "%" not in table:
         return table
     return "".join(

@@ -6,7 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from .options import LogPath, OutputFormat, check_stream, open_to_write
+from .options import LogPath, OutputFormat, open_to_write
 from .output import chosen, write_record
 
 
@@ -33,6 +33,5 @@ def compact(
       $ millstream compact shop.db clicks
     """
     with open_to_write(log, create=False) as target:
-        check_stream(target, stream)
         found = target.compact(stream)
     write_record({"runs": found.runs, "bodies": found.bodies}, chosen(output))

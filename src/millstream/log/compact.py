@@ -45,7 +45,12 @@ def compact(log: Log, stream: str | None = None) -> Compacted:
     Args:
         stream: Only this stream, or a category such as ``"sensor-*"``; by default all streams. Single events,
             kept inline, are merged only for a stream that is named: aggregates are best left as they are.
+
+    Raises:
+        StreamNotFound: A stream is named that is not there.
     """
+    if stream is not None and not (isinstance(stream, str) and stream.endswith("*")):
+        log.stream(stream)
     runs = bodies = 0
     names = [s.name for s in log.streams(stream)] if stream is not None else None
     found = (s.name for s in log.streams()) if names is None else iter(names)

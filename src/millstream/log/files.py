@@ -9,12 +9,27 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from ..errors import DiskFull, StorageError
+from ..errors import DiskFull, StorageError, UsageError
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 PARTIAL = ".part"
 """How the names of files end that are not whole yet; one that is left was left by a process that was killed."""
+
+
+def path_of(given: object, hint: str = "Give the path of a file") -> str:
+    """What was given as a path, as text.
+
+    Raises:
+        UsageError: It is none.
+    """
+    path = os.fspath(given) if isinstance(given, os.PathLike) else given
+    try:
+        if isinstance(path, str) and b"\0" not in os.fsencode(path):
+            return path
+    except UnicodeEncodeError:
+        pass
+    raise UsageError(f"{given!r:.60} is not a path", hint=hint)
 
 
 def partial_name(path: str) -> str:

@@ -18,6 +18,7 @@ from ..storage.inline import Registered
 from ..storage.sqlite import SQLiteStore
 from ..time import Clock, Duration, Moment, duration_micros, from_micros
 from .captured import CapturedTables
+from .files import path_of
 from .handlers import check_plain
 from .inline import staged_runs
 from .reading import Reader, Types, type_names
@@ -81,10 +82,10 @@ def open(
         ConnectionFailed, PermissionDenied: The database server cannot be reached, or refuses.
         MissingExtra: The driver for PostgreSQL is not installed.
     """
-    if isinstance(path, os.PathLike):
-        path = os.fspath(path)
-    if path is not None and (not isinstance(path, str) or not _is_path(path)):
-        raise UsageError(f"{path!r:.60} is not a path", hint="Give the path of a file, or None for a log in memory")
+    if path is not None:
+        path = path_of(path, "Give the path of a file, or None for a log in memory")
+    if clock is not None and not callable(clock):
+        raise UsageError(f"{clock!r:.60} is not a clock", hint="Give a function that returns the present as a datetime")
     seconds = lock_timeout if isinstance(lock_timeout, int | float) else duration_micros(lock_timeout) / 1e6
     seconds = min(seconds, _LONGEST_WAIT)
     if path is not None and path.startswith(("postgresql://", "postgres://")):
@@ -120,13 +121,6 @@ def _postgres(url: str, **options: Any) -> Store:
     from ..storage.postgres import PostgresStore
 
     return PostgresStore(url, **options)
-
-
-def _is_path(text: str) -> bool:
-    try:
-        return b"\0" not in os.fsencode(text)
-    except UnicodeEncodeError:
-        return False
 
 
 class Log(Reader, CapturedTables):
@@ -411,7 +405,7 @@ class Log(Reader, CapturedTables):
 
         return check_schema(self, progress=progress)
 
-    def backup(self, path: str) -> None:
+    def backup(self, path: str | os.PathLike[str]) -> None:
         """Copy the whole log to a new file while it is in use; see `millstream.log.moving.backup`."""
         from .moving import backup
 
@@ -578,6 +572,7 @@ class Log(Reader, CapturedTables):
 
         Raises:
             InvalidRetention: ``keep`` or ``stream`` is not understood.
+            StreamNotFound: A stream is named that is not there.
 
         Example:
             >>> import millstream as ms
@@ -609,6 +604,7 @@ class Log(Reader, CapturedTables):
 
         Raises:
             InvalidRetention, InvalidDepot: What is to be archived, or where to, is not understood.
+            StreamNotFound: A stream is named that is not there.
             DepotError, DiskFull: The archive cannot take it; what was archived before stands.
             DamagedLog: A body does not match its hash; it is left as it is.
             MissingExtra: The place needs a package that is not installed.

@@ -22,7 +22,7 @@ from ..events import Draft, Plain, present_schema, schema_version
 from ..frames import RESERVED, python_values
 from ..storage.base import Receipt
 from ..time import iso, to_micros
-from .files import whole, written
+from .files import path_of, whole, written
 from .personal.sealing import check_personal, personal_fields
 from .records import Recorded, Run
 from .staging import OWN_STREAMS, check_label, check_stream, check_tags
@@ -357,7 +357,7 @@ def import_parquet(
 
 def export_file(log: Log, path: str | os.PathLike[str], stream: str | None, *, types: Types = None) -> int:
     """See `Log.export`."""
-    path = os.fspath(path)
+    path = path_of(path)
     if path.endswith(".parquet"):
         if stream is None:
             raise UsageError("Parquet holds one stream", hint="Name the stream, or export to a .ndjson file")
@@ -369,7 +369,7 @@ def export_file(log: Log, path: str | os.PathLike[str], stream: str | None, *, t
 
 def import_file(log: Log, path: str | os.PathLike[str], stream: str | None, *, type: str | None = None) -> int:
     """See `Log.import_`."""
-    path = os.fspath(path)
+    path = path_of(path)
     if path.endswith(".parquet"):
         if stream is None:
             raise UsageError("a Parquet file does not name its stream", hint="Give stream='clicks', for example")

@@ -6,13 +6,13 @@ import os
 from typing import TYPE_CHECKING
 
 from ...errors import StorageError
-from ..files import partial_name, sync_folder
+from ..files import partial_name, path_of, sync_folder
 
 if TYPE_CHECKING:
     from ..log import Log
 
 
-def backup(log: Log, path: str) -> None:
+def backup(log: Log, path: str | os.PathLike[str]) -> None:
     """Copy the whole log, as it is at one moment, to a new file, while others go on reading and writing.
 
     The copy is made beside its place and given its name once it is whole and on disk. It is a SQLite file: of a log
@@ -21,7 +21,9 @@ def backup(log: Log, path: str) -> None:
     Raises:
         StorageError: There is a file at that path already.
         DiskFull: There is no room for the copy; nothing is left behind.
+        UsageError: That is no path.
     """
+    path = path_of(path, "Give the path of a file that is not there yet")
     if os.path.exists(path):
         raise _there(path)
     partial = partial_name(path)

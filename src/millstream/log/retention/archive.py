@@ -25,7 +25,7 @@ from .ledger import ArchiveAdded, RunsArchived, told
 from .parquet import Content, contents, weight, write
 from .reader import Pointer, checksum, name_of
 from .relink import offsets_of, relink, steps
-from .rules import Keep, Task, amount, check_by, check_pattern, once, tasks
+from .rules import Keep, Task, amount, check_by, check_known, once, tasks
 from .trim import Old, Tally, old_runs
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def archive(
     else:
         if stream is None:
             raise InvalidRetention("it is not said what to archive", hint="Name a stream or category")
-        pattern, limit = check_pattern(stream), amount(keep)
+        pattern, limit = check_known(log, stream), amount(keep)
         plan = list(once(log, pattern, limit, archive_at(log, to, who, look=True)))
     done = [tally for _, tally in put_away(log, plan, who)]
     return Archiving(len(done), sum(tally.runs for tally in done), sum(tally.events for tally in done))

@@ -332,6 +332,7 @@ class Archives:
 
         Raises:
             DepotError: A file is missing or changed, or cannot be had; what was restored before stays.
+            StreamNotFound: A stream is named that is not there.
         """
         from .restore import restore
 

@@ -14,7 +14,7 @@ from ..records import Run
 from .ledger import STREAM, RunsRestored, told
 from .parquet import Content, contents, weight
 from .relink import LINKS, headers, offsets_of, relink, sizes, steps
-from .rules import check_by, check_pattern
+from .rules import check_by, check_known
 
 if TYPE_CHECKING:
     from ..log import Log
@@ -32,7 +32,7 @@ class Restored(msgspec.Struct, frozen=True):
 def restore(log: Log, stream: str | None, by: str | None) -> Restored:
     """See `Archives.restore`."""
     who = check_by(by)
-    pattern = "*" if stream is None else check_pattern(stream)
+    pattern = "*" if stream is None else check_known(log, stream)
     runs = events = 0
     for info in log.streams(pattern):
         if info.name == STREAM:

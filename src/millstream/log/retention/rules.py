@@ -91,6 +91,18 @@ def check_pattern(pattern: object) -> str:
     return pattern
 
 
+def check_known(log: Log, pattern: object) -> str:
+    """The same, of streams that are there.
+
+    Raises:
+        StreamNotFound: A stream is named that is not.
+    """
+    checked = check_pattern(pattern)
+    if not checked.endswith("*"):
+        log.stream(checked)
+    return checked
+
+
 def check_by(by: str | None) -> str:
     """Who does it: by default, the user of the operating system."""
     if by is not None:

@@ -19,7 +19,7 @@ from ..images import drop_images
 from ..records import Run
 from .ledger import STREAM, RunsTrimmed, TrimmedPart, told
 from .relink import headers, relink, sizes, steps
-from .rules import Keep, Task, amount, bound, check_by, check_pattern, once, tasks
+from .rules import Keep, Task, amount, bound, check_by, check_known, once, tasks
 
 if TYPE_CHECKING:
     from ..log import Log
@@ -102,9 +102,9 @@ def trim(
     if keep is not None:
         if stream is None:
             raise InvalidRetention("keep= is given without a stream", hint="Name the stream or category to trim")
-        plan = once(log, check_pattern(stream), amount(keep), None)
+        plan = once(log, check_known(log, stream), amount(keep), None)
     else:
-        plan = tasks(log, dict(ledger.rules), None if stream is None else check_pattern(stream))
+        plan = tasks(log, dict(ledger.rules), None if stream is None else check_known(log, stream))
     done: list[tuple[Task, Tally]] = []
     kept_elsewhere: list[Task] = []
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ...errors import LogClosed, MillstreamError, ReadOnlyLog
-from ...time import Clock, to_micros
+from ...time import Clock, clock_micros
 from ..base import Head, InlineHandler, Receipt, Request, StagedRun
 from ..committer import Committer, Job
 from ..database import Database
@@ -251,7 +251,7 @@ class PostgresStore(Reading):
 
     def now(self) -> int:
         if self._clock is not None:
-            return to_micros(self._clock())
+            return clock_micros(self._clock)
         return int(self._one("select (extract(epoch from clock_timestamp()) * 1000000)::bigint")[0])
 
     # --- moving house ---------------------------------------------------------------------------------

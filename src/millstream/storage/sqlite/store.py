@@ -284,9 +284,9 @@ class SQLiteStore(Reading):
 
     def now(self) -> int:
         """The log's clock, in microseconds since 1970."""
-        from ...time import now_micros, to_micros
+        from ...time import clock_micros, now_micros
 
-        return now_micros() if self._clock is None else to_micros(self._clock())
+        return now_micros() if self._clock is None else clock_micros(self._clock)
 
     # --- reading --------------------------------------------------------------------------------------
 
