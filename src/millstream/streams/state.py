@@ -391,8 +391,12 @@ def concat(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
     held = list(frames)
     if len(held) == 1:
         return held[0]
-    alike = all(frame.columns == held[0].columns for frame in held)
-    return pl.concat(held, how="vertical_relaxed" if alike else "diagonal_relaxed")
+    if any(frame.columns != held[0].columns for frame in held):
+        return pl.concat(held, how="diagonal_relaxed")
+    # Where types are the same, too, there is nothing to plan.
+    return pl.concat(
+        held, how="vertical" if all(frame.dtypes == held[0].dtypes for frame in held) else "vertical_relaxed"
+    )
 
 
 def widened(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
