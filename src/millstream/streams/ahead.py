@@ -24,8 +24,8 @@ Taken = tuple[Group, list[Prepared] | None]
 """A group, and its rows if they are prepared."""
 
 
-def worth_it() -> bool:
-    """Whether there is a core for it."""
+def has_spare_core() -> bool:
+    """Whether there is one for the reader."""
     return len(os.sched_getaffinity(0)) > 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) > 1
 
 

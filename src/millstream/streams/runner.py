@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from ..errors import SchemaConflict
-from .ahead import Taken, read_ahead, worth_it
+from .ahead import Taken, has_spare_core, read_ahead
 from .arriving import heights
 from .aside import Aside
 from .committing import Committer
@@ -252,7 +252,7 @@ class Worker(Committer):
         groups = batches(labelled(self.log, self.pipeline.sources, after, head + 1), self._rows)
         if self._asks:
             groups = self._cut(groups)
-        if head - after > 2 * self._rows and worth_it():
+        if head - after > 2 * self._rows and has_spare_core():
             self._reading = read_ahead(groups, self.pipeline, ahead.state.sources)
             self._read, self._reading_to = after, head
             return self._reading
