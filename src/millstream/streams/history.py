@@ -75,7 +75,7 @@ class Pending(msgspec.Struct, frozen=True, eq=False):
         for piece, low in zip(self.pieces, self.lows, strict=True):
             if low >= watermark:
                 waiting = waiting.add(piece)
-        rows = ordered(concat(touched).rechunk(), by)
+        rows = ordered(concat(touched), by).rechunk()
         return rows[:settled], waiting.add(rows[settled:])
 
 

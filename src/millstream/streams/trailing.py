@@ -234,9 +234,11 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
         values = [track.value.alias(f"__t{i}") for i, track in enumerate(t for answer in how for t in answer.tracks)]
         if not values:
             return []
-        names = [f"__t{i}" for i in range(len(values))]
-        frame = apply("agg", rows.columns, lambda: rows.with_columns(values).select(names))
-        return [frame[name].to_numpy() for name in names]
+        frame = apply("agg", rows.columns, lambda: rows.select(values))
+        # Literals alone are one value for all rows.
+        return [
+            (each if len(each) == rows.height else each.new_from_index(0, rows.height)).to_numpy() for each in frame
+        ]
 
     def _laid_out(self, settled: pl.DataFrame, parts: Parts, watermark: int) -> pl.DataFrame:
         """The partials of settled rows, from the rows of their spans."""
