@@ -39,6 +39,14 @@ def test_parquet_keeps_the_columns_of_a_stream(tmp_path):
             call()
 
 
+def test_a_file_whose_name_looks_like_a_pattern_is_no_other(tmp_path):
+    log = ms.open()
+    log.append("f", pl.DataFrame({"n": [1, 2, 3]}), type="Row")
+    pl.DataFrame({"n": [1]}).write_parquet(tmp_path / "week1.parquet")
+    assert log.export(str(tmp_path / "week[1].parquet"), "f") == 3
+    assert ms.open().import_(str(tmp_path / "week[1].parquet"), "g") == 3
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path):
     for name in ("none.ndjson", "none.parquet"):
         with pytest.raises(ms.NotFound, match="none"):

@@ -180,9 +180,24 @@ def test_files_without_rows_are_empty_and_rows_without_values_are_rows(tmp_path:
         assert [event.data["v"] for event in log.read("s")] == [None, None, 1]
 
 
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "ndjson", "parquet"])
+def test_a_file_whose_name_looks_like_a_pattern_is_read(tmp_path: Path, ending: str) -> None:
+    rows = pl.DataFrame({"v": [1, 2], "ts": ["2024-01-15T12:00:00Z"] * 2})
+    path = tmp_path / "week[1]" / f"sums[2].{ending}"
+    path.parent.mkdir()
+    if ending == "csv.gz":
+        path.write_bytes(gzip.compress(rows.write_csv().encode()))
+    else:
+        getattr(rows, f"write_{ending}")(path)
+    assert stream("sums", time="ts").over(files(path))["v"].to_list() == [1, 2]
+
+
 def test_what_is_no_file_of_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         files(str(tmp_path / "*.csv")).names()
+    with pytest.raises(NotFound) as found:
+        files(tmp_path).names()
+    assert repr(str(tmp_path / "*.csv.gz")) in found.value.hint
     (tmp_path / "x.bin").write_text("?")
     with pytest.raises(UsageError, match="may be anything"):
         counts.over(files(tmp_path / "x.bin"))

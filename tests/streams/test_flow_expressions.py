@@ -148,6 +148,13 @@ def test_text_has_no_sum() -> None:
         play(source.window(tumbling("1m")).agg(v=x.sum()), rows)
 
 
+def test_times_have_a_median_but_no_mean() -> None:
+    rows = pl.DataFrame({"ts": [START], "x": [START]})
+    with pytest.raises(UnsupportedExpression, match="and so no mean"):
+        play(source.window(tumbling("1m")).agg(v=x.mean()), rows)
+    assert play(source.window(tumbling("1m")).agg(v=x.median()), rows, 1)["v"].item() == START
+
+
 @pytest.mark.parametrize(
     "window", [tumbling("1m"), session("1m"), sliding("1m")], ids=["tumbling", "session", "sliding"]
 )

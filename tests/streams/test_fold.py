@@ -132,6 +132,8 @@ def test_what_fails_is_told_with_the_place_of_the_row() -> None:
     for wrong in (lambda held, row: 1 / 0, lambda held, row: "x", lambda held, row: {}, lambda held, row: True):
         with pytest.raises(FlowError, match="position 1"):
             fold(wrong)
+    with pytest.raises(FlowError, match="names no 'y'"):
+        fold(lambda held, row: {**held, "y": 1})
     with pytest.raises(FlowError, match="not as schema"):
         fold(lambda held, row: 300, pl.Int8)
     with pytest.raises(FlowError, match="position 1"):

@@ -188,6 +188,18 @@ def test_the_column_that_the_best_are_chosen_by_is_read_though_nothing_else_asks
     agree(play(flow, rows, 1).select("user", "best"), query, rows=rows.with_row_index("n"))
 
 
+def test_the_best_of_values_that_only_kept_rows_give_come_best_first() -> None:
+    amounts = [1, None, 5, 3, 9, 2]
+    rows = pl.DataFrame({"user": 7, "amount": amounts, "ts": datetime(2024, 1, 1)})
+    amount = pl.col("amount").drop_nulls()
+    for window in (tumbling("5m"), sliding("5m")):
+        windows = source.group_by("user").window(window)
+        best = windows.agg(
+            all=amount.top_k(5).implode(), least=amount.bottom_k(9).implode(), two=amount.top_k(2).implode()
+        )
+        assert best.over(rows).select("all", "least", "two").row(0) == ([9, 5, 3, 2, 1], [1, 2, 3, 5, 9], [9, 5])
+
+
 def test_what_is_kept_is_small_and_quantiles_of_one_column_share_it() -> None:
     aggregates = {f"p{q}": quantile("amount", q / 100) for q in (1, 50, 99)}
     windows = source.window(tumbling("1h")).agg(**aggregates).stages[-1]

@@ -263,6 +263,8 @@ def test_what_fails_names_the_row_or_the_timer() -> None:
         script(rows, by_word(lambda key, row: key.give(text=1)))
     with pytest.raises(FlowError, match="position 1"):
         script(rows, by_word(lambda key, row: key.held.clear(), start={"n": 0}, schema={"n": pl.Int64}))
+    with pytest.raises(FlowError, match="names no 'm'"):
+        script(rows, by_word(lambda key, row: key.held.update(m=1), start={"n": 0}, schema={"n": pl.Int64}))
     with pytest.raises(FlowError, match="at= or after="):
         script(rows, by_word(lambda key, row: key.timer(), told))
     with pytest.raises(ms.InvalidTime, match="time zone"):

@@ -151,7 +151,7 @@ def read_flights(path: str | None) -> pl.DataFrame:
         with as_file(files(__package__) / "january.parquet") as packaged:
             return pl.read_parquet(packaged).select(pl.col(name).cast(dtype) for name, dtype in _COLUMNS.items())
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
     except FileNotFoundError as error:
         raise NotFound(f"there is no file {path}", hint="Give the path of a Parquet file of flights") from error
     except (OSError, pl.exceptions.PolarsError) as error:

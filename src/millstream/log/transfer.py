@@ -182,7 +182,7 @@ def export_parquet(
         frame = frame.filter(pl.col("_position") < until_position)
     with written(path), whole(path) as partial:
         frame.sink_parquet(partial)
-    return int(pl.scan_parquet(path).select(pl.len()).collect().item())
+    return int(pl.scan_parquet(path, glob=False).select(pl.len()).collect().item())
 
 
 def drafts(

@@ -136,7 +136,7 @@ def _finish(node: pl.Expr, whole: pl.Expr, partials: dict[str, Partial], kept: l
     if len(inputs) == 1:
         found = _merging(node, inputs[0], partials)
         if found is None:
-            found = _best(node, inputs[0], partials)
+            found = _best(node, inputs[0], whole, partials, kept)
         if found is not None:
             return found
         if meta.eq(-inputs[0]):
@@ -232,21 +232,28 @@ def _quantile(wanted: Quantile, partials: dict[str, Partial]) -> pl.Expr:
     return quantile_of(_added(sketch, partials), wanted)
 
 
-def _best(node: pl.Expr, inner: pl.Expr, partials: dict[str, Partial]) -> pl.Expr | None:
-    """What gives a list of the greatest or least values from partials; None where it is something else."""
+def _best(
+    node: pl.Expr, inner: pl.Expr, whole: pl.Expr, partials: dict[str, Partial], kept: list[pl.Expr]
+) -> pl.Expr | None:
+    """What gives a list of the greatest or least values, best first; None where it is something else."""
     inputs = inner.meta.pop()
     if not node.meta.eq(inner.implode()) or len(inputs) not in (2, 3) or not inputs[-2].meta.is_literal():
         return None
     *by, count, value = inputs
     rows = pl.select(count).item()
-    if not isinstance(rows, int) or not _is_mergeable(value) or (by and not all(is_rowwise(e) for e in (*by, value))):
+    if not isinstance(rows, int):
         return None
     for name, descending in (("top", True), ("bottom", False)):
         verb = getattr(value, f"{name}_k_by" if by else f"{name}_k")
-        if inner.meta.eq(verb(*by, rows)):
-            order = by[0] if by else None
+        if not inner.meta.eq(verb(*by, rows)):
+            continue
+        order = by[0] if by else None
+        if _is_mergeable(value) and (order is None or (is_rowwise(order) and is_rowwise(value))):
             kind = f"{name} {rows}" + (f" by {order}" if by else "")
             return best_of(_added(Best("", kind, value, rows=rows, by=order, descending=descending), partials))
+        if order is None:
+            # Of kept rows, Polars' own verb would give them in no order.
+            return _from_rows(value.sort(descending=descending, nulls_last=True).head(rows).implode(), whole, kept)
     return None
 
 

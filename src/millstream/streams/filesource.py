@@ -50,12 +50,14 @@ class Files(msgspec.Struct, frozen=True, eq=False):
         Raises:
             NotFound: There is none.
         """
-        found = {path for pattern in self.patterns for path in glob.glob(pattern, recursive=True)}
+        found = {path for pattern in self.patterns for path in _matching(pattern)}
         # However a path is spelled, and through whichever link: a file is known by where it is.
         names = sorted({os.path.realpath(path) for path in found if os.path.isfile(path)})
         if not names:
+            folder = next((each for each in self.patterns if os.path.isdir(each)), "past")
             raise NotFound(
-                f"there is no file {' or '.join(self.patterns)}", hint="Give paths, or patterns such as 'past/*.csv.gz'"
+                f"there is no file {' or '.join(map(repr, self.patterns))}",
+                hint=f"Give paths, or patterns such as {os.path.join(folder, '*.csv.gz')!r}",
             )
         return names
 
@@ -153,6 +155,7 @@ class Files(msgspec.Struct, frozen=True, eq=False):
             ) from error
 
     def _of_ndjson(self, name: str) -> pl.DataFrame:
+        name = glob.escape(name)  # for Polars, which takes it for a pattern
         try:
             if self.types is None:
                 return pl.read_ndjson(name, infer_schema_length=None)
@@ -169,7 +172,9 @@ class Files(msgspec.Struct, frozen=True, eq=False):
         types = dict(self.types or {})
         try:
             # By name, whatever the order of the columns.
-            frame = pl.read_csv(name, schema_overrides=types, try_parse_dates=True, infer_schema_length=None)
+            frame = pl.read_csv(
+                name, schema_overrides=types, try_parse_dates=True, infer_schema_length=None, glob=False
+            )
         except pl.exceptions.NoDataError:
             return pl.DataFrame()
         # A column without a value has no type; to call it text would make text of what other files hold.
@@ -221,6 +226,11 @@ def _noting(
         database.execute(f"insert into {table} (loader, file, size, rows, whole) values (?, ?, ?, ?, ?)", loaded)
 
     return work
+
+
+def _matching(pattern: str) -> list[str]:
+    """The paths that a pattern stands for: a file that is called just so is that file, whatever its name could mean."""
+    return [pattern] if os.path.isfile(pattern) else glob.glob(pattern, recursive=True)
 
 
 def _format_of(name: str) -> Format:

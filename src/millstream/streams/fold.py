@@ -171,6 +171,7 @@ class Fold(Remembering, frozen=True, eq=False):
             try:
                 given = self.function(before[1], row)
                 got = given if isinstance(given, Mapping) else {names[0]: given} if len(names) == 1 else dict(given)
+                check_held(got, self.types)
                 values = {name: plain[name](got[name]) for name in names}
             except Exception as error:
                 values, problem = held_before, traceback.format_exc()
@@ -189,6 +190,17 @@ class Fold(Remembering, frozen=True, eq=False):
         rows = rows.with_columns(columns.get_columns())
         last = newest(rows.select(*keys, *names, pl.col(AT).alias(TOUCHED)), keys)
         return put(held, last, keys, TOUCHED), rows
+
+
+def check_held(given: Mapping[str, Any], types: Mapping[str, Any]) -> None:
+    """See that nothing is to be held that has no column: it would be forgotten without a word.
+
+    Raises:
+        KeyError: Something is.
+    """
+    for name in given:
+        if name not in types:
+            raise KeyError(f"schema= names no {name!r}")
 
 
 def _empty(types: Mapping[str, pl.DataType]) -> list[pl.Expr]:

@@ -288,9 +288,9 @@ class Windowed(msgspec.Struct, frozen=True, eq=False):
         As in Polars, an aggregate that is given without a name has that of its expression.
 
         A sliding window gives a row for each row, with the row's other columns before the aggregates;
-        ``window_end`` is then the row's time. Counts and sums of integers are 64 bits wide. Sums of floats
-        may differ in their last digits with the batches that rows came in (about 1e-15 of the sum of
-        magnitudes).
+        ``window_end`` is then the row's time. Counts and sums of integers are 64 bits wide, and so are the sums
+        that means are taken from. Sums of floats may differ in their last digits with the batches that rows came in
+        (about 1e-15 of the sum of magnitudes).
 
         Raises:
             UnsupportedExpression: An aggregate cannot be merged from the parts of its group.

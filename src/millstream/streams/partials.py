@@ -123,7 +123,10 @@ class Partial(msgspec.Struct, frozen=True, eq=False):
         if isinstance(dtype, pl.Duration):
             return dtype
         raise UnsupportedExpression(
-            f"{self.value}.sum()", "agg", f"values of type {dtype} have no sum", hint="Cast the column first"
+            f"{self.value}.sum()",
+            "agg",
+            f"values of type {dtype} have no sum, and so no mean",
+            hint="Cast the column first",
         )
 
 

@@ -78,7 +78,7 @@ def parse(pattern: str, defined: Iterable[str]) -> tuple[Element, ...]:
         raise UnsupportedPattern(
             pattern,
             "its quantifiers",
-            f"they ask for more than {_MAX_ITEMS} rows",
+            f"they ask for some {_MAX_ITEMS} rows or more",
             hint="Use smaller numbers",
         )
     return tuple(elements)

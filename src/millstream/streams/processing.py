@@ -18,7 +18,7 @@ from ..errors import MillstreamError
 from ..time import Duration, Moment, duration_micros, from_micros, to_micros
 from .columns import AT, END_OF_TIME, LATE, SEQUENCE, shown, tuples, utc
 from .errors import FlowError
-from .fold import GROUP, TOUCHED, Remembering, columns_of, plain_value
+from .fold import GROUP, TOUCHED, Remembering, check_held, columns_of, plain_value
 from .keyed import newest
 from .state import Batch, OperatorState, Parts, Step
 from .windows import numbered
@@ -41,7 +41,8 @@ class KeyContext:
     Attributes:
         key: The key's columns, by name.
         time: The event time of the row, or of the timer that rings, in UTC.
-        held: What is held of the key, by the names of ``schema=``: change it in place, or put another dict there.
+        held: What is held of the key, by the names of ``schema=`` (another name is refused): change it in place, or put
+            another dict there.
     """
 
     __slots__ = ("_given", "_gone", "_micros", "_timers", "held", "key", "time")
@@ -310,6 +311,7 @@ class _Calls:
         try:
             function(context, given)
             if not context._gone:
+                check_held(context.held, stage.types)
                 context.held = self._copied(context.held)
             for row in context._given:
                 if not row.keys() <= stage.gives.keys():

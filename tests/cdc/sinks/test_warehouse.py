@@ -100,6 +100,23 @@ def test_truncate_and_values_that_are_not_told(log: ms.Log, house: House) -> Non
     assert house.warehouse.history()["operation"].to_list()[-2:] == ["TRUNCATE", "INSERT"]
 
 
+@pytest.mark.parametrize("kind", ["duckdb", "parquet"])
+def test_a_folder_whose_name_looks_like_a_pattern_is_no_other(log: ms.Log, tmp_path: Path, kind: str) -> None:
+    beside = tmp_path / "lakes1" / "lake"
+    beside.mkdir(parents=True)
+    (beside / "others.part").touch()
+    (tmp_path / "lakes[1]").mkdir()
+    house = House(tmp_path / "lakes[1]", kind)
+    put(log, USERS, *(change("READ", None, row(i, "a"), USERS) for i in (1, 2)))
+    assert house.follow(log) == 2
+    house = House(tmp_path / "lakes[1]", kind)
+    put(log, USERS, change("UPDATE", row(1, "a"), row(1, "b"), USERS))
+    assert house.follow(log) == 1
+    assert house.rows() == [(1, "b", ""), (2, "a", "")]
+    assert house.warehouse.history().height == 3
+    assert [path.name for path in beside.iterdir()] == ["others.part"]
+
+
 def test_columns_that_come_go_and_are_renamed(log: ms.Log, house: House) -> None:
     put(log, USERS, *(change("READ", None, row(i, f"u{i}", "x"), USERS) for i in (1, 2)))
     new = shape(("id", "int"), ("mail", "text"), ("age", "int"))

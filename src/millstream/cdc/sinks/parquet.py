@@ -28,7 +28,7 @@ class ParquetFiles:
         self._mark = os.path.join(self._folder, "history.position")
         make_folder(self._history)
         held = self.history_position()
-        for path in glob(os.path.join(self._folder, "**", f"*{PARTIAL}"), recursive=True):
+        for path in glob(os.path.join(glob_escape(self._folder), "**", f"*{PARTIAL}"), recursive=True):
             with suppress(FileNotFoundError):
                 os.remove(path)
         for path, _, last in self._files():
@@ -67,12 +67,12 @@ class ParquetFiles:
         found: set[int] = set()
         for path, first, last in self._files():
             if first <= high and last >= low:
-                found.update(pl.read_parquet(path, columns=["position"])["position"].to_list())
+                found.update(pl.read_parquet(path, columns=["position"], glob=False)["position"].to_list())
         return found.intersection(positions)
 
     def read_current(self) -> pl.DataFrame | None:
         """The file."""
-        return pl.read_parquet(self._current) if os.path.exists(self._current) else None
+        return pl.read_parquet(self._current, glob=False) if os.path.exists(self._current) else None
 
     def write_current(self, rows: pl.DataFrame, position: int) -> None:
         """Another file in its place."""
@@ -81,7 +81,7 @@ class ParquetFiles:
 
     def read_history(self) -> pl.DataFrame | None:
         """All files."""
-        frames = [pl.read_parquet(path, hive_partitioning=False) for path, _, _ in self._files()]
+        frames = [pl.read_parquet(path, glob=False, hive_partitioning=False) for path, _, _ in self._files()]
         return pl.concat(frames, how="diagonal_relaxed") if frames else None
 
     def _files(self) -> Iterator[tuple[str, int, int]]:
