@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -136,14 +137,14 @@ pages = ms.stream("clicks").filter(pl.col("page") == "b").to("pages", type="Page
 
 
 @pytest.fixture
-def workshop(tmp_path, environment, request):
+def workshop(tmp_path, environment, ready_commands, request):
     """A folder in which every example can run, in the order of the page."""
     import polars as pl
 
     bin = tmp_path / "bin"
     bin.mkdir()
     script = bin / "millstream"
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m millstream.cli "$@"\n')
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(ready_commands.command)} "$@"\n')
     script.chmod(0o755)
     with ms.open(str(tmp_path / "shop.db")) as log:
         log.append(
