@@ -70,7 +70,7 @@ def postgres(postgres_server: PostgresServer) -> Iterator[str]:
     """The URL of a new database, which is gone after the test."""
     name = f"test_{next(_numbers)}"
     with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
-        connection.execute(f"create database {name} template template0")
+        connection.execute(f"create database {name} template template0 strategy file_copy")
     yield postgres_server.url(name)
     with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
         connection.execute(f"drop database {name} with (force)")
