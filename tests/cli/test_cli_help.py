@@ -245,6 +245,16 @@ def test_reading_commands_start_without_what_only_others_need(environment, shop)
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_program_does_not_look_for_rubbish_in_what_it_has_imported(environment, shop):
+    code = (
+        f"import gc, sys; from millstream.cli import main; sys.argv = ['millstream', 'read', {shop!r}]\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print(gc.isenabled(), gc.get_freeze_count() > 10_000, len(gc.get_objects()) < gc.get_freeze_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True, text=True)
+    assert done.stdout.splitlines()[-1] == "True True True"
+
+
 @pytest.mark.parametrize("name", ["", *NAMES])
 def test_nothing_of_the_help_is_taken_for_markup(invoke, name):
     shown = " ".join(invoke(*name.split(), "--help", columns=200).stdout.split())
