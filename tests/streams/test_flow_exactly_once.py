@@ -94,9 +94,9 @@ def test_state_is_written_by_difference_and_goes_when_its_windows_close(home: st
             worker.advance(log.head)
             with log.connect() as db:
                 found = db.query(f"select sum(length(body)) as bytes, count(*) as parts from {db.own('flow_state')}")[0]
-            sizes.append((found["bytes"], found["parts"]))
+            sizes.append((found["bytes"] or 0, found["parts"]))  # a commit may be one for several steps
         assert max(parts for _, parts in sizes) < 20
-        assert max(size for size, _ in sizes) < 40_000
+        assert 0 < max(size for size, _ in sizes) < 40_000
 
 
 def test_a_flow_of_another_shape_is_refused_and_one_with_another_filter_goes_on(
