@@ -148,7 +148,7 @@ def _plain(value: Any) -> Any:
     return "NaN" if number != number else number
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(histories())
 def test_a_table_at_every_position_is_what_a_plain_replay_gives(history: Any) -> None:
     made, seen = history
@@ -156,7 +156,7 @@ def test_a_table_at_every_position_is_what_a_plain_replay_gives(history: Any) ->
         assert_shows(made, position, names, known, use_images=False)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(history=histories(), order=st.randoms())
 def test_images_change_no_answer(history: Any, order: Any) -> None:
     made, seen = history

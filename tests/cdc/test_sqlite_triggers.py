@@ -93,7 +93,7 @@ def statements(draw: st.DrawFn, columns: list[str]) -> str:
 
 @pytest.mark.parametrize("recursive", [False, True], ids=["plain", "recursive triggers"])
 @pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS.keys())
-@settings(max_examples=60)
+@settings(max_examples=30)  # of each of two dozen
 @given(data=st.data())
 def test_the_changes_applied_in_order_give_the_table(
     schema: tuple[str, list[str]], recursive: bool, data: st.DataObject

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from ready import ReadyCommands
 from typer.testing import CliRunner
 
 import millstream as ms
@@ -18,11 +19,22 @@ SOURCE = str(Path(ms.__file__).parents[1])
 COMMAND = [sys.executable, "-m", "millstream.cli"]
 
 
-@pytest.fixture
-def environment() -> dict[str, str]:
+def plain_environment() -> dict[str, str]:
     paths = [SOURCE, *filter(None, [os.environ.get("PYTHONPATH")])]
     plain = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "COLUMNS", "NO_COLOR")}
     return {**plain, "PYTHONPATH": os.pathsep.join(paths), "TERM": "dumb"}
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    return plain_environment()
+
+
+@pytest.fixture(scope="session")
+def ready_commands(tmp_path_factory) -> Iterator[ReadyCommands]:
+    commands = ReadyCommands(tmp_path_factory.mktemp("commands"), plain_environment())
+    yield commands
+    commands.close()
 
 
 @pytest.fixture
@@ -30,9 +42,9 @@ def start(tmp_path, environment):
     """Start the command; what is still running at the end of the test is ended."""
     started: list[subprocess.Popen] = []
 
-    def begin(*words: str, **options) -> subprocess.Popen:
+    def begin(*words: str, command: list[str] = COMMAND, **options) -> subprocess.Popen:
         options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        process = subprocess.Popen([*COMMAND, *words], cwd=tmp_path, env=environment, **options)
+        process = subprocess.Popen([*command, *words], cwd=tmp_path, env=environment, **options)
         started.append(process)
         return process
 
@@ -44,11 +56,11 @@ def start(tmp_path, environment):
 
 
 @pytest.fixture
-def run(start) -> Callable[..., subprocess.CompletedProcess]:
+def run(start, ready_commands) -> Callable[..., subprocess.CompletedProcess]:
     """Run the command to its end; output and errors as text."""
 
     def call(*words: str, input: str | bytes = b"") -> subprocess.CompletedProcess:
-        process = start(*words)
+        process = start(*words, command=ready_commands.command)
         out, err = process.communicate(input.encode() if isinstance(input, str) else input, timeout=50)
         return subprocess.CompletedProcess(words, process.returncode, out.decode(), err.decode())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -136,14 +137,14 @@ pages = ms.stream("clicks").filter(pl.col("page") == "b").to("pages", type="Page
 
 
 @pytest.fixture
-def workshop(tmp_path, environment, request):
+def workshop(tmp_path, environment, ready_commands, request):
     """A folder in which every example can run, in the order of the page."""
     import polars as pl
 
     bin = tmp_path / "bin"
     bin.mkdir()
     script = bin / "millstream"
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m millstream.cli "$@"\n')
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(ready_commands.command)} "$@"\n')
     script.chmod(0o755)
     with ms.open(str(tmp_path / "shop.db")) as log:
         log.append(
@@ -242,6 +243,16 @@ def test_reading_commands_start_without_what_only_others_need(environment, shop)
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_program_does_not_look_for_rubbish_in_what_it_has_imported(environment, shop):
+    code = (
+        f"import gc, sys; from millstream.cli import main; sys.argv = ['millstream', 'read', {shop!r}]\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print(gc.isenabled(), gc.get_freeze_count() > 10_000, len(gc.get_objects()) < gc.get_freeze_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True, text=True)
+    assert done.stdout.splitlines()[-1] == "True True True"
 
 
 @pytest.mark.parametrize("name", ["", *NAMES])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ready import ReadyCommands
 
 APP = """
 import millstream as ms
@@ -65,12 +66,12 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, environment: dict[str, str]) -> Run:
+def run(tmp_path: Path, environment: dict[str, str], ready_commands: ReadyCommands) -> Run:
     (tmp_path / "shop.py").write_text(APP)
     subprocess.run([sys.executable, "-c", MADE], cwd=tmp_path, env=environment, check=True)
 
     def call(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "millstream.cli", *words]
+        command = [*ready_commands.command, *words]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
         assert done.returncode == code, done.stderr
         return done

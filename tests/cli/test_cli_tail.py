@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 
 import pytest
 
 import millstream as ms
-
-WRITER = """
-import sys, millstream as ms
-with ms.open(sys.argv[1]) as log:
-    for n in range(200):
-        log.append(f"s-{n % 3}", ms.Plain("T", {"n": n}))
-"""
 
 
 def lines(done):
@@ -48,10 +39,12 @@ def test_what_does_not_go_together_is_refused(invoke, shop, words):
     assert invoke("tail", shop, *words).exit_code == 2
 
 
-def test_what_another_process_appends_is_seen_once_and_in_order(start, shop, environment):
+def test_what_another_process_appends_is_seen_once_and_in_order(start, shop):
     process = start("tail", shop, "--follow", "--lines", "1", "--timeout", "3s")
     assert json.loads(process.stdout.readline())["position"] == 5
-    subprocess.run([sys.executable, "-c", WRITER, shop], env=environment, check=True)
+    with ms.open(shop) as log:
+        for n in range(200):
+            log.append(f"s-{n % 3}", ms.Plain("T", {"n": n}))
     out, err = process.communicate(timeout=50)
     assert (process.returncode, err) == (0, b"")
     assert [json.loads(line)["data"]["n"] for line in out.splitlines()] == list(range(200))

@@ -66,8 +66,7 @@ def test_they_are_what_is_read_instead_of_the_events_before_them(log):
     assert accounts.get("account-1", at=9).owner == ""
 
 
-@pytest.mark.parametrize("version", [0, 1, 9, 10, 11, 500, 999, 1000, 1001, 2499, 2500])
-def test_the_past_is_the_same_with_and_without(log, kind, version):
+def test_the_past_is_the_same_with_and_without(log, kind):
     for start in range(0, 2500, 500):
         # Runs of many events, and single ones.
         log.append("account-1", [Deposited(amount=Decimal(n)) for n in range(start, start + 400)])
@@ -77,8 +76,9 @@ def test_the_past_is_the_same_with_and_without(log, kind, version):
     with_.get("account-1")
     assert with_.snapshots.count() > 50
     assert without.snapshots.count() == with_.snapshots.count()
-    one, other = with_.get("account-1", at=version), without.get("account-1", at=version)
-    assert (one.balance, list(one.entries)) == (other.balance, list(other.entries))
+    for version in (0, 1, 9, 10, 11, 500, 999, 1000, 1001, 2499, 2500):
+        one, other = with_.get("account-1", at=version), without.get("account-1", at=version)
+        assert (one.balance, list(one.entries)) == (other.balance, list(other.entries))
 
 
 def test_a_slow_load_leaves_one(log):

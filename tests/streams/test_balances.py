@@ -13,7 +13,7 @@ import hypothesis.strategies as st
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from millstream.streams import balances as balances_of_keys
 from millstream.streams import compiled
@@ -44,6 +44,7 @@ def test_loops_whose_file_is_broken_are_compiled_anew(tmp_path: Path) -> None:
             each.write_bytes(each.read_bytes()[:20])
 
 
+@settings(max_examples=40)  # of each of nine
 @given(st.data())
 @pytest.mark.parametrize("keys", KEYS)
 @pytest.mark.parametrize("worth_it", [1, 3, 1_000], ids=["by loops", "by both", "by arrays"])

@@ -38,14 +38,23 @@ CHANGES = [
 ]
 
 
-def windows(zone: str, begin: datetime, count: int, every: str) -> dict[datetime, datetime]:
-    """For each minute, when its window begins: each minute's clock is looked at, one after the other."""
+def minutes(change: datetime, every: str) -> list[datetime]:
+    """Each minute for days around a change; for months, also each quarter of an hour for weeks around it."""
+    near = [change + number * MINUTE for number in range(-3 * 1440, 3 * 1440)]
+    if every != "1mo":
+        return near
+    # A change is at any minute, and a month begins with a quarter of an hour.
+    whole = change.replace(minute=0)
+    return sorted({*near, *(whole + number * 15 * MINUTE for number in range(-40 * 96, 40 * 96))})
+
+
+def windows(zone: str, moments: list[datetime], every: str) -> dict[datetime, datetime]:
+    """For each moment, when its window begins: each moment's clock is looked at, one after the other."""
     clock = ZoneInfo(zone)
     found: dict[datetime, datetime] = {}
-    start = begin
+    start = moments[0]
     before = furthest = datetime.min
-    for number in range(count):
-        moment = begin + number * MINUTE
+    for moment in moments:
         shown = moment.replace(tzinfo=UTC).astimezone(clock).replace(tzinfo=None)
         stroke = shown.replace(minute=0)
         if every != "1h":
@@ -62,11 +71,9 @@ def windows(zone: str, begin: datetime, count: int, every: str) -> dict[datetime
 @pytest.mark.parametrize("every", ["1h", "1d", "1mo"])
 @pytest.mark.parametrize(("zone", "change"), CHANGES)
 def test_windows_begin_where_the_clocks_strike(zone: str, change: datetime, every: str) -> None:
-    begin = change - timedelta(days=40 if every == "1mo" else 3)
-    count = (80 if every == "1mo" else 6) * 1440
-    wanted = windows(zone, begin, count, every)
+    wanted = windows(zone, minutes(change, every), every)
     # The first may have begun before it was looked at.
-    first = next(start for start in wanted.values() if start != begin)
+    first = next(start for start in wanted.values() if start != next(iter(wanted)))
     moments = [moment for moment in wanted if moment >= first]
     at = pl.Series(moments).dt.replace_time_zone("UTC").dt.epoch("us")
     starts, ends = bounds(at, every, zone)

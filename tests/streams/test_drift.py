@@ -119,11 +119,11 @@ FLOWS: dict[str, Flow] = {
 
 
 @pytest.mark.parametrize("name", FLOWS)
-@pytest.mark.parametrize("seed", range(4))
-def test_output_is_the_same_whatever_the_batches_though_types_drift(name: str, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "small"), [(0, 1), (1, 2), (2, 7), (3, 1)])
+def test_output_is_the_same_whatever_the_batches_though_types_drift(name: str, seed: int, small: int) -> None:
     outputs, lates = [], []
     flow = FLOWS[name]
-    for size in (1, 2, 7, 100_000):
+    for size in (small, 100_000):
         log = objects(seed)
         head = log.head
         for restarts in (False, True):
@@ -162,11 +162,11 @@ def mixed(seed: int, *, frames: bool) -> ms.Log:
 
 
 @pytest.mark.parametrize("name", [name for name in FLOWS if name != "plain"])
-@pytest.mark.parametrize("seed", range(3))
-def test_objects_and_frames_of_other_types_in_one_stream_are_rows_of_one_flow(name: str, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "small"), [(0, 1), (1, 3), (2, 2)])
+def test_objects_and_frames_of_other_types_in_one_stream_are_rows_of_one_flow(name: str, seed: int, small: int) -> None:
     flow = FLOWS[name]
     outputs = []
-    for size in (1, 3, 100_000):
+    for size in (small, 100_000):
         log = mixed(seed, frames=True)
         head = log.head
         worker = Worker(log, flow.to("o", type="O"), rows=size, commit_every=0)

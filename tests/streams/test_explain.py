@@ -136,7 +136,7 @@ def test_a_row_that_is_not_there_or_not_the_only_one_is_told() -> None:
 )
 def test_behind_an_early_or_corrected_result_are_the_rows_that_had_come(options: dict[str, str]) -> None:
     flow = by_user.window(tumbling("1m"), **options).agg(n=pl.len(), total=amount.sum())
-    rows = clicks(11, 300, users=3, minutes=10, late=30)
+    rows = clicks(11, 150, users=3, minutes=5, late=30)
     with ms.open() as log:
         log.append("a", rows, type="ExplainedRevised")
         results = flow.over(log)

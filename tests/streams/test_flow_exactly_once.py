@@ -41,9 +41,9 @@ def rows() -> pl.DataFrame:
 def test_a_flow_killed_again_and_again_gives_what_an_undisturbed_one_gives(
     shared_home: str, rows: pl.DataFrame
 ) -> None:
-    rows = rows.head(2_500)  # the kills come early
+    rows = rows.head(1_500)  # the kills come early
     with ms.open() as log:
-        fill(log, rows, 2_500)
+        fill(log, rows, 1_500)
         run(log, *FLOWS, until="head")
         whole = outputs(log)
     with ms.open(shared_home) as log:
@@ -55,8 +55,9 @@ def test_a_flow_killed_again_and_again_gives_what_an_undisturbed_one_gives(
 
 
 def test_steps_of_any_size_with_a_new_worker_now_and_then_give_the_same(shared_home: str, rows: pl.DataFrame) -> None:
+    rows = rows.head(3_000)
     with ms.open() as log:
-        fill(log, rows, 6_000)
+        fill(log, rows, 3_000)
         run(log, *FLOWS, until="head")
         whole = outputs(log)
     r = random.Random(2)
@@ -88,14 +89,14 @@ def test_state_is_written_by_difference_and_goes_when_its_windows_close(home: st
     with ms.open(home) as log:
         worker = Worker(log, FLOWS[1])
         sizes = []
-        for start in range(0, rows.height, 50):
+        for start in range(0, rows.height // 2, 50):
             log.append("clicks", rows.slice(start, 50), type="Click")
             worker.advance(log.head)
             with log.connect() as db:
                 found = db.query(f"select sum(length(body)) as bytes, count(*) as parts from {db.own('flow_state')}")[0]
-            sizes.append((found["bytes"], found["parts"]))
+            sizes.append((found["bytes"] or 0, found["parts"]))  # a commit may be one for several steps
         assert max(parts for _, parts in sizes) < 20
-        assert max(size for size, _ in sizes) < 40_000
+        assert 0 < max(size for size, _ in sizes) < 40_000
 
 
 def test_a_flow_of_another_shape_is_refused_and_one_with_another_filter_goes_on(

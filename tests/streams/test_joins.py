@@ -46,7 +46,7 @@ NOTHING = pl.DataFrame(schema={"n": pl.UInt32, "m": pl.UInt32})
 How = Literal["inner", "left", "full", "semi", "anti"]
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(
     st.integers(0, 10_000), st.sampled_from([0, 5, 60]), st.sampled_from([0, 7, 120]), st.sampled_from(list(QUERIES))
 )
@@ -68,7 +68,7 @@ def test_pairs_come_in_order_of_the_later_time_and_key() -> None:
     assert result.height > 50
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.sampled_from([None, 0, 10, 120]), st.booleans())
 def test_a_row_meets_the_table_as_it_stood_at_its_time(seed: int, within: int | None, inner: bool) -> None:
     rows = two(seed)

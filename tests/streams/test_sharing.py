@@ -148,7 +148,7 @@ MORE: dict[str, Flow] = {
 SHARED = {**{flow.sink.name: flow for flow in FLOWS[:-1] if flow.sink is not None}, **MORE}
 
 
-def fill(log: ms.Log, seed: int, count: int = 480, size: int = 40) -> None:
+def fill(log: ms.Log, seed: int, count: int = 360, size: int = 30) -> None:
     rows, other = clicks(seed, count, minutes=30, late=4), clicks(seed + 1, count // 2, minutes=30, late=4)
     for start in range(0, count, size):
         log.append("clicks", rows.slice(start, size), type="Click")
@@ -300,7 +300,7 @@ def test_processes_say_that_a_source_is_silent_when_one_would(seed: int, tmp_pat
         r = random.Random(seed)
         with ms.open(tmp_path / f"{shared}.db", clock=clock) as log:
             worker: Worker | SharedWorker | None = None
-            for _ in range(60):
+            for _ in range(40):
                 name = r.choice(["quiet", "quiet", "busy", "other", "wait", "wait", "restart"])
                 clock.advance(f"{r.randrange(1, 50)}s")
                 processes, back = r.choice([1, 2, 3]), r.randrange(20)
@@ -354,12 +354,12 @@ def test_processes_share_a_table_that_changes_by_its_key(
     alone, model = Model(seed), Model(seed)
     model.log.close()
     model.log = ms.open(tmp_path / "log.db")
-    with alone.play(240) as log:
+    with alone.play(150) as log:
         log.append("users", ms.Plain("Change", untimed))
         ms.run(log, flow, until="head")
         whole = given(log, flow)
     assert whole["out"].height
-    with model.play(240) as log:
+    with model.play(150) as log:
         log.append("users", ms.Plain("Change", untimed))
         head, busy, r = log.head, True, random.Random(seed)
         while busy:

@@ -55,7 +55,7 @@ WINDOWS: dict[str, Callable[[Flow], Any]] = {
 
 @pytest.mark.parametrize("name", WINDOWS)
 def test_the_parts_of_every_window_come_to_the_same_in_whatever_batches(name: str) -> None:
-    rows = clicks(4, 600)
+    rows = clicks(4, 400)
     flow = WINDOWS[name](source).agg(**AGGREGATES)
     whole = play(flow, rows)
     assert whole.height > 5

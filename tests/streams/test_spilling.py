@@ -113,7 +113,7 @@ KEPT = {
 
 @pytest.mark.usefixtures("few_in_lanes")
 @pytest.mark.parametrize("name", KEPT)
-@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10_000), texts=st.booleans(), limit=st.sampled_from([1, 3_000]))
 def test_state_on_disk_gives_the_rows_of_state_in_memory_in_their_order(
     name: str, tmp_path: Path, seed: int, texts: bool, limit: int
