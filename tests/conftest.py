@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import compileall
 import os
-import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import count
-from multiprocessing import get_context
 from pathlib import Path
 
 import psycopg
 import pymysql
 import pytest
-from _pytest.assertion import rewrite
 from hypothesis import HealthCheck, settings
 
 from buckets import ObjectStore
@@ -28,33 +25,10 @@ settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # The tests start hundreds of processes. Where Python is told to write no bytecode, each would compile the library,
-    # and each worker would rewrite the assertions of all tests.
-    sys.dont_write_bytecode = False
-    if hasattr(config, "workerinput"):
-        return
+    # The tests start hundreds of processes. Where Python is told to write no bytecode, each would compile the library.
     package = find_spec("millstream")
-    if package is not None and package.submodule_search_locations:
+    if not hasattr(config, "workerinput") and package is not None and package.submodule_search_locations:
         compileall.compile_dir(package.submodule_search_locations[0], quiet=2, workers=0)
-    if config.getoption("numprocesses", None) and len(config.args) == 1 and Path(config.args[0]).is_dir():
-        # Once, before the workers do it all at the same time.
-        files = list(Path(config.args[0]).rglob("test_*.py"))
-        processes = os.cpu_count() or 1
-        context = get_context("fork")
-        work = [context.Process(target=_rewrite, args=(config, files[n::processes])) for n in range(processes)]
-        for each in work:
-            each.start()
-        for each in work:
-            each.join()
-
-
-def _rewrite(config: pytest.Config, files: list[Path]) -> None:
-    """Put what pytest makes of tests where it looks for it."""
-    for file in files:
-        cached = rewrite.get_cache_dir(file) / (file.name[:-3] + rewrite.PYC_TAIL)
-        if rewrite._read_pyc(file, cached) is None and rewrite.try_makedirs(cached.parent):
-            source, code = rewrite._rewrite_test(file, config)
-            rewrite._write_pyc(config.stash[rewrite.assertstate_key], code, source, cached)
 
 
 @pytest.fixture(scope="session")
