@@ -9,7 +9,10 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
+from referee import play
 from test_spilling import many
 
 import millstream as ms
@@ -24,6 +27,7 @@ WINDOWS = {
     "tumbling": source.group_by("user", "kind").window(ms.tumbling("3h")).agg(n=pl.len(), low=pl.col("amount").min()),
     "hopping": source.group_by("user").window(ms.hopping("2h", every="20m")).agg(n=pl.len()),
     "calendar": source.group_by("user", "kind").window(ms.calendar("1d", time_zone="Asia/Tokyo")).agg(n=pl.len()),
+    "session": source.group_by("user", "kind").window(ms.session("20m")).agg(n=pl.len(), low=pl.col("amount").min()),
     "alert": source.group_by("user").window(ms.tumbling("3h")).agg(n=pl.len()).alert(pl.col("n") > 1),
 }
 
@@ -97,6 +101,26 @@ def test_what_closes_in_pieces_is_what_closes_in_one(
         assert_frame_equal(log.scan("out").collect(), whole)
         assert ahead_of(log) == 0
         log.verify()
+
+
+OFTEN = {
+    "sessions": source.group_by("user").window(ms.session("2m")).agg(n=pl.len(), last=pl.col("kind").last()),
+    "sessions of two keys": source.group_by("user", "kind").window(ms.session("8m")).agg(low=pl.col("amount").min()),
+}
+
+
+@pytest.mark.parametrize("name", OFTEN)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10_000), texts=st.booleans(), limit=st.sampled_from([1, 3_000]))
+def test_what_closes_in_pieces_again_and_again_is_what_closes_in_one(
+    name: str, tmp_path: Path, pieces: list[int], seed: int, texts: bool, limit: int
+) -> None:
+    rows = many(seed, 1_200, texts=texts)
+    whole = play(OFTEN[name], rows)
+    pieces.clear()
+    assert_frame_equal(play(OFTEN[name], rows, seed, spill=lambda: Spill(limit, str(tmp_path))), whole)
+    assert whole.height
+    assert pieces
 
 
 def test_rows_in_pieces_go_to_files_and_functions_too(tmp_path: Path) -> None:

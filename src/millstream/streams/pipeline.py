@@ -434,13 +434,13 @@ class Pipeline:
             if put is not None and isinstance(stage, Closes) and all(map(takes_pieces, stages[place:])):
                 closing = stage.closing(operators[number], came)
                 if closing is not None:
-                    operators[number] = closing.state
                     _put_aside(closing.late, late)
                     # No time passes before all of them have come.
                     still = msgspec.structs.replace(batch, after=batch.before)
                     for piece in in_order(closing.results, put):
                         on = msgspec.structs.replace(still, frame=piece)
                         yield from self._onward(branch, place, number + 1, on, operators, late, fill, put)
+                    operators[number] = closing.state()
                     end = msgspec.structs.replace(batch, frame=pl.DataFrame())
                     yield from self._onward(branch, place, number + 1, end, operators, late, fill, put)
                     return

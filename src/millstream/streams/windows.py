@@ -208,7 +208,7 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
             return None
         parts, late = self._with(state.parts, batch)
         results = map(self._finish, self._merged(parts, batch.before, batch.after))
-        return Closing(Kept(parts.expire(self.limit(batch.after), PANE)), results, late)
+        return Closing(results, lambda: Kept(parts.expire(self.limit(batch.after), PANE)), late)
 
     def _with(self, parts: Parts, batch: Batch) -> tuple[Parts, pl.DataFrame | None]:
         """The state with the rows of a batch, and those that came late."""
