@@ -27,6 +27,10 @@ WINDOWS = {
     "tumbling": source.group_by("user", "kind").window(ms.tumbling("3h")).agg(n=pl.len(), low=pl.col("amount").min()),
     "hopping": source.group_by("user").window(ms.hopping("2h", every="20m")).agg(n=pl.len()),
     "calendar": source.group_by("user", "kind").window(ms.calendar("1d", time_zone="Asia/Tokyo")).agg(n=pl.len()),
+    "early": source.group_by("user", "kind")
+    .window(ms.tumbling("3h"), early="1h")
+    .agg(n=pl.len(), last=pl.col("ts").last()),
+    "allowed": source.group_by("user").window(ms.hopping("2h", every="1h"), allowed_lateness="4h").agg(n=pl.len()),
     "session": source.group_by("user", "kind").window(ms.session("20m")).agg(n=pl.len(), low=pl.col("amount").min()),
     "alert": source.group_by("user").window(ms.tumbling("3h")).agg(n=pl.len()).alert(pl.col("n") > 1),
 }
@@ -105,6 +109,15 @@ def test_what_closes_in_pieces_is_what_closes_in_one(
 
 OFTEN = {
     "sessions": source.group_by("user").window(ms.session("2m")).agg(n=pl.len(), last=pl.col("kind").last()),
+    "early": source.group_by("user").window(ms.tumbling("20m"), early="4m").agg(n=pl.len(), last=pl.col("kind").last()),
+    "corrected": source.group_by("user", "kind")
+    .window(ms.hopping("8m", every="4m"), allowed_lateness="6m")
+    .agg(low=pl.col("amount").min()),
+    "early and corrected": stream("clicks", time="ts")
+    .filter(pl.col("amount") > -45)
+    .group_by("user")
+    .window(ms.tumbling("4m"), early="2m", allowed_lateness="4m")
+    .agg(n=pl.len()),
     "sessions of two keys": source.group_by("user", "kind").window(ms.session("8m")).agg(low=pl.col("amount").min()),
 }
 
@@ -121,6 +134,20 @@ def test_what_closes_in_pieces_again_and_again_is_what_closes_in_one(
     assert_frame_equal(play(OFTEN[name], rows, seed, spill=lambda: Spill(limit, str(tmp_path))), whole)
     assert whole.height
     assert pieces
+
+
+def test_what_waited_for_the_first_watermark_comes_in_pieces(home: str | None, pieces: list[int]) -> None:
+    counts = source.merge(stream("views", time="ts")).group_by("user").window(ms.tumbling("10m"), early="5m")
+    flow = counts.agg(n=pl.len(), last=pl.col("kind").last())
+    with ms.open(home) as log:
+        rows = filled(log)
+        log.append("views", rows[-5:].with_columns(pl.col("ts") + timedelta(days=3)), type="ClosingView")
+        whole = flow.over(log, final=False)
+        assert not pieces
+        work(log, flow.to("out", type="Closed.First"))
+        assert len(pieces) > 3
+        assert_frame_equal(log.scan("out").collect(), whole)
+        assert {"early", "final"} == set(whole["status"])
 
 
 def test_rows_in_pieces_go_to_files_and_functions_too(tmp_path: Path) -> None:
