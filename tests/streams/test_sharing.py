@@ -146,6 +146,17 @@ MORE: dict[str, Flow] = {
     .window(tumbling("1m"))
     .agg(n=pl.len())
     .late_to("clicks-late"),
+    "late rows of several columns": stream("clicks", time="ts")
+    .filter(PURCHASE)
+    .select("user", "ts", much="amount")
+    .group_by("user")
+    .window(tumbling("1m"))
+    .agg(n=pl.len())
+    .merge(stream("views", time="ts").with_columns(seen=True).group_by("user").window(tumbling("1m")).agg(n=pl.len()))
+    .group_by("user")
+    .window(tumbling("3m"))
+    .agg(n=pl.col("n").sum())
+    .late_to("clicks-late"),
     "joined with itself by one key, late rows": halved.filter(PURCHASE)
     .join(halved, on="half", back="1m", prefix="v_")
     .late_to("clicks-late"),

@@ -19,6 +19,7 @@ from .closing import Closes, in_order, takes_pieces
 from .columns import END_OF_TIME, ENVELOPE, IDLE, SEQUENCE, is_hidden, ordered, picked, visible
 from .errors import MissingColumn, UnsupportedExpression
 from .flow import Flow
+from .late import in_log, put_aside
 from .needs import Demand
 from .shaping import Filter, Rowwise, Select, WithColumns
 from .state import Batch, Operator, OperatorState, Parts, Step, widened
@@ -128,7 +129,8 @@ class Pipeline:
         Returns:
             The state afterwards; the rows that come out, in order; the rows that came late.
         """
-        return in_one(self.stepping(state, rows, fill=fill))
+        state, output, late = in_one(self.stepping(state, rows, fill=fill))
+        return state, output, widened(late) if late else None
 
     def stepping(
         self,
@@ -322,16 +324,10 @@ class Pipeline:
         batch, number = self._into(self._root, operators, batches, late, fill)
         for frame in self._onward(self._root, behind, number, batch, operators, late, fill, put):
             yield self._published(frame) if frame.width else nothing
-        aside = None
-        if late:
-            aside = late[0] if len(late) == 1 else widened(late)
-            # Where flows meet, the late rows of one come before those of another, whatever their places.
-            aside = aside.sort(SEQUENCE, maintain_order=True) if self._tree else aside
-            aside = self._aside(aside)
         # Before they leave: those of which nobody asks for a column leave nothing that could be counted.
         count = sum(each.height for each in late)
         state = msgspec.structs.replace(state, operators=tuple(operators), late=state.late + count)
-        return state, aside
+        return state, self._aside(late) if late else []
 
     def _through(
         self,
@@ -381,7 +377,7 @@ class Pipeline:
             )
             step = self._meet(number, source, operators[number], inputs, joint)
             operators[number] = step.state
-            _put_aside(step.late, late)
+            put_aside(step.late, late)
             batch = msgspec.structs.replace(joint, frame=self._filled(branch.flow, step.frame) if fill else step.frame)
             number += 1
         return batch, number
@@ -434,7 +430,7 @@ class Pipeline:
             if put is not None and isinstance(stage, Closes) and all(map(takes_pieces, stages[place:])):
                 closing = stage.closing(operators[number], came)
                 if closing is not None:
-                    _put_aside(closing.late, late)
+                    put_aside(closing.late, late)
                     # No time passes before all of them have come.
                     still = msgspec.structs.replace(batch, after=batch.before)
                     for piece in in_order(closing.results, put):
@@ -448,7 +444,7 @@ class Pipeline:
             operators[number], frame = step.state, step.frame
             if isinstance(stage, TableRows):
                 frame = self._told_apart(branch, place, self._filled(stage, frame) if fill else frame)
-            _put_aside(step.late, late)
+            put_aside(step.late, late)
             number += 1
         yield frame
 
@@ -462,9 +458,9 @@ class Pipeline:
         """Those rows of a source that are for this pipeline, before one of its stages: here all."""
         return frame
 
-    def _aside(self, late: pl.DataFrame) -> pl.DataFrame:
+    def _aside(self, late: list[pl.DataFrame]) -> list[pl.DataFrame]:
         """Late rows as they leave it."""
-        return late.select(visible(late))
+        return in_log(late)
 
     def _filled(self, part: Flow | TableRows, frame: pl.DataFrame) -> pl.DataFrame:
         """What comes out of a meeting or a table's changes, with what is asked for and no row has had yet."""
@@ -511,8 +507,3 @@ class Pipeline:
     def _timed(self, source: Source, rows: pl.DataFrame, high: int) -> tuple[pl.DataFrame, int]:
         """The rows with their time and whether they are late; and the greatest time so far."""
         return timed(source, rows, high, self._asked)
-
-
-def _put_aside(rows: pl.DataFrame | None, late: list[pl.DataFrame]) -> None:
-    if rows is not None:
-        late.append(rows.select(*visible(rows), SEQUENCE))
