@@ -16,7 +16,7 @@ from referee import play
 from test_spilling import many
 
 import millstream as ms
-from millstream.streams import Flow, closing, committing, pipeline, runner, state, stream
+from millstream.streams import Flow, closing, committing, course, runner, state, stream
 from millstream.streams.committing import Committer
 from millstream.streams.runner import Worker
 from millstream.streams.spilling import Spill
@@ -58,7 +58,7 @@ def pieces(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             heights.append(piece.height)
             yield piece
 
-    monkeypatch.setattr(pipeline, "in_order", spied)
+    monkeypatch.setattr(course, "in_order", spied)
     return heights
 
 
