@@ -32,6 +32,13 @@ WINDOWS = {
     .agg(n=pl.len(), last=pl.col("ts").last()),
     "allowed": source.group_by("user").window(ms.hopping("2h", every="1h"), allowed_lateness="4h").agg(n=pl.len()),
     "session": source.group_by("user", "kind").window(ms.session("20m")).agg(n=pl.len(), low=pl.col("amount").min()),
+    "top": source.group_by("user").window(ms.hopping("2h", every="20m")).agg(n=pl.len()).top(3, by="n"),
+    "top of many": source.group_by("user", "kind")
+    .window(ms.tumbling("3h"))
+    .agg(n=pl.len())
+    .filter(pl.col("n") > 1)
+    .top(1, by="n", descending=False, per="user")
+    .match("some more", within="4h", define={"some": pl.col("n") >= 1, "more": pl.col("n") >= 1}, contiguity="relaxed"),
     "alert": source.group_by("user").window(ms.tumbling("3h")).agg(n=pl.len()).alert(pl.col("n") > 1),
 }
 
@@ -118,6 +125,13 @@ OFTEN = {
     .group_by("user")
     .window(ms.tumbling("4m"), early="2m", allowed_lateness="4m")
     .agg(n=pl.len()),
+    "best of sessions": source.group_by("user", "kind")
+    .window(ms.session("3m"))
+    .agg(low=pl.col("amount").min())
+    .top(2, by="low", per="kind")
+    .group_by("kind")
+    .window(ms.tumbling("5m"))
+    .agg(n=pl.len(), who=pl.col("user").last()),
     "sessions of two keys": source.group_by("user", "kind").window(ms.session("8m")).agg(low=pl.col("amount").min()),
 }
 

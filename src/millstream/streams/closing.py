@@ -47,9 +47,14 @@ class Closes(Protocol):
         ...
 
 
-def takes_pieces(stage: object) -> bool:
-    """Whether a stage may be given rows of one time in several batches."""
-    return isinstance(stage, Rowwise | Alert | Entering | Closes)
+def take_pieces(stages: Iterable[object]) -> bool:
+    """Whether stages may be given rows of one time in several batches; what gathers them gives few, and in one."""
+    for stage in stages:
+        if getattr(stage, "gathers", False):
+            return True
+        if not isinstance(stage, Rowwise | Alert | Entering | Closes):
+            return False
+    return True
 
 
 def is_much(parts: Parts, end: int, column: str | None = None) -> bool:

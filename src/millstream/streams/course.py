@@ -9,7 +9,7 @@ import polars as pl
 
 from .aside import Aside
 from .captured import TableRows
-from .closing import Closes, in_order, takes_pieces
+from .closing import Closes, in_order, take_pieces
 from .columns import ENVELOPE, is_hidden, ordered, picked, visible
 from .errors import UnsupportedExpression
 from .flow import Flow
@@ -168,12 +168,12 @@ class Course:
                     frame = self._told_apart(branch, place, frame)
                 continue
             came = msgspec.structs.replace(batch, frame=self._narrowed(stage, frame))
-            if put is not None and isinstance(stage, Closes) and all(map(takes_pieces, stages[place:])):
+            if put is not None and isinstance(stage, Closes) and take_pieces(stages[place:]):
                 closing = stage.closing(operators[number], came)
                 if closing is not None:
                     put_aside(closing.late, late)
                     # No time passes before all of them have come.
-                    still = msgspec.structs.replace(batch, after=batch.before)
+                    still = msgspec.structs.replace(batch, after=batch.before, more=True)
                     for piece in in_order(closing.results, put):
                         on = msgspec.structs.replace(still, frame=piece)
                         yield from self._onward(branch, place, number + 1, on, operators, late, fill, put)

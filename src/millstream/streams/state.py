@@ -372,6 +372,8 @@ class Batch(msgspec.Struct, frozen=True, eq=False):
     """Whether it says only what columns the rows to come have: it has none, and no time passes."""
     timeline: Timeline | None = None
     """How the watermark moved in between; only where flows meet, or an operator asks for it (``timed``)."""
+    more: bool = False
+    """Whether more rows follow in other batches before time passes."""
 
 
 class Step(msgspec.Struct, frozen=True, eq=False):
