@@ -8,7 +8,7 @@ import polars as pl
 from killing import work_off
 
 import millstream as ms
-from millstream.streams import Flow, closing, committing, hopping, runner, sliding, state, stream
+from millstream.streams import Flow, closing, committing, hopping, runner, session, sliding, state, stream
 from millstream.streams.runner import Worker
 from millstream.streams.spilling import Spill
 
@@ -20,11 +20,21 @@ FLOWS: list[Flow] = [
     .agg(n=pl.len(), total=pl.col("amount").sum())
     .to("hops", type="Spilled.Hop"),
     clicks.group_by("user").window(sliding("5m")).agg(n=pl.len()).to("slides", type="Spilled.Slide"),
+    clicks.group_by("user", "kind").window(session("8m")).agg(n=pl.len()).to("sessions", type="Spilled.Session"),
+    clicks.group_by("user")
+    .window(hopping("10m", every="5m"), early="150s")
+    .agg(n=pl.len(), last=pl.col("kind").last())
+    .to("growing", type="Spilled.Growing"),
+    clicks.group_by("user")
+    .window(hopping("5m", every="1m"))
+    .agg(n=pl.len())
+    .top(3, by="n")
+    .to("tops", type="Spilled.Top"),
     clicks.distinct("user", "kind", within="3m").to("firsts", type="Spilled.First"),
     clicks.latest("user", "kind").to("lasts", type="Spilled.Last"),
 ]
 
-OUTPUTS = ["hops", "slides", "firsts", "lasts"]
+OUTPUTS = ["hops", "slides", "sessions", "growing", "tops", "firsts", "lasts"]
 
 
 def main(path: str) -> None:

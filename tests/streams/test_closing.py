@@ -9,11 +9,14 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
+from referee import play
 from test_spilling import many
 
 import millstream as ms
-from millstream.streams import Flow, closing, committing, pipeline, runner, state, stream
+from millstream.streams import Flow, closing, committing, course, runner, state, stream
 from millstream.streams.committing import Committer
 from millstream.streams.runner import Worker
 from millstream.streams.spilling import Spill
@@ -24,6 +27,18 @@ WINDOWS = {
     "tumbling": source.group_by("user", "kind").window(ms.tumbling("3h")).agg(n=pl.len(), low=pl.col("amount").min()),
     "hopping": source.group_by("user").window(ms.hopping("2h", every="20m")).agg(n=pl.len()),
     "calendar": source.group_by("user", "kind").window(ms.calendar("1d", time_zone="Asia/Tokyo")).agg(n=pl.len()),
+    "early": source.group_by("user", "kind")
+    .window(ms.tumbling("3h"), early="1h")
+    .agg(n=pl.len(), last=pl.col("ts").last()),
+    "allowed": source.group_by("user").window(ms.hopping("2h", every="1h"), allowed_lateness="4h").agg(n=pl.len()),
+    "session": source.group_by("user", "kind").window(ms.session("20m")).agg(n=pl.len(), low=pl.col("amount").min()),
+    "top": source.group_by("user").window(ms.hopping("2h", every="20m")).agg(n=pl.len()).top(3, by="n"),
+    "top of many": source.group_by("user", "kind")
+    .window(ms.tumbling("3h"))
+    .agg(n=pl.len())
+    .filter(pl.col("n") > 1)
+    .top(1, by="n", descending=False, per="user")
+    .match("some more", within="4h", define={"some": pl.col("n") >= 1, "more": pl.col("n") >= 1}, contiguity="relaxed"),
     "alert": source.group_by("user").window(ms.tumbling("3h")).agg(n=pl.len()).alert(pl.col("n") > 1),
 }
 
@@ -50,7 +65,7 @@ def pieces(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             heights.append(piece.height)
             yield piece
 
-    monkeypatch.setattr(pipeline, "in_order", spied)
+    monkeypatch.setattr(course, "in_order", spied)
     return heights
 
 
@@ -99,6 +114,56 @@ def test_what_closes_in_pieces_is_what_closes_in_one(
         assert_frame_equal(log.scan("out").collect(), whole)
         assert ahead_of(log) == 0
         log.verify()
+
+
+OFTEN = {
+    "sessions": source.group_by("user").window(ms.session("2m")).agg(n=pl.len(), last=pl.col("kind").last()),
+    "early": source.group_by("user").window(ms.tumbling("20m"), early="4m").agg(n=pl.len(), last=pl.col("kind").last()),
+    "corrected": source.group_by("user", "kind")
+    .window(ms.hopping("8m", every="4m"), allowed_lateness="6m")
+    .agg(low=pl.col("amount").min()),
+    "early and corrected": stream("clicks", time="ts")
+    .filter(pl.col("amount") > -45)
+    .group_by("user")
+    .window(ms.tumbling("4m"), early="2m", allowed_lateness="4m")
+    .agg(n=pl.len()),
+    "best of sessions": source.group_by("user", "kind")
+    .window(ms.session("3m"))
+    .agg(low=pl.col("amount").min())
+    .top(2, by="low", per="kind")
+    .group_by("kind")
+    .window(ms.tumbling("5m"))
+    .agg(n=pl.len(), who=pl.col("user").last()),
+    "sessions of two keys": source.group_by("user", "kind").window(ms.session("8m")).agg(low=pl.col("amount").min()),
+}
+
+
+@pytest.mark.parametrize("name", OFTEN)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10_000), texts=st.booleans(), limit=st.sampled_from([1, 3_000]))
+def test_what_closes_in_pieces_again_and_again_is_what_closes_in_one(
+    name: str, tmp_path: Path, pieces: list[int], seed: int, texts: bool, limit: int
+) -> None:
+    rows = many(seed, 1_200, texts=texts)
+    whole = play(OFTEN[name], rows)
+    pieces.clear()
+    assert_frame_equal(play(OFTEN[name], rows, seed, spill=lambda: Spill(limit, str(tmp_path))), whole)
+    assert whole.height
+    assert pieces
+
+
+def test_what_waited_for_the_first_watermark_comes_in_pieces(home: str | None, pieces: list[int]) -> None:
+    counts = source.merge(stream("views", time="ts")).group_by("user").window(ms.tumbling("10m"), early="5m")
+    flow = counts.agg(n=pl.len(), last=pl.col("kind").last())
+    with ms.open(home) as log:
+        rows = filled(log)
+        log.append("views", rows[-5:].with_columns(pl.col("ts") + timedelta(days=3)), type="ClosingView")
+        whole = flow.over(log, final=False)
+        assert not pieces
+        work(log, flow.to("out", type="Closed.First"))
+        assert len(pieces) > 3
+        assert_frame_equal(log.scan("out").collect(), whole)
+        assert {"early", "final"} == set(whole["status"])
 
 
 def test_rows_in_pieces_go_to_files_and_functions_too(tmp_path: Path) -> None:

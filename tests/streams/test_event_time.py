@@ -13,6 +13,7 @@ import millstream as ms
 from millstream.streams import FlowError, MissingColumn, run, sliding, stream, tumbling
 from millstream.streams.instants import usual_instants
 from millstream.streams.pipeline import Pipeline
+from millstream.streams.runner import Worker
 from millstream.testing import FakeClock
 
 
@@ -261,3 +262,33 @@ def test_a_time_near_the_end_of_its_type_is_none_and_closes_nothing(dtype: Any, 
         assert flow.over(pl.DataFrame({"ts": times}))["n"].to_list() == [1, 1]
         # The last of those that are near comes late, as any would.
         assert flow.late_over(pl.DataFrame({"ts": times})).height == len(far) + 1
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_late_rows_are_what_they_are_wherever_a_batch_ends(text: bool) -> None:
+    ones, others = (stream(name, time="ts") for name in ("ones", "others"))
+    if text:
+        others = others.with_columns(v=pl.col("v").cast(pl.String), more=1)
+    counts = [each.group_by("user").window(tumbling("1m")).agg(n=pl.len()) for each in (ones, others)]
+    flow = counts[0].join(counts[1], on="user", back="0s", prefix="other_").late_to("left").to("out", type="LeftOut")
+    told = []
+    for size in (1, 2, 3, 100):
+        with ms.open() as log:
+            for second in (100, 10, 20, 200, 30):
+                for name in ("others", "ones"):
+                    rows = pl.DataFrame({"user": [1], "v": [second], "ts": [START + timedelta(seconds=second)]})
+                    log.append(name, rows, type="LeftOver")
+            worker = Worker(log, flow, rows=size, commit_every=0)
+            while worker.advance(log.head):
+                pass
+            worker.flush()
+            worker.close()
+            told.append([event.data for event in log.read("left")])
+    assert [row["v"] for row in told[0]] == (["10", 10, "20", 20, "30", 30] if text else [10, 10, 20, 20, 30, 30])
+    assert all(rows == told[0] for rows in told)
+
+
+def test_rows_without_a_time_are_left_out_in_the_order_of_the_log_among_late_ones() -> None:
+    flow = stream("s", time="ts").latest("user").group_by("user").window(tumbling("1m")).agg(n=pl.len())
+    rows = seconds(100, 20, None, 30, None, 140, 50).with_columns(user=pl.int_range(pl.len()) % 5)
+    assert flow.late_over(rows)["user"].to_list() == [1, 2, 3, 4, 1]

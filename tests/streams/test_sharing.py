@@ -45,6 +45,9 @@ async def answered(row: dict[str, int]) -> int:
     return row["amount"] * 2
 
 
+halved = stream("clicks", time="ts").with_columns(half=pl.col("user") // 2)
+
+
 MORE: dict[str, Flow] = {
     "computed": events.with_columns(who=pl.col("user") % 5).group_by("who").window(tumbling("1m")).agg(n=pl.len()),
     "renamed": events.select("ts", who="user", much="amount")
@@ -137,6 +140,26 @@ MORE: dict[str, Flow] = {
     .late_to("clicks-late")
     .latest("user", "window_start"),
     "merged with itself": events.merge(events.with_columns(user=pl.col("user") * 7 + 3, more=pl.lit(1))).latest("user"),
+    "merged with itself by one key, late rows": stream("clicks", time="ts")
+    .merge(views, stream("clicks", time="ts").with_columns(amount=pl.col("amount") * 7))
+    .group_by("user")
+    .window(tumbling("1m"))
+    .agg(n=pl.len())
+    .late_to("clicks-late"),
+    "late rows of several columns": stream("clicks", time="ts")
+    .filter(PURCHASE)
+    .select("user", "ts", much="amount")
+    .group_by("user")
+    .window(tumbling("1m"))
+    .agg(n=pl.len())
+    .merge(stream("views", time="ts").with_columns(seen=True).group_by("user").window(tumbling("1m")).agg(n=pl.len()))
+    .group_by("user")
+    .window(tumbling("3m"))
+    .agg(n=pl.col("n").sum())
+    .late_to("clicks-late"),
+    "joined with itself by one key, late rows": halved.filter(PURCHASE)
+    .join(halved, on="half", back="1m", prefix="v_")
+    .late_to("clicks-late"),
     "merged with itself, asked": events.merge(events.with_columns(user=pl.col("user") * 7 + 3), views)
     .filter(CLICK)
     .join_latest(views.select("user", "amount"), on="user", prefix="v_"),
@@ -252,6 +275,16 @@ def test_each_row_of_a_state_is_of_one_range_and_watermarks_are_of_all_rows() ->
             "merged flows in their order of time",
         ),
         (events.window(tumbling("1m"), early="10s").agg(n=pl.len()), "all rows together"),
+        (
+            events.merge(events.with_columns(user=pl.col("user") * 7 + 3)).latest("user").late_to("clicks-late"),
+            "late rows are kept, and those of 'clicks' come in two ways",
+        ),
+        (
+            events.filter(PURCHASE)
+            .join(stream("click*", time="ts").select("ts", user="amount"), on="user", back="1m", prefix="v_")
+            .late_to("late"),
+            "told apart by different columns",
+        ),
         (
             events.map_rows(lambda row: {"x": row["amount"]}, schema={"x": pl.Int64})
             .group_by("x")

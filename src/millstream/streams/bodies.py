@@ -61,11 +61,7 @@ class Body:
     def hashes(self) -> Hashes:
         """The hashes of their keys, ascending; not to be kept."""
         self.used = next(_asked)
-        frame, filed = self._frame, self._filed
-        if frame is not None:
-            return frame[HASH].to_numpy()
-        assert filed is not None
-        return filed.numbers(HASH)
+        return self._numbers(HASH)
 
     def at(self, places: Ints) -> pl.DataFrame:
         """Some of them, by their places."""
@@ -77,11 +73,20 @@ class Body:
 
     def least(self, column: str, limit: int) -> int | None:
         """The least number of a column that is not below a limit; None when all are. Reads only that column."""
-        frame, filed = self._frame, self._filed
-        values = frame[column].to_numpy() if frame is not None else filed.numbers(column) if filed is not None else None
-        assert values is not None
+        values = self._numbers(column)
         alive = values[values >= limit]
         return int(alive.min()) if len(alive) else None
+
+    def below(self, column: str, limit: int) -> int:
+        """How many numbers of a column are below a limit. Reads only that column."""
+        return int(np.count_nonzero(self._numbers(column) < limit))
+
+    def _numbers(self, column: str) -> np.ndarray[Any, Any]:
+        frame, filed = self._frame, self._filed
+        if frame is not None:
+            return frame[column].to_numpy()
+        assert filed is not None
+        return filed.numbers(column)
 
     def spill(self, room: Room) -> None:
         """Put them into a file, and let go of them.

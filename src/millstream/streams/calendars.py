@@ -59,7 +59,7 @@ class CalendarWindows(msgspec.Struct, frozen=True, eq=False):
             return None
         parts, late = self._with(state.parts, batch)
         results = map(self._result, self._closed(parts, batch.after))
-        return Closing(Kept(parts.expire(batch.after + 1, _END)), results, late)
+        return Closing(results, lambda: Kept(parts.expire(batch.after + 1, _END)), late)
 
     def _with(self, parts: Parts, batch: Batch) -> tuple[Parts, pl.DataFrame | None]:
         """The state with the rows of a batch, and those that came late."""

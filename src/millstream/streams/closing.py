@@ -31,9 +31,10 @@ _RUN, _BOUND = "__run", "__bound"
 class Closing(msgspec.Struct, frozen=True, eq=False):
     """A step whose rows are too many for one frame."""
 
-    state: OperatorState
     results: Iterable[pl.DataFrame]
     """The rows in several frames, each in the order of all. They are computed when asked for."""
+    state: Callable[[], OperatorState]
+    """Gives the state afterwards, once all of the rows were asked for."""
     late: pl.DataFrame | None = None
 
 
@@ -46,15 +47,28 @@ class Closes(Protocol):
         ...
 
 
-def takes_pieces(stage: object) -> bool:
-    """Whether a stage may be given rows of one time in several batches."""
-    return isinstance(stage, Rowwise | Alert | Entering | Closes)
+def take_pieces(stages: Iterable[object]) -> bool:
+    """Whether stages may be given rows of one time in several batches; what gathers them gives few, and in one."""
+    for stage in stages:
+        if getattr(stage, "gathers", False):
+            return True
+        if not isinstance(stage, Rowwise | Alert | Entering | Closes):
+            return False
+    return True
 
 
-def is_much(parts: Parts, end: int) -> bool:
-    """Whether so much of a state runs out below an end that its rows should not be in memory together."""
-    heights = [part.height for part in parts.items if part.lane is not None and part.low < end]
-    return sum(heights) >= PIECE
+def is_much(parts: Parts, end: int, column: str | None = None) -> bool:
+    """Whether so much of a state runs out below an end that its rows should not be in memory together.
+
+    Args:
+        parts: The state.
+        end: The end.
+        column: By which its rows run out, where most of a part may run out long after the first of them.
+    """
+    asked = [part for part in parts.items if part.lane is not None and part.low < end]
+    if sum(part.height for part in asked) < PIECE:
+        return False
+    return column is None or sum(part.below(column, end) for part in asked) >= PIECE
 
 
 def in_order(results: Iterable[pl.DataFrame], put: Callable[[pl.DataFrame], Aside]) -> Iterator[pl.DataFrame]:

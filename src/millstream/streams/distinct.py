@@ -12,7 +12,7 @@ from .columns import AT, SEQUENCE, need
 from .expressions import apply
 from .history import Pending
 from .keyed import marked
-from .state import Batch, Kept, OperatorState, Order, Parts, Step
+from .state import Batch, Kept, OperatorState, Order, Parts, Step, concat
 from .windows import split_late
 
 
@@ -89,8 +89,25 @@ BEST = "__best"
 """What ``top`` has put rows of one time in order by, for those who put them together again."""
 
 
+class TopState(msgspec.Struct, frozen=True, eq=False):
+    """Nothing, but between pieces of one closing the best of those that came, and those that came since."""
+
+    kept: pl.DataFrame | None = None
+    since: tuple[pl.DataFrame, ...] = ()
+
+    @property
+    def parts(self) -> Parts:
+        return Parts()
+
+    @property
+    def frames(self) -> list[pl.DataFrame]:
+        """All that is held."""
+        return [*([] if self.kept is None else [self.kept]), *self.since]
+
+
 class Top(msgspec.Struct, frozen=True, eq=False):
-    """The operator of ``top``. The results of a window come in one batch, so there is nothing to remember."""
+    """The operator of ``top``. The results of a window come in one batch, or in pieces before time passes, so there is
+    nothing to remember."""
 
     rows: int
     by: str
@@ -99,6 +116,8 @@ class Top(msgspec.Struct, frozen=True, eq=False):
 
     order: ClassVar[Order] = "time"
     keeps: ClassVar[bool] = True
+    gathers: ClassVar[bool] = True
+    """Of rows that come in pieces it gives the best, once all are there."""
 
     @property
     def reads(self) -> set[str]:
@@ -109,25 +128,41 @@ class Top(msgspec.Struct, frozen=True, eq=False):
     def shape(self) -> str:
         return f"top {self.rows} by {self.by} per {self.per}"
 
-    def start(self) -> Kept:
-        return Kept()
+    def start(self) -> TopState:
+        return TopState()
 
-    def restore(self, parts: Parts, watermark: int) -> Kept:
-        return Kept()
+    def restore(self, parts: Parts, watermark: int) -> TopState:
+        return TopState()
 
     def step(self, state: OperatorState, batch: Batch) -> Step:
+        assert isinstance(state, TopState)
         frame = batch.frame
-        if not frame.width:
+        if frame.width:
+            need((self.by, *self.per), frame.columns, "top")
+        if batch.more:
+            return Step(self._with(state, frame) if frame.height else state, pl.DataFrame())
+        held = [*state.frames, *([frame] if frame.width else [])]
+        if not held:
             return Step(state, frame)
-        need((self.by, *self.per), frame.columns, "top")
-        group = [AT, *self.per]
+        best = self._best(concat(held))
+        place = pl.int_range(pl.len(), dtype=pl.Int64).alias(SEQUENCE)
+        return Step(TopState(), best.with_columns(place, pl.col(self.by).alias(BEST)))
+
+    def _with(self, state: TopState, frame: pl.DataFrame) -> TopState:
+        """The state with more rows; now and then only the best of them."""
+        state = TopState(state.kept, (*state.since, frame))
+        known = 0 if state.kept is None else state.kept.height
+        if sum(each.height for each in state.since) < known:
+            return state
+        return TopState(self._best(concat(state.frames)))
+
+    def _best(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The best rows of each window, in their order."""
 
         def best() -> pl.DataFrame:
             placed = frame.sort(
                 AT, self.by, SEQUENCE, descending=[False, self.descending, False], nulls_last=True, maintain_order=True
             )
-            return placed.filter(pl.int_range(pl.len()).over(group) < self.rows)
+            return placed.filter(pl.int_range(pl.len()).over(AT, *self.per) < self.rows)
 
-        kept = apply("top", frame.columns, best)
-        place = pl.int_range(pl.len(), dtype=pl.Int64).alias(SEQUENCE)
-        return Step(state, kept.with_columns(place, pl.col(self.by).alias(BEST)))
+        return apply("top", frame.columns, best)

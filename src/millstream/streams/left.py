@@ -26,9 +26,10 @@ class _Keeping(Pipeline):
         super().__init__(msgspec.structs.replace(flow, late=flow.late or ("late", "Late")))
         self.late: list[pl.DataFrame] = []
 
-    def _aside(self, late: pl.DataFrame) -> pl.DataFrame:
-        self.late.append(super()._aside(late))
-        return self.late[-1]
+    def _aside(self, late: list[pl.DataFrame]) -> list[pl.DataFrame]:
+        left = super()._aside(late)
+        self.late += left
+        return left
 
 
 def late_over(flow: Flow, history: Log | Files | object, since: Moment | None, until: Moment | None) -> pl.DataFrame:

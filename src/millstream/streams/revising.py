@@ -16,10 +16,12 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from .columns import AT, LATE, NO_TIME, SEQUENCE, names_of
+from .closing import Closing, is_much
+from .columns import AT, END_OF_TIME, LATE, NO_TIME, SEQUENCE, names_of, need
 from .errors import FlowError
 from .keyed import among
-from .keys import Ints
+from .keys import Ints, unsigned
+from .lanes import hashes_of, lanes_of
 from .latest import Latest
 from .shaping import Filter, Mapped, Rowwise, Select, WithColumns
 from .state import Batch, OperatorState, Order, Parts, Step, concat
@@ -79,22 +81,56 @@ class RevisingWindows(msgspec.Struct, frozen=True, eq=False):
             like = self.windows.partials(batch.frame)
             settled, fresh = (each.reshaped(like, self.windows.merge) for each in (state.settled, state.fresh))
             return Step(_state(settled, fresh), self._said(self.windows.nothing(like), "final"))
-        rows, late = batch.frame, None
-        settled, fresh = state.settled, state.fresh
+        rows, marks, late = self._accepted(batch)
+        settled, fresh, found = self._through(state.settled, state.fresh, rows, marks, batch)
+        return Step(_state(settled, fresh), found, late)
+
+    def closing(self, state: OperatorState, batch: Batch) -> Closing | None:
+        """The same, when what is told is too much for one frame."""
+        assert isinstance(state, RevisingState)
+        if batch.reshaped or not self._tells_much(state, batch):
+            return None
+        rows, marks, late = self._accepted(batch)
+        settled, fresh = state.settled.in_lanes(self.keys), state.fresh.in_lanes(self.keys)
+        beside = self._by_lane(rows, marks)
+        left: list[tuple[Parts, Parts]] = []
+
+        def results() -> Iterator[pl.DataFrame]:
+            for lane in sorted({*settled, *fresh, *beside}):
+                before = settled.get(lane, Parts((), state.settled.next)), fresh.get(lane, Parts((), state.fresh.next))
+                *after, found = self._through(*before, *beside.get(lane, (rows.clear(), marks[:0])), batch)
+                left.append((after[0], after[1]))
+                yield found
+
+        def afterwards() -> RevisingState:
+            return _state(
+                state.settled.joined((each for each, _ in left), self.keys),
+                state.fresh.joined((each for _, each in left), self.keys),
+            )
+
+        return Closing(results(), afterwards, late)
+
+    def _tells_much(self, state: RevisingState, batch: Batch) -> bool:
+        """Whether ticks pass, and what they settle or close should not be in memory together."""
+        now, to = self._reached(batch.before), self._reached(batch.after)
+        if to is None or now == to:
+            return False
+        closes = self.windows.closes_much(state.settled, NO_TIME if now is None else now * self.tick, to * self.tick)
+        return closes or is_much(state.fresh, END_OF_TIME)
+
+    def _through(
+        self, settled: Parts, fresh: Parts, rows: pl.DataFrame, marks: Ints, batch: Batch
+    ) -> tuple[Parts, Parts, pl.DataFrame]:
+        """The state after these rows of a batch and the ticks that pass in it, and what is given."""
         now, out = self._reached(batch.before), list[pl.DataFrame]()
         first = self._first(batch) if now is None else None
-        if rows.height:
-            rows, marks, late = self._accepted(batch)
-            for tick, part in self._by_tick(rows, marks, batch):
-                # What closes before a row comes is final without it.
-                for to in (first, tick) if now is None and tick is not None else (tick,):
-                    settled, fresh, now = self._on(settled, fresh, now, to, out)
-                fresh = fresh.add_by(self.windows.partials(part), PANE).compact(
-                    self.windows.merge, by=self.windows.keys
-                )
-        for to in (first, self._reached(batch.after)) if now is None else (self._reached(batch.after),):
-            settled, fresh, now = self._on(settled, fresh, now, to, out)
-        return Step(_state(settled, fresh), concat(out) if out else pl.DataFrame(), late)
+        for tick, part in (*self._by_tick(rows, marks), (self._reached(batch.after), None)):
+            # What closes at the first tick that there ever is is final without the rows that come then.
+            for to in (first, tick) if now is None and tick is not None else (tick,):
+                settled, fresh, now = self._on(settled, fresh, now, to, out)
+            if part is not None:
+                fresh = fresh.add_by(self.windows.partials(part), PANE).compact(self.windows.merge, by=self.keys)
+        return settled, fresh, concat(out) if out else pl.DataFrame()
 
     def _reached(self, watermark: int) -> int | None:
         """The number of ticks that a watermark has passed."""
@@ -116,6 +152,8 @@ class RevisingWindows(msgspec.Struct, frozen=True, eq=False):
         """The rows that count, the watermark before each of them, and the rows that are too late."""
         rows, timeline = batch.frame, batch.timeline
         assert timeline is not None
+        if not rows.height:
+            return rows, np.zeros(0, np.int64), None
         marks = timeline.before_positions(rows[SEQUENCE].to_numpy())
         if not rows[LATE].any():
             return rows, marks, None
@@ -124,15 +162,25 @@ class RevisingWindows(msgspec.Struct, frozen=True, eq=False):
             return rows, marks, None
         return rows.filter(counts), marks[counts.to_numpy()], rows.filter(~counts)
 
-    def _by_tick(self, rows: pl.DataFrame, marks: Ints, batch: Batch) -> Iterator[tuple[int | None, pl.DataFrame]]:
+    def _by_tick(self, rows: pl.DataFrame, marks: Ints) -> Iterator[tuple[int | None, pl.DataFrame]]:
         """The rows, by the tick that the watermark stood in before them; None before it was anywhere."""
-        assert batch.timeline is not None
         ticks = np.where(marks == NO_TIME, NO_TIME, marks // self.tick)
         bounds = [0, *(np.flatnonzero(np.diff(ticks)) + 1).tolist(), len(ticks)]
         for begin, end in pairwise(bounds):
             if begin < end:
                 tick = int(ticks[begin])
                 yield (None if tick == NO_TIME else tick), rows.slice(begin, end - begin)
+
+    def _by_lane(self, rows: pl.DataFrame, marks: Ints) -> dict[int, tuple[pl.DataFrame, Ints]]:
+        """The rows of each lane, and the watermark before each of them."""
+        if not rows.height:
+            return {}
+        need(self.keys, rows.columns, "group_by")
+        hashes = hashes_of(unsigned(rows, self.keys), self.keys)
+        assert hashes is not None, "what has lanes has hashes"
+        lanes = lanes_of(hashes)
+        mine = {lane: np.flatnonzero(lanes == lane) for lane in np.unique(lanes).tolist()}
+        return {lane: (rows[places], marks[places]) for lane, places in mine.items()}
 
     def _on(
         self, settled: Parts, fresh: Parts, now: int | None, to: int | None, out: list[pl.DataFrame]

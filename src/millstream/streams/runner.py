@@ -239,8 +239,7 @@ class Worker(Committer):
                 break
             given += output.height
             ahead.give(output, self._spill)
-        if late is not None:
-            ahead.late.append(late)
+        ahead.late += late
         return given
 
     def _groups(self, ahead: _Ahead, head: int) -> Iterator[Taken]:

@@ -6,14 +6,16 @@ session, whenever they are merged. A session closes when the watermark is a gap 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import msgspec
 import polars as pl
 
 from .aggregates import Aggregation, merge_partials, partials_of
+from .closing import Closing, is_much
 from .columns import AT, need
-from .keyed import among
+from .keyed import among, begins
 from .keys import unsigned
 from .state import Batch, Kept, OperatorState, Order, Parts, Step, concat
 from .windows import Session, results, split_late
@@ -54,18 +56,39 @@ class SessionWindows(msgspec.Struct, frozen=True, eq=False):
         if batch.reshaped:
             like = self._pieces(batch.frame)
             return Step(Kept(parts.reshaped(like, self._merge)), self._result(like))
+        parts, late = self._with(parts, batch)
+        closed, parts = self._close(parts, self._limit(batch.after))
+        return Step(Kept(parts), closed, late)
+
+    def closing(self, state: OperatorState, batch: Batch) -> Closing | None:
+        """The same, when what closes is too much for one frame."""
+        limit = self._limit(batch.after)
+        if batch.reshaped or not is_much(state.parts, limit, _LAST):
+            return None
+        parts, late = self._with(state.parts, batch)
+        left = []
+
+        def results() -> Iterator[pl.DataFrame]:
+            for lane in parts.in_lanes(self.keys).values():
+                closed, lane = self._close(lane, limit)
+                left.append(lane)
+                yield closed
+
+        return Closing(results(), lambda: Kept(parts.joined(left, self.keys)), late)
+
+    def _with(self, parts: Parts, batch: Batch) -> tuple[Parts, pl.DataFrame | None]:
+        """The state with the rows of a batch, and those that came late."""
         rows, late = split_late(batch.frame)
         if rows.height:
             parts = parts.add_by(self._pieces(rows), _LAST).compact(self._merge, by=self.keys)
-        limit = self._limit(batch.after)
+        return parts, late
+
+    def _close(self, parts: Parts, limit: int) -> tuple[pl.DataFrame, Parts]:
+        """The results of the sessions whose last row is below a limit, and the state without them."""
         done = [part.frame.filter(pl.col(_LAST) < limit) for part in parts.items if part.low < limit]
         if not any(frame.height for frame in done):
-            return Step(Kept(parts.expire(limit, _LAST)), pl.DataFrame(), late)
-        closed, parts = self._close(parts, concat(done), limit)
-        return Step(Kept(parts), self._result(closed), late)
-
-    def _close(self, parts: Parts, done: pl.DataFrame, limit: int) -> tuple[pl.DataFrame, Parts]:
-        held = concat(among(parts, done, self.keys))
+            return pl.DataFrame(), parts.expire(limit, _LAST)
+        held = concat(among(parts, concat(done), self.keys))
         spans = self._numbered(held).with_columns(
             pl.col(_START).min().over(_NUMBER), pl.col(_LAST).max().over(_NUMBER).alias("__end")
         )
@@ -76,7 +99,7 @@ class SessionWindows(msgspec.Struct, frozen=True, eq=False):
         if lasting.height:
             kept = lasting.with_columns(pl.col("__end").alias(_LAST)).drop("__end", _NUMBER)
             parts = parts.add_by(self._merge(kept), _LAST).compact(self._merge, by=self.keys)
-        return self._merge(closed.drop("__end", _NUMBER)), parts
+        return self._result(self._merge(closed.drop("__end", _NUMBER))), parts
 
     def _pieces(self, rows: pl.DataFrame) -> pl.DataFrame:
         need(self.keys, rows.columns, "group_by")
@@ -95,11 +118,14 @@ class SessionWindows(msgspec.Struct, frozen=True, eq=False):
     def _numbered(self, pieces: pl.DataFrame) -> pl.DataFrame:
         """Pieces with the number of their session."""
         pieces = pieces.sort(*self.keys, _START, maintain_order=True)
-        reached, before = pl.col(_LAST).cum_max().shift(1), pl.col(_START)
-        if self.keys:
-            reached = reached.over(self.keys)
-        begins = (before - reached >= self.window.gap).fill_null(True)
-        return pieces.with_columns(begins.cum_sum().cast(pl.Int64).alias(_NUMBER))
+        first = begins(self.keys) if self.keys else pl.int_range(pl.len()) == 0
+        reached = pl.col(_LAST).shift(1)
+        if not pieces.select((first | (pl.col(_LAST) >= reached)).all()).item():
+            # A piece lies within an earlier one, which is seldom: to go key by key takes several times as long.
+            reached = pl.col(_LAST).cum_max().shift(1)
+            reached = reached.over(self.keys) if self.keys else reached
+        new = (first | (pl.col(_START) - reached >= self.window.gap)).fill_null(True)
+        return pieces.with_columns(new.cum_sum().cast(pl.Int64).alias(_NUMBER))
 
     def _result(self, merged: pl.DataFrame) -> pl.DataFrame:
         end = pl.col(_LAST) + self.window.gap

@@ -93,6 +93,11 @@ class Part:
         frame = self.body.at(places)
         return frame if self.since is None else frame.filter(pl.col(self.since[0]) >= self.since[1])
 
+    def below(self, column: str, limit: int) -> int:
+        """How many rows run out below a limit, by the column; of those in a file it reads only that."""
+        since = 0 if self.since is None else self.body.below(column, self.since[1])
+        return self.body.below(column, limit) - since
+
     def numbered(self, id: int) -> Part:
         """The same under another id."""
         return Part(id, self.low, self.high, self.body, since=self.since)
@@ -194,6 +199,33 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
         for lane in sorted({*lanes, *beside}):
             yield concat([*(part.frame for part in lanes.get(lane, ())), *beside.get(lane, ())])
 
+    def in_lanes(self, keys: Sequence[str]) -> dict[int, Parts]:
+        """The state by the lanes that its keys are in: each is a state for itself, until they are `joined`."""
+        found: dict[int, list[Part]] = {}
+        following = self.next
+        for part in self.items:
+            if part.lane is not None:
+                found.setdefault(part.lane, []).append(part)
+                continue
+            for piece in _in_lane(part, keys):
+                assert piece.lane is not None
+                found.setdefault(piece.lane, []).append(piece.numbered(following))
+                following += 1
+        return {lane: Parts(tuple(found[lane]), following) for lane in sorted(found)}
+
+    def joined(self, lanes: Iterable[Parts], keys: Sequence[str]) -> Parts:
+        """What has become of the lanes that this state was cut into, as one state."""
+        items, following = [], self.next
+        for parts in lanes:
+            for part in parts.items:
+                if part.lane is not None and part.id < self.next:
+                    items.append(part)
+                    continue
+                pieces = [part] if part.lane is not None else _in_lane(part, keys)
+                items += [piece.numbered(following + number) for number, piece in enumerate(pieces)]
+                following += len(pieces)
+        return Parts(tuple(items), following)
+
     def reshaped(self, like: pl.DataFrame, merge: Merge) -> Parts:
         """With the columns of a frame, whose types are wider than those of the parts.
 
@@ -236,6 +268,13 @@ class Parts(msgspec.Struct, frozen=True, eq=False):
     def rows(self) -> int:
         """How many rows all parts hold."""
         return sum(part.height for part in self.items)
+
+
+def _in_lane(part: Part, keys: Sequence[str]) -> list[Part]:
+    """The rows of a fresh part as parts of the lanes that they are in."""
+    hashes = hashes_of(part.frame, keys)
+    assert hashes is not None, "what has lanes has hashes"
+    return [Part(part.id, part.low, part.high, Body(rows, lane)) for lane, rows in cut(part.frame, hashes)]
 
 
 def _all(frame: pl.DataFrame) -> pl.DataFrame:
@@ -333,6 +372,8 @@ class Batch(msgspec.Struct, frozen=True, eq=False):
     """Whether it says only what columns the rows to come have: it has none, and no time passes."""
     timeline: Timeline | None = None
     """How the watermark moved in between; only where flows meet, or an operator asks for it (``timed``)."""
+    more: bool = False
+    """Whether more rows follow in other batches before time passes."""
 
 
 class Step(msgspec.Struct, frozen=True, eq=False):

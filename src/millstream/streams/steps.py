@@ -68,8 +68,8 @@ class Prepared(msgspec.Struct, frozen=True, eq=False):
 Rows = pl.DataFrame | Sequence[pl.DataFrame | None] | Prepared
 """The rows of a flow's source, or of each of its sources."""
 
-Stepping = Generator[pl.DataFrame, None, tuple[FlowState, pl.DataFrame | None]]
-"""A step on its way: the rows that come out, in order; in the end the state, and the rows that came late."""
+Stepping = Generator[pl.DataFrame, None, tuple[FlowState, list[pl.DataFrame]]]
+"""A step on its way: the rows that come out, in order; in the end the state, and the rows that came late, in order."""
 
 
 class Branch(msgspec.Struct, frozen=True, eq=False):
@@ -87,7 +87,7 @@ SILENT = pl.DataFrame(schema=ENVELOPE)
 """The rows of a source that has none."""
 
 
-def in_one(stepping: Stepping) -> tuple[FlowState, pl.DataFrame, pl.DataFrame | None]:
+def in_one(stepping: Stepping) -> tuple[FlowState, pl.DataFrame, list[pl.DataFrame]]:
     """A step whose rows come out in one frame."""
     output = next(stepping)
     try:

@@ -50,6 +50,12 @@ class Source(msgspec.Struct, frozen=True):
         """Whether a stream is this one, or in this category."""
         return stream.startswith(self.stream[:-1]) if self.stream.endswith("*") else stream == self.stream
 
+    def overlaps(self, other: Source) -> bool:
+        """Whether one event may be a row of both."""
+        if self.types is not None and other.types is not None and not self.types & other.types:
+            return False
+        return self.reads(other.stream.removesuffix("*")) or other.reads(self.stream.removesuffix("*"))
+
 
 class Meeting(Protocol):
     """An operator in which several flows meet: a pure function like the others, of a batch of each of them."""

@@ -203,12 +203,11 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
 
     def closing(self, state: OperatorState, batch: Batch) -> Closing | None:
         """The same, when what closes is too much for one frame."""
-        closing = self._closing(state.parts, batch.before, batch.after)
-        if batch.reshaped or closing is None or not is_much(state.parts, closing[2]):
+        if batch.reshaped or not self.closes_much(state.parts, batch.before, batch.after):
             return None
         parts, late = self._with(state.parts, batch)
         results = map(self._finish, self._merged(parts, batch.before, batch.after))
-        return Closing(Kept(parts.expire(self.limit(batch.after), PANE)), results, late)
+        return Closing(results, lambda: Kept(parts.expire(self.limit(batch.after), PANE)), late)
 
     def _with(self, parts: Parts, batch: Batch) -> tuple[Parts, pl.DataFrame | None]:
         """The state with the rows of a batch, and those that came late."""
@@ -264,6 +263,11 @@ class PaneWindows(msgspec.Struct, frozen=True, eq=False):
         """The results of the windows that close while the watermark goes from one time to another."""
         merged = list(self._merged(parts, before, after))
         return self._finish(concat(merged)) if merged else pl.DataFrame()
+
+    def closes_much(self, parts: Parts, before: int, after: int) -> bool:
+        """Whether the windows that close between two times hold more than should be in memory together."""
+        closing = self._closing(parts, before, after)
+        return closing is not None and is_much(parts, closing[2])
 
     def _closing(self, parts: Parts, before: int, after: int) -> tuple[int, int, int] | None:
         """The numbers of the first and the last of those windows, and the pane after all; None without any."""

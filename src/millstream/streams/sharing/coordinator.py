@@ -24,6 +24,7 @@ from ..compatible import check_held, tell
 from ..errors import FlowChanged, FlowError
 from ..flow import Flow
 from ..idle import Listener
+from ..late import in_log
 from ..progress import FlowProgress, Meter, told
 from ..replay import BATCH
 from ..runner import COMMIT_EVERY, OUTPUT, SLICE, Worker
@@ -31,7 +32,7 @@ from ..spilling import Sizes
 from ..steps import FlowState
 from ..store import info_of, load, sources_told
 from .processes import Process, Working
-from .ranges import Range, SharedPipeline, merged, merged_late
+from .ranges import Range, SharedPipeline, merged
 from .share import Made, Reached
 from .split import Split, SplitChange, split_of
 from .wire import Ask, Failed, Ready, Start, Waits, Work, packed_flow
@@ -154,7 +155,7 @@ class SharedWorker(Committer):
         self._is_split = split_of(info["columns"]) == self._split
         self._late = self.state.late
         self._messages: list[deque[Any]] = [deque() for _ in range(self._count)]
-        self._made: list[tuple[Made, list[pl.DataFrame], pl.DataFrame | None]] = []
+        self._made: list[tuple[Made, list[pl.DataFrame], list[pl.DataFrame]]] = []
         self._open = 0
         self._done = self._nothing()
 
@@ -333,7 +334,7 @@ class SharedWorker(Committer):
     def _gather(self, row: list[Made]) -> None:
         sliced = not self.pipeline.plan.by and len(self.pipeline.plan.cuts) == 1
         outputs = [merged(self.flow, each, sliced=sliced) for each in zip(*(made.outputs for made in row), strict=True)]
-        late = merged_late([frame for made in row for frame in made.late])
+        late = in_log([frame for made in row for frame in made.late])
         self._made.append((row[0], [output for output in outputs if output.height], late))
         self._meter.add(*row[0].heights, sum(output.height for output in outputs))
 
@@ -343,8 +344,7 @@ class SharedWorker(Committer):
             taken += sum(made.heights)
             given += sum(output.height for output in outputs)
             done.outputs += outputs
-            if late is not None:
-                done.late.append(late)
+            done.late += late
         self._made = []
         self._open -= 1
         done.position = row[0].position

@@ -7,7 +7,9 @@ know nothing of one another. The columns are looked for from the end of the flow
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -105,6 +107,8 @@ def plan_of(root: Branch) -> Plan:
         found = _Tracing(frozenset(lost))
         found.follow(root, None, ())
         if not found.lost:
+            if root.flow.late is not None:
+                _check_late(found)
             return Plan(found.by, tuple(found.cuts), found.held)
         lost |= found.lost
         if len(lost) == found.count:
@@ -120,6 +124,8 @@ class _Tracing:
         self.count = 0
         self.lost: dict[int, str] = {}
         self.cuts: list[Cut] = []
+        self.leaves: list[tuple[Source, tuple[Stage, ...]]] = []
+        """Of each cut, the source and the stages before it."""
         self.held: dict[int, tuple[str, ...]] = {}
 
     def follow(self, branch: Branch, wanted: dict[int, str] | None, waiting: tuple[int, ...]) -> None:
@@ -155,6 +161,7 @@ class _Tracing:
                 why = "enrich would ask for all rows from every process: what tells them apart is computed behind it"
                 raise FlowError(f"the flow cannot be shared: {why}", hint=_HINT)
             self.cuts.append(Cut(made, tuple(before[made].values())))
+            self.leaves.append((flow.source, flow.stages[:made]))
         elif isinstance(flow.source, Join):
             wanted, _ = self._named(flow.source.on, "a join", number - 1, wanted, waiting, hidden=False)
             for inner in branch.inputs:
@@ -246,6 +253,23 @@ class _Tracing:
     def _lose(self, slots: Sequence[int], why: str) -> None:
         for slot in slots:
             self.lost.setdefault(slot, f"what tells its rows apart {why}")
+
+
+def _check_late(found: _Tracing) -> None:
+    """Refuse a flow whose late rows would be in no order: those that one event has become, in several processes.
+
+    Raises:
+        FlowError: It is one.
+    """
+    ways = list(zip(found.leaves, found.cuts, strict=True))
+    for ((source, stages), cut), ((other, others), beside) in combinations(ways, 2):
+        alike = cut == beside and all(map(operator.is_, stages, others))
+        if not alike and source.overlaps(other):
+            raise FlowError(
+                f"the flow cannot be shared: late rows are kept, and those of {source.stream!r} come in two ways, "
+                "which are told apart by different columns",
+                hint=f"{_HINT}, or without late_to(...)",
+            )
 
 
 def _is_plain(flow: Flow) -> bool:

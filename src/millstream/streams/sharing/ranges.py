@@ -159,7 +159,7 @@ class SharedPipeline(Pipeline):
         placed = [name for name in (*self._placed, *(keys if AT in self._placed else [])) if name in frame.columns]
         return frame.select(*visible(frame), *placed)
 
-    def _aside(self, late: pl.DataFrame) -> pl.DataFrame:
+    def _aside(self, late: list[pl.DataFrame]) -> list[pl.DataFrame]:
         return late
 
 
@@ -209,12 +209,3 @@ def last_top(flow: Flow) -> Top | None:
         if not isinstance(stage, Rowwise | Alert | Entering):
             return None
     return None
-
-
-def merged_late(frames: Sequence[pl.DataFrame]) -> pl.DataFrame | None:
-    """The late rows of all ranges, in the order of the log."""
-    some = [frame for frame in frames if frame.height]
-    if not some:
-        return None
-    found = some[0] if len(some) == 1 else concat(some).sort(SEQUENCE, maintain_order=True)
-    return found.select(visible(found))

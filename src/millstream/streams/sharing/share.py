@@ -18,7 +18,7 @@ from ..progress import size_of
 from ..replay import Labelled, batches, frames, labelled
 from ..spilling import Sizes, Spill
 from ..state import Part, Parts
-from ..steps import SourceState
+from ..steps import SourceState, in_one
 from ..store import Stored, parts_of
 from .ranges import SPACE, Drifted, Range, SharedPipeline
 
@@ -175,15 +175,14 @@ class Share:
                         hint="Define it in a module, or run the flow with processes=1",
                     )
         for frame in frames(self.pipeline, self.state.sources, group):
-            self.state, out, late = self.pipeline.step(self.state, frame, fill=True)
+            self.state, out, late = in_one(self.pipeline.stepping(self.state, frame, fill=True))
             if self._spill is not None:
                 self._spill.keep("", self.state.bodies)
             made.heights = [a + b for a, b in zip(made.heights, heights(frame), strict=True)]
             made.outputs.append(out)
-            if late is not None:
-                if self._keeps_late:
-                    _refuse_twins(frame)
-                made.late.append(late)
+            if late and self._keeps_late:
+                _refuse_twins(frame)
+            made.late += late
 
     def _reached(self, *, drifted: bool = False) -> Reached:
         state = self.state
