@@ -173,7 +173,11 @@ def run(log: ms.Log, clock: FakeClock, model: Model, action: tuple, reopen) -> m
                 model.closed.add(stream)
                 log.close_stream(stream)
         case ("compact", stream):
-            log.compact(stream)
+            if stream is None or log.version(stream):
+                log.compact(stream)
+            else:
+                with pytest.raises(ms.StreamNotFound):
+                    log.compact(stream)
         case ("reopen",):
             return reopen(log)
         case ("tick",):

@@ -139,12 +139,12 @@ OFTEN = {
 
 
 @pytest.mark.parametrize("name", OFTEN)
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10_000), texts=st.booleans(), limit=st.sampled_from([1, 3_000]))
 def test_what_closes_in_pieces_again_and_again_is_what_closes_in_one(
     name: str, tmp_path: Path, pieces: list[int], seed: int, texts: bool, limit: int
 ) -> None:
-    rows = many(seed, 1_200, texts=texts)
+    rows = many(seed, 600, texts=texts)
     whole = play(OFTEN[name], rows)
     pieces.clear()
     assert_frame_equal(play(OFTEN[name], rows, seed, spill=lambda: Spill(limit, str(tmp_path))), whole)
