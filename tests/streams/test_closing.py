@@ -144,7 +144,7 @@ OFTEN = {
 def test_what_closes_in_pieces_again_and_again_is_what_closes_in_one(
     name: str, tmp_path: Path, pieces: list[int], seed: int, texts: bool, limit: int
 ) -> None:
-    rows = many(seed, 600, texts=texts)
+    rows = many(seed, 1_200, texts=texts)
     whole = play(OFTEN[name], rows)
     pieces.clear()
     assert_frame_equal(play(OFTEN[name], rows, seed, spill=lambda: Spill(limit, str(tmp_path))), whole)
