@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from referee import play
@@ -149,7 +149,7 @@ def test_what_closes_in_pieces_again_and_again_is_what_closes_in_one(
     pieces.clear()
     assert_frame_equal(play(OFTEN[name], rows, seed, spill=lambda: Spill(limit, str(tmp_path))), whole)
     assert whole.height
-    assert pieces
+    assume(pieces)  # now and then nothing is large enough; where it never is, the test fails
 
 
 def test_what_waited_for_the_first_watermark_comes_in_pieces(home: str | None, pieces: list[int]) -> None:
