@@ -76,6 +76,21 @@ def _check_sight(keys: str, data: st.DataObject) -> None:
         assert found[-1].tolist() == [_wrapped(sum(span)) for span in held]
         if counted:
             assert found[0].tolist() == [len(span) for span in held]
+        if data.draw(st.booleans()):
+            # Also rows that the span has passed, which do not count any more.
+            newest = max(at for _, at, _ in seen)
+            last = data.draw(st.permutations([row for row in seen if row[1] > newest - 2 * size]))
+            balances = _taken_up(last, data.draw(st.integers(1, 9)), dtype, size, counted=counted)
+
+
+def _taken_up(rows: list[tuple[Any, int, int]], step: int, dtype: Any, size: int, *, counted: bool) -> Balances:
+    """Balances as a state is taken up again: rows in the order in which they came, some at a time."""
+    balances = Balances(KeyIds(["key"]))
+    for first in range(0, len(rows), step):
+        keys, at, values = zip(*rows[first : first + step], strict=True)
+        frame = pl.DataFrame({"key": list(keys)}, schema={"key": dtype})
+        balances = balances.hold(frame, np.array(at), [np.array(values)], size)
+    return balances.added_up(size, counted=counted)
 
 
 def _span(seen: list[tuple[Any, int, int]], key: Any, at: int, size: int, inclusive: bool) -> list[int]:

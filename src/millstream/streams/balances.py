@@ -152,6 +152,33 @@ class Balances(msgspec.Struct, frozen=True, eq=False):
             found = [_placed(each, order) for each in found]
         return Balances(fit.ids, fit._with(came, size), totals, came.newest), found
 
+    def hold(self, rows: pl.DataFrame, at: Ints, values: Sequence[Ints | None], size: int) -> Balances:
+        """Take in settled rows of a state that is taken up again; see `step`. What their keys come to is added up
+        once all are there, by `added_up`."""
+        fit = self._fit(rows)
+        numbers = tuple(each for each in values if each is not None)
+        came = Chunk(fit.ids.encode(rows), at, numbers, int(at.min()), int(at.max()))
+        return Balances(fit.ids, fit._with(came, size), passed=max(fit.passed, came.newest))
+
+    def added_up(self, size: int, *, counted: bool) -> Balances:
+        """With what each key comes to by the rows that are held.
+
+        Args:
+            counted: Whether rows themselves are counted, before all values.
+        """
+        if not self.chunks:
+            return self
+        held = _together(self.chunks, len(self.chunks[0].values))
+        if held.oldest <= self.passed - size:
+            alive = held.at > self.passed - size
+            held = Chunk(held.ids[alive], held.at, tuple(each[alive] for each in held.values), held.oldest, held.newest)
+        sums = [pl.len().cast(pl.Int64).alias("rows")] if counted else []
+        sums += [pl.col(f"v{place}").sum().cast(pl.Int64, wrap_numerical=True) for place in range(len(held.values))]
+        frame = pl.DataFrame({"key": held.ids, **{f"v{place}": each for place, each in enumerate(held.values)}})
+        keys, *found = frame.group_by("key").agg(sums).sort("key")
+        totals = Totals(keys.to_numpy(), tuple(each.to_numpy() for each in found)).some()
+        return msgspec.structs.replace(self, totals=(totals,))
+
     def _among(self, came: Chunk, gone: Chunk) -> tuple[int, int] | None:
         """The least key and the greatest; None where an array of all between would be too long."""
         # A key that has come to nothing is in no total, and may still have rows that will be gone.
@@ -224,6 +251,8 @@ class Balances(msgspec.Struct, frozen=True, eq=False):
         numbers = np.unique(np.concatenate([chunk.ids for chunk in self.chunks]))
         new = ids.encode(self.ids.decode(numbers))
         chunks = [msgspec.structs.replace(each, ids=new[numbers.searchsorted(each.ids)]) for each in self.chunks]
+        if not self.totals:
+            return Balances(ids, tuple(chunks), (), self.passed)
         order = np.argsort(new)
         finds = [totals.find(numbers) for totals in self.totals]
         sums = [self._held(finds, track, len(numbers))[order] for track in range(len(self.totals[0].sums))]

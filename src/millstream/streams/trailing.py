@@ -95,9 +95,11 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
             if settled is not None and how is not None:
                 for slice in settled.iter_slices(_RESTORED):
                     if isinstance(behind, Balances):
-                        behind, *_ = self._balanced(behind, slice, how)
+                        behind = behind.hold(slice, slice[AT].to_numpy(), self._values(slice, how), self.window.size)
                     else:
                         behind, *_ = self._indexed(behind, slice, watermark - self.window.size, how)
+        if isinstance(behind, Balances) and how is not None:
+            behind = behind.added_up(self.window.size, counted=_is_counted(how))
         return SlidingState(parts, waiting, behind)
 
     def step(self, state: OperatorState, batch: Batch) -> Step:
@@ -178,8 +180,7 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
     ) -> tuple[Balances, Ints, list[Ints]]:
         inclusive = self.window.closed == "both"
         values: list[Ints | None] = [*self._values(rows, how)]
-        # Of literals alone nothing is asked, and there are still as many answers as rows.
-        counted = not how or not all(answer.tracks for answer in how)
+        counted = _is_counted(how)
         balances, found = balances.step(
             rows, rows[AT].to_numpy(), [None, *values] if counted else values, self.window.size, inclusive=inclusive
         )
@@ -272,6 +273,11 @@ class SlidingWindows(msgspec.Struct, frozen=True, eq=False):
                 *(key.alias(key_column(i)) for i, key in enumerate(keys)),
             ]
         )
+
+
+def _is_counted(how: Sequence[Answer]) -> bool:
+    """Whether rows are counted, too: also of literals alone, of which nothing is asked, there are as many as rows."""
+    return not how or not all(answer.tracks for answer in how)
 
 
 def _columns(how: Sequence[Answer], counts: Ints, found: Sequence[Ints]) -> pl.DataFrame:
