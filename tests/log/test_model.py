@@ -173,7 +173,7 @@ def run(log: ms.Log, clock: FakeClock, model: Model, action: tuple, reopen) -> m
                 model.closed.add(stream)
                 log.close_stream(stream)
         case ("compact", stream):
-            if stream is None or log.version(stream):
+            if stream is None or list(log.streams(stream)):  # an empty append makes one, too
                 log.compact(stream)
             else:
                 with pytest.raises(ms.StreamNotFound):
