@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import polars as pl
 
-from ..errors import Trimmed
+from ..errors import StreamNotFound, Trimmed
 from ..frames import MAX_ROWS, encode_frame
 from ..storage.base import Encoding, Scope
 from .records import Run
@@ -49,10 +49,10 @@ def compact(log: Log, stream: str | None = None) -> Compacted:
     Raises:
         StreamNotFound: A stream is named that is not there.
     """
-    if stream is not None and not (isinstance(stream, str) and stream.endswith("*")):
-        log.stream(stream)
     runs = bodies = 0
     names = [s.name for s in log.streams(stream)] if stream is not None else None
+    if stream is not None and not names and not stream.endswith("*"):
+        raise StreamNotFound(stream)
     found = (s.name for s in log.streams()) if names is None else iter(names)
     for name in found:
         for group in _groups(log, name, inline=names is not None):

@@ -152,12 +152,11 @@ class Balances(msgspec.Struct, frozen=True, eq=False):
             found = [_placed(each, order) for each in found]
         return Balances(fit.ids, fit._with(came, size), totals, came.newest), found
 
-    def hold(self, rows: pl.DataFrame, at: Ints, values: Sequence[Ints | None], size: int) -> Balances:
+    def hold(self, rows: pl.DataFrame, at: Ints, values: Sequence[Ints], size: int) -> Balances:
         """Take in settled rows of a state that is taken up again; see `step`. What their keys come to is added up
         once all are there, by `added_up`."""
         fit = self._fit(rows)
-        numbers = tuple(each for each in values if each is not None)
-        came = Chunk(fit.ids.encode(rows), at, numbers, int(at.min()), int(at.max()))
+        came = Chunk(fit.ids.encode(rows), at, tuple(values), int(at.min()), int(at.max()))
         return Balances(fit.ids, fit._with(came, size), passed=max(fit.passed, came.newest))
 
     def added_up(self, size: int, *, counted: bool) -> Balances:
@@ -169,13 +168,13 @@ class Balances(msgspec.Struct, frozen=True, eq=False):
         if not self.chunks:
             return self
         held = _together(self.chunks, len(self.chunks[0].values))
+        columns = {"key": held.ids, **{f"v{place}": each for place, each in enumerate(held.values)}}
         if held.oldest <= self.passed - size:
             alive = held.at > self.passed - size
-            held = Chunk(held.ids[alive], held.at, tuple(each[alive] for each in held.values), held.oldest, held.newest)
+            columns = {name: each[alive] for name, each in columns.items()}
         sums = [pl.len().cast(pl.Int64).alias("rows")] if counted else []
         sums += [pl.col(f"v{place}").sum().cast(pl.Int64, wrap_numerical=True) for place in range(len(held.values))]
-        frame = pl.DataFrame({"key": held.ids, **{f"v{place}": each for place, each in enumerate(held.values)}})
-        keys, *found = frame.group_by("key").agg(sums).sort("key")
+        keys, *found = pl.DataFrame(columns).group_by("key").agg(sums).sort("key")
         totals = Totals(keys.to_numpy(), tuple(each.to_numpy() for each in found)).some()
         return msgspec.structs.replace(self, totals=(totals,))
 

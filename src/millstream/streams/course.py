@@ -22,6 +22,17 @@ from .tree import Meeting, Source, order_of, sources_of, together
 from .untyped import nothing_of, untyped
 
 
+class Passing(msgspec.Struct, frozen=True, eq=False):
+    """What batches change on their way through the tree."""
+
+    operators: list[OperatorState]
+    """Their states, each after the last batch that it took."""
+    fill: bool
+    """Whether columns that no row has had yet are there as nulls."""
+    late: list[pl.DataFrame] = []
+    """The rows that came late to an operator are added to these."""
+
+
 class Course:
     """The stages of a flow and of those that meet in it, in their places. It remembers nothing of the rows."""
 
@@ -70,27 +81,13 @@ class Course:
         stages = [stage for stage in branch.flow.stages if not isinstance(stage, Rowwise)]
         return "; ".join([head, *(stage.shape for stage in stages)])
 
-    def _through(
-        self,
-        branch: Branch,
-        operators: list[OperatorState],
-        batches: Sequence[Batch],
-        late: list[pl.DataFrame],
-        fill: bool,
-    ) -> Batch:
-        """A batch on its way through a part of the tree; changes the states, and adds the rows that are late."""
-        batch, number = self._into(branch, operators, batches, late, fill)
-        [frame] = self._onward(branch, 0, number, batch, operators, late, fill, None)
+    def _through(self, branch: Branch, batches: Sequence[Batch], passing: Passing) -> Batch:
+        """A batch on its way through a part of the tree."""
+        batch, number = self._into(branch, batches, passing)
+        [frame] = self._onward(branch, 0, number, batch, passing, None)
         return msgspec.structs.replace(batch, frame=frame)
 
-    def _into(
-        self,
-        branch: Branch,
-        operators: list[OperatorState],
-        batches: Sequence[Batch],
-        late: list[pl.DataFrame],
-        fill: bool,
-    ) -> tuple[Batch, int]:
+    def _into(self, branch: Branch, batches: Sequence[Batch], passing: Passing) -> tuple[Batch, int]:
         """The batch that a part of the tree begins with, and the number of the operator that comes next."""
         number = branch.first
         source = branch.flow.source
@@ -98,10 +95,7 @@ class Course:
             batch = batches[branch.sources[0]]
             batch = msgspec.structs.replace(batch, frame=self._told_apart(branch, 0, batch.frame))
         else:
-            inputs = [
-                self._input(number, each, source, operators, batches, late, fill)
-                for number, each in enumerate(branch.inputs)
-            ]
+            inputs = [self._input(number, each, source, batches, passing) for number, each in enumerate(branch.inputs)]
             inputs = [
                 msgspec.structs.replace(batch, frame=ordered(batch.frame))
                 if order_of(each.flow) == "settled" and batch.frame.width
@@ -116,33 +110,27 @@ class Course:
                 inputs[0].reshaped,
                 together([batch.timeline for batch in heeded if batch.timeline is not None]),
             )
-            step = self._meet(number, source, operators[number], inputs, joint)
-            operators[number] = step.state
-            put_aside(step.late, late)
-            batch = msgspec.structs.replace(joint, frame=self._filled(branch.flow, step.frame) if fill else step.frame)
+            step = self._meet(number, source, passing.operators[number], inputs, joint)
+            passing.operators[number] = step.state
+            put_aside(step.late, passing.late)
+            frame = self._filled(branch.flow, step.frame) if passing.fill else step.frame
+            batch = msgspec.structs.replace(joint, frame=frame)
             number += 1
         return batch, number
 
     def _input(
-        self,
-        number: int,
-        branch: Branch,
-        meeting: Meeting,
-        operators: list[OperatorState],
-        batches: Sequence[Batch],
-        late: list[pl.DataFrame],
-        fill: bool,
+        self, number: int, branch: Branch, meeting: Meeting, batches: Sequence[Batch], passing: Passing
     ) -> Batch:
         """What comes to a meeting of one of its inputs."""
-        before = list(operators)
+        before = list(passing.operators)
         try:
-            return self._through(branch, operators, batches, late, fill)
+            return self._through(branch, batches, passing)
         except UnsupportedExpression:
             batch = batches[branch.sources[0]]
             bare = nothing_of(meeting, number, batch) if isinstance(branch.flow.source, Source) else None
             if bare is None:
                 raise
-            operators[:] = before
+            passing.operators[:] = before
             return msgspec.structs.replace(batch, frame=bare)
 
     def _onward(
@@ -151,13 +139,11 @@ class Course:
         behind: int,
         number: int,
         batch: Batch,
-        operators: list[OperatorState],
-        late: list[pl.DataFrame],
-        fill: bool,
+        passing: Passing,
         put: Callable[[pl.DataFrame], Aside] | None,
     ) -> Iterator[pl.DataFrame]:
         """What comes of a batch behind so many stages: one frame; or several, given a place to put rows aside."""
-        frame = batch.frame
+        frame, operators = batch.frame, passing.operators
         leaf = isinstance(branch.flow.source, Source)
         stages = branch.flow.stages
         for place, stage in enumerate(stages[behind:], behind + 1):
@@ -171,21 +157,21 @@ class Course:
             if put is not None and isinstance(stage, Closes) and take_pieces(stages[place:]):
                 closing = stage.closing(operators[number], came)
                 if closing is not None:
-                    put_aside(closing.late, late)
+                    put_aside(closing.late, passing.late)
                     # No time passes before all of them have come.
                     still = msgspec.structs.replace(batch, after=batch.before, more=True)
                     for piece in in_order(closing.results, put):
                         on = msgspec.structs.replace(still, frame=piece)
-                        yield from self._onward(branch, place, number + 1, on, operators, late, fill, put)
+                        yield from self._onward(branch, place, number + 1, on, passing, put)
                     operators[number] = closing.state()
                     end = msgspec.structs.replace(batch, frame=pl.DataFrame())
-                    yield from self._onward(branch, place, number + 1, end, operators, late, fill, put)
+                    yield from self._onward(branch, place, number + 1, end, passing, put)
                     return
             step = self._take(number, stage, operators[number], came)
             operators[number], frame = step.state, step.frame
             if isinstance(stage, TableRows):
-                frame = self._told_apart(branch, place, self._filled(stage, frame) if fill else frame)
-            put_aside(step.late, late)
+                frame = self._told_apart(branch, place, self._filled(stage, frame) if passing.fill else frame)
+            put_aside(step.late, passing.late)
             number += 1
         yield frame
 

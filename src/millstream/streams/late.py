@@ -24,24 +24,19 @@ def in_log(late: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:
 
     Neighbours with the same columns are in one frame: what others have had beside them changes none of their values.
     """
-    kinds: dict[tuple[tuple[str, pl.DataType], ...], list[pl.DataFrame]] = {}
+    kinds: dict[tuple[tuple[str, pl.DataType], ...], tuple[int, list[pl.DataFrame]]] = {}
     places = []
-    numbers = {schema: number for number, schema in enumerate(dict.fromkeys(map(_columns, late)))}
     for frame in late:
-        held = kinds.setdefault(_columns(frame), [])
+        kind, held = kinds.setdefault(tuple(frame.schema.items()), (len(kinds), []))
         first = sum(each.height for each in held)
         held.append(frame)
         place = pl.int_range(first, first + pl.len(), dtype=pl.Int64).alias(_PLACE)
-        places.append(frame.select(SEQUENCE, pl.lit(numbers[_columns(frame)], pl.Int64).alias(_KIND), place))
+        places.append(frame.select(SEQUENCE, pl.lit(kind, pl.Int64).alias(_KIND), place))
     if not places:
         return []
-    wholes = [pl.concat(held) for held in kinds.values()]
+    wholes = [pl.concat(held) for _, held in kinds.values()]
     order = pl.concat(places).sort(SEQUENCE, maintain_order=True)
     which, where = order[_KIND].to_numpy(), order[_PLACE].to_numpy()
     bounds = [0, *(np.flatnonzero(np.diff(which)) + 1).tolist(), len(which)]
     runs = [wholes[which[begin]][where[begin:end]] for begin, end in pairwise(bounds) if begin < end]
     return [picked(run, visible(run)) for run in runs]
-
-
-def _columns(frame: pl.DataFrame) -> tuple[tuple[str, pl.DataType], ...]:
-    return tuple(frame.schema.items())

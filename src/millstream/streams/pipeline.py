@@ -15,7 +15,7 @@ from ..log.objects import fitted, union
 from .arriving import heights, passage, timed, watermark_of
 from .aside import Aside
 from .columns import END_OF_TIME, ENVELOPE, IDLE, SEQUENCE, visible
-from .course import Course
+from .course import Course, Passing
 from .errors import MissingColumn, UnsupportedExpression
 from .flow import Flow
 from .late import in_log
@@ -274,15 +274,14 @@ class Pipeline(Course):
         put: Callable[[pl.DataFrame], Aside] | None = None,
         behind: int = 0,
     ) -> Stepping:
-        operators = list(state.operators)
-        late: list[pl.DataFrame] = []
-        batch, number = self._into(self._root, operators, batches, late, fill)
-        for frame in self._onward(self._root, behind, number, batch, operators, late, fill, put):
+        passing = Passing(list(state.operators), fill)
+        batch, number = self._into(self._root, batches, passing)
+        for frame in self._onward(self._root, behind, number, batch, passing, put):
             yield self._published(frame) if frame.width else nothing
         # Before they leave: those of which nobody asks for a column leave nothing that could be counted.
-        count = sum(each.height for each in late)
-        state = msgspec.structs.replace(state, operators=tuple(operators), late=state.late + count)
-        return state, self._aside(late) if late else []
+        count = sum(each.height for each in passing.late)
+        state = msgspec.structs.replace(state, operators=tuple(passing.operators), late=state.late + count)
+        return state, self._aside(passing.late) if passing.late else []
 
     def _aside(self, late: list[pl.DataFrame]) -> list[pl.DataFrame]:
         """Late rows as they leave it."""

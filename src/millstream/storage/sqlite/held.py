@@ -16,7 +16,6 @@ _INSERT_RUN = (
     " metadata, body_ref, body_offset, body) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)"
 )
 
-
 _INSERTS = {
     "bodies": "insert into bodies (id, encoding, rows, bytes) values (?, ?, ?, ?)",
     "tags": "insert into tags (tag, position) values (?, ?)",
