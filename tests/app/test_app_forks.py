@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.forked import in_child
 
 import millstream as ms
 
@@ -58,19 +56,6 @@ def make(path: Path, *, live: bool = False, into: str = "read.db") -> ms.App:
         return int(db.query("select count(*) as n from forked_rows")[0]["n"])
 
     return app
-
-
-def in_child(work: Callable[[], object]) -> None:
-    """Do something in a forked child, and see that it went well there."""
-    child = os.fork()
-    if child == 0:
-        signal.alarm(20)
-        try:
-            work()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_commands_of_coroutines_are_executed_in_a_child_whose_parent_has_executed_some(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import shutil
-import sqlite3
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from ..storage.base import Receipt
 from ..storage.duckdb.database import open_database as open_duck
 from ..storage.sqlite.database import attached
 from ..storage.sqlite.faults import translated
+from ..storage.sqlite.forks import opened
 from ..time import Moment, to_micros
 from .comparing import replay
 from .homes import Kind, kind_of
@@ -223,8 +223,8 @@ class Images:
             return  # deleted meanwhile: then it is replayed from the beginning
         try:
             with (
-                closing(sqlite3.connect(attached(source), uri=True)) as old,
-                closing(sqlite3.connect(target)) as new,
+                closing(opened(source, attached(source), uri=True)) as old,
+                closing(opened(target)) as new,
             ):
                 old.backup(new)
         finally:
@@ -260,7 +260,7 @@ def is_personal(placement: Placement) -> bool:
 
 def _settle(path: str) -> None:
     """Have a database that is there still in one file, without a log beside it, so that it can be moved."""
-    with closing(sqlite3.connect(f"file:{quote(path)}?mode=rw", uri=True, isolation_level=None)) as connection:
+    with closing(opened(path, f"file:{quote(path)}?mode=rw", uri=True, isolation_level=None)) as connection:
         connection.execute("pragma journal_mode = delete")
 
 

@@ -11,6 +11,7 @@ from ..log import Log
 from ..storage.database import Database
 from ..storage.duckdb.database import open_database as open_duck
 from ..storage.sqlite.database import open_database
+from ..storage.sqlite.forks import Tracked, at_work
 from .inline import BATCH, HOLD
 from .projection import ROWS
 
@@ -50,24 +51,24 @@ class OwnFile:
 
     def transact(self, work: Callable[[Database], None]) -> None:
         """Run work in a write transaction on a connection of its own."""
-        with closing(self._open()) as db, db.transaction():
+        with at_work, closing(self._open()) as db, db.transaction():
             work(db)
 
     @contextmanager
     def reading(self) -> Iterator[Database]:
         """A read-only connection of its own."""
-        with closing(open_database(self.path, readonly=True)) as db:
+        with at_work, closing(open_database(self.path, readonly=True)) as db:
             yield db
 
     @contextmanager
     def kept_open(self) -> Iterator[Target]:
         """The same with one connection for all that follows, on one thread."""
         with closing(self._open()) as db:
-            yield _Open(db, self)
+            yield _OpenFile(db, self)
 
     def _open(self) -> Database:
         try:
-            return open_database(self.path, synchronous="NORMAL")
+            return open_database(self.path, synchronous="NORMAL", kind=Tracked)
         except NotALog as error:
             raise UsageError(
                 f"{self.path} is no SQLite database, so no read model can be kept in it",
@@ -91,6 +92,17 @@ class _Open:
     @contextmanager
     def kept_open(self) -> Iterator[Target]:
         yield self
+
+
+class _OpenFile(_Open):
+    def transact(self, work: Callable[[Database], None]) -> None:
+        with at_work:
+            super().transact(work)
+
+    @contextmanager
+    def reading(self) -> Iterator[Database]:
+        with at_work:
+            yield self._db
 
 
 class InLog:

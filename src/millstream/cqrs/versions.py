@@ -19,6 +19,7 @@ from ..marks import mark
 from ..storage.database import Database
 from ..storage.frames import quoted_column
 from ..storage.sqlite.database import statements
+from ..storage.sqlite.forks import opened
 from .lockstep import tables_in
 from .projection import PROJECTIONS, Placement, Projection
 from .projection import TABLES as PROJECTION_TABLES
@@ -232,7 +233,7 @@ def tables_of(schema: str, dialect: str) -> list[str]:
     """The names of the tables that a schema makes."""
     if dialect != "sqlite":
         return tables_in(schema)
-    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection = opened(":memory:", isolation_level=None)
     try:
         for statement in statements(schema):
             connection.execute(statement)

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from ..storage.database import Database
 from ..storage.duckdb.database import open_database as open_duck
 from ..storage.sqlite.database import MEMORY, SQLiteDatabase, attached, connect
+from ..storage.sqlite.forks import at_work, enter, leave
 
 if TYPE_CHECKING:
     from ..storage.postgres.schemas import Server
 
 _KEPT = 8
-_left_to_parent: list[Database] = []
 
 
 class View(ABC):
@@ -57,6 +57,11 @@ class _Kept(SQLiteDatabase):
         self.usual = 0
         """How often the connection is referred to when nobody keeps a cursor."""
 
+    def close(self) -> None:
+        with at_work:
+            del self.control  # its cursor would hold on to what is closed
+            super().close()
+
     def references(self) -> int:
         """How often the connection is referred to: by a cursor that somebody keeps, too."""
         return sys.getrefcount(self.connection)
@@ -71,11 +76,16 @@ class FilesView(View):
         _open.add(self)
 
     def take(self) -> Database:
+        enter()
         try:
-            db = self._idle.pop()
-        except IndexError:
-            db = self._opened()
-        db.control("begin")  # takes no lock, and reads nothing: it cannot fail
+            try:
+                db = self._idle.pop()
+            except IndexError:
+                db = self._opened()
+            db.control("begin")  # takes no lock, and reads nothing: it cannot fail
+        except BaseException:
+            leave()
+            raise
         return db
 
     def _opened(self) -> _Kept:
@@ -91,22 +101,24 @@ class FilesView(View):
 
     def give_back(self, db: Database) -> None:
         assert isinstance(db, _Kept)
-        if db.connection.in_transaction:
-            db.control("rollback")
-        # A cursor that is kept may hold it at the moment that it reads: the next query is to see the present.
-        if len(self._idle) < _KEPT and db.references() == db.usual:
-            self._idle.append(db)
-        else:
-            db.close()
+        try:
+            if db.connection.in_transaction:
+                db.control("rollback")
+            # A cursor that is kept may hold it at the moment that it reads: the next query is to see the present.
+            if len(self._idle) < _KEPT and db.references() == db.usual:
+                self._idle.append(db)
+            else:
+                db.close()
+        finally:
+            leave()
 
     def close(self) -> None:
-        with suppress(IndexError):
+        with at_work, suppress(IndexError):
             while True:
                 self._idle.pop().close()
 
     def leave_to_parent(self) -> None:
-        """After a fork: the parent's connections are not to be used or closed here."""
-        _left_to_parent.extend(self._idle)
+        """After a fork: the parent's connections are not to be used here."""
         self._idle = []
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from ...errors import CaptureError, UsageError
 from ...events import Event
+from ...storage.sqlite.forks import opened
 from ..change import SnapshotCompleted
 from ..findings import Backlog, Finding
 from ..source import Batch, Options, Piece, Progress, State, pieces_of
@@ -57,8 +58,8 @@ class SQLiteSource:
     def connect(self) -> sqlite3.Connection:
         """A connection to the file, which must be there."""
         uri = f"file:{url_quote(self.path)}?mode=rw"
-        db = sqlite3.connect(
-            uri, uri=True, isolation_level=None, timeout=self.options.lock_timeout, check_same_thread=False
+        db = opened(
+            self.path, uri, uri=True, isolation_level=None, timeout=self.options.lock_timeout, check_same_thread=False
         )
         try:
             (mode,) = db.execute("PRAGMA journal_mode").fetchone()

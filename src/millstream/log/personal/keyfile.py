@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from ...errors import NotALog, NotFound, ReadOnlyLog, SubjectForgotten, UsageError
 from ...storage.sqlite.database import address
 from ...storage.sqlite.faults import translated
-from ...storage.sqlite.pool import abandon
+from ...storage.sqlite.forks import Tracked, at_work, opened
 from ..files import sync_folder
 
 APPLICATION_ID = 0x4D494C4B  # "MILK"
@@ -139,7 +139,7 @@ class KeyFile:
 
     def close(self) -> None:
         """Close the file."""
-        with self._mutex:
+        with at_work, self._mutex:
             if self._connection is not None and self._pid == os.getpid():
                 self._connection.close()
                 self._connection = None
@@ -164,7 +164,7 @@ class KeyFile:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
         self._renew()
-        with self._mutex, translated(self.path, lock_timeout=_TIMEOUT):
+        with at_work, self._mutex, translated(self.path, lock_timeout=_TIMEOUT):
             yield self._connected(create=False)
 
     @contextmanager
@@ -172,7 +172,7 @@ class KeyFile:
         if self.readonly:
             raise ReadOnlyLog(self.path)
         self._renew()
-        with self._mutex, translated(self.path, lock_timeout=_TIMEOUT):
+        with at_work, self._mutex, translated(self.path, lock_timeout=_TIMEOUT):
             connection = self._connected(create=True)
             assert connection is not None
             connection.execute("begin immediate")
@@ -207,10 +207,8 @@ class KeyFile:
             connection.execute("rollback")
 
     def _renew(self) -> None:
-        """In a forked child: a connection of its own, for the parent's must neither be used nor closed."""
+        """In a forked child: a connection of its own."""
         if self._pid != os.getpid():
-            if self._connection is not None:
-                abandon(self._connection)
             self._begin()
 
     def _connected(self, *, create: bool) -> sqlite3.Connection | None:
@@ -221,8 +219,8 @@ class KeyFile:
                 return None
             self._make()
         mode = "ro" if self.readonly else "rw"
-        connection = sqlite3.connect(
-            address(self.path, mode),
+        connection = opened(
+            self.path, address(self.path, mode), kind=Tracked,
             uri=True, isolation_level=None, check_same_thread=False, timeout=_TIMEOUT,
         )  # fmt: skip
         try:

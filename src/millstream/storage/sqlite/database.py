@@ -14,6 +14,7 @@ from ...errors import DatabaseError
 from ..database import Database, Params, no_rows, no_statement
 from .authorizer import Authorizer
 from .faults import MISFITS, misfit, translate, translated
+from .forks import Guarded, Tracked, at_work, opened
 
 if TYPE_CHECKING:
     from ..watching import Watch
@@ -203,18 +204,22 @@ def connect(
     synchronous: str = "FULL",
     timeout: float = 30.0,
     name: str = "",
+    kind: type[Tracked] = Tracked,
 ) -> sqlite3.Connection:
     """A connection set up the way this library uses SQLite: WAL, explicit transactions, any thread.
 
     Args:
+        kind: `Tracked` is used inside `at_work`; `Guarded` takes care of that itself, which takes time.
         immutable: Nobody writes the file, and its folder takes no file beside it: read it without any lock.
         name: What errors call it, if that is not the path.
     """
     uri = path != ":memory:"
     target = _uri(path, readonly, immutable) if uri else path
-    with translated(name or path, lock_timeout=timeout):
-        connection = sqlite3.connect(
+    with translated(name or path, lock_timeout=timeout), at_work:
+        connection = opened(
+            ":memory:" if path.startswith(MEMORY) else path,
             target,
+            kind=kind,
             uri=uri,
             isolation_level=None,
             check_same_thread=False,
@@ -254,6 +259,8 @@ def attached(path: str) -> str:
     return _uri(path, True, False)
 
 
-def open_database(path: str, *, synchronous: str = "FULL", readonly: bool = False) -> SQLiteDatabase:
-    """Open a SQLite file of one's own, such as a read model's."""
-    return SQLiteDatabase(connect(path, readonly=readonly, synchronous=synchronous), path)
+def open_database(
+    path: str, *, synchronous: str = "FULL", readonly: bool = False, kind: type[Tracked] = Guarded
+) -> SQLiteDatabase:
+    """Open a SQLite file of one's own, such as a read model's (for ``kind`` see `connect`)."""
+    return SQLiteDatabase(connect(path, readonly=readonly, synchronous=synchronous, kind=kind), path)

@@ -70,12 +70,16 @@ class WriterLock:
 
 
 _locks: weakref.WeakSet[WriterLock] = weakref.WeakSet()
+_waiting: set[int] = set()
 
 
 def _close_in_child() -> None:
     # A forked child shares its parent's locks, and would keep them alive beyond the parent's death.
     for lock in list(_locks):
         lock.close()
+    for descriptor in list(_waiting):
+        os.close(descriptor)
+    _waiting.clear()
 
 
 os.register_at_fork(after_in_child=_close_in_child)
@@ -96,6 +100,7 @@ class _Waiter:
     def __init__(self, descriptor: int) -> None:
         # A duplicate shares the lock with the original, and outlives it should the wait be abandoned.
         self._descriptor = os.dup(descriptor)
+        _waiting.add(self._descriptor)
         self._state = threading.Lock()
         self._abandoned = False
         self._acquired = threading.Event()
@@ -108,6 +113,7 @@ class _Waiter:
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             else:
                 self._acquired.set()
+        _waiting.discard(self._descriptor)
         os.close(self._descriptor)
 
     def wait(self, timeout: float) -> bool:

@@ -5,19 +5,14 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ...errors import LogClosed
 from .database import connect
 from .faults import translate, translated
+from .forks import at_work, enter, leave
 
 _IDLE = 8
-_abandoned: list[sqlite3.Connection] = []
-
-
-def abandon(*connections: sqlite3.Connection) -> None:
-    """Keep connections that a fork has copied from ever being closed: that would disturb the parent's file."""
-    _abandoned.extend(connections)
 
 
 class Loan:
@@ -32,11 +27,19 @@ class Loan:
         self._pool = pool
 
     def __enter__(self) -> sqlite3.Connection:
-        self._connection = self._pool.take()
+        enter()
+        try:
+            self._connection = self._pool.take()
+        except BaseException:
+            leave()
+            raise
         return self._connection
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._pool.give_back(self._connection)
+        try:
+            self._pool.give_back(self._connection)
+        finally:
+            leave()
         if isinstance(error, sqlite3.Error):
             raise translate(error, self._pool.path) from error
 
@@ -71,23 +74,20 @@ class ReaderPool:
         """Say that a connection is not needed any more."""
         with self._mutex:
             if not self._closed and len(self._idle) < _IDLE:
-                if connection.in_transaction:
-                    connection.execute("rollback")
-                self._idle.append(connection)
+                with suppress(sqlite3.ProgrammingError):  # closed: this is a child that was forked meanwhile
+                    if connection.in_transaction:
+                        connection.execute("rollback")
+                    self._idle.append(connection)
                 return
         connection.close()
 
     def close(self) -> None:
         """Close what is idle now, and the rest when it comes back."""
-        with self._mutex:
+        with at_work, self._mutex:
             self._closed = True
             for connection in self._idle:
                 connection.close()
             self._idle = []
-
-    def abandon(self) -> None:
-        """In a forked child: never use or close what the parent has opened."""
-        abandon(*self._idle)
 
 
 class SharedReader:
@@ -101,7 +101,7 @@ class SharedReader:
     @contextmanager
     def reader(self) -> Iterator[sqlite3.Connection]:
         """The connection, for as long as the block lasts."""
-        with self.mutex:
+        with at_work, self.mutex:
             if self._closed:
                 raise LogClosed(":memory:")
             with translated(":memory:"):

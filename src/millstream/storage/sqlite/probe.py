@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 
+from .forks import at_work
 from .writer import read_head
 
 
@@ -17,8 +18,14 @@ class DataVersion:
         self._connection = connection
 
     def look(self) -> tuple[object, Callable[[], int]]:
-        mark = self._connection.execute("pragma data_version").fetchone()[0]
-        return mark, lambda: read_head(self._connection).position
+        with at_work:
+            mark = self._connection.execute("pragma data_version").fetchone()[0]
+        return mark, self._head
+
+    def _head(self) -> int:
+        with at_work:
+            return read_head(self._connection).position
 
     def close(self) -> None:
-        self._connection.close()
+        with at_work:
+            self._connection.close()

@@ -15,6 +15,7 @@ from ..raw import PAGE_BYTES, PAGE_RUNS, RawHead, RawPage, State
 from . import packed, raw, reader
 from .database import SQLiteDatabase, close_cursors
 from .faults import translated
+from .forks import opened
 from .guard import GuardedDatabase, MemoryReadingDatabase, ReadingDatabase
 from .names import Names
 from .raw import snapshot
@@ -251,7 +252,7 @@ class Reading:
     def copy_to(self, path: str) -> bool:
         """Copy the database as it is at one moment to a new file, durably."""
         with self.reader() as source, translated(path):
-            target = sqlite3.connect(path, isolation_level=None)
+            target = opened(path, isolation_level=None)
             try:
                 target.execute("pragma synchronous = full")
                 # In memory, the one connection is held meanwhile anyway; a file is copied in one go, too: pages

@@ -21,10 +21,11 @@ from ..signal import Signal
 from . import ahead, placing, raw
 from .database import connect
 from .faults import translated
+from .forks import at_work, check
 from .form import check_format, create, has_tables
 from .lock import WriterLock, network_filesystem
 from .names import Names
-from .pool import ReaderPool, SharedReader, abandon
+from .pool import ReaderPool, SharedReader
 from .probe import DataVersion
 from .reading import Reading
 from .writer import Writer, read_head
@@ -88,7 +89,8 @@ class SQLiteStore(Reading):
             connection = connect(":memory:")
             shared = SharedReader(connection)
             self._readers: ReaderPool | SharedReader = shared
-            create(connection)
+            with at_work:
+                create(connection)
             self.signal = Signal(None)
         else:
             self._readers = ReaderPool(self.path, self._file, immutable=self.readonly and self._is_sealed())
@@ -118,11 +120,13 @@ class SQLiteStore(Reading):
         self._lock = WriterLock(self.path, self._file)
         try:
             if self._made:
-                connection = self._connected()
+                with at_work:
+                    connection = self._connected()
             else:
                 self._lock.acquire(self._lock_timeout)
                 try:
-                    connection = self._connected()
+                    with at_work:
+                        connection = self._connected()
                 finally:
                     self._lock.release()
         except BaseException:
@@ -390,12 +394,13 @@ class SQLiteStore(Reading):
         self.signal.close(patience=_LAST_LOOK)
         self._readers.close()
         if self._writer is not None and not self.memory:
-            self._writer.connection.close()
+            with at_work:
+                self._writer.connection.close()
             if self._lock is not None:
                 self._lock.close()
 
     def _renew(self) -> None:
-        """In a forked child, open everything anew: SQLite connections and flocks must not be shared."""
+        """In a forked child, open everything anew: SQLite connections (see `forks`) and flocks must not be shared."""
         if self.closed:
             raise LogClosed(self.path)
         if self._pid == os.getpid():
@@ -405,14 +410,12 @@ class SQLiteStore(Reading):
                 return
             if isinstance(self._readers, SharedReader):
                 # The child has a copy of its own; only the locks may have been left in another thread's hands.
+                check(self.path)
                 self._readers.mutex = threading.RLock()
                 self.signal = Signal(None)
                 self.committer = Committer(self._write, self.path, self._lock_timeout)
                 self._pid = os.getpid()
                 return
-            self._readers.abandon()
-            if self._writer is not None:
-                abandon(self._writer.connection)
             if self._lock is not None:
                 self._lock.close()
             self._begin()

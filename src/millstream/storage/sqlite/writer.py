@@ -27,6 +27,7 @@ from ..raw import Role
 from . import reader
 from .database import control
 from .faults import translate
+from .forks import enter, leave
 from .guard import GuardedDatabase
 from .held import Rows, Streams
 from .lock import WriterLock
@@ -185,6 +186,7 @@ class Writer:
         """
         if self._lock is not None:
             self._lock.acquire(self._lock_timeout)
+        enter()
         self._now = None
         self.database.placed = ()
         self._streams.bound()
@@ -216,8 +218,7 @@ class Writer:
             self.rollback()
             raise
         self._names.committed()
-        if self._lock is not None:
-            self._lock.release()
+        self._leave()
         assert self._head is not None
         self._on_commit(self._head.position)
 
@@ -234,8 +235,12 @@ class Writer:
                 self.connection.execute("rollback")
         finally:
             self._forget()
-            if self._lock is not None:
-                self._lock.release()
+            self._leave()
+
+    def _leave(self) -> None:
+        leave()
+        if self._lock is not None:
+            self._lock.release()
 
     def _forget(self) -> None:
         self._head = None

@@ -1,0 +1,285 @@
+"""SQLite across forks: nobody is inside it when a process forks, and the child has none of the parent's connections.
+
+A lock of SQLite's that another thread holds at that moment is never free in the child. And a file that the parent has
+open is taken, in the child too, for one whose locks this process holds: the child would lock nothing itself, and what
+it commits would be gone when the parent closes the file. So a fork waits for those at work, lets nobody begin, and
+the child closes what the parent has open before it opens anything. To close it there is harmless: the parent has its
+own descriptors, and the locks of a process are not its child's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from contextlib import suppress
+from typing import Any
+
+from ...errors import StorageError
+
+PATIENCE = 5.0
+"""The longest that a fork waits for those at work, in seconds."""
+_SHUT_FOR = 0.02
+"""For so long at once nobody may begin: who is at work may wait for somebody who is about to."""
+_REST = 0.002
+
+
+class _Thread:
+    """One thread's stay in SQLite."""
+
+    __slots__ = ("__weakref__", "depth")
+
+    def __init__(self) -> None:
+        self.depth = 0
+
+
+class _Here(threading.local):
+    def __init__(self) -> None:
+        self.thread = _Thread()
+        with _listing:
+            _threads.add(self.thread)
+
+
+_listing = threading.RLock()
+_threads: weakref.WeakSet[_Thread] = weakref.WeakSet()
+_here = _Here()
+_shut = False
+_opened = threading.Event()
+_forking = threading.Lock()
+MEMORY = ":memory:"
+_alone = True
+"""Whether nobody else was at work at the last fork."""
+_connections: weakref.WeakSet[Tracked] = weakref.WeakSet()
+_lost: set[str] = set()
+"""In a child, the files that the parent has open and that could not be closed; and what is in memory, if somebody else
+was at work."""
+
+
+def enter() -> None:
+    """Begin to use SQLite, on this thread; `leave` afterwards. They may be nested."""
+    thread = _here.thread
+    thread.depth += 1
+    if _shut and thread.depth == 1:
+        _wait(thread)
+
+
+def leave() -> None:
+    """End it."""
+    _here.thread.depth -= 1
+
+
+def _wait(thread: _Thread) -> None:
+    while _shut:
+        thread.depth = 0
+        _opened.wait()
+        thread.depth = 1
+
+
+class AtWork:
+    """A block that uses SQLite."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        enter()
+
+    def __exit__(self, *error: object) -> None:
+        leave()
+
+
+at_work = AtWork()
+
+
+class Tracked(sqlite3.Connection):
+    """A connection to a file, which a forked child closes. It is used inside `at_work`."""
+
+    file = MEMORY
+
+    def close(self) -> None:
+        with at_work:
+            super().close()
+
+    def __del__(self) -> None:
+        # Whatever thread collects what nobody has closed.
+        with suppress(sqlite3.Error, AttributeError):
+            self.close()
+
+
+class _Cursor(sqlite3.Cursor):
+    def execute(self, *given: Any) -> sqlite3.Cursor:  # type: ignore[override]
+        with at_work:
+            return super().execute(*given)
+
+    def executemany(self, *given: Any) -> sqlite3.Cursor:  # type: ignore[override]
+        with at_work:
+            return super().executemany(*given)
+
+    def fetchone(self) -> Any:
+        with at_work:
+            return super().fetchone()
+
+    def fetchmany(self, *given: Any) -> list[Any]:
+        with at_work:
+            return super().fetchmany(*given)
+
+    def fetchall(self) -> list[Any]:
+        with at_work:
+            return super().fetchall()
+
+    def __next__(self) -> Any:
+        with at_work:
+            return super().__next__()
+
+
+class Guarded(Tracked):
+    """The same, each call of which is `at_work` by itself: for what is not called for every event."""
+
+    def cursor(self, factory: type[Any] = _Cursor) -> Any:  # type: ignore[override]
+        return super().cursor(factory)
+
+    def execute(self, *given: Any) -> sqlite3.Cursor:
+        return super().cursor(_Cursor).execute(*given)
+
+    def executemany(self, *given: Any) -> sqlite3.Cursor:
+        return super().cursor(_Cursor).executemany(*given)
+
+    def backup(self, *given: Any, **named: Any) -> None:
+        with at_work:
+            super().backup(*given, **named)
+
+
+def opened(file: str, target: str | None = None, *, kind: type[Tracked] = Guarded, **options: Any) -> Tracked:
+    """Open a file, or a database in memory (``:memory:``).
+
+    Args:
+        target: How SQLite is to be told of it, if not by its path.
+        kind: `Tracked` for what is always used inside `at_work`.
+        options: As `sqlite3.connect` takes them.
+
+    Raises:
+        StorageError: See `check`.
+    """
+    check(file)
+    with at_work:
+        connection = sqlite3.connect(target or file, factory=kind, **options)
+    if file != MEMORY:
+        connection.file = os.path.realpath(file)
+        _connections.add(connection)
+    return connection
+
+
+def check(file: str) -> None:
+    """See that a file, or what is in memory, can be used in this process.
+
+    Raises:
+        StorageError: The process was forked while somebody was at work there, whose locks are taken for its own now.
+    """
+    if _lost and (file if file == MEMORY else os.path.realpath(file)) in _lost:
+        raise StorageError(
+            f"{file} was in use in the process that this one was forked from",
+            hint="Fork when no transaction of it is open, or start processes by 'spawn'",
+        )
+
+
+def _before() -> None:
+    global _alone
+    _forking.acquire()
+    _here.thread.depth += 1  # what this thread collects meanwhile does not wait for its own fork
+    _alone = False
+    end = time.monotonic() + PATIENCE
+    while not (_alone := _emptied()) and time.monotonic() < end:
+        _open()
+        time.sleep(_REST)
+    if not _alone:
+        _open()
+
+
+def _emptied() -> bool:
+    """Let nobody begin, and see whether all leave soon."""
+    global _shut
+    _opened.clear()
+    _shut = True
+    end = time.monotonic() + _SHUT_FOR
+    while any(each.depth for each in _others()):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.0002)
+    return True
+
+
+def _others() -> list[_Thread]:
+    with _listing:
+        return [each for each in _threads if each is not _here.thread]
+
+
+def _open() -> None:
+    global _shut
+    _shut = False
+    _opened.set()
+
+
+def _in_parent() -> None:
+    _here.thread.depth -= 1
+    _open()
+    _forking.release()
+
+
+def _in_child() -> None:
+    global _forking, _listing, _opened
+    _forking, _listing, _opened = threading.Lock(), threading.RLock(), threading.Event()
+    _here.thread.depth -= 1
+    for each in _others():
+        _threads.discard(each)
+    _open()
+    connections = list(_connections)
+    _connections.clear()
+    if not _alone:
+        _lost.add(MEMORY)
+    _lose([each for each in connections if not (_alone and _closed(each))])
+    if kept := _held({each.file for each in connections} - _lost):
+        # Cursors that somebody has kept hold on to what was closed.
+        for each in gc.get_referrers(*[each for each in connections if each.file in kept]):
+            if isinstance(each, sqlite3.Cursor):
+                each.close()
+        _lost.update(_held(kept))
+
+
+def _closed(connection: Tracked) -> bool:
+    """Close one of the parent's connections, unless it is in a transaction: to undo that would be the parent's."""
+    try:
+        if connection.in_transaction:
+            return False
+        connection.close()
+    except sqlite3.Error:
+        return False
+    return True
+
+
+def _lose(connections: list[Tracked]) -> None:
+    """Leave connections as they are for good, also when this process ends."""
+    for each in connections:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
+        _lost.add(each.file)
+
+
+def _held(files: set[str]) -> set[str]:
+    """Which of some files this process has open."""
+    there: dict[tuple[int, int], str] = {}
+    for file in files:
+        with suppress(OSError):
+            found = os.stat(file)
+            there[found.st_dev, found.st_ino] = file
+    held = set()
+    with suppress(OSError):  # where there is no such folder
+        for name in os.listdir("/proc/self/fd") if there else ():
+            with suppress(OSError, KeyError):
+                found = os.fstat(int(name))
+                held.add(there[found.st_dev, found.st_ino])
+    return held
+
+
+os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
