@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from tests.forked import begin, in_child
 
@@ -173,6 +174,27 @@ def test_children_of_a_busy_process_go_on_as_it_does(tmp_path: Path) -> None:
         for by, count in counts.items():
             assert [each.data["n"] for each in log.read(by)] == list(range(count))
         log.verify()
+
+
+def test_frames_that_a_child_cannot_compute_are_refused(tmp_path: Path) -> None:
+    """Polars waits for ever for threads of its own that are not there."""
+    with ms.open(tmp_path / "log.db") as log:
+        log.append("s", Sent(by="parent", n=1))
+        # Polars has its threads from the first frame on that is computed.
+        assert log.scan("s").collect().height == 1
+        flow = ms.stream("s").filter(pl.col("n") > 0).to("few", type="ForkFew")
+
+        def work() -> None:
+            with pytest.raises(ms.UsageError, match="frames cannot be computed here"):
+                log.scan("s")
+            with pytest.raises(ms.UsageError, match="frames cannot be computed here"):
+                log.sql("select * from s")
+            with pytest.raises(ms.UsageError, match="frames cannot be computed here"):
+                ms.run(log, flow, until="head")
+            log.append("s", Sent(by="child", n=2))
+
+        in_child(work)
+        assert sent(log) == [("parent", 1), ("child", 2)]
 
 
 class _Noticed(Exception):

@@ -14,6 +14,7 @@ from polars.io.plugins import register_io_source
 
 from ..errors import InvalidTime, StreamNotFound, Trimmed
 from ..frames import MAX_ROWS, Columns, join_columns
+from ..storage.forked import check_frames
 from ..time import Moment, from_micros, to_micros
 from .following import grouped
 from .framing import ENVELOPE, alike, frame_of
@@ -38,6 +39,7 @@ def scan(
     envelope: bool,
 ) -> pl.LazyFrame:
     """See `Log.scan`."""
+    check_frames()
     scope = scope_of(stream, types)
     low = to_micros(since) if since is not None else None
     high = to_micros(until) if until is not None else None

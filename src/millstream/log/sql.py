@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from ..errors import InvalidQuery, InvalidStreamName, MissingExtra, NotFound, StreamNotFound
+from ..storage.forked import check_frames
 
 if TYPE_CHECKING:
     from .reading import Reader
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 def sql(log: Reader, query: str) -> pl.DataFrame:
     """See `Log.sql`."""
+    check_frames()
     try:
         import duckdb
     except ImportError as error:

@@ -1,11 +1,17 @@
-"""In a forked child, one thread opens anew what a store has open, and the others wait for it."""
+"""In a forked child: one thread opens anew what a store has open, and the others wait; frames are not computed."""
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
+from contextlib import suppress
+
+from ..errors import UsageError
 
 _renewing = threading.RLock()
+_left = False
+"""Whether Polars had threads in a process that this one comes from: it would wait for them for ever."""
 
 
 def renewing() -> threading.RLock:
@@ -13,9 +19,40 @@ def renewing() -> threading.RLock:
     return _renewing
 
 
+def check_frames() -> None:
+    """See that Polars can compute in this process.
+
+    Raises:
+        UsageError: Its threads are in the process that this one was forked from.
+    """
+    if _left:
+        raise UsageError(
+            "frames cannot be computed here: the threads of Polars are in the process that this one was forked from",
+            hint="Start processes by 'spawn', or fork before the first frame is computed",
+        )
+
+
+def _has_threads() -> bool:
+    if "polars" not in sys.modules:
+        return False
+    with suppress(OSError):  # where there is no such folder
+        for task in os.listdir("/proc/self/task"):
+            with suppress(OSError), open(f"/proc/self/task/{task}/comm") as name:
+                if name.read().startswith("polars-0"):
+                    return True
+    return False
+
+
+def _before() -> None:
+    global _leaving
+    _leaving = _left or _has_threads()
+
+
 def _forked() -> None:
-    global _renewing
+    global _renewing, _left
     _renewing = threading.RLock()  # the thread that held it may not be here
+    _left = _leaving
 
 
-os.register_at_fork(after_in_child=_forked)
+_leaving = False
+os.register_at_fork(before=_before, after_in_child=_forked)

@@ -12,6 +12,7 @@ from ..errors import MillstreamError
 from ..frames import Columns
 from ..log.framing import ENVELOPE as ENVELOPE_TYPES
 from ..log.objects import fitted, union
+from ..storage.forked import check_frames
 from .arriving import heights, passage, timed, watermark_of
 from .aside import Aside
 from .columns import END_OF_TIME, ENVELOPE, IDLE, SEQUENCE, visible
@@ -31,6 +32,7 @@ class Pipeline(Course):
     """A flow's stages, ready to run."""
 
     def __init__(self, flow: Flow) -> None:
+        check_frames()
         super().__init__(flow)
         self._paced = self._tree or any(getattr(operator, "timed", False) for operator in self.operators)
         demand = self._demand
