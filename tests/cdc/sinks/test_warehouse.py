@@ -339,12 +339,24 @@ def test_a_warehouse_of_another_log_or_of_someone_else_is_refused(log: ms.Log, t
             sync(log, "people", house.make(table="mine"), start=False).catch_up()
 
 
+@pytest.mark.parametrize("name", ["größe", "a/b [1]", "100%", "~", ".."])
+def test_a_table_may_have_any_name(log: ms.Log, house: House, name: str) -> None:
+    put(log, USERS, change("INSERT", None, row(1, "a"), USERS))
+    house.follow(log, table=name)
+    put(log, USERS, change("INSERT", None, row(2, "b"), USERS))
+    house.follow(log, table=name)
+    assert house.rows("id") == [(1,), (2,)]
+    assert house.warehouse.history()["position"].to_list() == [1, 2]
+
+
 def test_unusable_places_are_refused() -> None:
     for place, options in (
         ("", {}),
         ("s3://bucket/lake", {}),
         ("x.duckdb", {"format": "delta"}),
         ("lake", {"format": "csv"}),
+        ("lake[1]", {"format": "delta"}),
+        ("100%/lake", {"format": "delta"}),
     ):
         with pytest.raises(ms.UsageError):
             ms.Warehouse(place, **options)  # type: ignore[arg-type]

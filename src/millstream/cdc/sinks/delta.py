@@ -28,6 +28,20 @@ def require_delta() -> Any:
     return deltalake
 
 
+def check_path(folder: str) -> None:
+    """See that a path is one that Delta can use, which takes it for an address.
+
+    Raises:
+        UsageError: It is not.
+    """
+    odd = sorted({each for each in os.path.abspath(folder) if each in "%[]\\"})
+    if odd:
+        raise UsageError(
+            f"no Delta table can be in {folder!r}: its path has {' and '.join(map(repr, odd))}",
+            hint="Give a folder without them, or format='parquet'",
+        )
+
+
 class DeltaFiles:
     """``history`` and ``current``, in the folder. A commit carries the position as its application transaction."""
 

@@ -65,9 +65,10 @@ class Lake:
 
     def __init__(self, place: str, table: str | None, kinds: dict[str, str], format: str, refresh: float) -> None:
         if format == "delta":
-            from .delta import require_delta
+            from .delta import check_path, require_delta
 
             require_delta()
+            check_path(place)
         self.location = place
         self._table, self._kinds, self._format, self._refresh = table, kinds, format, refresh
         self._claim = Claim(f"warehouse:{place}")
@@ -90,6 +91,8 @@ class Lake:
         """Find what is written. What was only gathered before is asked for again."""
         name = self._table or stream
         safe = quote(name, safe=" -_+=@.") if name not in (".", "..") else name.replace(".", "%2E")
+        if self._format == "delta":
+            safe = safe.replace("~", "%7E").replace("%", "~")  # Delta takes a path for an address, and decodes it
         self._folder = os.path.join(self.location, safe)
         self._forget()
         with _written(self.location):
