@@ -26,6 +26,8 @@ PATIENCE = 5.0
 _SHUT_FOR = 0.02
 """For so long at once nobody may begin: who is at work may wait for somebody who is about to."""
 _REST = 0.002
+_LONGEST = 1.0
+"""So long may nobody begin when a fork is about to be; it takes milliseconds."""
 
 
 class _Thread:
@@ -73,9 +75,11 @@ def leave() -> None:
 
 
 def _wait(thread: _Thread) -> None:
-    while _shut:
+    waits = True
+    while _shut and waits:
         thread.depth = 0
-        _opened.wait()
+        # Not for ever: this may be a finalizer, in a thread that holds what some other program's fork hook waits for.
+        waits = _opened.wait(_LONGEST)
         thread.depth = 1
 
 
@@ -98,14 +102,15 @@ class Tracked(sqlite3.Connection):
     """A connection to a file, which a forked child closes. It is used inside `at_work`."""
 
     file = MEMORY
+    readonly = False
 
     def close(self) -> None:
         with at_work:
             super().close()
 
     def __del__(self) -> None:
-        # Whatever thread collects what nobody has closed.
-        with suppress(sqlite3.Error, AttributeError):
+        # Whatever thread collects what nobody has closed; at the end of the process, names may be gone.
+        with suppress(sqlite3.Error, AttributeError, TypeError):
             self.close()
 
 
@@ -168,6 +173,7 @@ def opened(file: str, target: str | None = None, *, kind: type[Tracked] = Guarde
         connection = sqlite3.connect(target or file, factory=kind, **options)
     if file != MEMORY:
         connection.file = os.path.realpath(file)
+        connection.readonly = "mode=ro" in (target or "")
         _connections.add(connection)
     return connection
 
@@ -249,9 +255,9 @@ def _in_child() -> None:
 
 
 def _closed(connection: Tracked) -> bool:
-    """Close one of the parent's connections, unless it is in a transaction: to undo that would be the parent's."""
+    """Close one of the parent's connections, unless it may have written: to undo that is the parent's."""
     try:
-        if connection.in_transaction:
+        if connection.in_transaction and not connection.readonly:
             return False
         connection.close()
     except sqlite3.Error:
