@@ -9,7 +9,6 @@ own descriptors, and the locks of a process are not its child's.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import sqlite3
@@ -267,6 +266,8 @@ def _closed(connection: Tracked) -> bool:
 
 def _lose(connections: list[Tracked]) -> None:
     """Leave connections as they are for good, also when this process ends."""
+    if connections:
+        import ctypes
     for each in connections:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
         _lost.add(each.file)
