@@ -9,8 +9,10 @@ own descriptors, and the locks of a process are not its child's.
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401 - see the end
 import ctypes
 import gc
+import logging  # noqa: F401
 import os
 import sqlite3
 import threading
@@ -20,6 +22,7 @@ from contextlib import suppress
 from typing import Any
 
 from ...errors import StorageError
+from .. import forked  # noqa: F401
 
 PATIENCE = 5.0
 """The longest that a fork waits for those at work, in seconds."""
@@ -28,7 +31,7 @@ _SHUT_FOR = 0.02
 _REST = 0.002
 
 
-class _Thread:
+class Thread:
     """One thread's stay in SQLite."""
 
     __slots__ = ("__weakref__", "depth")
@@ -39,13 +42,13 @@ class _Thread:
 
 class _Here(threading.local):
     def __init__(self) -> None:
-        self.thread = _Thread()
+        self.thread = Thread()
         with _listing:
             _threads.add(self.thread)
 
 
 _listing = threading.RLock()
-_threads: weakref.WeakSet[_Thread] = weakref.WeakSet()
+_threads: weakref.WeakSet[Thread] = weakref.WeakSet()
 _here = _Here()
 _shut = False
 _opened = threading.Event()
@@ -59,20 +62,25 @@ _lost: set[str] = set()
 was at work."""
 
 
-def enter() -> None:
+def enter() -> Thread:
     """Begin to use SQLite, on this thread; `leave` afterwards. They may be nested."""
     thread = _here.thread
     thread.depth += 1
     if _shut and thread.depth == 1:
         _wait(thread)
+    return thread
 
 
-def leave() -> None:
-    """End it."""
-    _here.thread.depth -= 1
+def leave(thread: Thread | None = None) -> None:
+    """End it.
+
+    Args:
+        thread: What `enter` gave, where a block may end on another thread than it began on.
+    """
+    (thread or _here.thread).depth -= 1
 
 
-def _wait(thread: _Thread) -> None:
+def _wait(thread: Thread) -> None:
     while _shut:
         thread.depth = 0
         _opened.wait()
@@ -97,7 +105,8 @@ at_work = AtWork()
 class Tracked(sqlite3.Connection):
     """A connection to a file, which a forked child closes. It is used inside `at_work`."""
 
-    file = MEMORY
+    files: tuple[str, ...] = (MEMORY,)
+    """Its file, and those that were attached to it."""
 
     def close(self) -> None:
         with at_work:
@@ -109,7 +118,38 @@ class Tracked(sqlite3.Connection):
             self.close()
 
 
+class _Left(Tracked):
+    """In a child, a connection of the parent's that cannot be closed: nothing is done by it any more.
+
+    Whoever leaves the block that the fork came in would else commit, or undo, what is the parent's.
+    """
+
+    in_transaction = False
+
+    def close(self) -> None:
+        """Nothing: to close it would undo what is the parent's."""
+
+    def cursor(self, factory: type[Any] = sqlite3.Cursor) -> Any:  # type: ignore[override]
+        raise _refusal(self.files[0])
+
+    def execute(self, *given: Any) -> sqlite3.Cursor:
+        raise _refusal(self.files[0])
+
+    def executemany(self, *given: Any) -> sqlite3.Cursor:
+        raise _refusal(self.files[0])
+
+
+def is_left(connection: sqlite3.Connection) -> bool:
+    """Whether this is a child, and the connection one that its parent had in a transaction."""
+    return isinstance(connection, _Left)
+
+
 class _Cursor(sqlite3.Cursor):
+    def __del__(self) -> None:
+        # One that was not read to its end ends its statement; to do so outside would hold locks of SQLite's.
+        with suppress(sqlite3.Error, AttributeError), at_work:
+            super().close()
+
     def execute(self, *given: Any) -> sqlite3.Cursor:  # type: ignore[override]
         with at_work:
             return super().execute(*given)
@@ -164,12 +204,20 @@ def opened(file: str, target: str | None = None, *, kind: type[Tracked] = Guarde
         StorageError: See `check`.
     """
     check(file)
+    # The thread that closes it need not be the one that has opened it: that may not be here.
+    options.setdefault("check_same_thread", False)
     with at_work:
         connection = sqlite3.connect(target or file, factory=kind, **options)
-    if file != MEMORY:
-        connection.file = os.path.realpath(file)
+        if file != MEMORY:
+            connection.files = (os.path.realpath(file),)
         _connections.add(connection)
     return connection
+
+
+def attached(connection: sqlite3.Connection, file: str) -> None:
+    """Say that a file was attached to a connection."""
+    if isinstance(connection, Tracked):
+        connection.files += (os.path.realpath(file),)
 
 
 def check(file: str) -> None:
@@ -179,16 +227,25 @@ def check(file: str) -> None:
         StorageError: The process was forked while somebody was at work there, whose locks are taken for its own now.
     """
     if _lost and (file if file == MEMORY else os.path.realpath(file)) in _lost:
-        raise StorageError(
-            f"{file} was in use in the process that this one was forked from",
-            hint="Fork when no transaction of it is open, or start processes by 'spawn'",
-        )
+        raise _refusal(file)
+
+
+def _refusal(file: str) -> StorageError:
+    return StorageError(
+        f"{file} was in use in the process that this one was forked from",
+        hint="Fork when no transaction of it is open, or start processes by 'spawn'",
+    )
 
 
 def _before() -> None:
     global _alone
-    _forking.acquire()
-    _here.thread.depth += 1  # what this thread collects meanwhile does not wait for its own fork
+    thread = _here.thread
+    # Whoever waits for its turn to fork is not inside SQLite, whatever blocks it is in: nobody is to wait for it.
+    depth, thread.depth = thread.depth, 0
+    try:
+        _forking.acquire()
+    finally:
+        thread.depth = depth + 1  # what this thread collects meanwhile does not wait for its own fork
     _alone = False
     end = time.monotonic() + PATIENCE
     while not (_alone := _emptied()) and time.monotonic() < end:
@@ -211,7 +268,7 @@ def _emptied() -> bool:
     return True
 
 
-def _others() -> list[_Thread]:
+def _others() -> list[Thread]:
     with _listing:
         return [each for each in _threads if each is not _here.thread]
 
@@ -232,19 +289,19 @@ def _in_child() -> None:
     global _forking, _listing, _opened
     _forking, _listing, _opened = threading.Lock(), threading.RLock(), threading.Event()
     _here.thread.depth -= 1
-    for each in _others():
-        _threads.discard(each)
+    for thread in _others():
+        _threads.discard(thread)
     _open()
     connections = list(_connections)
-    _connections.clear()
     if not _alone:
         _lost.add(MEMORY)
+    if _alone:  # what is in memory is the child's own
+        connections = [each for each in connections if each.files != (MEMORY,)]
+    for each in connections:
+        _connections.discard(each)
     _lose([each for each in connections if not (_alone and _closed(each))])
-    if kept := _held({each.file for each in connections} - _lost):
-        # Cursors that somebody has kept hold on to what was closed.
-        for each in gc.get_referrers(*[each for each in connections if each.file in kept]):
-            if isinstance(each, sqlite3.Cursor):
-                each.close()
+    if kept := _held({file for each in connections for file in each.files} - _lost - {MEMORY}):
+        _end_cursors([each for each in connections if not kept.isdisjoint(each.files)])
         _lost.update(_held(kept))
 
 
@@ -254,16 +311,29 @@ def _closed(connection: Tracked) -> bool:
         if connection.in_transaction:
             return False
         connection.close()
+    except sqlite3.ProgrammingError:
+        return True  # the parent has closed it
     except sqlite3.Error:
         return False
     return True
+
+
+def _end_cursors(connections: list[Tracked]) -> None:
+    """Have cursors that somebody has kept hold on no more to connections that were closed."""
+    nowhere = sqlite3.connect(MEMORY)
+    for each in gc.get_referrers(*connections):
+        if isinstance(each, sqlite3.Cursor):
+            with suppress(sqlite3.Error):
+                sqlite3.Cursor.__init__(each, nowhere)  # one of a closed connection cannot be closed
+    nowhere.close()
 
 
 def _lose(connections: list[Tracked]) -> None:
     """Leave connections as they are for good, also when this process ends."""
     for each in connections:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
-        _lost.add(each.file)
+        _lost.update(file for file in each.files if file != MEMORY)
+        each.__class__ = _Left
 
 
 def _held(files: set[str]) -> set[str]:
@@ -282,4 +352,6 @@ def _held(files: set[str]) -> set[str]:
     return held
 
 
+# What is registered last comes first before a fork. Others take locks there, which whoever is at work may wait for: so
+# they are imported above, to take theirs when nobody is at work any more.
 os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -1,0 +1,199 @@
+"""Forks in the midst of things: in blocks, beside cursors that are kept, of threads that hold locks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from tests.forked import begin, in_child
+
+import millstream as ms
+from millstream.cqrs.views import FilesView
+from millstream.storage.sqlite import forks
+from millstream.storage.sqlite.database import open_database
+
+
+class Put(ms.Event, type="ForkPut"):
+    n: int
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[ms.Log]:
+    with ms.open(tmp_path / "log.db") as log:
+        yield log
+
+
+def numbers(log: ms.Log) -> list[int]:
+    return [each.data["n"] for each in log.read()]
+
+
+def in_threads(*work: Callable[[], object]) -> None:
+    with ThreadPoolExecutor(len(work)) as threads:
+        for each in [threads.submit(each) for each in work]:
+            each.result()
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_child_that_leaves_its_parents_transaction_changes_nothing(log: ms.Log, failing: bool) -> None:
+    """To commit there would write over what the parent has committed since."""
+    log.append("s", Put(n=0))
+    begun, begin_ = os.pipe()
+    child = -1
+    refused = False
+    try:
+        with log.transaction() as tx:
+            tx.append("s", Put(n=1))
+            tx.db.execute("create table fork_own (n integer)")
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)
+                os.read(begun, 1)  # the parent has committed that, and more
+                if failing:
+                    raise ValueError
+    except (ms.StorageError, ValueError) as error:
+        refused = isinstance(error, ValueError if failing else ms.StorageError)
+    finally:
+        if child == 0:
+            os._exit(0 if refused else 1)
+    for n in range(2, 6):
+        log.append("s", Put(n=n))
+    os.write(begin_, b".")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    log.append("s", Put(n=6))
+    assert numbers(log) == list(range(7))
+    log.verify()
+
+
+def test_a_block_that_another_thread_ends_holds_up_no_fork(log: ms.Log) -> None:
+    """As web servers do, which begin and end a request's resources each on some thread."""
+    block = log.connect()
+    begun = threading.Event()
+    go_on = threading.Event()
+
+    def enter() -> None:
+        block.__enter__()
+        begun.set()
+        go_on.wait()
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    begun.wait()
+    block.__exit__(None, None, None)
+    in_child(lambda: log.append("s", Put(n=1)))
+    go_on.set()
+    thread.join()
+    assert numbers(log) == [1]
+
+
+def test_what_the_parent_has_closed_is_open_to_its_child(tmp_path: Path) -> None:
+    db = open_database(str(tmp_path / "own.db"))
+    db.execute("create table t (n integer)")
+    db.close()  # and it is kept
+
+    def work() -> None:
+        with closing(open_database(str(tmp_path / "own.db"))) as own:
+            own.execute("insert into t values (1)")
+
+    in_child(work)
+    with closing(open_database(str(tmp_path / "own.db"))) as again:
+        assert again.one("select n from t") == {"n": 1}
+
+
+def test_a_cursor_that_is_kept_keeps_no_file_open_in_a_child(tmp_path: Path) -> None:
+    """As long as it is open, SQLite takes the parent's locks for the child's: the child would lock nothing itself."""
+    path = str(tmp_path / "own.db")
+    with closing(open_database(path)) as db:
+        db.executescript("create table t (n integer); insert into t values (1), (2), (3)")
+        half = db.execute("select n from t")
+        assert half.fetchone() == (1,)
+
+        def work() -> None:
+            assert not forks._held({path})
+            assert not forks._lost
+
+        in_child(work)
+        assert half.fetchall() == [(2,), (3,)]
+
+
+def test_no_child_waits_for_a_cursor_that_another_thread_lets_go_of(tmp_path: Path) -> None:
+    path = str(tmp_path / "own.db")
+    with closing(open_database(path)) as db:
+        db.executescript("create table t (n integer); insert into t values (1), (2), (3)")
+        stop = threading.Event()
+
+        def read() -> None:
+            while not stop.is_set():
+                assert db.one("select n from t") == {"n": 1}  # the others are never fetched
+
+        def work() -> None:
+            with closing(open_database(path)) as own:
+                assert len(own.query("select n from t")) == 3
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        try:
+            for _ in range(40):
+                in_child(work)
+        finally:
+            stop.set()
+            thread.join()
+
+
+def test_forks_at_once_in_blocks_do_not_wait_for_each_other(log: ms.Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forks, "PATIENCE", 60.0)  # it would be noticed
+    both = threading.Barrier(2)
+
+    def fork() -> None:
+        with log.connect() as db:
+            assert db.query("select 1 as one") == [{"one": 1}]
+            both.wait()
+            child = begin(lambda: log.append("s", Put(n=1)))
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    in_threads(fork, fork)
+    assert numbers(log) == [1, 1]
+
+
+def test_whoever_a_fork_waits_for_can_use_a_pool_of_threads(log: ms.Log) -> None:
+    """The standard library takes a lock before a fork that `submit` takes, too."""
+    with ThreadPoolExecutor(1) as pool:
+        inside, events = threading.Event(), []
+
+        def work(db: ms.Database, receipt: ms.Receipt) -> None:
+            inside.set()
+            time.sleep(0.2)
+            events.append(pool.submit(int).result(2))
+
+        thread = threading.Thread(target=lambda: log.commit(work=work))
+        thread.start()
+        inside.wait()
+        child = begin(lambda: log.append("s", Put(n=1)))
+        thread.join()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert (events, numbers(log)) == ([0], [1])
+
+
+def test_what_was_attached_to_a_connection_in_use_is_refused_to_a_child(tmp_path: Path) -> None:
+    paths = [str(tmp_path / name) for name in ("a.db", "b.db")]
+    for path in paths:
+        with closing(open_database(path)) as db:
+            db.execute("create table t (n integer)")
+    view = FilesView(paths)
+
+    def work() -> None:
+        for path in paths:
+            with pytest.raises(ms.StorageError, match="was in use in the process"):
+                open_database(path)
+
+    with view.reading() as db:
+        in_child(work)
+        assert db.query("select n from t") == []
+    view.close()
+    in_child(lambda: open_database(paths[1]).close())
