@@ -180,6 +180,57 @@ def test_whoever_a_fork_waits_for_can_use_a_pool_of_threads(log: ms.Log) -> None
         assert (events, numbers(log)) == ([0], [1])
 
 
+def test_a_child_follows_a_log_that_threads_of_its_parent_follow(log: ms.Log) -> None:
+    stop = threading.Event()
+
+    def follow() -> None:
+        for _ in log.follow(timeout=20):
+            if stop.is_set():
+                break
+
+    def append() -> None:
+        while not stop.is_set():
+            log.append("s", Put(n=1))
+
+    threads = [threading.Thread(target=work) for work in (follow, follow, follow, follow, follow, append)]
+    for thread in threads:
+        thread.start()
+
+    def work() -> None:
+        position = log.append("c", Put(n=2)).position
+        assert next(log.follow("c", after=position - 1)).position == position
+
+    try:
+        for _ in range(10):
+            in_child(work)
+    finally:
+        stop.set()
+        log.append("s", Put(n=1))
+        for thread in threads:
+            thread.join()
+
+
+def test_threads_of_a_child_are_in_no_transaction_of_its_parent(log: ms.Log) -> None:
+    """The system gives its threads the numbers that the parent's have."""
+    inside, go_on = threading.Barrier(5), threading.Event()
+
+    def stay() -> None:
+        with log.transaction() as tx:
+            tx.append("s", Put(n=1))
+            inside.wait()
+            go_on.wait()
+
+    threads = [threading.Thread(target=stay) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    inside.wait()
+    in_child(lambda: in_threads(*[lambda: log.append("c", Put(n=2))] * 4))
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(numbers(log)) == [1] * 4 + [2] * 4
+
+
 def test_what_was_attached_to_a_connection_in_use_is_refused_to_a_child(tmp_path: Path) -> None:
     paths = [str(tmp_path / name) for name in ("a.db", "b.db")]
     for path in paths:
