@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import polars as pl
 import pytest
 from tests.forked import begin, in_child
 
@@ -248,3 +249,25 @@ def test_what_was_attached_to_a_connection_in_use_is_refused_to_a_child(tmp_path
         assert db.query("select n from t") == []
     view.close()
     in_child(lambda: open_database(paths[1]).close())
+
+
+def test_what_takes_frames_is_refused_in_a_child_of_one_that_has_computed_some(log: ms.Log, tmp_path: Path) -> None:
+    for _ in range(3):
+        log.append("f", pl.DataFrame({"n": [1, 2]}), type="ForkFrame")
+    log.append("old", [Put(n=n) for n in range(10)])
+    log.archive("old", to=str(tmp_path / "archive"))
+    log.append("old", Put(n=10))
+    assert log.scan("f").collect().height == 6
+
+    def work() -> None:
+        for refused in (
+            log.compact,
+            lambda: list(log.read("old")),
+            lambda: log.archive("old"),
+            lambda: log.table("orders"),
+        ):
+            with pytest.raises(ms.UsageError, match="frames cannot be computed here"):
+                refused()
+
+    in_child(work)
+    assert len(list(log.read("old"))) == 11
