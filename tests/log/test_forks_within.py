@@ -271,3 +271,18 @@ def test_what_takes_frames_is_refused_in_a_child_of_one_that_has_computed_some(l
 
     in_child(work)
     assert len(list(log.read("old"))) == 11
+
+
+def test_a_child_makes_no_other_log_where_its_parents_is_no_more(log: ms.Log, tmp_path: Path) -> None:
+    log.append("s", Put(n=1))
+
+    def work() -> None:
+        with pytest.raises(ms.StorageError, match="no longer the file that was opened"):
+            log.append("s", Put(n=2))
+        assert not (tmp_path / "log.db").exists()
+
+    (tmp_path / "log.db").rename(tmp_path / "moved.db")
+    in_child(work)
+    (tmp_path / "moved.db").rename(tmp_path / "log.db")
+    in_child(lambda: log.append("s", Put(n=3)))
+    assert numbers(log) == [1, 3]

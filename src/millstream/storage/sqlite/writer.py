@@ -216,6 +216,15 @@ class Writer:
             self.rollback()
             raise
 
+    def check_place(self) -> None:
+        """See that the log's file is still where it was.
+
+        Raises:
+            StorageError: There is another one, or none.
+        """
+        if self._whereabouts is not None:
+            self._whereabouts.check(lately=0.0)
+
     def commit(self) -> None:
         """Make the transaction durable, free the lock and wake those that follow."""
         try:
