@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.thread import _global_shutdown_lock  # type: ignore[attr-defined]
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -179,6 +182,31 @@ def test_whoever_a_fork_waits_for_can_use_a_pool_of_threads(log: ms.Log) -> None
         thread.join()
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert (events, numbers(log)) == ([0], [1])
+
+
+def test_what_is_collected_while_a_fork_waits_for_a_lock_does_not_wait_for_the_fork(tmp_path: Path) -> None:
+    """A finalizer runs wherever objects are made: also under a lock that is taken before a fork."""
+    path = str(tmp_path / "own.db")
+    for kept in (True, False):
+        found = [open_database(path)]
+        found[0].execute("create table if not exists t (n integer)")
+        cursors = [found[0].execute("select 1 union select 2")] if kept else []
+        held = threading.Event()
+
+        def collect(found: list[Any] = cursors or found, held: threading.Event = held) -> None:
+            with _global_shutdown_lock:
+                held.set()
+                while not forks._shut:
+                    time.sleep(0.001)
+                found.clear()
+                gc.collect()
+
+        thread = threading.Thread(target=collect)
+        thread.start()
+        held.wait()
+        in_child(lambda: open_database(path).execute("insert into t values (1)"))
+        thread.join()
+        assert not forks._uncollected
 
 
 def test_a_child_follows_a_log_that_threads_of_its_parent_follow(log: ms.Log) -> None:

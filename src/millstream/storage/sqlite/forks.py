@@ -57,6 +57,8 @@ MEMORY = ":memory:"
 _alone = True
 """Whether nobody else was at work at the last fork."""
 _connections: weakref.WeakSet[Tracked] = weakref.WeakSet()
+_uncollected: list[Tracked | _Cursor] = []
+"""What was collected while nobody might begin."""
 _lost: set[str] = set()
 """In a child, the files that the parent has open and that could not be closed; and what is in memory, if somebody else
 was at work."""
@@ -78,6 +80,16 @@ def leave(thread: Thread | None = None) -> None:
         thread: What `enter` gave, where a block may end on another thread than it began on.
     """
     (thread or _here.thread).depth -= 1
+
+
+def _entered() -> bool:
+    """Begin, unless that would be to wait: a finalizer runs anywhere, under locks that the fork may wait for."""
+    thread = _here.thread
+    thread.depth += 1
+    if _shut and thread.depth == 1:
+        thread.depth = 0
+        return False
+    return True
 
 
 def _wait(thread: Thread) -> None:
@@ -114,8 +126,7 @@ class Tracked(sqlite3.Connection):
 
     def __del__(self) -> None:
         # Whatever thread collects what nobody has closed.
-        with suppress(sqlite3.Error, AttributeError):
-            self.close()
+        _end(self)
 
 
 class _Left(Tracked):
@@ -139,6 +150,19 @@ class _Left(Tracked):
         raise _refusal(self.files[0])
 
 
+def _end(found: Tracked | _Cursor) -> None:
+    """Close what is being collected; if there is a fork, after that."""
+    if not _entered():
+        _uncollected.append(found)
+        return
+    try:
+        found.close()
+    except (sqlite3.Error, AttributeError):
+        pass
+    finally:
+        leave()
+
+
 def is_left(connection: sqlite3.Connection) -> bool:
     """Whether this is a child, and the connection one that its parent had in a transaction."""
     return isinstance(connection, _Left)
@@ -147,8 +171,7 @@ def is_left(connection: sqlite3.Connection) -> bool:
 class _Cursor(sqlite3.Cursor):
     def __del__(self) -> None:
         # One that was not read to its end ends its statement; to do so outside would hold locks of SQLite's.
-        with suppress(sqlite3.Error, AttributeError), at_work:
-            super().close()
+        _end(self)
 
     def execute(self, *given: Any) -> sqlite3.Cursor:  # type: ignore[override]
         with at_work:
@@ -280,6 +303,7 @@ def _open() -> None:
 
 
 def _in_parent() -> None:
+    _uncollected.clear()
     _here.thread.depth -= 1
     _open()
     _forking.release()
@@ -292,7 +316,7 @@ def _in_child() -> None:
     for thread in _others():
         _threads.discard(thread)
     _open()
-    connections = list(_connections)
+    connections = [*_connections, *(each for each in _uncollected if isinstance(each, Tracked))]
     if not _alone:
         _lost.add(MEMORY)
     if _alone:  # what is in memory is the child's own
@@ -300,6 +324,8 @@ def _in_child() -> None:
     for each in connections:
         _connections.discard(each)
     _lose([each for each in connections if not (_alone and _closed(each))])
+    if _alone:
+        _uncollected.clear()
     if kept := _held({file for each in connections for file in each.files} - _lost - {MEMORY}):
         _end_cursors([each for each in connections if not kept.isdisjoint(each.files)])
         _lost.update(_held(kept))
