@@ -209,6 +209,30 @@ def test_what_is_collected_while_a_fork_waits_for_a_lock_does_not_wait_for_the_f
         assert not forks._uncollected
 
 
+def test_whoever_holds_a_lock_that_a_fork_waits_for_goes_on(log: ms.Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forks, "PATIENCE", 0.2)
+    held = threading.Event()
+
+    def append() -> None:
+        with _global_shutdown_lock:  # taken before a fork when nobody is at work any more
+            held.set()
+            while not forks._shut:
+                time.sleep(0.001)
+            log.append("s", Put(n=1))
+
+    def refused() -> None:
+        with pytest.raises(ms.StorageError, match="was in use in the process"):
+            log.append("s", Put(n=2))
+
+    thread = threading.Thread(target=append)
+    thread.start()
+    held.wait()
+    in_child(refused)
+    thread.join()
+    in_child(lambda: log.append("s", Put(n=3)))
+    assert numbers(log) == [1, 3]
+
+
 def test_a_child_follows_a_log_that_threads_of_its_parent_follow(log: ms.Log) -> None:
     stop = threading.Event()
 

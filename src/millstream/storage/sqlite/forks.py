@@ -93,10 +93,16 @@ def _entered() -> bool:
 
 
 def _wait(thread: Thread) -> None:
+    global _alone
     while _shut:
         thread.depth = 0
-        _opened.wait()
+        there = _opened.wait(2 * PATIENCE)
         thread.depth = 1
+        if not there and _shut:
+            # The fork waits for a lock that this thread holds, taken by another hook: the child is told of whoever
+            # goes on in spite of it.
+            _alone = False
+            return
 
 
 class AtWork:
