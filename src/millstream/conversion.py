@@ -6,6 +6,7 @@ one that converts to the same class meanwhile, or to one of which that is a part
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any, TypeVar
 
@@ -38,3 +39,11 @@ def _looked_into(cls: T) -> T:
     with _looking:
         msgspec.json.Decoder(cls)
     return cls
+
+
+def _forked() -> None:
+    global _looking
+    _looking = threading.RLock()  # the thread that held it is not in the child
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -15,6 +15,7 @@ from ..log.framing import ENVELOPE, alike, enveloped, frame_of
 from ..log.records import Run
 from ..log.shapes import Shape
 from ..log.singles import Singles, one_by_one
+from ..storage.forked import check_frames
 
 
 def frame_of_runs(
@@ -29,6 +30,7 @@ def frame_of_runs(
     Raises:
         InvalidEvent: What is stored does not fit its class.
     """
+    check_frames()
     spans = [runs] if isinstance(runs, Singles) else runs
     parts = [_part(group, classes[group[0].type], shapes[group[0].type]) for group in _alike(spans)]
     if len(parts) == 1:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from ..storage.database import Database
 from ..storage.duckdb.database import open_database as open_duck
 from ..storage.sqlite.database import MEMORY, SQLiteDatabase, attached, connect
-from ..storage.sqlite.forks import at_work, enter, leave
+from ..storage.sqlite.forks import at_work, enter, is_left, leave
+from ..storage.sqlite.forks import attached as note_attached
 
 if TYPE_CHECKING:
     from ..storage.postgres.schemas import Server
@@ -93,6 +94,7 @@ class FilesView(View):
         try:
             for number, path in enumerate(self._paths[1:], start=1):
                 db.execute(f"attach database ? as read{number}", (attached(path),))
+                note_attached(db.connection, path)
         except BaseException:
             db.close()
             raise
@@ -102,6 +104,8 @@ class FilesView(View):
     def give_back(self, db: Database) -> None:
         assert isinstance(db, _Kept)
         try:
+            if is_left(db.connection):
+                return  # this is a child that was forked meanwhile
             if db.connection.in_transaction:
                 db.control("rollback")
             # A cursor that is kept may hold it at the moment that it reads: the next query is to see the present.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from ..errors import DamagedLog, Trimmed
 from ..frames import decode_frame
 from ..storage.base import Encoding, Scope
 from ..storage.contract import Store
+from ..storage.forked import lock
 from ..time import iso
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Bodies:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._mutex = threading.Lock()
+        self._mutex = lock()
         self._kept: OrderedDict[int, tuple[int, Any]] = OrderedDict()
         self._bytes = 0
         self._encodings: dict[int, int] = {}

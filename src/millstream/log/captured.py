@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ..storage.forked import check_frames
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -41,4 +43,5 @@ class CapturedTables:
 
 
 def _pattern(name: str) -> Any:
+    check_frames()
     return getattr(import_module("millstream.cdc"), name)

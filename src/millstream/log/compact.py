@@ -17,6 +17,7 @@ import polars as pl
 from ..errors import StreamNotFound, Trimmed
 from ..frames import MAX_ROWS, encode_frame
 from ..storage.base import Encoding, Scope
+from ..storage.forked import check_frames
 from .records import Run
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def _merged(group: list[Run]) -> tuple[Encoding, int, bytes, list[tuple[int, int
         links.append((run.position, run.body_ref, offset))
         offset += run.count
     if group[0].is_frame:
+        check_frames()
         body = encode_frame(pl.concat([run.frame() for run in group]).rechunk())
         return Encoding.ARROW, offset, body, links
     lines = (line if isinstance(line, bytes) else line.encode() for run in group for line in run.lines())

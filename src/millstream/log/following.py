@@ -74,7 +74,7 @@ class Tail:
             yield
         finally:
             with self._mutex:
-                self._followers -= 1
+                self._followers = max(self._followers - 1, 0)
                 if not self._followers:
                     self._forget(-1)
 
@@ -139,6 +139,12 @@ class Tail:
     def _forget(self, position: int) -> None:
         self._seen, self._lasts, self._keys = [], [], None
         self._low = self._high = position
+
+    def forked(self) -> None:
+        """In a forked child: who has joined, and who may be just reading, is in the parent."""
+        self._mutex = threading.Lock()
+        self._followers = 0
+        self._forget(-1)
 
     def forget(self) -> None:
         """Nothing that was read is to be trusted."""

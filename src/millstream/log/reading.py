@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from itertools import chain
@@ -55,6 +58,12 @@ class Reader:
         self.inside: set[int] = set()
         """The threads that are inside of a transaction."""
         store.on_stale.append(self._forget)
+        _readers.add(self)
+
+    def _forked(self) -> None:
+        """In a forked child: other threads than this one are in the parent."""
+        self.inside.intersection_update({threading.get_ident()})
+        self.tail.forked()
 
     def _forget(self) -> None:
         """Nothing that was read is to be trusted; see `Store.on_stale`."""
@@ -435,6 +444,17 @@ def type_names(types: Types) -> frozenset[str] | None:
     if isinstance(types, str) or not isinstance(types, Iterable):
         types = [types]
     return frozenset(type_name(each) for each in types)
+
+
+_readers: weakref.WeakSet[Reader] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for reader in list(_readers):
+        reader._forked()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def _count(name: str, value: int | Receipt | None) -> int | None:

@@ -21,6 +21,7 @@ from ..errors import DamagedLog, InvalidEvent, MillstreamError, NotFound, UsageE
 from ..events import Draft, Plain, present_schema, schema_version
 from ..frames import RESERVED, python_values
 from ..storage.base import Receipt
+from ..storage.forked import check_frames
 from ..time import iso, to_micros
 from .files import path_of, whole, written
 from .personal.sealing import check_personal, personal_fields
@@ -322,6 +323,7 @@ def parquet_columns(path: str) -> list[str]:
         NotFound: There is no such file.
         UsageError: It cannot be read as Parquet.
     """
+    check_frames()
     if not os.path.exists(path):
         raise NotFound(f"there is no file {path}", hint="Give the path of a Parquet file")
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import warnings
 from collections.abc import Iterable
@@ -24,6 +23,7 @@ from ..log import Log
 from ..log.staging import check_stream
 from ..storage.base import Receipt
 from ..storage.database import Database
+from ..storage.forked import lock
 from .codec import HoldsErased, NotStorable
 from .errors import SnapshotWarning
 from .model import Model
@@ -62,7 +62,7 @@ class Snapshots:
         self._every = every
         self.privacy = Privacy(log, model)
         self._mark: tuple[int, str] | None = None
-        self._mutex = threading.Lock()
+        self._mutex = lock()
         self._made = False
         self._looked = -_LOOK
         self._off = False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
-import threading
 from collections.abc import Iterable
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from ...errors import InvalidEvent, KeysNeeded, MissingExtra, ReadOnlyLog, SubjectForgotten, UsageError
 from ...events import sealed_fields
 from ...storage.base import Scope
+from ...storage.forked import lock
 from ..staging import PRIVACY, check_label
 from .keyfile import KEY_BYTES, KeyFile
 
@@ -103,7 +103,7 @@ class MemoryKeys:
     """Keys that are gone when the process ends, for a log that is."""
 
     def __init__(self) -> None:
-        self._mutex = threading.Lock()
+        self._mutex = lock()
         self._keys: dict[str, bytes] = {}
         self._forgotten: set[str] = set()
         self.generation = 0
@@ -193,7 +193,7 @@ class Keys:
         self._told_until = 0
         self._asked = False
         """Whether the log was asked who was forgotten, since keys were last trusted."""
-        self._mutex = threading.Lock()
+        self._mutex = lock()
         self._own = 0
         self.place: KeyStore | None = self._placed(given)
         """Where they are kept; None: nowhere."""

@@ -9,6 +9,7 @@ import weakref
 from pathlib import Path
 
 from ...errors import StorageError
+from ...storage.forked import lock
 from ..depots import Depot
 
 _KEPT_BYTES = 1_000_000_000
@@ -20,7 +21,7 @@ class Fetched:
 
     def __init__(self, depot: Depot) -> None:
         self.depot = depot
-        self._mutex = threading.Lock()
+        self._mutex = lock()
         self._folder: str | None = None
         self._files: dict[str, Path] = {}
         self._fetching: dict[str, threading.Lock] = {}
@@ -38,7 +39,7 @@ class Fetched:
         if local is not None:
             return local
         with self._mutex:
-            one_at_a_time = self._fetching.setdefault(name, threading.Lock())
+            one_at_a_time = self._fetching.setdefault(name, lock())
         with one_at_a_time:
             with self._mutex:
                 found = self._files.get(name)

@@ -6,7 +6,6 @@ of hashes and in the transaction of what they tell of. So a body is never gone w
 
 from __future__ import annotations
 
-import threading
 from bisect import bisect_right, insort
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ from ...errors import DamagedLog, InvalidEvent
 from ...events import Event
 from ...storage.base import Request
 from ...storage.contract import Store
+from ...storage.forked import lock
 from ..paging import END
 from ..reading import Reader
 from ..staging import RETENTION, stage
@@ -153,7 +153,7 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._reader = Reader(store)
-        self._mutex = threading.Lock()
+        self._mutex = lock()
         self._reset()
         store.on_stale.append(self._reset)
 

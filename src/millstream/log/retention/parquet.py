@@ -12,6 +12,7 @@ import polars as pl
 
 from ...errors import DamagedLog, StorageError, Trimmed
 from ...frames import encode_frame, frame_hash
+from ...storage.forked import check_frames
 from ..framing import ENVELOPE, enveloped
 from ..records import Run
 from .reader import BODIES, COLUMNS, OBJECTS, WINDOW, read_rows
@@ -96,6 +97,7 @@ def write(found: Sequence[Content], path: Path) -> str:
         The layout: a column for each field of frames, one of text for JSON objects. What Parquet does not give back
         as it was is written as bytes, a frame's Arrow body a row.
     """
+    check_frames()
     failure: BaseException | None = None
     for layout in (COLUMNS, BODIES) if found[0].run.is_frame else (OBJECTS,):
         try:

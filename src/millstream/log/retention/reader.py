@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from ...conversion import ready
 from ...errors import DamagedLog, DepotError, DepotFileChanged
 from ...frames import MAX_ROWS, decode_frame
 from ...storage.contract import Store
+from ...storage.forked import check_frames, lock
 from ..depots import TIMEOUT, open_depot
 from ..framing import ENVELOPE
 from .fetched import Fetched
@@ -62,8 +62,8 @@ class ArchiveReader:
     def __init__(self, store: Store) -> None:
         self.ledger = Ledger(store)
         self._timeout = TIMEOUT
-        self._mutex = threading.Lock()
-        self._locks = [threading.Lock() for _ in range(_LOCKS)]
+        self._mutex = lock()
+        self._locks = [lock() for _ in range(_LOCKS)]
         self._open: dict[str, Fetched] = {}
         self._checked: dict[tuple[str, str], tuple[object, ...]] = {}
         """What the files whose checksums were found right look like."""
@@ -94,6 +94,7 @@ class ArchiveReader:
 
     def _window(self, pointer: Pointer, number: int | None, columns: list[str] | None) -> pl.DataFrame:
         """Some rows of a file, read by one thread for all that want them."""
+        check_frames()
         key = (pointer.archive, pointer.file, number, None if columns is None else tuple(columns))
         with self._locks[hash(key) % _LOCKS]:
             with self._mutex:

@@ -22,6 +22,7 @@ from ...errors import (
     UsageError,
 )
 from ..database import Cursor, Database, Params, no_params, no_rows, no_statement, spoiled
+from ..forked import doors
 from ..frames import check_upsert, on_conflict, quoted, quoted_column, upsert_sql
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ _CONTROL = re.compile(r"\s*(begin|start|commit|rollback|abort|end)\b", re.IGNORE
 _writing: dict[str, threading.RLock] = {}
 """One writer of a file at a time, in the one process that may have it open: else one of two would be refused."""
 _mutex = threading.Lock()
-_doors = threading.Lock()
-"""Who opens or closes a file: what is opened while the last one closes it would be another database, and in the way."""
 _open: weakref.WeakSet[DuckDatabase] = weakref.WeakSet()
 _inherited: set[str] = set()
 """The files that the process which this one was forked from had open then: what is open of them is its, not ours."""
@@ -176,7 +175,7 @@ class DuckDatabase(Database):
     def close(self) -> None:
         if self._opened_by != os.getpid():
             return  # to close it would write to a file that is the parent's
-        with _doors:
+        with doors:
             self.connection.close()
 
     def _faults(self) -> AbstractContextManager[None]:
@@ -223,7 +222,7 @@ def open_database(path: str, *, beside: Sequence[str] = ()) -> DuckDatabase:
     duckdb = _driver()
     _check_ours((path, *beside))
     try:
-        with _doors:
+        with doors:
             connection = duckdb.connect(path)
             found = DuckDatabase(connection, beside[0] if beside else path)
             found.files = (path, *beside)
@@ -270,7 +269,6 @@ def _forked() -> None:
     """In a forked child: the parent goes on with what it has open, whose threads are not here."""
     global _mutex
     _mutex = threading.Lock()
-    _doors.release()
     _writing.clear()
     for database in list(_open):
         _inherited.update(os.path.realpath(path) for path in database.files)
@@ -279,8 +277,7 @@ def _forked() -> None:
     _open.clear()
 
 
-# Who is just opening a file has it noted before the process is forked.
-os.register_at_fork(before=_doors.acquire, after_in_parent=_doors.release, after_in_child=_forked)
+os.register_at_fork(after_in_child=_forked)
 
 
 def _attached(connection: Any, path: str) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-
 from ..base import Kind, Scope
+from ..forked import lock
 from .database import Connection
 from .reader import Reader
 
@@ -16,7 +15,7 @@ class Kinds:
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._mutex = threading.Lock()
+        self._mutex = lock()
         self._known: dict[int, Kind] = {}
         self._rows: list[tuple[int, str, str]] = []
         self._scopes: dict[Scope, tuple[int, list[int]]] = {}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from ...errors import StorageError, UsageError
 from ..database import Database
+from ..forked import lock
 from .connections import Readers
 from .database import Connection, GuardedDatabase
 from .place import Place, parse_url, quote_name
@@ -46,7 +46,7 @@ class Server:
     def __init__(self, place: Place) -> None:
         self.place = place
         self._readers: Readers | None = None
-        self._mutex = threading.Lock()
+        self._mutex = lock()
 
     @property
     def key(self) -> tuple[object, ...]:

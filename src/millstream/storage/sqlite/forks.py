@@ -9,7 +9,9 @@ own descriptors, and the locks of a process are not its child's.
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401 - see the end
 import gc
+import logging  # noqa: F401
 import os
 import sqlite3
 import threading
@@ -19,17 +21,16 @@ from contextlib import suppress
 from typing import Any
 
 from ...errors import StorageError
+from .. import forked  # noqa: F401
 
 PATIENCE = 5.0
 """The longest that a fork waits for those at work, in seconds."""
 _SHUT_FOR = 0.02
 """For so long at once nobody may begin: who is at work may wait for somebody who is about to."""
 _REST = 0.002
-_LONGEST = 1.0
-"""So long may nobody begin when a fork is about to be; it takes milliseconds."""
 
 
-class _Thread:
+class Thread:
     """One thread's stay in SQLite."""
 
     __slots__ = ("__weakref__", "depth")
@@ -40,13 +41,13 @@ class _Thread:
 
 class _Here(threading.local):
     def __init__(self) -> None:
-        self.thread = _Thread()
+        self.thread = Thread()
         with _listing:
             _threads.add(self.thread)
 
 
 _listing = threading.RLock()
-_threads: weakref.WeakSet[_Thread] = weakref.WeakSet()
+_threads: weakref.WeakSet[Thread] = weakref.WeakSet()
 _here = _Here()
 _shut = False
 _opened = threading.Event()
@@ -55,31 +56,52 @@ MEMORY = ":memory:"
 _alone = True
 """Whether nobody else was at work at the last fork."""
 _connections: weakref.WeakSet[Tracked] = weakref.WeakSet()
+_uncollected: list[Tracked | _Cursor] = []
+"""What was collected while nobody might begin."""
 _lost: set[str] = set()
 """In a child, the files that the parent has open and that could not be closed; and what is in memory, if somebody else
 was at work."""
 
 
-def enter() -> None:
+def enter() -> Thread:
     """Begin to use SQLite, on this thread; `leave` afterwards. They may be nested."""
     thread = _here.thread
     thread.depth += 1
     if _shut and thread.depth == 1:
         _wait(thread)
+    return thread
 
 
-def leave() -> None:
-    """End it."""
-    _here.thread.depth -= 1
+def leave(thread: Thread | None = None) -> None:
+    """End it.
+
+    Args:
+        thread: What `enter` gave, where a block may end on another thread than it began on.
+    """
+    (thread or _here.thread).depth -= 1
 
 
-def _wait(thread: _Thread) -> None:
-    waits = True
-    while _shut and waits:
+def _entered() -> bool:
+    """Begin, unless that would be to wait: a finalizer runs anywhere, under locks that the fork may wait for."""
+    thread = _here.thread
+    thread.depth += 1
+    if _shut and thread.depth == 1:
         thread.depth = 0
-        # Not for ever: this may be a finalizer, in a thread that holds what some other program's fork hook waits for.
-        waits = _opened.wait(_LONGEST)
+        return False
+    return True
+
+
+def _wait(thread: Thread) -> None:
+    global _alone
+    while _shut:
+        thread.depth = 0
+        there = _opened.wait(2 * PATIENCE)
         thread.depth = 1
+        if not there and _shut:
+            # The fork waits for a lock that this thread holds, taken by another hook: the child is told of whoever
+            # goes on in spite of it.
+            _alone = False
+            return
 
 
 class AtWork:
@@ -100,7 +122,8 @@ at_work = AtWork()
 class Tracked(sqlite3.Connection):
     """A connection to a file, which a forked child closes. It is used inside `at_work`."""
 
-    file = MEMORY
+    files: tuple[str, ...] = (MEMORY,)
+    """Its file, and those that were attached to it."""
     readonly = False
 
     def close(self) -> None:
@@ -108,12 +131,54 @@ class Tracked(sqlite3.Connection):
             super().close()
 
     def __del__(self) -> None:
-        # Whatever thread collects what nobody has closed; at the end of the process, names may be gone.
-        with suppress(sqlite3.Error, AttributeError, TypeError):
-            self.close()
+        # Whatever thread collects what nobody has closed.
+        _end(self)
+
+
+class _Left(Tracked):
+    """In a child, a connection of the parent's, closed or one that cannot be: nothing is done by it any more.
+
+    Whoever leaves the block that the fork came in would else commit, or undo, what is the parent's.
+    """
+
+    in_transaction = False
+
+    def close(self) -> None:
+        """Nothing: to close it would undo what is the parent's."""
+
+    def cursor(self, factory: type[Any] = sqlite3.Cursor) -> Any:  # type: ignore[override]
+        raise _refusal(self.files[0])
+
+    def execute(self, *given: Any) -> sqlite3.Cursor:
+        raise _refusal(self.files[0])
+
+    def executemany(self, *given: Any) -> sqlite3.Cursor:
+        raise _refusal(self.files[0])
+
+
+def _end(found: Tracked | _Cursor) -> None:
+    """Close what is being collected; if there is a fork, after that."""
+    if not _entered():
+        _uncollected.append(found)
+        return
+    try:
+        found.close()
+    except (sqlite3.Error, AttributeError):
+        pass
+    finally:
+        leave()
+
+
+def is_left(connection: sqlite3.Connection) -> bool:
+    """Whether this is a child, and the connection one that its parent had in a transaction."""
+    return isinstance(connection, _Left)
 
 
 class _Cursor(sqlite3.Cursor):
+    def __del__(self) -> None:
+        # One that was not read to its end ends its statement; to do so outside would hold locks of SQLite's.
+        _end(self)
+
     def execute(self, *given: Any) -> sqlite3.Cursor:  # type: ignore[override]
         with at_work:
             return super().execute(*given)
@@ -168,13 +233,21 @@ def opened(file: str, target: str | None = None, *, kind: type[Tracked] = Guarde
         StorageError: See `check`.
     """
     check(file)
+    # The thread that closes it need not be the one that has opened it: that may not be here.
+    options.setdefault("check_same_thread", False)
     with at_work:
         connection = sqlite3.connect(target or file, factory=kind, **options)
-    if file != MEMORY:
-        connection.file = os.path.realpath(file)
-        connection.readonly = "mode=ro" in (target or "")
+        if file != MEMORY:
+            connection.files = (os.path.realpath(file),)
+            connection.readonly = "mode=ro" in (target or "")
         _connections.add(connection)
     return connection
+
+
+def attached(connection: sqlite3.Connection, file: str) -> None:
+    """Say that a file was attached to a connection."""
+    if isinstance(connection, Tracked):
+        connection.files += (os.path.realpath(file),)
 
 
 def check(file: str) -> None:
@@ -184,16 +257,25 @@ def check(file: str) -> None:
         StorageError: The process was forked while somebody was at work there, whose locks are taken for its own now.
     """
     if _lost and (file if file == MEMORY else os.path.realpath(file)) in _lost:
-        raise StorageError(
-            f"{file} was in use in the process that this one was forked from",
-            hint="Fork when no transaction of it is open, or start processes by 'spawn'",
-        )
+        raise _refusal(file)
+
+
+def _refusal(file: str) -> StorageError:
+    return StorageError(
+        f"{file} was in use in the process that this one was forked from",
+        hint="Fork when no transaction of it is open, or start processes by 'spawn'",
+    )
 
 
 def _before() -> None:
     global _alone
-    _forking.acquire()
-    _here.thread.depth += 1  # what this thread collects meanwhile does not wait for its own fork
+    thread = _here.thread
+    # Whoever waits for its turn to fork is not inside SQLite, whatever blocks it is in: nobody is to wait for it.
+    depth, thread.depth = thread.depth, 0
+    try:
+        _forking.acquire()
+    finally:
+        thread.depth = depth + 1  # what this thread collects meanwhile does not wait for its own fork
     _alone = False
     end = time.monotonic() + PATIENCE
     while not (_alone := _emptied()) and time.monotonic() < end:
@@ -216,7 +298,7 @@ def _emptied() -> bool:
     return True
 
 
-def _others() -> list[_Thread]:
+def _others() -> list[Thread]:
     with _listing:
         return [each for each in _threads if each is not _here.thread]
 
@@ -228,6 +310,7 @@ def _open() -> None:
 
 
 def _in_parent() -> None:
+    _uncollected.clear()
     _here.thread.depth -= 1
     _open()
     _forking.release()
@@ -237,19 +320,21 @@ def _in_child() -> None:
     global _forking, _listing, _opened
     _forking, _listing, _opened = threading.Lock(), threading.RLock(), threading.Event()
     _here.thread.depth -= 1
-    for each in _others():
-        _threads.discard(each)
+    for thread in _others():
+        _threads.discard(thread)
     _open()
-    connections = list(_connections)
-    _connections.clear()
+    connections = [*_connections, *(each for each in _uncollected if isinstance(each, Tracked))]
     if not _alone:
         _lost.add(MEMORY)
+    if _alone:  # what is in memory is the child's own
+        connections = [each for each in connections if each.files != (MEMORY,)]
+    for each in connections:
+        _connections.discard(each)
     _lose([each for each in connections if not (_alone and _closed(each))])
-    if kept := _held({each.file for each in connections} - _lost):
-        # Cursors that somebody has kept hold on to what was closed.
-        for each in gc.get_referrers(*[each for each in connections if each.file in kept]):
-            if isinstance(each, sqlite3.Cursor):
-                each.close()
+    if _alone:
+        _uncollected.clear()
+    if kept := _held({file for each in connections for file in each.files} - _lost - {MEMORY}):
+        _end_cursors([each for each in connections if not kept.isdisjoint(each.files)])
         _lost.update(_held(kept))
 
 
@@ -259,9 +344,22 @@ def _closed(connection: Tracked) -> bool:
         if connection.in_transaction and not connection.readonly:
             return False
         connection.close()
+    except sqlite3.ProgrammingError:
+        pass  # the parent has closed it
     except sqlite3.Error:
         return False
+    connection.__class__ = _Left
     return True
+
+
+def _end_cursors(connections: list[Tracked]) -> None:
+    """Have cursors that somebody has kept hold on no more to connections that were closed."""
+    nowhere = sqlite3.connect(MEMORY)
+    for each in gc.get_referrers(*connections):
+        if isinstance(each, sqlite3.Cursor):
+            with suppress(sqlite3.Error):
+                sqlite3.Cursor.__init__(each, nowhere)  # one of a closed connection cannot be closed
+    nowhere.close()
 
 
 def _lose(connections: list[Tracked]) -> None:
@@ -270,7 +368,8 @@ def _lose(connections: list[Tracked]) -> None:
         import ctypes
     for each in connections:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
-        _lost.add(each.file)
+        _lost.update(file for file in each.files if file != MEMORY)
+        each.__class__ = _Left
 
 
 def _held(files: set[str]) -> set[str]:
@@ -289,4 +388,6 @@ def _held(files: set[str]) -> set[str]:
     return held
 
 
+# What is registered last comes first before a fork. Others take locks there, which whoever is at work may wait for: so
+# they are imported above, to take theirs when nobody is at work any more.
 os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -59,7 +59,8 @@ class WriterLock:
 
     def release(self) -> None:
         """Let the next one in."""
-        fcntl.flock(self._lock, fcntl.LOCK_UN)
+        if self._lock >= 0:  # closed: this is a child that was forked in a transaction
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Give up the files (their locks go with them). Idempotent."""

@@ -21,17 +21,17 @@ class Loan:
     Most reads take a few microseconds, of which generators as context managers would be a good part.
     """
 
-    __slots__ = ("_connection", "_pool")
+    __slots__ = ("_connection", "_pool", "_thread")
 
     def __init__(self, pool: ReaderPool) -> None:
         self._pool = pool
 
     def __enter__(self) -> sqlite3.Connection:
-        enter()
+        self._thread = enter()  # another one may end the block: a web server's, of which each does a part
         try:
             self._connection = self._pool.take()
         except BaseException:
-            leave()
+            leave(self._thread)
             raise
         return self._connection
 
@@ -39,7 +39,7 @@ class Loan:
         try:
             self._pool.give_back(self._connection)
         finally:
-            leave()
+            leave(self._thread)
         if isinstance(error, sqlite3.Error):
             raise translate(error, self._pool.path) from error
 

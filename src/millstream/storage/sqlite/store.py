@@ -416,6 +416,8 @@ class SQLiteStore(Reading):
                 self.committer = Committer(self._write, self.path, self._lock_timeout)
                 self._pid = os.getpid()
                 return
+            if self._writer is not None:
+                self._writer.check_place()  # another log would be made where there is none any more
             if self._lock is not None:
                 self._lock.close()
             self._begin()

@@ -27,7 +27,7 @@ from ..raw import Role
 from . import reader
 from .database import control
 from .faults import translate
-from .forks import enter, leave
+from .forks import Thread, enter, leave
 from .guard import GuardedDatabase
 from .held import Rows, Streams
 from .lock import WriterLock
@@ -92,6 +92,8 @@ class Writer:
         """The clock as read for the present transaction: all of it is recorded at one time."""
         self.inline: inline.Handlers = {}
         self.register = inline.Register(self.inline)
+        self._thread: Thread | None = None
+        """The one that has begun the transaction: another one may end it."""
 
     # --- a batch, a transaction -----------------------------------------------------------------------
 
@@ -186,7 +188,12 @@ class Writer:
         """
         if self._lock is not None:
             self._lock.acquire(self._lock_timeout)
-        enter()
+        try:
+            self._thread = enter()
+        except BaseException:
+            if self._lock is not None:
+                self._lock.release()
+            raise
         self._now = None
         self.database.placed = ()
         self._streams.bound()
@@ -208,6 +215,15 @@ class Writer:
         except BaseException:
             self.rollback()
             raise
+
+    def check_place(self) -> None:
+        """See that the log's file is still where it was.
+
+        Raises:
+            StorageError: There is another one, or none.
+        """
+        if self._whereabouts is not None:
+            self._whereabouts.check(lately=0.0)
 
     def commit(self) -> None:
         """Make the transaction durable, free the lock and wake those that follow."""
@@ -238,7 +254,7 @@ class Writer:
             self._leave()
 
     def _leave(self) -> None:
-        leave()
+        leave(self._thread)
         if self._lock is not None:
             self._lock.release()
 
