@@ -203,7 +203,7 @@ class _Noticed(Exception):
 
 def _checked(method: Callable[..., Any]) -> Callable[..., Any]:
     def call(*given: Any, **named: Any) -> Any:
-        if not forks._here.thread.depth:
+        if not forks._this().depth:
             raise _Noticed(method.__name__)
         return method(*given, **named)
 

@@ -39,16 +39,9 @@ class Thread:
         self.depth = 0
 
 
-class _Here(threading.local):
-    def __init__(self) -> None:
-        self.thread = Thread()
-        with _listing:
-            _threads.add(self.thread)
-
-
 _listing = threading.RLock()
 _threads: weakref.WeakSet[Thread] = weakref.WeakSet()
-_here = _Here()
+_here = threading.local()
 _shut = False
 _opened = threading.Event()
 _forking = threading.Lock()
@@ -63,9 +56,20 @@ _lost: set[str] = set()
 was at work."""
 
 
+def _this() -> Thread:
+    try:
+        return _here.thread  # type: ignore[no-any-return]
+    except AttributeError:
+        made = Thread()  # a finalizer that runs meanwhile makes one, and has left it again
+        with _listing:
+            _threads.add(made)
+        _here.thread = made
+        return made
+
+
 def enter() -> Thread:
     """Begin to use SQLite, on this thread; `leave` afterwards. They may be nested."""
-    thread = _here.thread
+    thread = _this()
     thread.depth += 1
     if _shut and thread.depth == 1:
         _wait(thread)
@@ -78,12 +82,12 @@ def leave(thread: Thread | None = None) -> None:
     Args:
         thread: What `enter` gave, where a block may end on another thread than it began on.
     """
-    (thread or _here.thread).depth -= 1
+    (thread or _this()).depth -= 1
 
 
 def _entered() -> bool:
     """Begin, unless that would be to wait: a finalizer runs anywhere, under locks that the fork may wait for."""
-    thread = _here.thread
+    thread = _this()
     thread.depth += 1
     if _shut and thread.depth == 1:
         thread.depth = 0
@@ -269,7 +273,7 @@ def _refusal(file: str) -> StorageError:
 
 def _before() -> None:
     global _alone
-    thread = _here.thread
+    thread = _this()
     # Whoever waits for its turn to fork is not inside SQLite, whatever blocks it is in: nobody is to wait for it.
     depth, thread.depth = thread.depth, 0
     try:
@@ -299,8 +303,9 @@ def _emptied() -> bool:
 
 
 def _others() -> list[Thread]:
+    this = _this()
     with _listing:
-        return [each for each in _threads if each is not _here.thread]
+        return [each for each in _threads if each is not this]
 
 
 def _open() -> None:
@@ -311,7 +316,7 @@ def _open() -> None:
 
 def _in_parent() -> None:
     _uncollected.clear()
-    _here.thread.depth -= 1
+    _this().depth -= 1
     _open()
     _forking.release()
 
@@ -319,7 +324,7 @@ def _in_parent() -> None:
 def _in_child() -> None:
     global _forking, _listing, _opened
     _forking, _listing, _opened = threading.Lock(), threading.RLock(), threading.Event()
-    _here.thread.depth -= 1
+    _this().depth -= 1
     for thread in _others():
         _threads.discard(thread)
     _open()

@@ -26,19 +26,19 @@ class Whereabouts:
         self._file = _file_at(address)
         self._looked = 0.0
 
-    def check(self, lately: float = _LOOK) -> None:
+    def check(self, lately: float | None = None) -> None:
         """See that the file is still there, unless that was seen a moment ago.
 
         What is written to a file without its name, nobody finds again.
 
         Args:
-            lately: How long that moment is, in seconds.
+            lately: How long that moment is, in seconds, if not a hundredth of one.
 
         Raises:
             StorageError: There is another one, or none.
         """
         now = time.monotonic()
-        if now - self._looked < lately:
+        if now - self._looked < (_LOOK if lately is None else lately):
             return
         with suppress(OSError):  # that cannot be told, as where this user may not look into the folder
             if _file_at(self._address) != self._file:
