@@ -214,15 +214,8 @@ _CALLS = ("execute", "executemany", "fetchone", "fetchall", "fetchmany", "__next
 _Cursor = type("_Cursor", (sqlite3.Cursor,), {name: _checked(getattr(sqlite3.Cursor, name)) for name in _CALLS})
 
 
-class _Strict(forks.Tracked):
-    def cursor(self, factory: type[Any] = _Cursor) -> Any:  # type: ignore[override]
-        return super().cursor(factory)
-
-    def execute(self, *given: Any) -> sqlite3.Cursor:
-        return super().cursor(_Cursor).execute(*given)
-
-    def executemany(self, *given: Any) -> sqlite3.Cursor:
-        return super().cursor(_Cursor).executemany(*given)
+class _Strict(forks.Guarded):
+    cursors = _Cursor
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 from ..storage.database import Database
 from ..storage.duckdb.database import open_database as open_duck
 from ..storage.sqlite.database import MEMORY, SQLiteDatabase, attached, connect
-from ..storage.sqlite.forks import at_work, enter, is_left, leave
-from ..storage.sqlite.forks import attached as note_attached
+from ..storage.sqlite.forks import at_work, enter, is_left, leave, note_attached
 
 if TYPE_CHECKING:
     from ..storage.postgres.schemas import Server
@@ -117,7 +116,7 @@ class FilesView(View):
             leave()
 
     def close(self) -> None:
-        with at_work, suppress(IndexError):
+        with suppress(IndexError):
             while True:
                 self._idle.pop().close()
 

@@ -58,9 +58,7 @@ class SQLiteSource:
     def connect(self) -> sqlite3.Connection:
         """A connection to the file, which must be there."""
         uri = f"file:{url_quote(self.path)}?mode=rw"
-        db = opened(
-            self.path, uri, uri=True, isolation_level=None, timeout=self.options.lock_timeout, check_same_thread=False
-        )
+        db = opened(self.path, uri, uri=True, isolation_level=None, timeout=self.options.lock_timeout)
         try:
             (mode,) = db.execute("PRAGMA journal_mode").fetchone()
             if mode == "wal":

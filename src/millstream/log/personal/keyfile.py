@@ -221,7 +221,7 @@ class KeyFile:
         mode = "ro" if self.readonly else "rw"
         connection = opened(
             self.path, address(self.path, mode), kind=Tracked,
-            uri=True, isolation_level=None, check_same_thread=False, timeout=_TIMEOUT,
+            uri=True, isolation_level=None, timeout=_TIMEOUT,
         )  # fmt: skip
         try:
             if not self._prepare(connection, create):

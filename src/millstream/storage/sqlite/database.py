@@ -222,7 +222,6 @@ def connect(
             kind=kind,
             uri=uri,
             isolation_level=None,
-            check_same_thread=False,
             timeout=timeout,
             cached_statements=256,
         )

@@ -211,14 +211,16 @@ class _Cursor(sqlite3.Cursor):
 class Guarded(Tracked):
     """The same, each call of which is `at_work` by itself: for what is not called for every event."""
 
-    def cursor(self, factory: type[Any] = _Cursor) -> Any:  # type: ignore[override]
-        return super().cursor(factory)
+    cursors: type[sqlite3.Cursor] = _Cursor
+
+    def cursor(self, factory: type[Any] | None = None) -> Any:  # type: ignore[override]
+        return super().cursor(factory or self.cursors)
 
     def execute(self, *given: Any) -> sqlite3.Cursor:
-        return super().cursor(_Cursor).execute(*given)
+        return self.cursor().execute(*given)  # type: ignore[no-any-return]
 
     def executemany(self, *given: Any) -> sqlite3.Cursor:
-        return super().cursor(_Cursor).executemany(*given)
+        return self.cursor().executemany(*given)  # type: ignore[no-any-return]
 
     def backup(self, *given: Any, **named: Any) -> None:
         with at_work:
@@ -248,7 +250,7 @@ def opened(file: str, target: str | None = None, *, kind: type[Tracked] = Guarde
     return connection
 
 
-def attached(connection: sqlite3.Connection, file: str) -> None:
+def note_attached(connection: sqlite3.Connection, file: str) -> None:
     """Say that a file was attached to a connection."""
     if isinstance(connection, Tracked):
         connection.files += (os.path.realpath(file),)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from ...errors import LogClosed
 from .database import connect
@@ -74,10 +74,9 @@ class ReaderPool:
         """Say that a connection is not needed any more."""
         with self._mutex:
             if not self._closed and len(self._idle) < _IDLE:
-                with suppress(sqlite3.ProgrammingError):  # closed: this is a child that was forked meanwhile
-                    if connection.in_transaction:
-                        connection.execute("rollback")
-                    self._idle.append(connection)
+                if connection.in_transaction:
+                    connection.execute("rollback")
+                self._idle.append(connection)
                 return
         connection.close()
 

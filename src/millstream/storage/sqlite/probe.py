@@ -27,5 +27,4 @@ class DataVersion:
             return read_head(self._connection).position
 
     def close(self) -> None:
-        with at_work:
-            self._connection.close()
+        self._connection.close()

@@ -120,13 +120,11 @@ class SQLiteStore(Reading):
         self._lock = WriterLock(self.path, self._file)
         try:
             if self._made:
-                with at_work:
-                    connection = self._connected()
+                connection = self._connected()
             else:
                 self._lock.acquire(self._lock_timeout)
                 try:
-                    with at_work:
-                        connection = self._connected()
+                    connection = self._connected()
                 finally:
                     self._lock.release()
         except BaseException:
@@ -139,7 +137,7 @@ class SQLiteStore(Reading):
         with translated(self.path, lock_timeout=self._lock_timeout):
             connection = connect(self._file, timeout=self._lock_timeout, name=self.path)
         try:
-            with translated(self.path, lock_timeout=self._lock_timeout):
+            with at_work, translated(self.path, lock_timeout=self._lock_timeout):
                 if not has_tables(connection):
                     create(connection)
                 check_format(connection, self.path)
@@ -394,8 +392,7 @@ class SQLiteStore(Reading):
         self.signal.close(patience=_LAST_LOOK)
         self._readers.close()
         if self._writer is not None and not self.memory:
-            with at_work:
-                self._writer.connection.close()
+            self._writer.connection.close()
             if self._lock is not None:
                 self._lock.close()
 
